@@ -1,0 +1,495 @@
+//! The typed, validated configuration. Each error names the flag, its environment variable and the way out.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Uri};
+use ipnet::IpNet;
+
+use crate::flags::{LogFormat, Settings};
+use crate::tokens::Secret;
+
+/// Everything that the program was told, checked.
+pub struct Config {
+    /// Where to listen.
+    pub listen: Listen,
+    /// The issuer and audience of every token.
+    pub external: ExternalUrl,
+    /// Holds the secret and the state.
+    pub data_path: PathBuf,
+    /// What signs in; empty means that nobody can.
+    pub passwords: Vec<Password>,
+    /// Sign-ins that may wait for a password check.
+    pub password_queue: usize,
+    /// `AUTH_HMAC_SECRET`, else the one in the data directory is used.
+    pub secret: Option<Secret>,
+    /// Earlier secrets that still verify.
+    pub previous_secrets: Vec<Secret>,
+    /// How to talk to the upstream server.
+    pub upstream: UpstreamConfig,
+    /// Reverse proxies whose forwarding fields are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Web origins that may call the MCP endpoint.
+    pub allowed_origins: Vec<String>,
+    /// Host names that requests may name.
+    pub allowed_hosts: Vec<String>,
+    /// How long things last.
+    pub lifetimes: Lifetimes,
+    /// Bounds of the HTTP layer.
+    pub http: crate::http::Limits,
+    /// Upstream requests in flight.
+    pub max_requests: usize,
+    /// Upstream requests in flight for one user.
+    pub max_requests_per_user: usize,
+    /// Event streams open at one time.
+    pub max_streams: usize,
+    /// How long requests may take to finish when told to stop.
+    pub drain_timeout: Duration,
+}
+
+/// An address to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// `None` means every address, IPv6 and IPv4.
+    pub address: Option<IpAddr>,
+    /// The port; 0 lets the system choose.
+    pub port: u16,
+}
+
+/// A way to sign in by password.
+#[derive(Clone)]
+pub enum Password {
+    /// As typed.
+    Plain(String),
+    /// A bcrypt hash.
+    Bcrypt(String),
+}
+
+/// The upstream server and what it gets to see.
+#[derive(Clone)]
+pub struct UpstreamConfig {
+    /// Its URL; the path is a prefix. Absent in the demo, whose server is built in.
+    pub url: Option<UpstreamUrl>,
+    /// `Authorization: Bearer …` for it.
+    pub bearer_token: Option<HeaderValue>,
+    /// Further fields.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Answer 405 to GET requests for a stream.
+    pub streaming_only: bool,
+    /// Bound on opening a connection.
+    pub connect_timeout: Duration,
+    /// Bound on the wait for an answer's head.
+    pub response_timeout: Duration,
+}
+
+/// `http://host:port/prefix`, split.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamUrl {
+    /// `http` or `https`.
+    pub scheme: http::uri::Scheme,
+    /// Host and port as typed.
+    pub authority: http::uri::Authority,
+    /// Path without a slash at its end; empty for the root.
+    pub prefix: String,
+}
+
+/// Lifetimes, in seconds where they go into artefacts.
+#[derive(Clone, Copy, Debug)]
+pub struct Lifetimes {
+    /// Access token.
+    pub access_token: u64,
+    /// A grant without a refresh.
+    pub refresh_idle: u64,
+    /// A grant in all.
+    pub refresh_total: u64,
+    /// Browser session.
+    pub session: u64,
+    /// Remembered consent.
+    pub consent: u64,
+}
+
+/// The URL under which clients reach the proxy: an origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExternalUrl {
+    /// `scheme://host[:port]`, lower case, no default port, no slash at the end. The `iss` and `aud` of every token.
+    pub origin: String,
+    /// True for https.
+    pub secure: bool,
+    /// Host name or address, IPv6 in brackets.
+    pub host: String,
+    /// Port, also when it is the scheme's default.
+    pub port: u16,
+}
+
+impl ExternalUrl {
+    /// Reads an origin; a path, query, fragment or user name is refused.
+    pub fn parse(text: &str) -> Result<ExternalUrl, String> {
+        let refuse = |why: &str| Err(format!("'{text}' {why}; it must look like https://mcp.example.com"));
+        if text.contains(['#', '?']) {
+            return refuse("has a query or fragment");
+        }
+        if !text.is_ascii() {
+            return refuse("has a non-ASCII host name (write it in its xn-- form)");
+        }
+        let Ok(uri) = text.parse::<Uri>() else { return refuse("is not a URL") };
+        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+            return refuse("is not an http:// or https:// URL");
+        };
+        let secure = match scheme {
+            "https" => true,
+            "http" => false,
+            _ => return refuse("is not an http:// or https:// URL"),
+        };
+        if authority.as_str().contains('@') {
+            return refuse("has a user name");
+        }
+        if !matches!(uri.path(), "" | "/") {
+            return refuse("has a path; the proxy publishes a whole origin");
+        }
+        let host = authority.host().to_ascii_lowercase();
+        if host.is_empty() {
+            return refuse("has no host");
+        }
+        if authority.as_str().len() > authority.host().len() && authority.port_u16().is_none_or(|p| p == 0) {
+            return refuse("has a bad port");
+        }
+        let default_port = if secure { 443 } else { 80 };
+        let port = authority.port_u16().unwrap_or(default_port);
+        let suffix = if port == default_port { String::new() } else { format!(":{port}") };
+        Ok(ExternalUrl { origin: format!("{scheme}://{host}{suffix}"), secure, host, port })
+    }
+
+    /// True when only this machine can reach the URL.
+    pub fn is_loopback(&self) -> bool {
+        is_loopback_host(&self.host)
+    }
+}
+
+/// `localhost`, `*.localhost`, `127.0.0.0/8` or `[::1]`.
+pub fn is_loopback_host(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    match bare.parse::<IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => {
+            let host = host.to_ascii_lowercase();
+            host == "localhost" || host.ends_with(".localhost")
+        }
+    }
+}
+
+impl UpstreamUrl {
+    fn parse(text: &str) -> Result<UpstreamUrl, String> {
+        let refuse =
+            |why: &str| Err(format!("the upstream URL '{text}' {why}; it must look like http://127.0.0.1:3001"));
+        if text.contains(['#', '?']) {
+            return refuse("has a query or fragment");
+        }
+        let Ok(uri) = text.parse::<Uri>() else { return refuse("is not a URL") };
+        let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
+            return refuse("is not an http:// or https:// URL");
+        };
+        if !matches!(scheme.as_str(), "http" | "https") {
+            return refuse("is not an http:// or https:// URL");
+        }
+        if authority.as_str().contains('@') {
+            return refuse("has a user name; use --proxy-headers (PROXY_HEADERS) for its Authorization field");
+        }
+        if authority.host().is_empty() {
+            return refuse("has no host");
+        }
+        Ok(UpstreamUrl {
+            scheme: scheme.clone(),
+            authority: authority.clone(),
+            prefix: uri.path().trim_end_matches('/').to_string(),
+        })
+    }
+}
+
+impl std::fmt::Display for UpstreamUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}://{}{}", self.scheme, self.authority, self.prefix)
+    }
+}
+
+impl Listen {
+    /// `:80`, `127.0.0.1:8080`, `[::1]:8080`.
+    pub fn parse(text: &str) -> Result<Listen, String> {
+        let error =
+            || format!("--listen (LISTEN): '{text}' is not an address with a port, such as :8080 or 127.0.0.1:8080");
+        if let Some(port) = text.strip_prefix(':') {
+            return Ok(Listen { address: None, port: port.parse().map_err(|_| error())? });
+        }
+        if let Some(port) = text.strip_prefix("localhost:") {
+            return Ok(Listen { address: Some(Ipv4Addr::LOCALHOST.into()), port: port.parse().map_err(|_| error())? });
+        }
+        let address: SocketAddr = text.parse().map_err(|_| error())?;
+        Ok(Listen { address: Some(address.ip()), port: address.port() })
+    }
+
+    /// The addresses to try, in order: without IPv6 on the machine, all of IPv4 is left.
+    pub fn candidates(&self) -> Vec<SocketAddr> {
+        match self.address {
+            Some(address) => vec![SocketAddr::new(address, self.port)],
+            None => vec![
+                SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), self.port),
+                SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), self.port),
+            ],
+        }
+    }
+}
+
+/// The level and form of the log: what was asked for, else what suits `terminal`.
+pub fn log_settings(settings: &Settings, terminal: bool) -> (LogFormat, log::LevelFilter) {
+    let level =
+        settings.log_level.unwrap_or(if settings.debug { log::LevelFilter::Debug } else { log::LevelFilter::Info });
+    (settings.log_format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json }), level)
+}
+
+impl Config {
+    /// Checks `settings` for serving an upstream URL; each failure is one line.
+    pub fn for_serving(settings: Settings) -> Result<Config, String> {
+        if settings.upstream.is_none() {
+            return Err(
+                "no upstream server: give the URL of the MCP server to publish, such as http://127.0.0.1:3001; \
+                        to see the program at work first, run: mcp-auth-proxy demo"
+                    .into(),
+            );
+        }
+        let config = Config::build(settings)?;
+        if config.passwords.is_empty() {
+            return Err(
+                "no way to sign in: set --password (PASSWORD, PASSWORD_FILE) or --password-hash (PASSWORD_HASH); \
+                        'mcp-auth-proxy hash-password' makes a hash"
+                    .into(),
+            );
+        }
+        Ok(config)
+    }
+
+    /// Checks `settings`, without asking for an upstream URL or a password.
+    pub fn build(settings: Settings) -> Result<Config, String> {
+        let s = settings;
+        let external =
+            ExternalUrl::parse(&s.external_url).map_err(|e| format!("--external-url (EXTERNAL_URL): {e}"))?;
+        if s.refresh_token_idle_lifetime > s.refresh_token_lifetime {
+            return Err("--refresh-token-idle-lifetime (REFRESH_TOKEN_IDLE_LIFETIME) is longer than \
+                        --refresh-token-lifetime (REFRESH_TOKEN_LIFETIME); shorten one or lengthen the other"
+                .into());
+        }
+        if s.max_head_size < 1_024 {
+            return Err("--max-head-size (MAX_HEAD_SIZE): less than 1KiB leaves no room for a token".into());
+        }
+        Ok(Config {
+            listen: Listen::parse(&s.listen)?,
+            external,
+            data_path: PathBuf::from(&s.data_path),
+            passwords: passwords(s.password, s.password_hash)?,
+            password_queue: s.password_queue,
+            secret: s.auth_hmac_secret.map(|t| secret("AUTH_HMAC_SECRET", &t)).transpose()?,
+            previous_secrets: s
+                .auth_hmac_previous_secrets
+                .iter()
+                .map(|t| secret("AUTH_HMAC_PREVIOUS_SECRETS", t))
+                .collect::<Result<_, _>>()?,
+            upstream: UpstreamConfig {
+                url: s.upstream.as_deref().map(UpstreamUrl::parse).transpose()?,
+                bearer_token: s.proxy_bearer_token.map(bearer).transpose()?,
+                headers: s.proxy_headers.into_iter().map(header).collect::<Result<_, _>>()?,
+                streaming_only: s.http_streaming_only,
+                connect_timeout: s.upstream_connect_timeout,
+                response_timeout: s.upstream_response_timeout,
+            },
+            trusted_proxies: s.trusted_proxies.iter().map(|t| network(t)).collect::<Result<_, _>>()?,
+            allowed_origins: s.allowed_origins.iter().map(|t| origin(t)).collect::<Result<_, _>>()?,
+            allowed_hosts: s.allowed_hosts.iter().map(|h| host(h)).collect::<Result<_, _>>()?,
+            lifetimes: Lifetimes {
+                access_token: s.access_token_lifetime.as_secs(),
+                refresh_idle: s.refresh_token_idle_lifetime.as_secs(),
+                refresh_total: s.refresh_token_lifetime.as_secs(),
+                session: s.session_lifetime.as_secs(),
+                consent: s.consent_lifetime.as_secs(),
+            },
+            http: crate::http::Limits {
+                connections: s.max_connections,
+                connections_per_address: s.max_connections_per_address,
+                head_size: usize::try_from(s.max_head_size).unwrap_or(usize::MAX).min(1 << 20),
+                head_fields: s.max_head_fields,
+                head_timeout: s.head_timeout,
+                idle_timeout: s.idle_timeout,
+                body_size: s.max_body_size,
+                body_timeout: s.body_timeout,
+            },
+            max_requests: s.max_requests,
+            max_requests_per_user: s.max_requests_per_user,
+            max_streams: s.max_streams,
+            drain_timeout: s.drain_timeout,
+        })
+    }
+}
+
+fn passwords(plain: Option<String>, hash: Option<String>) -> Result<Vec<Password>, String> {
+    let mut out = Vec::new();
+    if let Some(password) = plain {
+        if password.len() > crate::login::password::MAX_PASSWORD_BYTES {
+            return Err(format!(
+                "--password (PASSWORD) has {} bytes, but bcrypt reads only the first 72; choose a shorter one",
+                password.len()
+            ));
+        }
+        out.push(Password::Plain(password));
+    }
+    if let Some(hash) = hash {
+        if hash.parse::<bcrypt::HashParts>().is_err() {
+            return Err(
+                "--password-hash (PASSWORD_HASH) is not a bcrypt hash; make one with 'mcp-auth-proxy hash-password', \
+                        and mind that a shell takes $ signs out of double quotes"
+                    .into(),
+            );
+        }
+        out.push(Password::Bcrypt(hash));
+    }
+    Ok(out)
+}
+
+fn secret(variable: &str, text: &str) -> Result<Secret, String> {
+    Secret::from_base64(text)
+        .ok_or_else(|| format!("{variable} is not 32 bytes in base64; make one with: head -c 32 /dev/urandom | base64"))
+}
+
+fn bearer(token: String) -> Result<HeaderValue, String> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
+        "--proxy-bearer-token (PROXY_BEARER_TOKEN) has a character that no header field can carry".to_string()
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn header((name, value): (String, String)) -> Result<(HeaderName, HeaderValue), String> {
+    let refuse = |what: &str| format!("--proxy-headers (PROXY_HEADERS): {what}");
+    let name: HeaderName = name.parse().map_err(|_| refuse(&format!("'{name}' is not a field name")))?;
+    if crate::upstream::is_managed_field(&name) {
+        return Err(refuse(&format!("{name} belongs to the connection and can't be set")));
+    }
+    let mut value = HeaderValue::from_str(&value).map_err(|_| refuse(&format!("the value of {name} can't be sent")))?;
+    value.set_sensitive(true);
+    Ok((name, value))
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
+        format!("--trusted-proxies (TRUSTED_PROXIES): '{text}' is neither an address nor a network such as 10.0.0.0/8")
+    })
+}
+
+fn origin(text: &str) -> Result<String, String> {
+    ExternalUrl::parse(text).map(|u| u.origin).map_err(|e| format!("--allowed-origins (ALLOWED_ORIGINS): {e}"))
+}
+
+fn host(text: &str) -> Result<String, String> {
+    match ExternalUrl::parse(&format!("http://{text}")) {
+        Ok(url) if !text.contains('/') => Ok(url.host),
+        _ => Err(format!(
+            "--allowed-hosts (ALLOWED_HOSTS): '{text}' is not a host name; write it without scheme or path"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings { upstream: Some("http://127.0.0.1:3001".into()), password: Some("x".into()), ..Settings::default() }
+    }
+
+    fn error(change: impl FnOnce(&mut Settings)) -> String {
+        let mut s = settings();
+        change(&mut s);
+        Config::for_serving(s).err().expect("should be refused")
+    }
+
+    #[test]
+    fn an_external_url_is_an_origin_in_one_spelling() {
+        for (text, origin) in [
+            ("http://localhost", "http://localhost"),
+            ("HTTPS://MCP.Example.com/", "https://mcp.example.com"),
+            ("https://a:443", "https://a"),
+            ("http://a:80", "http://a"),
+            ("http://a:8080/", "http://a:8080"),
+            ("http://[::1]:8080", "http://[::1]:8080"),
+        ] {
+            assert_eq!(ExternalUrl::parse(text).unwrap().origin, origin);
+        }
+        for text in [
+            "",
+            "a",
+            "a.b",
+            "ftp://a",
+            "https://",
+            "https://a/mcp",
+            "https://a?x",
+            "https://a#x",
+            "https://u@a",
+            "https://u:p@a",
+            "https://a:0",
+            "https://a:99999",
+            "https://a:",
+            "https://bücher.example",
+            "//a",
+            "https:///x",
+        ] {
+            assert!(ExternalUrl::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_refusal_names_flag_variable_and_way_out() {
+        for (message, parts) in [
+            (error(|s| s.upstream = None), ["http://127.0.0.1:3001", "demo"]),
+            (error(|s| s.password = None), ["--password", "PASSWORD_HASH"]),
+            (error(|s| s.password = Some("x".repeat(73))), ["--password (PASSWORD)", "72"]),
+            (
+                error(|s| s.password_hash = Some("$2b$nonsense".into())),
+                ["--password-hash (PASSWORD_HASH)", "hash-password"],
+            ),
+            (
+                error(|s| s.external_url = "https://a/mcp".into()),
+                ["--external-url (EXTERNAL_URL)", "https://mcp.example.com"],
+            ),
+            (error(|s| s.upstream = Some("npx:server".into())), ["npx:server", "http://127.0.0.1:3001"]),
+            (error(|s| s.upstream = Some("http://u:p@h/".into())), ["user name", "--proxy-headers"]),
+            (error(|s| s.listen = "80".into()), ["--listen (LISTEN)", ":8080"]),
+            (
+                error(|s| s.trusted_proxies = vec!["10.0.0.0/99".into()]),
+                ["--trusted-proxies (TRUSTED_PROXIES)", "10.0.0.0/8"],
+            ),
+            (
+                error(|s| s.allowed_hosts = vec!["http://a".into()]),
+                ["--allowed-hosts (ALLOWED_HOSTS)", "without scheme"],
+            ),
+            (error(|s| s.allowed_origins = vec!["a".into()]), ["--allowed-origins (ALLOWED_ORIGINS)", "https://"]),
+            (
+                error(|s| s.proxy_headers = vec![("Host".into(), "x".into())]),
+                ["--proxy-headers (PROXY_HEADERS)", "host"],
+            ),
+            (error(|s| s.auth_hmac_secret = Some("c2hvcnQ=".into())), ["AUTH_HMAC_SECRET", "32 bytes"]),
+        ] {
+            assert!(parts.iter().all(|p| message.contains(p)), "{message}");
+            assert_eq!(message.lines().count(), 1);
+        }
+    }
+
+    #[test]
+    fn an_empty_listen_address_means_both_families() {
+        assert_eq!(Listen::parse(":80").unwrap().candidates().len(), 2);
+        assert_eq!(Listen::parse("[::1]:8080").unwrap().candidates(), ["[::1]:8080".parse().unwrap()]);
+        assert_eq!(Listen::parse("localhost:1").unwrap().candidates(), ["127.0.0.1:1".parse().unwrap()]);
+    }
+
+    #[test]
+    fn the_upstream_path_is_a_prefix_without_a_slash_at_its_end() {
+        assert_eq!(UpstreamUrl::parse("http://h:1/").unwrap().prefix, "");
+        assert_eq!(UpstreamUrl::parse("https://h/a/b/").unwrap().prefix, "/a/b");
+    }
+}

@@ -1,0 +1,73 @@
+//! What every handler works with.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::clock::{Clock, Timestamp};
+use crate::config::Config;
+use crate::http::{Request, RequestId};
+use crate::login::password::Passwords;
+use crate::login::throttle::Throttle;
+use crate::net::buckets::Buckets;
+use crate::store::{State, Store, StoreError};
+use crate::tokens::{Keys, Secret};
+
+/// Configuration, keys, state and the guards against guessing, shared by all requests.
+pub struct Context {
+    /// What the program was told.
+    pub config: Config,
+    /// Signs and verifies.
+    pub keys: Keys,
+    /// What survives a restart.
+    pub state: Arc<State>,
+    /// Checks passwords.
+    pub passwords: Passwords,
+    /// Slows guessing down.
+    pub throttle: Throttle,
+    /// Registrations per address.
+    pub registrations: Buckets,
+}
+
+/// Who sent a request, as far as the network tells.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// The client's address, with trusted proxies looked through.
+    pub address: IpAddr,
+    /// The request's name in the log.
+    pub id: RequestId,
+}
+
+/// A handler of one endpoint.
+pub type Endpoint = fn(&Context, &mut Request<'_>, Caller) -> crate::http::Response;
+
+impl Context {
+    /// Puts the parts together; fails when the store can't be read.
+    pub fn new(
+        config: Config,
+        secret: &Secret,
+        store: Box<dyn Store>,
+        clock: Arc<Clock>,
+    ) -> Result<Context, StoreError> {
+        let keys = Keys::new(&config.external.origin, secret, &config.previous_secrets);
+        let passwords = Passwords::new(&config.passwords, config.password_queue, &keys);
+        Ok(Context {
+            state: Arc::new(State::new(store, clock)?),
+            keys,
+            passwords,
+            throttle: Throttle::default(),
+            // A hosted client registers for many users from few addresses.
+            registrations: Buckets::new(100, 1),
+            config,
+        })
+    }
+
+    /// Now.
+    pub fn now(&self) -> Timestamp {
+        self.state.clock().now()
+    }
+
+    /// An absolute URL on the external origin.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.config.external.origin)
+    }
+}

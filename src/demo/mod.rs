@@ -1,0 +1,78 @@
+//! `mcp-auth-proxy demo`: the proxy before a small MCP server inside the binary. Nothing is kept after it ends: the
+//! state, the secret and the password live in memory.
+
+mod server;
+
+use std::io::Write;
+
+use crate::config::Config;
+use crate::flags::Settings;
+use crate::serve;
+use crate::store::embedded::EmbeddedStore;
+use crate::tokens::{Secret, base64url, random};
+
+/// Where the demo listens unless told otherwise; with the port taken, any free one does.
+const LISTEN: &str = "127.0.0.1:8080";
+const ANY_PORT: &str = "127.0.0.1:0";
+
+/// Runs the demo until it is told to stop.
+pub fn run(mut settings: Settings) -> Result<(), String> {
+    serve::start_log(&settings);
+    let stop = serve::stop_signal()?;
+    let defaults = Settings::default();
+    let listener = if settings.listen == defaults.listen {
+        settings.listen = LISTEN.into();
+        serve::listen(&Config::build(settings.clone())?).or_else(|_| {
+            settings.listen = ANY_PORT.into();
+            serve::listen(&Config::build(settings.clone())?)
+        })?
+    } else {
+        serve::listen(&Config::build(settings.clone())?)?
+    };
+    let port = listener.local_addr().map_err(|e| format!("the port is not known: {e}"))?.port();
+    if settings.external_url == defaults.external_url {
+        settings.external_url = format!("http://localhost:{port}");
+    }
+    let given = settings.password.is_some() || settings.password_hash.is_some();
+    let password = settings.password.clone().unwrap_or_else(|| base64url(random::<9>()));
+    if !given {
+        settings.password = Some(password.clone());
+    }
+    let config = Config::build(settings)?;
+    let origin = config.external.origin.clone();
+    let drain = serve::new_drain()?;
+    let store = EmbeddedStore::in_memory().map_err(|e| format!("no state could be made: {e:?}"))?;
+    let upstream = server::DemoServer::new(drain.clone());
+    let server = serve::build(config, &Secret::generate(), Box::new(store), Box::new(upstream), listener, &drain)?;
+    let shown = if given { "the one that you gave" } else { password.as_str() };
+    let _ = std::io::stdout().write_all(welcome(&origin, shown).as_bytes());
+    server(&stop);
+    Ok(())
+}
+
+/// What to do next, for each client.
+fn welcome(origin: &str, password: &str) -> String {
+    let url = format!("{origin}/mcp");
+    format!(
+        r#"
+  A small MCP server is running behind mcp-auth-proxy.
+
+    URL       {url}
+    Password  {password}
+
+  Connect a client, and sign in on the page that it opens:
+
+    Claude Code   claude mcp add --transport http demo {url}
+    VS Code       code --add-mcp '{{"name":"demo","type":"http","url":"{url}"}}'
+    Cursor        in ~/.cursor/mcp.json: {{"mcpServers":{{"demo":{{"url":"{url}"}}}}}}
+    Gemini CLI    gemini mcp add --transport http demo {url}
+    Codex         codex mcp add demo --url {url}
+    Inspector     npx @modelcontextprotocol/inspector --transport http --server-url {url}
+
+  Claude and ChatGPT on the web reach servers with a public https address only: add the URL there as a connector.
+
+  Ctrl-C ends the demo; nothing of it is kept.
+
+"#
+    )
+}

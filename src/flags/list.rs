@@ -1,0 +1,490 @@
+//! The list: every flag, in the order in which help prints them.
+
+use super::values::{count, duration, list, size, switch};
+use super::{Command, Flag, LogFormat, Section};
+
+/// The subcommands.
+pub const COMMANDS: &[Command] = &[
+    Command {
+        name: "demo",
+        args: "",
+        help: "Run before a small built-in MCP server, with a generated password; keep nothing",
+    },
+    Command { name: "hash-password", args: "", help: "Read a password and print a bcrypt hash for --password-hash" },
+    Command { name: "man", args: "", help: "Print the manual page (roff)" },
+    Command { name: "completions", args: "bash|zsh|fish", help: "Print a completion script for a shell" },
+];
+
+/// A flag without a short name, a default, more text or secrecy; the list overrides what differs.
+const BASE: Flag = Flag {
+    long: None,
+    short: None,
+    env: "",
+    value: None,
+    default: "",
+    section: Section::Main,
+    secret: false,
+    help: "",
+    more: "",
+    set: |_, _| Ok(()),
+};
+
+/// All options.
+pub const FLAGS: &[Flag] = &[
+    Flag {
+        long: Some("listen"),
+        env: "LISTEN",
+        value: Some("ADDRESS"),
+        default: ":80",
+        help: "Address and port to listen on; an empty address means IPv6 and IPv4",
+        set: |s, v| {
+            s.listen = v.into();
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("external-url"),
+        short: Some('e'),
+        env: "EXTERNAL_URL",
+        value: Some("URL"),
+        default: "http://localhost",
+        help: "The URL under which clients reach this proxy: scheme, host and port only",
+        more: "It is the issuer and the audience of every token. Tokens made under another external URL are refused.",
+        set: |s, v| {
+            s.external_url = v.into();
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("data-path"),
+        short: Some('d'),
+        env: "DATA_PATH",
+        value: Some("DIR"),
+        default: "./data",
+        help: "Directory for the signing secret and the state; made with mode 0700 when missing",
+        more: "One process at a time uses it. A directory that others can read is refused.",
+        set: |s, v| {
+            s.data_path = v.into();
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("drain-timeout"),
+        env: "DRAIN_TIMEOUT",
+        value: Some("DURATION"),
+        default: "30s",
+        help: "How long requests may take to finish after SIGTERM or SIGINT",
+        more: "A second signal ends the process at once.",
+        set: |s, v| duration(v).map(|d| s.drain_timeout = d),
+        ..BASE
+    },
+    Flag {
+        long: Some("password"),
+        env: "PASSWORD",
+        value: Some("PASSWORD"),
+        section: Section::SignIn,
+        secret: true,
+        help: "The password to sign in with; at most 72 bytes",
+        more: "Other users of the machine can see a command line: prefer PASSWORD_FILE or --password-hash. \
+               When --password-hash is set as well, either password signs in.",
+        set: |s, v| {
+            s.password = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("password-hash"),
+        env: "PASSWORD_HASH",
+        value: Some("HASH"),
+        section: Section::SignIn,
+        secret: true,
+        help: "A bcrypt hash of the password, from the hash-password command",
+        set: |s, v| {
+            s.password_hash = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("password-queue"),
+        env: "PASSWORD_QUEUE",
+        value: Some("COUNT"),
+        default: "32",
+        section: Section::SignIn,
+        help: "Sign-ins that may wait for a password check (one at a time per core); beyond that 503",
+        set: |s, v| count(v).map(|n| s.password_queue = n),
+        ..BASE
+    },
+    Flag {
+        long: Some("proxy-bearer-token"),
+        env: "PROXY_BEARER_TOKEN",
+        value: Some("TOKEN"),
+        section: Section::Upstream,
+        secret: true,
+        help: "Bearer token to send to the upstream server",
+        set: |s, v| {
+            s.proxy_bearer_token = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("proxy-headers"),
+        env: "PROXY_HEADERS",
+        value: Some("NAME:VALUE,…"),
+        section: Section::Upstream,
+        secret: true,
+        help: "Header fields to add to each upstream request; write \\, for a comma in a value",
+        set: |s, v| proxy_headers(v).map(|h| s.proxy_headers = h),
+        ..BASE
+    },
+    Flag {
+        long: Some("http-streaming-only"),
+        env: "HTTP_STREAMING_ONLY",
+        default: "false",
+        section: Section::Upstream,
+        help: "Answer 405 to GET requests for an event stream",
+        more: "For upstream servers that hold a stream open without ever using it, or that fail on GET.",
+        set: |s, v| switch(v).map(|b| s.http_streaming_only = b),
+        ..BASE
+    },
+    Flag {
+        long: Some("upstream-connect-timeout"),
+        env: "UPSTREAM_CONNECT_TIMEOUT",
+        value: Some("DURATION"),
+        default: "10s",
+        section: Section::Upstream,
+        help: "How long a connection to the upstream server may take to open; beyond that 504",
+        set: |s, v| duration(v).map(|d| s.upstream_connect_timeout = d),
+        ..BASE
+    },
+    Flag {
+        long: Some("upstream-response-timeout"),
+        env: "UPSTREAM_RESPONSE_TIMEOUT",
+        value: Some("DURATION"),
+        default: "10m",
+        section: Section::Upstream,
+        help: "How long the upstream server may take to begin an answer; beyond that 504",
+        more: "An answer that has begun, such as an event stream, may go on for as long as it likes.",
+        set: |s, v| duration(v).map(|d| s.upstream_response_timeout = d),
+        ..BASE
+    },
+    Flag {
+        long: Some("trusted-proxies"),
+        env: "TRUSTED_PROXIES",
+        value: Some("ADDRESS|CIDR,…"),
+        section: Section::Trust,
+        help: "Reverse proxies in front of this one, whose X-Forwarded-For is believed",
+        more: "The client is the rightmost entry that is not a trusted proxy.",
+        set: |s, v| {
+            s.trusted_proxies = list(v);
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("allowed-origins"),
+        env: "ALLOWED_ORIGINS",
+        value: Some("ORIGIN,…"),
+        section: Section::Trust,
+        help: "Web origins whose pages may call the MCP endpoint, besides this one and loopback",
+        set: |s, v| {
+            s.allowed_origins = list(v);
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("allowed-hosts"),
+        env: "ALLOWED_HOSTS",
+        value: Some("HOST,…"),
+        section: Section::Trust,
+        help: "Host names that requests may name, besides the external URL's and loopback",
+        more: "A request for another host gets 421, which defeats DNS rebinding.",
+        set: |s, v| {
+            s.allowed_hosts = list(v);
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("access-token-lifetime"),
+        env: "ACCESS_TOKEN_LIFETIME",
+        value: Some("DURATION"),
+        default: "1h",
+        section: Section::Lifetimes,
+        help: "Lifetime of access tokens",
+        set: |s, v| duration(v).map(|d| s.access_token_lifetime = d),
+        ..BASE
+    },
+    Flag {
+        long: Some("refresh-token-idle-lifetime"),
+        env: "REFRESH_TOKEN_IDLE_LIFETIME",
+        value: Some("DURATION"),
+        default: "30d",
+        section: Section::Lifetimes,
+        help: "How long a client may stay away before it must be authorized again",
+        set: |s, v| duration(v).map(|d| s.refresh_token_idle_lifetime = d),
+        ..BASE
+    },
+    Flag {
+        long: Some("refresh-token-lifetime"),
+        env: "REFRESH_TOKEN_LIFETIME",
+        value: Some("DURATION"),
+        default: "180d",
+        section: Section::Lifetimes,
+        help: "How long one authorization lasts in all",
+        set: |s, v| duration(v).map(|d| s.refresh_token_lifetime = d),
+        ..BASE
+    },
+    Flag {
+        long: Some("session-lifetime"),
+        env: "SESSION_LIFETIME",
+        value: Some("DURATION"),
+        default: "12h",
+        section: Section::Lifetimes,
+        help: "How long a browser stays signed in",
+        set: |s, v| duration(v).map(|d| s.session_lifetime = d),
+        ..BASE
+    },
+    Flag {
+        long: Some("consent-lifetime"),
+        env: "CONSENT_LIFETIME",
+        value: Some("DURATION"),
+        default: "30d",
+        section: Section::Lifetimes,
+        help: "How long a consent is remembered for a client at an https redirect URI",
+        set: |s, v| duration(v).map(|d| s.consent_lifetime = d),
+        ..BASE
+    },
+    Flag {
+        long: Some("max-connections"),
+        env: "MAX_CONNECTIONS",
+        value: Some("COUNT"),
+        default: "10000",
+        section: Section::Limits,
+        help: "Connections at one time; further ones are closed at once",
+        set: |s, v| count(v).map(|n| s.max_connections = n),
+        ..BASE
+    },
+    Flag {
+        long: Some("max-connections-per-address"),
+        env: "MAX_CONNECTIONS_PER_ADDRESS",
+        value: Some("COUNT"),
+        default: "256",
+        section: Section::Limits,
+        help: "Connections at one time from one address (IPv6: /64), trusted proxies aside",
+        set: |s, v| count(v).map(|n| s.max_connections_per_address = n),
+        ..BASE
+    },
+    Flag {
+        long: Some("max-requests"),
+        env: "MAX_REQUESTS",
+        value: Some("COUNT"),
+        default: "256",
+        section: Section::Limits,
+        help: "Upstream requests in flight, open streams aside; beyond that 503",
+        set: |s, v| count(v).map(|n| s.max_requests = n),
+        ..BASE
+    },
+    Flag {
+        long: Some("max-requests-per-user"),
+        env: "MAX_REQUESTS_PER_USER",
+        value: Some("COUNT"),
+        default: "64",
+        section: Section::Limits,
+        help: "Upstream requests in flight for one user, open streams aside; beyond that 429",
+        set: |s, v| count(v).map(|n| s.max_requests_per_user = n),
+        ..BASE
+    },
+    Flag {
+        long: Some("max-streams"),
+        env: "MAX_STREAMS",
+        value: Some("COUNT"),
+        default: "4096",
+        section: Section::Limits,
+        help: "Event streams open at one time; beyond that 503",
+        set: |s, v| count(v).map(|n| s.max_streams = n),
+        ..BASE
+    },
+    Flag {
+        long: Some("max-head-size"),
+        env: "MAX_HEAD_SIZE",
+        value: Some("SIZE"),
+        default: "16KiB",
+        section: Section::Limits,
+        help: "Request line and header fields together; beyond that 431",
+        set: |s, v| size(v).map(|n| s.max_head_size = n),
+        ..BASE
+    },
+    Flag {
+        long: Some("max-head-fields"),
+        env: "MAX_HEAD_FIELDS",
+        value: Some("COUNT"),
+        default: "100",
+        section: Section::Limits,
+        help: "Header fields of a request; beyond that 431",
+        set: |s, v| count(v).map(|n| s.max_head_fields = n),
+        ..BASE
+    },
+    Flag {
+        long: Some("head-timeout"),
+        env: "HEAD_TIMEOUT",
+        value: Some("DURATION"),
+        default: "10s",
+        section: Section::Limits,
+        help: "From a request's first byte to the end of its head; beyond that 408",
+        set: |s, v| duration(v).map(|d| s.head_timeout = d),
+        ..BASE
+    },
+    Flag {
+        long: Some("idle-timeout"),
+        env: "IDLE_TIMEOUT",
+        value: Some("DURATION"),
+        default: "75s",
+        section: Section::Limits,
+        help: "How long a connection may wait between requests",
+        set: |s, v| duration(v).map(|d| s.idle_timeout = d),
+        ..BASE
+    },
+    Flag {
+        long: Some("max-body-size"),
+        env: "MAX_BODY_SIZE",
+        value: Some("SIZE"),
+        default: "16MiB",
+        section: Section::Limits,
+        help: "Request body; beyond that 413",
+        set: |s, v| size(v).map(|n| s.max_body_size = n),
+        ..BASE
+    },
+    Flag {
+        long: Some("body-timeout"),
+        env: "BODY_TIMEOUT",
+        value: Some("DURATION"),
+        default: "30s",
+        section: Section::Limits,
+        help: "Longest pause within a request body, and within a client's reading of an answer",
+        set: |s, v| duration(v).map(|d| s.body_timeout = d),
+        ..BASE
+    },
+    Flag {
+        env: "MODE",
+        value: Some("debug|production"),
+        default: "production",
+        section: Section::Process,
+        help: "debug logs at level debug",
+        set: |s, v| match v {
+            "debug" => {
+                s.debug = true;
+                Ok(())
+            }
+            "production" => {
+                s.debug = false;
+                Ok(())
+            }
+            _ => Err(format!("'{v}' is not one of debug, production")),
+        },
+        ..BASE
+    },
+    Flag {
+        env: "LOG_LEVEL",
+        value: Some("error|warn|info|debug|trace"),
+        section: Section::Process,
+        help: "How much to log; info unless MODE says otherwise",
+        set: |s, v| match v {
+            "error" | "warn" | "info" | "debug" | "trace" => {
+                s.log_level = v.parse().ok();
+                Ok(())
+            }
+            _ => Err(format!("'{v}' is not one of error, warn, info, debug, trace")),
+        },
+        ..BASE
+    },
+    Flag {
+        env: "LOG_FORMAT",
+        value: Some("text|json"),
+        section: Section::Process,
+        help: "text for people (the default on a terminal), json for machines (elsewhere)",
+        set: |s, v| {
+            s.log_format = Some(match v {
+                "text" => LogFormat::Text,
+                "json" => LogFormat::Json,
+                _ => return Err(format!("'{v}' is not one of text, json")),
+            });
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        env: "AUTH_HMAC_SECRET",
+        value: Some("BASE64"),
+        section: Section::Process,
+        secret: true,
+        help: "32 bytes in base64 from which all signing keys are derived; else <data-path>/secret, made at the first start",
+        more: "Replicas share it. `head -c 32 /dev/urandom | base64` makes one.",
+        set: |s, v| {
+            s.auth_hmac_secret = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        env: "AUTH_HMAC_PREVIOUS_SECRETS",
+        value: Some("BASE64,…"),
+        section: Section::Process,
+        secret: true,
+        help: "Earlier values of AUTH_HMAC_SECRET that still verify, so that keys rotate without a logout",
+        set: |s, v| {
+            s.auth_hmac_previous_secrets = list(v);
+            Ok(())
+        },
+        ..BASE
+    },
+];
+
+/// `Name:Value,Name:Value` with `\,` for a comma and `\\` for a backslash within a value.
+fn proxy_headers(text: &str) -> Result<Vec<(String, String)>, String> {
+    let mut items = vec![String::new()];
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match (c, chars.peek()) {
+            ('\\', Some(&next @ (',' | '\\'))) => {
+                chars.next();
+                items.last_mut().expect("never empty").push(next);
+            }
+            (',', _) => items.push(String::new()),
+            _ => items.last_mut().expect("never empty").push(c),
+        }
+    }
+    let items = items.iter().map(|i| i.trim()).filter(|i| !i.is_empty());
+    items
+        .map(|item| match item.split_once(':') {
+            Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_string(), value.trim().to_string())),
+            // The item may be a secret: it is not repeated.
+            _ => Err("an item is not of the form Name:Value (write \\, for a comma in a value)".into()),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxy_headers_split_at_unescaped_commas() {
+        let pairs = |text: &str| proxy_headers(text).unwrap();
+        let owned = |items: &[(&str, &str)]| -> Vec<(String, String)> {
+            items.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect()
+        };
+        assert_eq!(pairs("A:1,B: 2"), owned(&[("A", "1"), ("B", "2")]));
+        assert_eq!(pairs(r"A:1\,2,B:c:d"), owned(&[("A", "1,2"), ("B", "c:d")]));
+        assert_eq!(pairs(r"A:a\\,B:x\y"), owned(&[("A", r"a\"), ("B", r"x\y")]));
+        assert_eq!(pairs(""), owned(&[]));
+        let error = proxy_headers("secretwithoutcolon").unwrap_err();
+        assert!(!error.contains("secret"), "{error}");
+    }
+}

@@ -1,0 +1,333 @@
+//! Every option once, as data.
+//!
+//! [`list::FLAGS`] is the single list; the parser in this file, `--help` ([`help`]), the man page ([`man`]),
+//! the shell completions ([`completions`]) and `docs/configuration.md` ([`reference`]) are all made from it.
+//! Parsing yields [`Settings`], which mirror what was typed; [`crate::config::Config`] is what they mean.
+
+pub mod completions;
+pub mod help;
+mod list;
+pub mod man;
+pub mod reference;
+mod settings;
+mod values;
+
+use std::ffi::OsString;
+
+pub use list::{COMMANDS, FLAGS};
+pub use settings::{LogFormat, Settings};
+
+/// The heading under which `--help` and the reference print a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// What most users set.
+    Main,
+    /// Who may sign in.
+    SignIn,
+    /// What the upstream server gets to see.
+    Upstream,
+    /// Names and networks that are trusted.
+    Trust,
+    /// How long things last.
+    Lifetimes,
+    /// Bounds on what strangers can use up.
+    Limits,
+    /// Environment only: process settings and key material.
+    Process,
+}
+
+impl Section {
+    /// All sections, in the order in which they are printed.
+    pub const ALL: [Section; 7] = [
+        Section::Main,
+        Section::SignIn,
+        Section::Upstream,
+        Section::Trust,
+        Section::Lifetimes,
+        Section::Limits,
+        Section::Process,
+    ];
+
+    /// The printed heading.
+    pub fn title(self) -> &'static str {
+        match self {
+            Section::Main => "Options",
+            Section::SignIn => "Sign-in",
+            Section::Upstream => "Upstream",
+            Section::Trust => "Trust",
+            Section::Lifetimes => "Lifetimes",
+            Section::Limits => "Limits",
+            Section::Process => "Environment only",
+        }
+    }
+}
+
+/// One option: its names, its documentation and the function that applies it.
+pub struct Flag {
+    /// `--long` name; absent for settings that exist in the environment only.
+    pub long: Option<&'static str>,
+    /// `-s` name.
+    pub short: Option<char>,
+    /// Environment variable; secrets also have `<env>_FILE`.
+    pub env: &'static str,
+    /// Name of the value in help texts; `None` makes it a switch.
+    pub value: Option<&'static str>,
+    /// The default as it would be typed; empty when there is none.
+    pub default: &'static str,
+    /// Heading.
+    pub section: Section,
+    /// Never shown, and readable from a file.
+    pub secret: bool,
+    /// One line.
+    pub help: &'static str,
+    /// Further sentences for the man page and the reference.
+    pub more: &'static str,
+    /// Applies a typed value.
+    pub set: fn(&mut Settings, &str) -> Result<(), String>,
+}
+
+impl Flag {
+    /// The name to use in a message: the flag with its environment variable.
+    pub fn name(&self) -> String {
+        match self.long {
+            Some(long) => format!("--{long} ({})", self.env),
+            None => self.env.to_string(),
+        }
+    }
+}
+
+/// A subcommand, as data for help and completions.
+pub struct Command {
+    /// The word to type.
+    pub name: &'static str,
+    /// What follows it.
+    pub args: &'static str,
+    /// One line.
+    pub help: &'static str,
+}
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq)]
+pub enum Invocation {
+    /// Run the proxy.
+    Serve(Box<Settings>),
+    /// Run the proxy before a built-in MCP server, keeping nothing.
+    Demo(Box<Settings>),
+    /// Read a password, print a bcrypt hash.
+    HashPassword,
+    /// Print text (help, version, man page, completions) and leave.
+    Print(String),
+}
+
+/// Reads the command line and the environment. `file` reads the file that a `_FILE` variable names.
+///
+/// The error is one line for the terminal; it names the flag and the variable.
+pub fn parse(
+    args: impl IntoIterator<Item = OsString>,
+    env: impl Fn(&str) -> Option<String>,
+    file: impl Fn(&str) -> std::io::Result<String>,
+) -> Result<Invocation, String> {
+    let mut parser = lexopt::Parser::from_args(args);
+    let mut typed: Vec<(&'static Flag, String)> = Vec::new();
+    let mut words: Vec<String> = Vec::new();
+    let text = |value: OsString, what: &str| value.into_string().map_err(|_| format!("{what} is not valid UTF-8"));
+    while let Some(arg) = parser.next().map_err(|e| e.to_string())? {
+        let (name, found) = match arg {
+            lexopt::Arg::Long("help") => return Ok(Invocation::Print(help::long())),
+            lexopt::Arg::Short('h') => return Ok(Invocation::Print(help::short())),
+            lexopt::Arg::Long("version") | lexopt::Arg::Short('V') => {
+                return Ok(Invocation::Print(format!("mcp-auth-proxy {}\n", env!("CARGO_PKG_VERSION"))));
+            }
+            lexopt::Arg::Long(name) => (format!("--{name}"), FLAGS.iter().find(|f| f.long == Some(name))),
+            lexopt::Arg::Short(c) => (format!("-{c}"), FLAGS.iter().find(|f| f.short == Some(c))),
+            lexopt::Arg::Value(value) => {
+                words.push(text(value, "an argument")?);
+                continue;
+            }
+        };
+        let Some(flag) = found else {
+            return Err(unknown_flag(&name));
+        };
+        let value = match flag.value {
+            Some(_) => parser.value().map_err(|_| format!("{name} needs a value: {}", flag.help))?,
+            None => parser.optional_value().unwrap_or_else(|| OsString::from("true")),
+        };
+        typed.push((flag, text(value, &name)?));
+    }
+
+    let mut settings = Settings::default();
+    for flag in FLAGS {
+        if let Some((_, value)) = typed.iter().rev().find(|(f, _)| std::ptr::eq(*f, flag)) {
+            (flag.set)(&mut settings, value).map_err(|e| format!("{}: {e}", flag.name()))?;
+        } else if let Some((source, value)) = from_environment(flag, &env, &file)? {
+            (flag.set)(&mut settings, &value).map_err(|e| format!("{source}: {e}"))?;
+        }
+    }
+    dispatch(settings, words)
+}
+
+fn dispatch(mut settings: Settings, words: Vec<String>) -> Result<Invocation, String> {
+    let rest: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
+    match (words.first().map(String::as_str), rest.as_slice()) {
+        (Some("demo"), []) => Ok(Invocation::Demo(Box::new(settings))),
+        (Some("hash-password"), []) => Ok(Invocation::HashPassword),
+        (Some("man"), []) => Ok(Invocation::Print(man::page())),
+        (Some("help"), []) => Ok(Invocation::Print(help::long())),
+        (Some("completions"), [shell]) => completions::script(shell).map(Invocation::Print),
+        (Some("completions"), _) => Err("completions needs the name of a shell: bash, zsh or fish".into()),
+        (Some(word), []) => {
+            if !word.contains(['/', ':', '.']) {
+                let hint = suggestion(word, COMMANDS.iter().map(|c| c.name)).unwrap_or_default();
+                return Err(format!("'{word}' is neither a command nor an http:// or https:// URL{hint}"));
+            }
+            settings.upstream = Some(word.to_string());
+            Ok(Invocation::Serve(Box::new(settings)))
+        }
+        (None, _) => Ok(Invocation::Serve(Box::new(settings))),
+        (Some(word), [extra, ..]) => Err(format!(
+            "one upstream URL is expected, but '{extra}' follows '{word}'; put flags before or after the URL with two dashes"
+        )),
+    }
+}
+
+/// The value that the environment gives a flag, with the variable's name. Empty counts as unset.
+fn from_environment(
+    flag: &Flag,
+    env: &impl Fn(&str) -> Option<String>,
+    file: &impl Fn(&str) -> std::io::Result<String>,
+) -> Result<Option<(String, String)>, String> {
+    let direct = env(flag.env).filter(|v| !v.is_empty());
+    if !flag.secret {
+        return Ok(direct.map(|v| (flag.env.to_string(), v)));
+    }
+    let variable = format!("{}_FILE", flag.env);
+    let Some(path) = env(&variable).filter(|v| !v.is_empty()) else {
+        return Ok(direct.map(|v| (flag.env.to_string(), v)));
+    };
+    if direct.is_some() {
+        return Err(format!("{} and {variable} are both set; unset one of them", flag.env));
+    }
+    let content = file(&path).map_err(|e| format!("{variable}: can't read {path}: {e}"))?;
+    let value = content.trim_end_matches(['\n', '\r']).to_string();
+    if value.is_empty() {
+        return Err(format!("{variable}: {path} is empty"));
+    }
+    Ok(Some((variable, value)))
+}
+
+fn unknown_flag(name: &str) -> String {
+    let known = FLAGS.iter().filter_map(|f| f.long).chain(["help", "version"]);
+    let hint = suggestion(name.trim_start_matches('-'), known.map(|l| l as &str))
+        .map(|h| h.replace('\'', "").replace("did you mean ", "did you mean --"))
+        .unwrap_or_default();
+    format!("unknown flag {name}{hint}; --help lists them all")
+}
+
+/// `; did you mean 'x'?` for the nearest known word, if one is near.
+fn suggestion<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
+    known
+        .map(|k| (strsim::jaro_winkler(word, k), k))
+        .filter(|(score, _)| *score > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, k)| format!("; did you mean '{k}'?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(args: &[&str], env: &[(&str, &str)]) -> Result<Invocation, String> {
+        let env: Vec<(String, String)> = env.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        parse(
+            args.iter().map(OsString::from),
+            |name| env.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone()),
+            |path| match path {
+                "/run/secret" => Ok("from file\n".into()),
+                "/run/empty" => Ok("\n".into()),
+                _ => Err(std::io::ErrorKind::NotFound.into()),
+            },
+        )
+    }
+
+    fn settings(args: &[&str], env: &[(&str, &str)]) -> Settings {
+        match run(args, env) {
+            Ok(Invocation::Serve(s)) => *s,
+            other => panic!("not a serve invocation: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_documented_default_is_the_real_default() {
+        for flag in FLAGS.iter().filter(|f| !f.default.is_empty()) {
+            let mut set = Settings::default();
+            (flag.set)(&mut set, flag.default).unwrap_or_else(|e| panic!("{}: {e}", flag.name()));
+            assert_eq!(set, Settings::default(), "{} has another default", flag.name());
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_environment_names_follow_the_flag() {
+        for (i, a) in FLAGS.iter().enumerate() {
+            for b in &FLAGS[i + 1..] {
+                assert!(a.long.is_none() || a.long != b.long);
+                assert!(a.short.is_none() || a.short != b.short);
+                assert_ne!(a.env, b.env);
+            }
+            if let Some(long) = a.long {
+                assert_eq!(a.env, long.to_uppercase().replace('-', "_"));
+            }
+        }
+    }
+
+    #[test]
+    fn the_flag_wins_over_the_environment_and_empty_counts_as_unset() {
+        assert_eq!(settings(&["--listen", ":1"], &[("LISTEN", ":2")]).listen, ":1");
+        assert_eq!(settings(&[], &[("LISTEN", ":2")]).listen, ":2");
+        assert_eq!(settings(&[], &[("LISTEN", "")]).listen, ":80");
+        assert_eq!(settings(&["-e", "http://a", "-e=http://b"], &[]).external_url, "http://b");
+    }
+
+    #[test]
+    fn switches_take_four_spellings_and_no_other() {
+        for (value, want) in [("1", true), ("true", true), ("0", false), ("false", false)] {
+            assert_eq!(settings(&[], &[("HTTP_STREAMING_ONLY", value)]).http_streaming_only, want);
+        }
+        assert!(settings(&["--http-streaming-only"], &[]).http_streaming_only);
+        assert!(!settings(&["--http-streaming-only=false"], &[("HTTP_STREAMING_ONLY", "1")]).http_streaming_only);
+        let error = run(&[], &[("HTTP_STREAMING_ONLY", "yes")]).unwrap_err();
+        assert!(error.contains("HTTP_STREAMING_ONLY") && error.contains("true"), "{error}");
+    }
+
+    #[test]
+    fn every_secret_can_come_from_a_file() {
+        for flag in FLAGS.iter().filter(|f| f.secret) {
+            let variable = format!("{}_FILE", flag.env);
+            let missing = run(&[], &[(&variable, "/nowhere")]).unwrap_err();
+            assert!(missing.contains(&variable) && missing.contains("/nowhere"), "{missing}");
+            let both = run(&[], &[(&variable, "/run/secret"), (flag.env, "x")]).unwrap_err();
+            assert!(both.contains("both"), "{both}");
+        }
+        assert_eq!(settings(&[], &[("PASSWORD_FILE", "/run/secret")]).password.as_deref(), Some("from file"));
+        assert!(run(&[], &[("PASSWORD_FILE", "/run/empty")]).unwrap_err().contains("empty"));
+        assert_eq!(settings(&["--password", "a"], &[("PASSWORD_FILE", "/nowhere")]).password.as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn typos_get_a_suggestion() {
+        assert!(run(&["--pasword", "x"], &[]).unwrap_err().contains("--password?"));
+        assert!(run(&["demmo"], &[]).unwrap_err().contains("'demo'"));
+        assert!(run(&["--no-auto-tls"], &[]).unwrap_err().contains("unknown flag --no-auto-tls"));
+        assert!(run(&["--listen"], &[]).unwrap_err().contains("--listen needs a value"));
+        assert!(run(&["http://a", "http://b"], &[]).unwrap_err().contains("one upstream URL"));
+    }
+
+    #[test]
+    fn commands_are_recognised() {
+        assert!(matches!(run(&["demo"], &[]), Ok(Invocation::Demo(_))));
+        assert!(matches!(run(&["hash-password"], &[]), Ok(Invocation::HashPassword)));
+        for words in [&["man"][..], &["--help"], &["-h"], &["help"], &["--version"], &["completions", "zsh"]] {
+            assert!(matches!(run(words, &[]), Ok(Invocation::Print(_))), "{words:?}");
+        }
+        assert!(run(&["completions", "tcsh"], &[]).is_err());
+    }
+}

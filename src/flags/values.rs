@@ -1,0 +1,90 @@
+//! How values are typed: switches, durations, sizes, counts, lists.
+
+use std::time::Duration;
+
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "true" => Ok(true),
+        "0" | "false" => Ok(false),
+        _ => Err(format!("'{text}' is not one of 1, true, 0, false")),
+    }
+}
+
+/// `90`, `90s`, `5m`, `1h`, `30d`: at least one second, at most ten years.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let error = || format!("'{text}' is not a duration such as 30s, 5m, 1h or 30d");
+    let (digits, unit) = match text.strip_suffix(['s', 'm', 'h', 'd']) {
+        Some(digits) => (digits, text.as_bytes()[text.len() - 1]),
+        None => (text, b's'),
+    };
+    let factor = match unit {
+        b'm' => 60,
+        b'h' => 3_600,
+        b'd' => 86_400,
+        _ => 1,
+    };
+    let seconds = number(digits).ok().and_then(|n| n.checked_mul(factor)).ok_or_else(error)?;
+    if seconds == 0 || seconds > 3_650 * 86_400 {
+        return Err(format!("'{text}' is not between 1s and 3650d"));
+    }
+    Ok(Duration::from_secs(seconds))
+}
+
+/// Bytes: `4096`, `16KiB`, `16MiB`, `1GiB`.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let (digits, factor) = [("KiB", 1u64 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)]
+        .iter()
+        .find_map(|(unit, factor)| text.strip_suffix(unit).map(|d| (d, *factor)))
+        .unwrap_or((text, 1));
+    number(digits)
+        .ok()
+        .and_then(|n| n.checked_mul(factor))
+        .filter(|n| *n > 0)
+        .ok_or_else(|| format!("'{text}' is not a size such as 4096, 16KiB or 16MiB"))
+}
+
+pub(super) fn count(text: &str) -> Result<usize, String> {
+    number(text)
+        .ok()
+        .filter(|n| *n > 0)
+        .and_then(|n| usize::try_from(n).ok())
+        .ok_or_else(|| format!("'{text}' is not a whole number above zero"))
+}
+
+/// Comma-separated, blanks trimmed, empty items dropped.
+pub(super) fn list(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_string).collect()
+}
+
+/// Digits only: `u64::from_str` would also take a plus sign.
+fn number(text: &str) -> Result<u64, ()> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(());
+    }
+    text.parse().map_err(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, seconds) in [("90", 90), ("30s", 30), ("5m", 300), ("1h", 3_600), ("30d", 2_592_000)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)));
+        }
+        for text in ["", "s", "0", "-1", "+1", "1.5h", "1w", "4000d", "99999999999999999999d", "1 h"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [("1", 1), ("16KiB", 16_384), ("2MiB", 2 << 20), ("1GiB", 1 << 30)] {
+            assert_eq!(size(text), Ok(bytes));
+        }
+        for text in ["", "0", "KiB", "16KB", "16 MiB", "99999999999999999GiB"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The HTTP/1.1 server: connections in, requests to a [`Handler`], answers out. It knows nothing of OAuth or MCP.
+//!
+//! - [`server`] – listening sockets, the accept loop, the registry of connections, draining
+//! - [`connection`] – one connection's loop, which reads as the protocol reads
+//! - [`head`] – the request head, strict where leniency lets two parsers disagree (RFC 9112)
+//! - [`body`] – the request body's framing, limits and deadlines
+//! - [`response`] – what handlers answer with, and how it is written
+
+pub mod body;
+mod connection;
+pub mod head;
+pub mod response;
+pub mod server;
+
+use std::net::{IpAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use body::{Body, BodyError};
+pub use response::{Payload, Response};
+pub use server::{Drain, Server};
+
+/// Bounds on what one client, and all of them, can use up.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections at one time.
+    pub connections: usize,
+    /// Connections at one time from one address.
+    pub connections_per_address: usize,
+    /// Bytes of a request head.
+    pub head_size: usize,
+    /// Fields of a request head.
+    pub head_fields: usize,
+    /// From the first byte of a head to its end.
+    pub head_timeout: Duration,
+    /// Between requests.
+    pub idle_timeout: Duration,
+    /// Bytes of a request body.
+    pub body_size: u64,
+    /// Between two reads of a body, and between two writes of an answer.
+    pub body_timeout: Duration,
+}
+
+/// A request whose head has been read and whose body has not.
+pub struct Request<'c> {
+    /// Method, target, version and fields. The target is in origin form, or `*`.
+    pub parts: http::request::Parts,
+    /// The body, read on demand.
+    pub body: Body<'c>,
+    /// The other end of the connection: perhaps a reverse proxy.
+    pub peer: IpAddr,
+    /// Names the request in log lines.
+    pub id: RequestId,
+    /// The connection, for noticing that the client went away. Absent where there is no socket.
+    pub socket: Option<Arc<TcpStream>>,
+}
+
+/// Answers requests; called from many threads.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers one request.
+    fn handle(&self, request: Request<'_>) -> Response;
+
+    /// True when connections from `peer` are not counted per address.
+    fn exempt(&self, peer: IpAddr) -> bool;
+}
+
+/// A short name for a request in log lines, unique within a process's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId(u64);
+
+impl RequestId {
+    /// The next one.
+    pub fn next() -> RequestId {
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+        RequestId(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+    }
+}
+
+impl std::fmt::Display for RequestId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "r{}", self.0)
+    }
+}
+
+/// The unit by which addresses are counted: IPv4 as it is, IPv6 by its /64, which is what one subscriber has.
+pub fn address_group(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let mut octets = v6.octets();
+            octets[8..].fill(0);
+            IpAddr::from(octets)
+        }
+        v4 => v4,
+    }
+}

@@ -1,0 +1,78 @@
+//! Who is who: the names that tokens, rows and log lines carry, as types.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub String);
+
+        impl $name {
+            /// As text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name! {
+    /// A user: provider and stable subject, never an e-mail address. `password` is the one who knows the password.
+    UserId
+}
+name! {
+    /// A registered client (RFC 6749 section 2.2).
+    ClientId
+}
+name! {
+    /// One authorization of one client by one user; two devices have two.
+    GrantId
+}
+name! {
+    /// A browser session.
+    SessionId
+}
+name! {
+    /// Names the credential that a user signed in with without revealing it, so that replacing it ends what it began.
+    CredentialId
+}
+
+/// The scope that every access token has.
+pub const SCOPE: &str = "mcp";
+/// Asked for by some clients before they expect a refresh token; never in a challenge.
+pub const OFFLINE_ACCESS: &str = "offline_access";
+
+/// A person who has signed in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// Who.
+    pub id: UserId,
+    /// A verified address, where the provider has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// With what.
+    pub credential: CredentialId,
+}
+
+/// On whose behalf a request to the resource is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// The user.
+    pub user: UserId,
+    /// The user's verified address.
+    pub email: Option<String>,
+    /// The client that the user authorized.
+    pub client: ClientId,
+    /// The authorization.
+    pub grant: GrantId,
+}

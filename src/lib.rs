@@ -1,0 +1,46 @@
+//! mcp-auth-proxy puts an MCP server on the internet behind OAuth 2.1. This is the map of the house.
+//!
+//! ```text
+//! client ──TCP──► http ──► routes ─┬─► oauth      the authorization server: metadata, register, authorize, token, revoke
+//!                                  ├─► login      who is this person: password, browser session, throttle, pages
+//!                                  └─► guard ──► upstream ──► http    an HTTP or SSE MCP server, streamed through
+//!                                      bearer token → principal
+//! ```
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`flags`], [`config`] | every option once, as data; what the options mean, checked |
+//! | [`serve`], [`demo`] | composition: build everything, listen, stop when told |
+//! | [`routes`] | the public surface as one table; Host, Origin and CORS |
+//! | [`http`] | HTTP/1.1: heads, bodies, connections, answers |
+//! | [`oauth`] | one file per endpoint of the authorization server |
+//! | [`login`] | one file per concern of signing a person in |
+//! | [`guard`], [`admission`] | who may reach the MCP server, and how many at once |
+//! | [`upstream`], [`mcp`] | the MCP server behind, and the vocabulary it speaks |
+//! | [`tokens`], [`store`] | what is signed, and what survives a restart |
+//! | [`net`], [`clock`], [`observe`] | the network around, the time, the log |
+//!
+//! Data goes one way: a connection becomes a request, a request gets a route, a route gets a principal, the
+//! principal's request goes upstream, and the answer streams back along the same path. `http` knows no OAuth, `oauth`
+//! knows no sockets, `tokens` and `store` know neither.
+
+pub mod admission;
+pub mod clock;
+pub mod config;
+pub mod context;
+pub mod demo;
+pub mod flags;
+pub mod guard;
+pub mod hash_password;
+pub mod http;
+pub mod identity;
+pub mod login;
+pub mod mcp;
+pub mod net;
+pub mod oauth;
+pub mod observe;
+pub mod routes;
+pub mod serve;
+pub mod store;
+pub mod tokens;
+pub mod upstream;

@@ -1,0 +1,188 @@
+//! `/.auth/login` and `/.auth/logout`.
+
+use http::header::{HOST, LOCATION, ORIGIN, SET_COOKIE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use super::pages::{self, Problem};
+use super::password::Outcome;
+use super::session::{self, Browser};
+use super::throttle::Visitor;
+use crate::context::{Caller, Context};
+use crate::http::{Request, Response};
+use crate::identity::User;
+use crate::oauth::authorize;
+use crate::oauth::form::Form;
+use crate::store::StoreError;
+use crate::tokens::artefacts::{AuthorizationRequest, PlainForm, REQUEST_LIFETIME};
+
+fn plain_form(ctx: &Context, browser: &Browser) -> String {
+    ctx.keys.seal(&PlainForm { browser: browser.binding(), exp: ctx.now() + REQUEST_LIFETIME })
+}
+
+/// `GET /.auth/login`: sign in without a client asking, or see that one is signed in.
+pub fn show(ctx: &Context, request: &mut Request<'_>, _: Caller) -> Response {
+    let browser = Browser::of(ctx, &request.parts.headers);
+    let form = plain_form(ctx, &browser);
+    let mut response = match session::current(ctx, &request.parts.headers) {
+        Ok(Some(session)) => pages::signed_in(ctx, &session.user, &form),
+        Ok(None) => pages::sign_in(ctx, None, &form, None),
+        Err(e) => return unavailable(ctx, &e),
+    };
+    browser.remember(ctx, &mut response);
+    response
+}
+
+/// What a sign-in form was made for.
+enum Target {
+    /// A client asks: signing in is the consent.
+    Client(Box<AuthorizationRequest>),
+    /// Nothing but signing in.
+    Plain,
+}
+
+/// `POST /.auth/login`.
+pub fn submit(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Response {
+    let form = match Form::read(request) {
+        Ok(form) => form,
+        Err(refusal) => return refusal.page(ctx),
+    };
+    let headers = &request.parts.headers;
+    let browser = Browser::of(ctx, headers);
+    let sealed = form.get("request").unwrap_or_default();
+    let target = if !same_origin(ctx, headers) {
+        None
+    } else if let Ok(request) = ctx.keys.open::<AuthorizationRequest>(sealed, ctx.now()) {
+        (request.browser == browser.binding()).then(|| Target::Client(Box::new(request)))
+    } else {
+        let plain = ctx.keys.open::<PlainForm>(sealed, ctx.now()).ok();
+        plain.filter(|p| p.browser == browser.binding()).map(|_| Target::Plain)
+    };
+    let Some(target) = target else { return stale_form(ctx) };
+
+    if let Target::Client(request) = &target
+        && form.get("decision") == Some("deny")
+    {
+        return authorize::deny(ctx, request, caller);
+    }
+    match check_password(ctx, form.get("password").unwrap_or_default(), headers, caller) {
+        Ok(user) => signed_in(ctx, headers, &target, user, caller).unwrap_or_else(|e| unavailable(ctx, &e)),
+        Err(problem) => match target {
+            Target::Client(request) => authorize::sign_in_page(ctx, &request, sealed, Some(problem)),
+            Target::Plain => pages::sign_in(ctx, None, sealed, Some(problem)),
+        },
+    }
+}
+
+fn check_password(ctx: &Context, password: &str, headers: &HeaderMap, caller: Caller) -> Result<User, Problem> {
+    let visitor = match session::known_device(ctx, headers) {
+        Some(device) => Visitor::Known(device),
+        None => Visitor::Stranger(caller.address),
+    };
+    let (request, address) = (caller.id, caller.address);
+    if let Err(wait) = ctx.throttle.attempt(&visitor) {
+        let seconds = wait.as_secs_f64().ceil() as u64;
+        log::warn!(request:% = request, address:% = address, seconds = seconds; "a sign-in was refused: too many wrong passwords");
+        return Err(Problem::Slow(seconds));
+    }
+    match ctx.passwords.check(password) {
+        Outcome::Right(user) => {
+            ctx.throttle.succeeded(&visitor);
+            Ok(user)
+        }
+        Outcome::Wrong => {
+            log::warn!(request:% = request, address:% = address; "a sign-in failed: wrong password");
+            Err(Problem::Wrong)
+        }
+        Outcome::Busy => {
+            ctx.throttle.withdrawn(&visitor);
+            log::warn!(request:% = request, address:% = address; "a sign-in was refused: the password queue is full (--password-queue, PASSWORD_QUEUE)");
+            Err(Problem::Busy)
+        }
+    }
+}
+
+fn signed_in(
+    ctx: &Context,
+    headers: &HeaderMap,
+    target: &Target,
+    user: User,
+    caller: Caller,
+) -> Result<Response, StoreError> {
+    let (session, cookies) = session::start(ctx, headers, user)?;
+    let user = &session.user;
+    log::info!(request:% = caller.id, user:% = user.id, address:% = caller.address; "signed in");
+    let mut response = match target {
+        Target::Client(request) => {
+            authorize::remember(ctx, user, request)?;
+            authorize::allow(ctx, request, user, caller)?
+        }
+        Target::Plain => Response::new(StatusCode::SEE_OTHER).with(LOCATION, HeaderValue::from_static("/.auth/login")),
+    };
+    for cookie in cookies {
+        response.headers.append(SET_COOKIE, cookie);
+    }
+    Ok(response)
+}
+
+/// `GET /.auth/logout`: the page that has the button.
+pub fn logout_page(_: &Context, _: &mut Request<'_>, _: Caller) -> Response {
+    Response::new(StatusCode::SEE_OTHER).with(LOCATION, HeaderValue::from_static("/.auth/login"))
+}
+
+/// `POST /.auth/logout`.
+pub fn logout(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Response {
+    let form = match Form::read(request) {
+        Ok(form) => form,
+        Err(refusal) => return refusal.page(ctx),
+    };
+    let headers = &request.parts.headers;
+    let proof = ctx.keys.open::<PlainForm>(form.get("form").unwrap_or_default(), ctx.now());
+    let genuine = proof.is_ok_and(|p| p.browser == Browser::of(ctx, headers).binding());
+    if !genuine || !same_origin(ctx, headers) {
+        return stale_form(ctx);
+    }
+    let mut response = pages::signed_out(ctx);
+    match session::end(ctx, headers, &mut response) {
+        Ok(ended) => {
+            if ended.is_some() {
+                log::info!(request:% = caller.id, address:% = caller.address; "signed out");
+            }
+            response
+        }
+        Err(e) => unavailable(ctx, &e),
+    }
+}
+
+/// Browsers name the origin of a form; one from elsewhere is refused whatever it carries.
+pub fn same_origin(ctx: &Context, headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(ORIGIN) else { return true };
+    let Ok(origin) = origin.to_str() else { return false };
+    // The Host field has been checked against the allowed names: a form of this very host is ours as well.
+    let host = headers.get(HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
+    origin == ctx.config.external.origin
+        || origin.split_once("://").is_some_and(|(_, o)| !o.is_empty() && o.eq_ignore_ascii_case(host))
+}
+
+/// The form is too old, or another browser's, or another site's.
+pub fn stale_form(ctx: &Context) -> Response {
+    pages::error(
+        ctx,
+        StatusCode::BAD_REQUEST,
+        "This page is no longer valid",
+        "The form was too old, was opened in another browser, or cookies are turned off.",
+        "Go back to the application and start connecting again.",
+    )
+}
+
+/// The store can't be used just now.
+pub fn unavailable(ctx: &Context, error: &StoreError) -> Response {
+    log::debug!(error:% = error; "answered 503");
+    pages::error(
+        ctx,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "Not possible at the moment",
+        "The server can't save anything just now.",
+        "Try again in a minute. Its operator finds the reason in the log.",
+    )
+    .with(http::header::RETRY_AFTER, 60)
+}

@@ -1,0 +1,199 @@
+//! Growing delays for those who guess.
+//!
+//! Failures are counted for each address, for all of them together, and for each browser that signed in before. A
+//! known browser answers for itself alone: strangers, however many, can't lock the owner out of it.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crate::http::address_group;
+
+/// Failures that cost nothing, for one address or browser.
+const FREE: u32 = 5;
+/// Failures that cost nothing, all strangers together.
+const FREE_IN_ALL: u32 = 100;
+/// Longest delay of one address or browser.
+const LONGEST: Duration = Duration::from_secs(15 * 60);
+/// Longest delay of all strangers together.
+const LONGEST_IN_ALL: Duration = Duration::from_secs(2);
+/// A failure is forgotten after this long without another.
+const FORGET: Duration = Duration::from_secs(60 * 60);
+/// Addresses, and browsers, remembered at one time.
+const MAX_ENTRIES: usize = 10_000;
+
+/// Who tries to sign in.
+#[derive(Clone, Debug)]
+pub enum Visitor {
+    /// A browser that signed in before, by the name in its cookie.
+    Known(String),
+    /// Anybody else.
+    Stranger(IpAddr),
+}
+
+/// The counts.
+#[derive(Default)]
+pub struct Throttle(Mutex<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    addresses: HashMap<IpAddr, Failures>,
+    browsers: HashMap<String, Failures>,
+    all: Failures,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Failures {
+    count: u32,
+    last: Option<Instant>,
+}
+
+impl Failures {
+    /// How long to wait before another attempt counts.
+    fn wait(&self, now: Instant, free: u32, longest: Duration) -> Duration {
+        let Some(last) = self.last.filter(|_| self.count >= free) else { return Duration::ZERO };
+        let delay = Duration::from_secs(1u64 << (self.count - free).min(16)).min(longest);
+        (last + delay).saturating_duration_since(now)
+    }
+
+    fn add(&mut self, now: Instant) {
+        if self.last.is_some_and(|last| now.saturating_duration_since(last) > FORGET) {
+            self.count = 0;
+        }
+        self.count = self.count.saturating_add(1);
+        self.last = Some(now);
+    }
+}
+
+impl Throttle {
+    /// Takes an attempt: counts it as failed until [`Throttle::succeeded`] says otherwise, so that attempts made at the
+    /// same moment don't all pass. The error is how long to wait.
+    pub fn attempt(&self, visitor: &Visitor) -> Result<(), Duration> {
+        self.attempt_at(visitor, Instant::now())
+    }
+
+    fn attempt_at(&self, visitor: &Visitor, now: Instant) -> Result<(), Duration> {
+        let mut counts = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let counts = &mut *counts;
+        match visitor {
+            Visitor::Known(browser) => {
+                let failures = entry(&mut counts.browsers, browser.clone(), now);
+                refuse_for(failures.wait(now, FREE, LONGEST))?;
+                failures.add(now);
+            }
+            Visitor::Stranger(address) => {
+                let failures = entry(&mut counts.addresses, address_group(*address), now);
+                refuse_for(failures.wait(now, FREE, LONGEST).max(counts.all.wait(now, FREE_IN_ALL, LONGEST_IN_ALL)))?;
+                failures.add(now);
+                counts.all.add(now);
+            }
+        }
+        Ok(())
+    }
+
+    /// The attempt was right: its visitor starts anew.
+    pub fn succeeded(&self, visitor: &Visitor) {
+        let mut counts = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        match visitor {
+            Visitor::Known(browser) => drop(counts.browsers.remove(browser)),
+            Visitor::Stranger(address) => {
+                counts.addresses.remove(&address_group(*address));
+                counts.all.count = counts.all.count.saturating_sub(1);
+            }
+        }
+    }
+
+    /// The attempt was not made after all: it counts for nothing.
+    pub fn withdrawn(&self, visitor: &Visitor) {
+        let mut counts = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let failures = match visitor {
+            Visitor::Known(browser) => counts.browsers.get_mut(browser),
+            Visitor::Stranger(address) => {
+                counts.all.count = counts.all.count.saturating_sub(1);
+                counts.addresses.get_mut(&address_group(*address))
+            }
+        };
+        if let Some(failures) = failures {
+            failures.count = failures.count.saturating_sub(1);
+        }
+    }
+}
+
+fn refuse_for(wait: Duration) -> Result<(), Duration> {
+    if wait.is_zero() { Ok(()) } else { Err(wait) }
+}
+
+fn entry<K: Hash + Eq + Clone>(map: &mut HashMap<K, Failures>, key: K, now: Instant) -> &mut Failures {
+    if map.len() >= MAX_ENTRIES && !map.contains_key(&key) {
+        map.retain(|_, f| f.last.is_some_and(|last| now.saturating_duration_since(last) <= FORGET));
+        if map.len() >= MAX_ENTRIES {
+            // Those who have not reached a delay yet lose nothing by being forgotten.
+            map.retain(|_, f| f.count > FREE);
+        }
+        if map.len() >= MAX_ENTRIES {
+            map.clear();
+        }
+    }
+    map.entry(key).or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stranger(last: u8) -> Visitor {
+        Visitor::Stranger(IpAddr::from([192, 0, 2, last]))
+    }
+
+    #[test]
+    fn delays_grow_for_one_address_and_end() {
+        let (throttle, start) = (Throttle::default(), Instant::now());
+        for _ in 0..FREE {
+            assert_eq!(throttle.attempt_at(&stranger(1), start), Ok(()));
+        }
+        assert_eq!(throttle.attempt_at(&stranger(1), start), Err(Duration::from_secs(1)));
+        assert_eq!(throttle.attempt_at(&stranger(2), start), Ok(()));
+        let mut now = start;
+        let mut waits = Vec::new();
+        for _ in 0..12 {
+            if let Err(wait) = throttle.attempt_at(&stranger(1), now) {
+                waits.push(wait.as_secs());
+                now += wait;
+                assert_eq!(throttle.attempt_at(&stranger(1), now), Ok(()));
+            }
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900]);
+        throttle.succeeded(&stranger(1));
+        assert_eq!(throttle.attempt_at(&stranger(1), now), Ok(()));
+    }
+
+    #[test]
+    fn attempts_at_the_same_moment_do_not_all_pass() {
+        let (throttle, now) = (Throttle::default(), Instant::now());
+        let passed = (0..100).filter(|_| throttle.attempt_at(&stranger(1), now).is_ok()).count();
+        assert_eq!(passed, FREE as usize);
+    }
+
+    #[test]
+    fn a_thousand_strangers_slow_one_another_and_not_the_owners_browser() {
+        let (throttle, now) = (Throttle::default(), Instant::now());
+        let passed = (0..1_000u32)
+            .filter(|i| throttle.attempt_at(&Visitor::Stranger(IpAddr::from(i.to_be_bytes())), now).is_ok());
+        assert_eq!(passed.count(), FREE_IN_ALL as usize);
+        let owner = Visitor::Known("laptop".into());
+        assert_eq!(throttle.attempt_at(&owner, now), Ok(()));
+        let newcomer = throttle.attempt_at(&stranger(9), now + LONGEST_IN_ALL);
+        assert_eq!(newcomer, Ok(()), "all together are delayed by seconds, not locked out");
+    }
+
+    #[test]
+    fn the_table_is_bounded() {
+        let (throttle, now) = (Throttle::default(), Instant::now());
+        for i in 0..30_000u32 {
+            let _ = throttle.attempt_at(&Visitor::Stranger(IpAddr::from(i.to_be_bytes())), now);
+        }
+        assert!(throttle.0.lock().unwrap().addresses.len() <= MAX_ENTRIES);
+    }
+}

@@ -1,0 +1,3 @@
+//! The vocabulary of MCP and JSON-RPC, as far as a proxy needs it.
+
+pub mod jsonrpc;

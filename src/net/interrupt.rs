@@ -1,0 +1,114 @@
+//! Waiting for one socket while others may end the wait: the client that a request is made for may go away, and the
+//! process may be told to stop. One `poll` watches all of them, so no thread has to watch on behalf of another.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::http::Drain;
+
+thread_local! {
+    static INTEREST: RefCell<Option<Interest>> = const { RefCell::new(None) };
+    static STREAMING: Cell<bool> = const { Cell::new(false) };
+}
+
+struct Interest {
+    client: Option<Arc<TcpStream>>,
+    drain: Drain,
+}
+
+/// Why a wait ended early; travels inside [`io::Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupted {
+    /// The client closed its connection.
+    ClientGone,
+    /// The process is about to end.
+    Draining,
+}
+
+impl Interrupted {
+    /// The interruption inside `error`, if that is what it is.
+    pub fn of(error: &io::Error) -> Option<Interrupted> {
+        error.get_ref()?.downcast_ref::<Interrupted>().copied()
+    }
+}
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Interrupted::ClientGone => "the client went away",
+            Interrupted::Draining => "the process is stopping",
+        })
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// From here on, waits of this thread end when `client` goes away or everything is told to end.
+pub fn on_behalf_of(client: Option<Arc<TcpStream>>, drain: Drain) {
+    INTEREST.set(Some(Interest { client, drain }));
+}
+
+/// Runs `wait`, which also ends as soon as streams are told to end.
+pub fn as_stream<R>(wait: impl FnOnce() -> R) -> R {
+    STREAMING.set(true);
+    let result = wait();
+    STREAMING.set(false);
+    result
+}
+
+/// Waits until `socket` is ready for `events`.
+pub fn wait(socket: BorrowedFd<'_>, events: PollFlags, timeout: Option<Duration>) -> io::Result<()> {
+    match watch(Some((socket, events)), timeout)? {
+        Woken::Ready => Ok(()),
+        Woken::TimedOut => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Sleeps, unless something ends the wait.
+pub fn sleep(time: Duration) -> io::Result<()> {
+    watch(None, Some(time)).map(drop)
+}
+
+enum Woken {
+    Ready,
+    TimedOut,
+}
+
+fn watch(socket: Option<(BorrowedFd<'_>, PollFlags)>, timeout: Option<Duration>) -> io::Result<Woken> {
+    let deadline = timeout.map(|t| Instant::now() + t);
+    INTEREST.with_borrow(|interest| {
+        loop {
+            let mut fds = Vec::with_capacity(3);
+            fds.extend(socket.map(|(fd, events)| PollFd::from_borrowed_fd(fd, events)));
+            let own = fds.len();
+            if let Some(interest) = interest {
+                fds.push(PollFd::from_borrowed_fd(interest.drain.event(STREAMING.get()), PollFlags::IN));
+                if let Some(client) = &interest.client {
+                    fds.push(PollFd::from_borrowed_fd(client.as_fd(), PollFlags::RDHUP));
+                }
+            }
+            let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+            let left = left.map(|l| Timespec { tv_sec: l.as_secs() as i64, tv_nsec: l.subsec_nanos().into() });
+            match poll(&mut fds, left.as_ref()) {
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(e) => return Err(e.into()),
+                Ok(0) => return Ok(Woken::TimedOut),
+                Ok(_) => {}
+            }
+            let is_ready = |i: usize| fds.get(i).is_some_and(|f| !f.revents().is_empty());
+            // What has arrived is passed on before the wait is called off.
+            if own == 1 && is_ready(0) {
+                return Ok(Woken::Ready);
+            }
+            let why = if is_ready(own) { Interrupted::Draining } else { Interrupted::ClientGone };
+            return Err(io::Error::other(why));
+        }
+    })
+}

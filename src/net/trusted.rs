@@ -1,0 +1,83 @@
+//! Which address a request really comes from, and what the upstream server is told of it.
+
+use std::net::IpAddr;
+
+use http::HeaderMap;
+use ipnet::IpNet;
+
+/// Networks of reverse proxies whose `X-Forwarded-For` is believed.
+pub struct TrustedProxies<'a>(pub &'a [IpNet]);
+
+impl TrustedProxies<'_> {
+    /// Is `address` one of them?
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|n| n.contains(&address))
+    }
+
+    /// The client: the rightmost entry of `X-Forwarded-For` that is no trusted proxy, when the peer is one.
+    pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        self.chain(peer, headers)[0]
+    }
+
+    /// The client, then the trusted proxies between it and here. What stands left of the client is hearsay.
+    pub fn chain(&self, peer: IpAddr, headers: &HeaderMap) -> Vec<IpAddr> {
+        let mut chain = vec![peer];
+        if !self.contains(peer) {
+            return chain;
+        }
+        let entries: Vec<&str> = headers
+            .get_all("x-forwarded-for")
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .flat_map(|v| v.split(','))
+            .collect();
+        for entry in entries.into_iter().rev() {
+            // An entry that is no address was not written by a trusted proxy: the one right of it stays the client.
+            let Some(address) = parse(entry.trim()) else { break };
+            chain.insert(0, address);
+            if !self.contains(address) {
+                break;
+            }
+        }
+        chain
+    }
+}
+
+/// An address as proxies write it: plain, or with a port, or IPv6 in brackets.
+fn parse(text: &str) -> Option<IpAddr> {
+    let plain = text.parse::<IpAddr>().ok();
+    let with_port = || text.parse::<std::net::SocketAddr>().ok().map(|a| a.ip());
+    let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    plain.or_else(with_port).or_else(bracketed).map(|a| a.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_is_the_rightmost_untrusted_entry() {
+        let nets: Vec<IpNet> = ["10.0.0.0/8", "::1/128"].iter().map(|n| n.parse().unwrap()).collect();
+        let trusted = TrustedProxies(&nets);
+        for (peer, forwarded, client) in [
+            ("192.0.2.9", &["1.1.1.1"][..], "192.0.2.9"),
+            ("10.0.0.1", &[], "10.0.0.1"),
+            ("10.0.0.1", &["1.1.1.1"], "1.1.1.1"),
+            ("10.0.0.1", &["6.6.6.6, 1.1.1.1, 10.0.0.2"], "1.1.1.1"),
+            ("10.0.0.1", &["6.6.6.6", "1.1.1.1", "10.0.0.2"], "1.1.1.1"),
+            ("10.0.0.1", &["6.6.6.6, evil, 10.0.0.2"], "10.0.0.2"),
+            ("10.0.0.1", &["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+            ("10.0.0.1", &["1.1.1.1:5000"], "1.1.1.1"),
+            ("::1", &["[2001:db8::1]:443"], "2001:db8::1"),
+            ("10.0.0.1", &["::ffff:1.1.1.1"], "1.1.1.1"),
+            ("10.0.0.1", &[""], "10.0.0.1"),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in forwarded {
+                headers.append("x-forwarded-for", value.parse().unwrap());
+            }
+            let found = trusted.client(peer.parse().unwrap(), &headers);
+            assert_eq!(found, client.parse::<IpAddr>().unwrap(), "{peer} {forwarded:?}");
+        }
+    }
+}

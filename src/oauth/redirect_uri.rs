@@ -1,0 +1,283 @@
+//! Redirect URIs: which may be registered, and which match (RFC 6749 section 3.1.2, RFC 8252).
+
+/// Longest that is accepted.
+const MAX_LENGTH: usize = 2_048;
+
+/// Schemes that a browser acts upon itself, or that lead nowhere a client could be.
+const REFUSED_SCHEMES: &[&str] = &[
+    "about",
+    "blob",
+    "chrome",
+    "data",
+    "edge",
+    "file",
+    "filesystem",
+    "ftp",
+    "intent",
+    "jar",
+    "javascript",
+    "mailto",
+    "resource",
+    "sms",
+    "tel",
+    "vbscript",
+    "view-source",
+    "ws",
+    "wss",
+];
+
+/// Where a redirect leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// An https site.
+    Web,
+    /// A program on the user's machine, by loopback (RFC 8252 section 7.3).
+    Loopback,
+    /// A program on the user's machine, by a scheme of its own (RFC 8252 section 7.1).
+    PrivateUse,
+}
+
+/// A checked redirect URI.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedirectUri {
+    text: String,
+    scheme: String,
+    /// Host, lower case, brackets kept; empty where a private-use scheme has none.
+    host: String,
+    /// Colon and digits, or empty.
+    port: String,
+    /// Path and query as written.
+    rest: String,
+}
+
+impl RedirectUri {
+    /// Checks one; the error says what is wrong with it.
+    pub fn parse(text: &str) -> Result<RedirectUri, &'static str> {
+        if text.len() > MAX_LENGTH {
+            return Err("it is too long");
+        }
+        if !text.bytes().all(|b| (0x21..=0x7e).contains(&b)) {
+            return Err("it has blanks, control or non-ASCII characters");
+        }
+        if text.contains(['\\', '"', '<', '>', '^', '`', '{', '|', '}']) {
+            return Err("it has characters that must be percent-encoded");
+        }
+        if text.contains('#') {
+            return Err("it has a fragment");
+        }
+        if text.contains('*') {
+            return Err("it has a wildcard");
+        }
+        let (scheme, after) = text.split_once(':').ok_or("it is not an absolute URI")?;
+        let scheme = scheme.to_ascii_lowercase();
+        let valid = scheme.starts_with(|c: char| c.is_ascii_lowercase())
+            && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
+        if !valid {
+            return Err("it is not an absolute URI");
+        }
+        if REFUSED_SCHEMES.contains(&scheme.as_str()) {
+            return Err("its scheme is not allowed");
+        }
+        let web = matches!(scheme.as_str(), "http" | "https");
+        let (authority, rest) = match after.strip_prefix("//") {
+            Some(after) => after.split_at(after.find(['/', '?']).unwrap_or(after.len())),
+            None if web => return Err("it has no host"),
+            None => ("", after),
+        };
+        if authority.contains('@') {
+            return Err("it has a user name");
+        }
+        let (host, port) = split_port(authority)?;
+        let host = host.to_ascii_lowercase();
+        if web && !is_host(&host) {
+            return Err("its host is malformed");
+        }
+        let uri = RedirectUri { text: text.into(), scheme, host, port: port.into(), rest: rest.into() };
+        if uri.scheme == "http" && !uri.has_loopback_host() {
+            return Err("http is allowed on this computer only (127.0.0.1, [::1], localhost); use https");
+        }
+        Ok(uri)
+    }
+
+    /// As registered or requested, byte for byte.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Its scheme, lower case.
+    pub fn scheme(&self) -> &str {
+        &self.scheme
+    }
+
+    /// Its host, lower case.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Where it leads.
+    pub fn destination(&self) -> Destination {
+        match self.scheme.as_str() {
+            "http" => Destination::Loopback,
+            "https" if self.has_loopback_host() => Destination::Loopback,
+            "https" => Destination::Web,
+            _ => Destination::PrivateUse,
+        }
+    }
+
+    /// Does a request for `self` match what was registered? Exactly, but for the port, and the spelling of the host, on
+    /// loopback: programs take whatever port is free (RFC 8252 section 7.3), and some say `localhost` after they
+    /// registered `127.0.0.1`.
+    pub fn matches(&self, registered: &RedirectUri) -> bool {
+        self.text == registered.text
+            || (self.scheme == "http"
+                && registered.scheme == "http"
+                && self.has_loopback_host()
+                && registered.has_loopback_host()
+                && self.rest == registered.rest)
+    }
+
+    /// For `form-action` in a content security policy: the origin, or the scheme where an origin can't be written.
+    pub fn policy_source(&self) -> String {
+        match self.destination() {
+            Destination::PrivateUse => format!("{}:", self.scheme),
+            // Policies know no IPv6 addresses.
+            _ if self.host.starts_with('[') => format!("{}:", self.scheme),
+            _ => format!("{}://{}{}", self.scheme, self.host, self.port),
+        }
+    }
+
+    /// The URI with parameters added to its query.
+    pub fn with_parameters(&self, parameters: &[(&str, &str)]) -> String {
+        let mut out = self.text.clone();
+        out.push(if out.contains('?') { '&' } else { '?' });
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.extend_pairs(parameters);
+        out.push_str(&query.finish());
+        out
+    }
+
+    fn has_loopback_host(&self) -> bool {
+        matches!(self.host.as_str(), "localhost" | "127.0.0.1" | "[::1]")
+    }
+}
+
+fn split_port(authority: &str) -> Result<(&str, &str), &'static str> {
+    let end_of_host = if authority.starts_with('[') {
+        authority.find(']').ok_or("its host is malformed")? + 1
+    } else {
+        authority.find(':').unwrap_or(authority.len())
+    };
+    let (host, port) = authority.split_at(end_of_host);
+    match port.strip_prefix(':') {
+        None if port.is_empty() => Ok((host, port)),
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok() => Ok((host, port)),
+        _ => Err("its port is malformed"),
+    }
+}
+
+fn is_host(host: &str) -> bool {
+    match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+        Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_registered() {
+        for good in [
+            "https://claude.ai/api/mcp/auth_callback",
+            "https://a.example:8443/cb?x=1",
+            "http://localhost/callback",
+            "http://127.0.0.1/",
+            "http://127.0.0.1:33418",
+            "http://[::1]:7777/cb",
+            "http://localhost:3118/callback",
+            "cursor://anysphere.cursor-mcp/oauth/callback",
+            "com.example.app:/oauth",
+            "vscode://x/y",
+            "https://vscode.dev/redirect",
+        ] {
+            assert!(RedirectUri::parse(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "x",
+            "/cb",
+            "//a/b",
+            "https:",
+            "https:/a",
+            "https://",
+            "https:///x",
+            "https://a#f",
+            "https://u@a/",
+            "https://u:p@a/",
+            "https://a\\@b/",
+            "https://a/*",
+            "https://*.a/",
+            "http://a/",
+            "http://127.0.0.2/",
+            "http://localhost.evil/",
+            "http://localhost@evil/",
+            "http://127.0.0.1:99999/",
+            "http://127.0.0.1:x/",
+            "http://[::1/",
+            "http://[::2]/",
+            "javascript:alert(1)",
+            "JavaScript:alert(1)",
+            "data:text/html,x",
+            "file:///etc/passwd",
+            "vbscript:x",
+            "blob:https://a/",
+            "about:blank",
+            "1a:/x",
+            "a b:/x",
+            "https://a/\u{e9}",
+            "https://a /",
+            "https://a/\n",
+            "x://u@h/",
+            "https://a:/",
+            "https://a/\"",
+        ] {
+            assert!(RedirectUri::parse(bad).is_err(), "{bad}");
+        }
+        assert!(RedirectUri::parse(&format!("https://a/{}", "x".repeat(3_000))).is_err());
+    }
+
+    #[test]
+    fn everything_matches_exactly_but_loopback_ports() {
+        let matches = |asked: &str, registered: &str| {
+            RedirectUri::parse(asked).unwrap().matches(&RedirectUri::parse(registered).unwrap())
+        };
+        assert!(matches("http://localhost:54321/callback", "http://localhost/callback"));
+        assert!(matches("http://127.0.0.1:1/", "http://127.0.0.1:2/"));
+        assert!(matches("http://localhost:1/cb", "http://127.0.0.1:2/cb"));
+        assert!(matches("http://[::1]:1/cb", "http://[::1]/cb"));
+        assert!(!matches("http://127.0.0.1:1/other", "http://127.0.0.1:1/cb"));
+        assert!(!matches("http://127.0.0.1:1/cb?x", "http://127.0.0.1:1/cb"));
+        assert!(!matches("https://a/cb", "https://a/cb/"));
+        assert!(!matches("https://a/CB", "https://a/cb"));
+        assert!(!matches("https://a:444/cb", "https://a/cb"));
+        assert!(!matches("https://localhost:1/cb", "https://localhost:2/cb"));
+        assert!(!matches("cursor://x:1/cb", "cursor://x:2/cb"));
+    }
+
+    #[test]
+    fn parameters_join_the_query_that_is_there() {
+        let with = |u: &str| RedirectUri::parse(u).unwrap().with_parameters(&[("code", "a b"), ("state", "&=")]);
+        assert_eq!(with("https://a/cb"), "https://a/cb?code=a+b&state=%26%3D");
+        assert_eq!(with("https://a/cb?x=1"), "https://a/cb?x=1&code=a+b&state=%26%3D");
+    }
+
+    #[test]
+    fn policy_sources_can_not_carry_directives() {
+        let source = |u: &str| RedirectUri::parse(u).unwrap().policy_source();
+        assert_eq!(source("https://A.example:8443/x;script-src"), "https://a.example:8443");
+        assert_eq!(source("http://127.0.0.1:5/cb"), "http://127.0.0.1:5");
+        assert_eq!(source("http://[::1]:5/cb"), "http:");
+        assert_eq!(source("cursor://x;y/cb"), "cursor:");
+    }
+}

@@ -1,0 +1,267 @@
+//! `POST /.idp/register`: dynamic client registration (RFC 7591).
+//!
+//! Strangers may register: a public client's id derives from its metadata, so that registering again writes nothing;
+//! addresses have a rate; what no user ever authorized goes first when room is needed.
+
+use std::net::IpAddr;
+
+use http::StatusCode;
+use http::header::RETRY_AFTER;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::redirect_uri::{Destination, RedirectUri};
+use super::{OAuthError, no_store};
+use crate::clock::Timestamp;
+use crate::context::{Caller, Context};
+use crate::http::{BodyError, Request, Response};
+use crate::identity::{ClientId, OFFLINE_ACCESS, SCOPE};
+use crate::store::StoreError;
+use crate::store::rows::{AuthMethod, Client};
+use crate::tokens::{Kind, base64url, digest, random_name};
+
+/// Longest registration.
+const MAX_BODY: usize = 32 << 10;
+const MAX_REDIRECT_URIS: usize = 32;
+const MAX_NAME: usize = 256;
+/// How long a registration that no user authorized is kept.
+const UNUSED_LIFETIME: u64 = 30 * 86_400;
+/// How long one that was used is kept beyond its newest grant's longest life.
+pub const USED_MARGIN: u64 = 30 * 86_400;
+/// Registrations kept at one time; with more, unused ones make room.
+const MAX_CLIENTS: u64 = 10_000;
+/// How many make room at once.
+const EVICTED_AT_ONCE: usize = 1_000;
+
+#[derive(Deserialize)]
+struct Metadata {
+    redirect_uris: Option<Vec<String>>,
+    client_name: Option<String>,
+    token_endpoint_auth_method: Option<String>,
+    grant_types: Option<Vec<String>>,
+    response_types: Option<Vec<String>>,
+    application_type: Option<String>,
+    scope: Option<String>,
+}
+
+/// Answers a registration.
+pub fn handle(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Response {
+    match register(ctx, request, caller) {
+        Ok(document) => no_store(Response::json(StatusCode::CREATED, &document)),
+        Err(error) if error.status == StatusCode::TOO_MANY_REQUESTS => error.response().with(RETRY_AFTER, 60),
+        Err(error) => error.response(),
+    }
+}
+
+fn register(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Result<Value, OAuthError> {
+    let body = request.body.read_all(MAX_BODY).map_err(|e| {
+        let error = BodyError::of(&e).unwrap_or(BodyError::Gone);
+        OAuthError { status: error.status(), code: "invalid_client_metadata", description: error.to_string() }
+    })?;
+    let (client, scope) = parse(&body, ctx.keys.issuer(), ctx.now())?;
+    let client = match ctx.state.get::<Client>(client.id.as_str())? {
+        // Registering again costs nothing while the registration has half its life left.
+        Some(known) if known.expires_at >= ctx.now() + UNUSED_LIFETIME / 2 => known,
+        known => store(ctx, client, known, caller)?,
+    };
+    Ok(document(ctx, &client, scope))
+}
+
+/// Checks a registration request and makes the client of it, with the scope that it asked for.
+pub fn parse(body: &[u8], issuer: &str, now: Timestamp) -> Result<(Client, Option<String>), OAuthError> {
+    let bad = |text: &str| OAuthError::new("invalid_client_metadata", text);
+    let metadata: Metadata = serde_json::from_slice(body)
+        .map_err(|_| bad("the body is not a JSON object with client metadata (RFC 7591 section 2)"))?;
+
+    let redirect_uris = metadata.redirect_uris.unwrap_or_default();
+    if redirect_uris.is_empty() {
+        return Err(OAuthError::new("invalid_redirect_uri", "redirect_uris is missing or empty"));
+    }
+    if redirect_uris.len() > MAX_REDIRECT_URIS {
+        return Err(OAuthError::new(
+            "invalid_redirect_uri",
+            format!("there are more than {MAX_REDIRECT_URIS} redirect_uris"),
+        ));
+    }
+    let mut local = true;
+    for uri in &redirect_uris {
+        let uri = RedirectUri::parse(uri)
+            .map_err(|why| OAuthError::new("invalid_redirect_uri", format!("a redirect URI is refused: {why}")))?;
+        local &= uri.destination() != Destination::Web;
+    }
+    if metadata.grant_types.is_some_and(|g| !g.is_empty() && !g.iter().any(|t| t == "authorization_code")) {
+        return Err(bad("grant_types must include authorization_code"));
+    }
+    if metadata.response_types.is_some_and(|r| !r.is_empty() && !r.iter().any(|t| t == "code")) {
+        return Err(bad("response_types must include code"));
+    }
+    let auth_method = match metadata.token_endpoint_auth_method.as_deref() {
+        // RFC 7591 section 2: the default.
+        None | Some("client_secret_basic") => AuthMethod::ClientSecretBasic,
+        Some("client_secret_post") => AuthMethod::ClientSecretPost,
+        // Others are replaced, as RFC 7591 section 3.2.1 lets a server do; PKCE protects the client.
+        Some(_) => AuthMethod::None,
+    };
+    let application_type = match metadata.application_type.as_deref() {
+        Some(known @ ("web" | "native")) => known.to_string(),
+        _ => if local { "native" } else { "web" }.to_string(),
+    };
+    let name = metadata.client_name.map(|n| n.chars().take(MAX_NAME).collect::<String>());
+
+    let id = match auth_method {
+        AuthMethod::None => {
+            let facts = json!([issuer, name, redirect_uris, application_type]).to_string();
+            digest(facts.as_bytes())[..24].to_string()
+        }
+        _ => random_name(),
+    };
+    let client = Client {
+        id: ClientId(id),
+        name,
+        redirect_uris,
+        auth_method,
+        application_type: Some(application_type),
+        issued_at: now,
+        used: false,
+        expires_at: now + UNUSED_LIFETIME,
+    };
+    Ok((client, metadata.scope))
+}
+
+fn store(ctx: &Context, client: Client, known: Option<Client>, caller: Caller) -> Result<Client, OAuthError> {
+    if !ctx.registrations.take(caller.address) {
+        log::warn!(request:% = caller.id, address:% = caller.address; "a registration was refused: too many from this address");
+        return Err(OAuthError {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            code: "temporarily_unavailable",
+            description: "too many registrations from this address; try again in a minute".into(),
+        });
+    }
+    if known.is_none() && ctx.state.count::<Client>()? >= MAX_CLIENTS && !make_room(ctx, caller.address)? {
+        return Err(StoreError("no room for registrations".into()).into());
+    }
+    let row = client.clone();
+    let stored = ctx.state.transact(move |tx| {
+        let row = match tx.get::<Client>(row.id.as_str())? {
+            Some(known) => Client { expires_at: known.expires_at.max(row.expires_at), ..known },
+            None => row,
+        };
+        tx.put(row.id.as_str(), &row);
+        Ok(row)
+    })?;
+    log::info!(
+        request:% = caller.id, client:% = stored.id, name = stored.name.as_deref().unwrap_or_default(), address:% = caller.address;
+        "a client registered"
+    );
+    Ok(stored)
+}
+
+/// Removes the oldest registrations that nobody used; false when there are none.
+fn make_room(ctx: &Context, address: IpAddr) -> Result<bool, StoreError> {
+    ctx.state.collect()?;
+    if ctx.state.count::<Client>()? < MAX_CLIENTS {
+        return Ok(true);
+    }
+    let mut unused = Vec::new();
+    ctx.state.scan::<Client>(|key, client| {
+        if !client.used {
+            unused.push((client.expires_at, key.to_string()));
+        }
+    })?;
+    unused.sort();
+    unused.truncate(EVICTED_AT_ONCE);
+    let removed = ctx.state.remove::<Client>(unused.into_iter().map(|(_, key)| key).collect())?;
+    log::warn!(removed = removed, address:% = address; "there were too many registrations; the oldest that nobody had used were removed");
+    Ok(removed > 0)
+}
+
+/// RFC 7591 section 3.2.1.
+fn document(ctx: &Context, client: &Client, scope: Option<String>) -> Value {
+    let mut document = Map::new();
+    let mut put = |name: &str, value: Value| drop(document.insert(name.into(), value));
+    put("client_id", client.id.as_str().into());
+    put("client_id_issued_at", client.issued_at.into());
+    if client.auth_method != AuthMethod::None {
+        put("client_secret", secret(ctx, &client.id).into());
+        put("client_secret_expires_at", 0.into());
+    }
+    if let Some(name) = &client.name {
+        put("client_name", name.as_str().into());
+    }
+    put("redirect_uris", json!(client.redirect_uris));
+    put("grant_types", json!(["authorization_code", "refresh_token"]));
+    put("response_types", json!(["code"]));
+    put("token_endpoint_auth_method", json!(client.auth_method));
+    if let Some(kind) = &client.application_type {
+        put("application_type", kind.as_str().into());
+    }
+    if let Some(scope) = scope {
+        let known: Vec<&str> = scope.split(' ').filter(|s| [SCOPE, OFFLINE_ACCESS].contains(s)).collect();
+        put("scope", if known.is_empty() { SCOPE.into() } else { known.join(" ").into() });
+    }
+    Value::Object(document)
+}
+
+/// A confidential client's secret: derived from its id, so that it need not be kept.
+fn secret(ctx: &Context, id: &ClientId) -> String {
+    base64url(ctx.keys.mac(Kind::ClientSecret, id.as_str().as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn register(body: &Value) -> Result<Client, OAuthError> {
+        parse(body.to_string().as_bytes(), "https://a", 1).map(|(c, _)| c)
+    }
+
+    #[test]
+    fn the_same_public_metadata_has_the_same_id() {
+        let body = |name: &str| json!({"redirect_uris": ["https://a/cb"], "client_name": name, "token_endpoint_auth_method": "none"});
+        assert_eq!(register(&body("x")).unwrap().id, register(&body("x")).unwrap().id);
+        assert_ne!(register(&body("x")).unwrap().id, register(&body("y")).unwrap().id);
+        let other = parse(body("x").to_string().as_bytes(), "https://b", 1).unwrap().0;
+        assert_ne!(register(&body("x")).unwrap().id, other.id);
+        let confidential = json!({"redirect_uris": ["https://a/cb"]});
+        assert_ne!(register(&confidential).unwrap().id, register(&confidential).unwrap().id);
+    }
+
+    #[test]
+    fn real_clients_metadata_passes() {
+        let cursor = json!({
+            "client_name": "Cursor", "application_type": "web", "token_endpoint_auth_method": "none",
+            "redirect_uris": ["cursor://anysphere.cursor-mcp/oauth/callback", "https://www.cursor.com/agents/mcp/oauth/callback", "http://localhost:8787/callback"]
+        });
+        assert_eq!(register(&cursor).unwrap().application_type.as_deref(), Some("web"));
+        let vscode = json!({
+            "client_name": "Visual Studio Code", "token_endpoint_auth_method": "none", "grant_types": ["authorization_code", "refresh_token", "urn:ietf:params:oauth:grant-type:device_code"],
+            "redirect_uris": ["https://insiders.vscode.dev/redirect", "https://vscode.dev/redirect", "http://127.0.0.1/", "http://127.0.0.1:33418/"],
+            "client_uri": "https://code.visualstudio.com"
+        });
+        assert!(register(&vscode).is_ok());
+        let jwt = json!({"redirect_uris": ["https://chatgpt.com/connector_platform_oauth_redirect"], "token_endpoint_auth_method": "private_key_jwt"});
+        assert_eq!(register(&jwt).unwrap().auth_method, AuthMethod::None);
+    }
+
+    #[test]
+    fn refusals_have_the_codes_of_rfc_7591() {
+        for (body, code) in [
+            (json!({}), "invalid_redirect_uri"),
+            (json!({"redirect_uris": []}), "invalid_redirect_uri"),
+            (json!({"redirect_uris": ["javascript:alert(1)"]}), "invalid_redirect_uri"),
+            (json!({"redirect_uris": vec!["https://a/"; 33]}), "invalid_redirect_uri"),
+            (json!({"redirect_uris": "https://a/"}), "invalid_client_metadata"),
+            (
+                json!({"redirect_uris": ["https://a/"], "grant_types": ["client_credentials"]}),
+                "invalid_client_metadata",
+            ),
+            (json!({"redirect_uris": ["https://a/"], "response_types": ["token"]}), "invalid_client_metadata"),
+            (json!([]), "invalid_client_metadata"),
+            (json!("x"), "invalid_client_metadata"),
+        ] {
+            assert_eq!(register(&body).unwrap_err().code, code, "{body}");
+        }
+        let deep = format!("{{\"redirect_uris\":{}", "[".repeat(10_000));
+        assert_eq!(parse(deep.as_bytes(), "https://a", 1).unwrap_err().code, "invalid_client_metadata");
+    }
+}

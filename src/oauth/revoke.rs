@@ -1,0 +1,46 @@
+//! `POST /.idp/revoke`: a client gives its authorization back (RFC 7009). Either token ends the whole grant.
+
+use http::StatusCode;
+
+use super::form::Form;
+use super::{OAuthError, client_auth, no_store};
+use crate::context::{Caller, Context};
+use crate::http::{Request, Response};
+use crate::identity::GrantId;
+use crate::store::rows::{Grant, Phase};
+use crate::tokens::access::AccessToken;
+use crate::tokens::artefacts::RefreshToken;
+
+/// Answers a revocation request: 200 also for tokens that mean nothing (section 2.2).
+pub fn handle(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Response {
+    let result = Form::read(request).map_err(OAuthError::from).and_then(|form| revoke(ctx, request, &form, caller));
+    match result {
+        Ok(()) => no_store(Response::new(StatusCode::OK)),
+        Err(error) => client_auth::refusal(&error, &request.parts.headers),
+    }
+}
+
+fn revoke(ctx: &Context, request: &Request<'_>, form: &Form, caller: Caller) -> Result<(), OAuthError> {
+    let client = client_auth::authenticate(ctx, &request.parts.headers, form)?;
+    let token = form.get("token").ok_or_else(|| OAuthError::new("invalid_request", "token is missing"))?;
+    let Some(id) = grant_of(ctx, token) else { return Ok(()) };
+    let (client_id, lifetime) = (client.id.clone(), ctx.config.lifetimes.access_token);
+    let revoked = ctx.state.transact(move |tx| {
+        let grant = tx.get::<Grant>(id.as_str())?.filter(|g| g.client == client_id && g.phase != Phase::Revoked);
+        let found = grant.is_some();
+        if let Some(grant) = grant {
+            tx.revoke(grant, lifetime);
+        }
+        Ok(found)
+    })?;
+    if revoked {
+        log::info!(request:% = caller.id, client:% = client.id, address:% = caller.address; "a client gave its authorization back");
+    }
+    Ok(())
+}
+
+fn grant_of(ctx: &Context, token: &str) -> Option<GrantId> {
+    let now = ctx.now();
+    let refresh = ctx.keys.open::<RefreshToken>(token, now).map(|t| t.grant);
+    refresh.or_else(|_| AccessToken::verify(token, &ctx.keys, now).map(|t| t.grant)).ok()
+}

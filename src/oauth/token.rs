@@ -1,0 +1,229 @@
+//! `POST /.idp/token`: codes and refresh tokens for access tokens (RFC 6749 sections 4.1.3 and 6).
+
+use http::StatusCode;
+use serde_json::json;
+
+use super::form::Form;
+use super::refresh::{self, Newest, Verdict};
+use super::{OAuthError, client_auth, no_store, resource};
+use crate::clock::Timestamp;
+use crate::context::{Caller, Context};
+use crate::http::{Request, Response};
+use crate::identity::SCOPE;
+use crate::store::rows::{Client, Grant, Phase};
+use crate::tokens::access::AccessToken;
+use crate::tokens::artefacts::{AuthorizationCode, RefreshToken};
+use crate::tokens::{digest, equal, random_name};
+
+/// Answers a token request.
+pub fn handle(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Response {
+    let result = Form::read(request).map_err(OAuthError::from).and_then(|form| answer(ctx, request, &form, caller));
+    match result {
+        Ok(response) => response,
+        Err(error) => {
+            log::debug!(request:% = caller.id, address:% = caller.address, error = error.code; "a token request was refused");
+            client_auth::refusal(&error, &request.parts.headers)
+        }
+    }
+}
+
+fn answer(ctx: &Context, request: &Request<'_>, form: &Form, caller: Caller) -> Result<Response, OAuthError> {
+    let grant_type =
+        form.get("grant_type").ok_or_else(|| OAuthError::new("invalid_request", "grant_type is missing"))?;
+    if !matches!(grant_type, "authorization_code" | "refresh_token") {
+        return Err(OAuthError::new(
+            "unsupported_grant_type",
+            "grant_type must be authorization_code or refresh_token",
+        ));
+    }
+    let client = client_auth::authenticate(ctx, &request.parts.headers, form)?;
+    resource::check(form, &ctx.config.external)?;
+    if grant_type == "authorization_code" {
+        redeem_code(ctx, &client, form, caller)
+    } else {
+        refresh_tokens(ctx, &client, form, caller)
+    }
+}
+
+fn invalid_grant(description: &str) -> OAuthError {
+    OAuthError::new("invalid_grant", description)
+}
+
+enum Redemption {
+    Done(Box<Grant>),
+    Replayed,
+    Refused(&'static str),
+}
+
+fn redeem_code(ctx: &Context, client: &Client, form: &Form, caller: Caller) -> Result<Response, OAuthError> {
+    let missing = |name: &str| OAuthError::new("invalid_request", format!("{name} is missing"));
+    let code = form.get("code").ok_or_else(|| missing("code"))?;
+    let verifier = form.get("code_verifier").ok_or_else(|| missing("code_verifier"))?;
+    let code: AuthorizationCode =
+        ctx.keys.open(code, ctx.now()).map_err(|_| invalid_grant("the code is not valid or has expired"))?;
+
+    let lifetimes = ctx.config.lifetimes;
+    let client_id = client.id.clone();
+    let redirect = form.get("redirect_uri").map(str::to_string);
+    let proof = digest(verifier.as_bytes());
+    // RFC 7636 section 4.1.
+    let well_formed = (43..=128).contains(&verifier.len())
+        && verifier.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~'));
+    let redemption = ctx.state.transact(move |tx| {
+        let Some(mut grant) = tx.get::<Grant>(code.grant.as_str())? else {
+            return Ok(Redemption::Refused("the code is not valid or has expired"));
+        };
+        let (challenge, uri, given, pending) = match &grant.phase {
+            Phase::Pending { code_challenge, redirect_uri, redirect_uri_given } => {
+                (code_challenge, redirect_uri, *redirect_uri_given, true)
+            }
+            Phase::Active { code_challenge, redirect_uri, redirect_uri_given, .. } => {
+                (code_challenge, redirect_uri, *redirect_uri_given, false)
+            }
+            Phase::Revoked => return Ok(Redemption::Refused("the authorization has ended")),
+        };
+        if grant.client != client_id {
+            return Ok(Redemption::Refused("the code was given to another client"));
+        }
+        // RFC 6749 section 4.1.3: the same as in the authorization request, if it was there.
+        if redirect.as_ref().is_some_and(|r| r != uri) || (given && redirect.is_none()) {
+            return Ok(Redemption::Refused("redirect_uri is not that of the authorization request"));
+        }
+        if !well_formed || !equal(proof.as_bytes(), challenge.as_bytes()) {
+            return Ok(Redemption::Refused("code_verifier does not match code_challenge"));
+        }
+        if !pending {
+            // RFC 6749 section 4.1.2: somebody has redeemed it before, and only one of the two is the client.
+            tx.revoke(grant, lifetimes.access_token);
+            return Ok(Redemption::Replayed);
+        }
+        let now = tx.now();
+        grant.phase = Phase::Active {
+            generation: 1,
+            since: now,
+            seen: true,
+            code_challenge: challenge.clone(),
+            redirect_uri: uri.clone(),
+            redirect_uri_given: given,
+        };
+        grant.created_at = now;
+        grant.expires_at = now + lifetimes.refresh_idle.min(lifetimes.refresh_total);
+        tx.put(grant.id.as_str(), &grant);
+        Ok(Redemption::Done(Box::new(grant)))
+    })?;
+    match redemption {
+        Redemption::Done(grant) => {
+            log::info!(request:% = caller.id, user:% = grant.user.id, client:% = client.id, grant:% = grant.id, address:% = caller.address; "tokens were issued");
+            Ok(tokens(ctx, &grant, ctx.now()))
+        }
+        Redemption::Replayed => {
+            log::warn!(request:% = caller.id, client:% = client.id, address:% = caller.address; "an authorization code came twice; its grant was revoked");
+            Err(invalid_grant("the code was redeemed before; the authorization has been revoked"))
+        }
+        Redemption::Refused(why) => {
+            log::info!(request:% = caller.id, client:% = client.id, address:% = caller.address, reason = why; "an authorization code was refused");
+            Err(invalid_grant(why))
+        }
+    }
+}
+
+enum Refresh {
+    Done(Box<Grant>, bool),
+    Reuse(Box<Grant>),
+    Refused(&'static str),
+}
+
+fn refresh_tokens(ctx: &Context, client: &Client, form: &Form, caller: Caller) -> Result<Response, OAuthError> {
+    let text =
+        form.get("refresh_token").ok_or_else(|| OAuthError::new("invalid_request", "refresh_token is missing"))?;
+    let token: RefreshToken =
+        ctx.keys.open(text, ctx.now()).map_err(|_| invalid_grant("the refresh token is not valid"))?;
+
+    let lifetimes = ctx.config.lifetimes;
+    let client_id = client.id.clone();
+    let current: Vec<_> = ctx.passwords.current().to_vec();
+    let outcome = ctx.state.transact(move |tx| {
+        let Some(mut grant) = tx.get::<Grant>(token.grant.as_str())? else {
+            return Ok(Refresh::Refused("the refresh token has expired"));
+        };
+        if grant.client != client_id {
+            return Ok(Refresh::Refused("the refresh token was given to another client"));
+        }
+        let now = tx.now();
+        let Phase::Active { generation, since, seen, .. } = &mut grant.phase else {
+            return Ok(Refresh::Refused("the authorization has ended"));
+        };
+        if !current.contains(&grant.user.credential) {
+            tx.revoke(grant, lifetimes.access_token);
+            return Ok(Refresh::Refused("the password has been changed since"));
+        }
+        let newest = Newest { generation: *generation, since: *since, seen: *seen };
+        match refresh::judge(newest, token.generation, token.since, now) {
+            Verdict::Rotate(next) => {
+                (*generation, *since, *seen) = (next.generation, next.since, next.seen);
+                grant.expires_at = (now + lifetimes.refresh_idle).min(grant.created_at + lifetimes.refresh_total);
+                tx.put(grant.id.as_str(), &grant);
+                Ok(Refresh::Done(Box::new(grant), true))
+            }
+            Verdict::Repeat => Ok(Refresh::Done(Box::new(grant), false)),
+            Verdict::Reuse => {
+                tx.revoke(grant.clone(), lifetimes.access_token);
+                Ok(Refresh::Reuse(Box::new(grant)))
+            }
+            Verdict::Unknown => Ok(Refresh::Refused("the refresh token is not valid")),
+        }
+    })?;
+    match outcome {
+        Refresh::Done(grant, rotated) => {
+            log::info!(
+                request:% = caller.id, user:% = grant.user.id, client:% = client.id, grant:% = grant.id, address:% = caller.address, repeated = !rotated;
+                "tokens were refreshed"
+            );
+            Ok(tokens(ctx, &grant, ctx.now()))
+        }
+        Refresh::Reuse(grant) => {
+            log::warn!(
+                request:% = caller.id, user:% = grant.user.id, client:% = client.id, grant:% = grant.id, address:% = caller.address;
+                "an old refresh token was used again; its grant was revoked"
+            );
+            Err(invalid_grant("the refresh token was used before; the authorization has been revoked"))
+        }
+        Refresh::Refused(why) => {
+            log::info!(request:% = caller.id, client:% = client.id, address:% = caller.address, reason = why; "a refresh token was refused");
+            Err(invalid_grant(why))
+        }
+    }
+}
+
+/// RFC 6749 section 5.1. The refresh token has nothing but what the grant row has, so that it can be made again.
+fn tokens(ctx: &Context, grant: &Grant, now: Timestamp) -> Response {
+    let Phase::Active { generation, since, .. } = grant.phase else {
+        return invalid_grant("the authorization has ended").response();
+    };
+    let exp = (now + ctx.config.lifetimes.access_token).min(grant.expires_at);
+    let access = AccessToken {
+        iss: ctx.keys.issuer().to_string(),
+        aud: ctx.keys.issuer().to_string(),
+        sub: grant.user.id.clone(),
+        client_id: grant.client.clone(),
+        scope: SCOPE.to_string(),
+        jti: random_name(),
+        iat: now,
+        exp,
+        grant: grant.id.clone(),
+        generation,
+        credential: grant.user.credential.clone(),
+        email: grant.user.email.clone(),
+    };
+    let refresh = RefreshToken { grant: grant.id.clone(), generation, since };
+    no_store(Response::json(
+        StatusCode::OK,
+        &json!({
+            "access_token": access.sign(&ctx.keys),
+            "token_type": "Bearer",
+            "expires_in": exp.saturating_sub(now),
+            "refresh_token": ctx.keys.seal(&refresh),
+            "scope": SCOPE,
+        }),
+    ))
+}

@@ -1,0 +1,185 @@
+//! The log: text lines for people, JSON lines for machines, on standard error.
+//!
+//! Messages are constant sentences; what varies comes as key-value pairs, so that both forms stay easy to search.
+//! Control characters are escaped in both. Libraries are heard from `warn` up, since their debug lines repeat
+//! header fields, which hold secrets.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::SystemTime;
+
+use log::kv::{Key, Value, VisitSource};
+use log::{Level, LevelFilter, Metadata, Record};
+
+use crate::flags::LogFormat;
+
+struct Logger {
+    format: LogFormat,
+    level: LevelFilter,
+}
+
+/// Starts logging; the first call in a process wins.
+pub fn init(format: LogFormat, level: LevelFilter) {
+    if log::set_boxed_logger(Box::new(Logger { format, level })).is_ok() {
+        log::set_max_level(level);
+    }
+}
+
+impl log::Log for Logger {
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        let own = metadata.target().starts_with("mcp_auth_proxy");
+        metadata.level() <= self.level && (own || metadata.level() <= Level::Warn)
+    }
+
+    fn log(&self, record: &Record) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let line = match self.format {
+            LogFormat::Text => text(record),
+            LogFormat::Json => json(record),
+        };
+        // A log that can't be written must not take a request down with it.
+        let _ = std::io::stderr().lock().write_all(line.as_bytes());
+    }
+
+    fn flush(&self) {}
+}
+
+fn text(record: &Record) -> String {
+    let mut line = format!("{} {:<5} ", timestamp(), record.level());
+    escape_into(&mut line, &record.args().to_string());
+    let mut fields = Fields(Vec::new());
+    let _ = record.key_values().visit(&mut fields);
+    for (key, value) in fields.0 {
+        let _ = write!(line, " {key}=");
+        if value.is_empty() || value.contains([' ', '"', '=']) {
+            line.push('"');
+            escape_into(&mut line, &value.replace('"', "'"));
+            line.push('"');
+        } else {
+            escape_into(&mut line, &value);
+        }
+    }
+    line.push('\n');
+    line
+}
+
+fn json(record: &Record) -> String {
+    let text = |value: &str| serde_json::Value::from(value).to_string();
+    let mut line = format!(
+        r#"{{"time":"{}","level":"{}","message":{}"#,
+        timestamp(),
+        record.level().as_str().to_lowercase(),
+        text(&record.args().to_string())
+    );
+    let mut fields = Fields(Vec::new());
+    let _ = record.key_values().visit(&mut fields);
+    for (key, value) in fields.0 {
+        let plain = value.parse::<u32>().is_ok() || matches!(value.as_str(), "true" | "false");
+        let value = if plain { value } else { text(&value) };
+        let _ = write!(line, ",{}:{value}", text(&key));
+    }
+    line.push_str("}\n");
+    line
+}
+
+struct Fields(Vec<(String, String)>);
+
+impl<'kvs> VisitSource<'kvs> for Fields {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
+        self.0.push((key.to_string(), value.to_string()));
+        Ok(())
+    }
+}
+
+/// Control characters, and what rearranges a terminal's line, as `\u{…}`.
+fn escape_into(line: &mut String, text: &str) {
+    for c in text.chars() {
+        match c {
+            c if c.is_control() || is_bidi_control(c) || matches!(c, '\u{2028}' | '\u{2029}') => {
+                let _ = write!(line, "{}", c.escape_unicode());
+            }
+            c => line.push(c),
+        }
+    }
+}
+
+/// Characters that change the direction of the text around them (Unicode `Bidi_Control`), and byte order marks.
+pub fn is_bidi_control(c: char) -> bool {
+    matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// RFC 3339 in UTC, milliseconds.
+fn timestamp() -> String {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = civil(days as i64);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
+        seconds / 3_600,
+        seconds / 60 % 60,
+        seconds % 60,
+        since.subsec_millis()
+    )
+}
+
+/// Days since 1970-01-01 as a date of the Gregorian calendar.
+fn civil(days: i64) -> (i64, i64, i64) {
+    // Counting from 1 March of year 0 puts the leap day last, so that month lengths follow one formula.
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+/// Logs the first error of an episode and the recovery after it, not the thousand in between.
+#[derive(Default)]
+pub struct Episode(std::sync::atomic::AtomicBool);
+
+impl Episode {
+    /// Notes a failure; true when it is the first since the last success.
+    pub fn begins(&self) -> bool {
+        !self.0.swap(true, std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Notes a success; true when failures came before it.
+    pub fn ends(&self) -> bool {
+        self.0.load(std::sync::atomic::Ordering::Relaxed) && self.0.swap(false, std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        assert_eq!(civil(0), (1970, 1, 1));
+        assert_eq!(civil(11_016), (2000, 2, 29));
+        assert_eq!(civil(20_779), (2026, 11, 22));
+        assert_eq!(civil(-1), (1969, 12, 31));
+    }
+
+    #[test]
+    fn control_characters_can_not_forge_a_line() {
+        let mut record = Record::builder();
+        let pairs = [("user", "a\nb\u{1b}[2J\u{202e}")];
+        let fake = record.level(Level::Info).key_values(&pairs).args(format_args!("hello")).build();
+        let line = text(&fake);
+        assert_eq!(line.matches('\n').count(), 1, "{line}");
+        assert!(line.contains("\\u{a}b\\u{1b}[2J\\u{202e}"), "{line}");
+        assert_eq!(json(&fake).matches('\n').count(), 1);
+    }
+
+    #[test]
+    fn an_episode_is_told_once() {
+        let e = Episode::default();
+        assert!(!e.ends() && e.begins() && !e.begins() && e.ends() && !e.ends() && e.begins());
+    }
+}

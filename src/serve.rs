@@ -1,0 +1,266 @@
+//! The composition root: builds everything, listens, and stops when told.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::admission::Admission;
+use crate::clock::Clock;
+use crate::config::{Config, log_settings};
+use crate::context::Context;
+use crate::flags::Settings;
+use crate::guard::Seen;
+use crate::http::server::bind;
+use crate::http::{Drain, Server};
+use crate::observe;
+use crate::routes::App;
+use crate::store::Store;
+use crate::store::embedded::{EmbeddedStore, OpenError};
+use crate::tokens::Secret;
+use crate::upstream::Upstream;
+use crate::upstream::http::HttpUpstream;
+
+/// Pause between two sweeps of expired rows.
+const COLLECT_EVERY: Duration = Duration::from_secs(3_600);
+/// Pause between two looks at the clock, so that a jump is noticed while nobody asks.
+const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(30);
+/// Descriptors besides those of connections: listener, store, epoll and event descriptors, standard streams.
+const OWN_DESCRIPTORS: usize = 64;
+
+/// Publishes the upstream server of `settings` until the process is told to stop. The error is one line.
+pub fn run(settings: Settings) -> Result<(), String> {
+    start_log(&settings);
+    let config = Config::for_serving(settings)?;
+    let stop = stop_signal()?;
+    let store = open_store(&config.data_path)?;
+    let secret = match &config.secret {
+        Some(secret) => secret.clone(),
+        None => load_secret(&config.data_path)?,
+    };
+    let listener = listen(&config)?;
+    let drain = new_drain()?;
+    let url = config.upstream.url.clone().ok_or("no upstream server")?;
+    let upstream = HttpUpstream::new(url.clone(), config.upstream.clone(), config.external.clone(), drain.clone());
+    warn_of_traps(&config, &listener);
+    let client_url = client_url(&config);
+    let server = build(config, &secret, store, Box::new(upstream), listener, &drain)?;
+    log::info!(upstream:% = url; "ready: give this URL to MCP clients: {client_url}");
+    server(&stop);
+    log::info!("stopped");
+    Ok(())
+}
+
+/// Starts the log and sends panics there: one line, no backtrace.
+pub fn start_log(settings: &Settings) {
+    let (format, level) = log_settings(settings, io::stderr().is_terminal());
+    observe::log::init(format, level);
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map(|l| format!("{}:{}", l.file(), l.line())).unwrap_or_default();
+        let text = info.payload_as_str().unwrap_or("no message");
+        log::error!(place = place.as_str(), error = text; "a fault of this program; please report it");
+    }));
+}
+
+/// Becomes readable with the first SIGTERM or SIGINT; the second ends the process at once.
+pub fn stop_signal() -> Result<OwnedFd, String> {
+    let failed = |e: &dyn std::fmt::Display| format!("signals can't be handled: {e}");
+    let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| failed(&e))?;
+    let writer = stop.try_clone().map_err(|e| failed(&e))?;
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).map_err(|e| failed(&e))?;
+    spawn("signals", move || {
+        for (count, signal) in signals.forever().enumerate() {
+            if count > 0 {
+                std::process::exit(128 + signal);
+            }
+            log::info!("told to stop: requests may finish, streams end; a second signal stops at once");
+            let _ = rustix::io::write(&writer, &1u64.to_ne_bytes());
+        }
+    })?;
+    Ok(stop)
+}
+
+/// A drain switch, with its error as a line.
+pub fn new_drain() -> Result<Drain, String> {
+    Drain::new().map_err(|e| format!("no event descriptor could be made: {e}"))
+}
+
+/// Opens the listening socket; the error says what to do.
+pub fn listen(config: &Config) -> Result<TcpListener, String> {
+    let port = config.listen.port;
+    bind(&config.listen.candidates()).map_err(|e| match e.kind() {
+        io::ErrorKind::AddrInUse => format!("--listen (LISTEN): port {port} is in use by another program; choose another, such as --listen :8080"),
+        io::ErrorKind::PermissionDenied => format!(
+            "--listen (LISTEN): port {port} needs a right that this user does not have; choose one from 1024 up, such as --listen :8080, or grant CAP_NET_BIND_SERVICE"
+        ),
+        _ => format!("--listen (LISTEN): can't listen on port {port}: {e}"),
+    })
+}
+
+/// Puts the parts together; the result runs until `stop` becomes readable.
+pub fn build(
+    mut config: Config,
+    secret: &Secret,
+    store: Box<dyn Store>,
+    upstream: Box<dyn Upstream>,
+    listener: TcpListener,
+    drain: &Drain,
+) -> Result<impl FnOnce(&OwnedFd) + use<>, String> {
+    raise_descriptor_limit(&mut config);
+    let drain_timeout = config.drain_timeout;
+    let limits = config.http.clone();
+    let admission = Admission::new(config.max_requests, config.max_requests_per_user, config.max_streams);
+    let clock = Arc::new(Clock::system());
+    let context = Context::new(config, secret, store, clock).map_err(|e| format!("the state can't be read: {e}"))?;
+    let context = Arc::new(context);
+    let seen = Seen::start(context.state.clone()).map_err(|e| format!("no thread could be started: {e}"))?;
+    keep_house(context.clone())?;
+    let server = Server::new(listener, App { context, upstream, admission, seen }, limits, drain.clone());
+    Ok(move |stop: &OwnedFd| server.run(stop.as_fd(), drain_timeout))
+}
+
+/// Sweeps expired rows and watches the clock.
+fn keep_house(context: Arc<Context>) -> Result<(), String> {
+    spawn("housekeeping", move || {
+        let mut since_sweep = Duration::ZERO;
+        loop {
+            std::thread::sleep(LOOK_AT_CLOCK_EVERY);
+            context.now();
+            since_sweep += LOOK_AT_CLOCK_EVERY;
+            if since_sweep >= COLLECT_EVERY {
+                since_sweep = Duration::ZERO;
+                if let Ok(removed @ 1..) = context.state.collect() {
+                    log::debug!(removed = removed; "expired state was removed");
+                }
+            }
+        }
+    })
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(run);
+    thread.map(drop).map_err(|e| format!("no thread could be started: {e}"))
+}
+
+/// Each connection may need a second descriptor for its upstream side. What the system does not give, the bound follows.
+fn raise_descriptor_limit(config: &mut Config) {
+    let wanted = (config.http.connections * 2 + OWN_DESCRIPTORS) as u64;
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|c| c < wanted) {
+        limit.current = Some(limit.maximum.map_or(wanted, |m| m.min(wanted)));
+        let _ = setrlimit(Resource::Nofile, limit);
+    }
+    let got = getrlimit(Resource::Nofile).current.unwrap_or(wanted);
+    if got < wanted {
+        let possible = (usize::try_from(got).unwrap_or(usize::MAX).saturating_sub(OWN_DESCRIPTORS) / 2).max(1);
+        let much_less = possible < config.http.connections / 2;
+        let level = if much_less { log::Level::Warn } else { log::Level::Debug };
+        log::log!(level, open_files = got, connections = possible; "the limit of open files leaves room for fewer connections than --max-connections (MAX_CONNECTIONS)");
+        config.http.connections = config.http.connections.min(possible);
+    }
+}
+
+/// The URL for clients: the usual path, unless the upstream URL has one of its own.
+fn client_url(config: &Config) -> String {
+    let has_path = config.upstream.url.as_ref().is_some_and(|u| !u.prefix.is_empty());
+    format!("{}{}", config.external.origin, if has_path { "/" } else { "/mcp" })
+}
+
+fn warn_of_traps(config: &Config, listener: &TcpListener) {
+    let external = &config.external;
+    if !external.secure && !external.is_loopback() {
+        log::warn!(url = external.origin.as_str(); "--external-url (EXTERNAL_URL) is plain http: passwords and tokens can be read on the way; use https");
+    }
+    let port = listener.local_addr().map(|a| a.port()).unwrap_or_default();
+    if external.is_loopback() && !external.secure && external.port != port {
+        log::warn!(
+            "--external-url (EXTERNAL_URL) is {}, but the port is {port}: clients on this machine will look in the wrong place; did you mean --external-url http://localhost:{port}?",
+            external.origin
+        );
+    }
+}
+
+/// Makes or checks the data directory and opens the store in it.
+fn open_store(path: &Path) -> Result<Box<dyn Store>, String> {
+    let refuse = |what: String| format!("--data-path (DATA_PATH): {what}");
+    let shown = path.display();
+    match fs::metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| {
+                refuse(format!("{shown} can't be made: {e}; choose a directory that this user may write"))
+            })?
+        }
+        Err(e) => return Err(refuse(format!("{shown} can't be used: {e}"))),
+        Ok(found) if !found.is_dir() => return Err(refuse(format!("{shown} is not a directory"))),
+        Ok(found) => private(path, &found)?,
+    }
+    let file = path.join("state.redb");
+    match fs::metadata(&file) {
+        Ok(found) => private(&file, &found)?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(refuse(format!("{} can't be used: {e}", file.display()))),
+    }
+    match EmbeddedStore::open(&file) {
+        Ok(store) => Ok(Box::new(store)),
+        Err(OpenError::InUse) => Err(refuse(format!(
+            "another mcp-auth-proxy is using {shown}; stop it, or give this one a directory of its own"
+        ))),
+        Err(OpenError::Failed(e)) => Err(refuse(format!("{} can't be opened: {e}", file.display()))),
+    }
+}
+
+/// Refuses what others than the owner can read or write.
+fn private(path: &Path, found: &fs::Metadata) -> Result<(), String> {
+    let mode = found.permissions().mode() & 0o777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    let (shown, right) = (path.display(), if found.is_dir() { "700" } else { "600" });
+    Err(format!(
+        "--data-path (DATA_PATH): {shown} can be read by other users (mode {mode:03o}); run: chmod {right} {shown}"
+    ))
+}
+
+/// The secret in the data directory, made at the first start. Called with the store open, so by one process only.
+fn load_secret(directory: &Path) -> Result<Secret, String> {
+    let path = directory.join("secret");
+    let failed = |what: &str, e: &dyn std::fmt::Display| {
+        format!("--data-path (DATA_PATH): {} can't be {what}: {e}", path.display())
+    };
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            let found = fs::metadata(&path).map_err(|e| failed("read", &e))?;
+            private(&path, &found)?;
+            Secret::from_base64(&text).ok_or_else(|| {
+                failed(
+                    "used",
+                    &"it is not 32 bytes in base64; restore it, or remove it to sign everybody out and start anew",
+                )
+            })
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let secret = Secret::generate();
+            write_durably(directory, &path, &secret.to_base64()).map_err(|e| failed("written", &e))?;
+            Ok(secret)
+        }
+        Err(e) => Err(failed("read", &e)),
+    }
+}
+
+/// The whole file or none of it, whenever the machine stops.
+fn write_durably(directory: &Path, path: &Path, text: &str) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    fs::File::open(directory)?.sync_all()
+}

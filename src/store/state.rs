@@ -1,0 +1,194 @@
+//! The store with types, expiry and the in-memory mirror of revocations.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, RwLock};
+
+use super::rows::{Grant, Phase, Revocation, Stored};
+use super::{Row, Store, StoreError, Table, Transaction};
+use crate::clock::{Clock, Timestamp};
+use crate::identity::GrantId;
+use crate::observe::log::Episode;
+
+/// Expired rows are kept a day longer: a clock that jumped ahead must not sweep away what is valid.
+const COLLECT_AFTER: u64 = 86_400;
+/// Rows removed in one transaction, so that requests get in between.
+const COLLECT_BATCH: usize = 500;
+
+/// Typed access to a [`Store`].
+pub struct State {
+    store: Box<dyn Store>,
+    clock: Arc<Clock>,
+    /// Grants whose access tokens are refused, until when.
+    revoked: RwLock<HashMap<GrantId, Timestamp>>,
+    trouble: Episode,
+}
+
+/// A transaction with types.
+pub struct Tx<'t> {
+    inner: &'t mut dyn Transaction,
+    now: Timestamp,
+    revoked: Vec<(GrantId, Timestamp)>,
+}
+
+impl Tx<'_> {
+    /// The time of the transaction.
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// A row that has not expired.
+    pub fn get<T: Stored>(&mut self, key: &str) -> Result<Option<T>, StoreError> {
+        decode(self.inner.get(T::TABLE, key)?, self.now)
+    }
+
+    /// Writes a row.
+    pub fn put<T: Stored>(&mut self, key: &str, row: &T) {
+        self.inner.put(T::TABLE, key, encode(row));
+    }
+
+    /// Removes a row.
+    pub fn delete<T: Stored>(&mut self, key: &str) {
+        self.inner.delete(T::TABLE, key);
+    }
+
+    /// Ends a grant: its refresh tokens at once, its access tokens by the revocation set for as long as they could live.
+    pub fn revoke(&mut self, mut grant: Grant, access_token_lifetime: u64) {
+        let until = self.now + access_token_lifetime;
+        grant.phase = Phase::Revoked;
+        // The row stays as long as the set needs it, to answer for what is left of the grant.
+        grant.expires_at = grant.expires_at.min(until);
+        self.put(grant.id.as_str(), &grant);
+        self.put(grant.id.as_str(), &Revocation { expires_at: until });
+        self.revoked.push((grant.id, until));
+    }
+}
+
+impl State {
+    /// Reads the revocations; everything else is read on demand.
+    pub fn new(store: Box<dyn Store>, clock: Arc<Clock>) -> Result<State, StoreError> {
+        let mut revoked = HashMap::new();
+        store.scan(Table::Revocations, &mut |key, row| {
+            revoked.insert(GrantId(key.to_string()), row.expires_at);
+        })?;
+        Ok(State { store, clock, revoked: RwLock::new(revoked), trouble: Episode::default() })
+    }
+
+    /// The clock by which rows expire.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// A row that has not expired.
+    pub fn get<T: Stored>(&self, key: &str) -> Result<Option<T>, StoreError> {
+        let row = self.store.get(T::TABLE, key).inspect_err(|e| self.tell(e))?;
+        decode(row, self.clock.now())
+    }
+
+    /// Runs `job` as one transaction; when this returns `Ok`, what it wrote survives a crash.
+    pub fn transact<R: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Tx<'_>) -> Result<R, StoreError> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        let now = self.clock.now();
+        let done = Arc::new(Mutex::new(None));
+        let slot = done.clone();
+        let result = self.store.transact(Box::new(move |inner| {
+            let mut tx = Tx { inner, now, revoked: Vec::new() };
+            let result = job(&mut tx)?;
+            *slot.lock().unwrap_or_else(|e| e.into_inner()) = Some((result, tx.revoked));
+            Ok(())
+        }));
+        if let Err(error) = result {
+            self.tell(&error);
+            return Err(error);
+        }
+        if self.trouble.ends() {
+            log::info!("the state can be written again");
+        }
+        let (result, revoked) =
+            done.lock().unwrap_or_else(|e| e.into_inner()).take().expect("a job that succeeded left its result");
+        if !revoked.is_empty() {
+            self.revoked.write().unwrap_or_else(|e| e.into_inner()).extend(revoked);
+        }
+        Ok(result)
+    }
+
+    /// Must access tokens of this grant be refused? Reads memory only.
+    pub fn is_revoked(&self, grant: &GrantId) -> bool {
+        let revoked = self.revoked.read().unwrap_or_else(|e| e.into_inner());
+        // The usual case is an empty set: it costs no hashing.
+        !revoked.is_empty() && revoked.contains_key(grant)
+    }
+
+    /// How many rows there are, expired ones included.
+    pub fn count<T: Stored>(&self) -> Result<u64, StoreError> {
+        self.store.count(T::TABLE)
+    }
+
+    /// Shows every row that has not expired.
+    pub fn scan<T: Stored>(&self, mut visit: impl FnMut(&str, T)) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        self.store.scan(T::TABLE, &mut |key, row| {
+            if let Ok(Some(value)) = decode(Some(row), now) {
+                visit(key, value);
+            }
+        })
+    }
+
+    /// Removes the given rows, in batches.
+    pub fn remove<T: Stored>(&self, keys: Vec<String>) -> Result<usize, StoreError> {
+        self.remove_keys(T::TABLE, keys, Timestamp::MAX)
+    }
+
+    /// Removes rows whose time is over; returns their number.
+    pub fn collect(&self) -> Result<usize, StoreError> {
+        let now = self.clock.now();
+        let mut removed = 0;
+        for table in Table::ALL {
+            let mut keys = Vec::new();
+            self.store.scan(table, &mut |key, row| {
+                if row.expires_at.saturating_add(COLLECT_AFTER) <= now {
+                    keys.push(key.to_string());
+                }
+            })?;
+            removed += self.remove_keys(table, keys, now.saturating_sub(COLLECT_AFTER))?;
+        }
+        let mut revoked = self.revoked.write().unwrap_or_else(|e| e.into_inner());
+        revoked.retain(|_, until| until.saturating_add(COLLECT_AFTER) > now);
+        Ok(removed)
+    }
+
+    /// Removes those of `keys` that still expire at or before `expired_by`: a row renewed in between stays.
+    fn remove_keys(&self, table: Table, keys: Vec<String>, expired_by: Timestamp) -> Result<usize, StoreError> {
+        let total = keys.len();
+        for batch in keys.chunks(COLLECT_BATCH) {
+            let batch = batch.to_vec();
+            self.store.transact(Box::new(move |tx| {
+                for key in &batch {
+                    if tx.get(table, key)?.is_some_and(|row| row.expires_at <= expired_by) {
+                        tx.delete(table, key);
+                    }
+                }
+                Ok(())
+            }))?;
+        }
+        Ok(total)
+    }
+
+    fn tell(&self, error: &StoreError) {
+        if self.trouble.begins() {
+            log::error!(error:% = error; "the state can't be read or written; tokens that were issued stay valid, sign-ins and refreshes fail until it works again (is the disk of --data-path (DATA_PATH) full?)");
+        }
+    }
+}
+
+fn encode<T: Stored>(row: &T) -> Row {
+    Row { expires_at: row.expires_at(), value: serde_json::to_vec(row).expect("rows are plain data") }
+}
+
+fn decode<T: Stored>(row: Option<Row>, now: Timestamp) -> Result<Option<T>, StoreError> {
+    let Some(row) = row.filter(|r| now < r.expires_at) else { return Ok(None) };
+    serde_json::from_slice(&row.value)
+        .map(Some)
+        .map_err(|e| StoreError(format!("a row of {} can't be read: {e}", T::TABLE.name())))
+}

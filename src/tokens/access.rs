@@ -1,0 +1,127 @@
+//! Access tokens: JWTs for this one resource (RFC 9068), signed with HS256 (RFC 7518 section 3.2).
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+
+use super::{Keys, Kind, TokenError, base64url};
+use crate::clock::Timestamp;
+use crate::identity::{ClientId, CredentialId, GrantId, UserId};
+
+/// `{"alg":"HS256","typ":"at+jwt"}`. A token with any other header is not looked at: there is no algorithm to choose.
+const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6ImF0K2p3dCJ9";
+
+/// The claims.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AccessToken {
+    /// The external URL.
+    pub iss: String,
+    /// The external URL as well: the authorization server and the resource are one origin.
+    pub aud: String,
+    /// The user.
+    pub sub: UserId,
+    /// The client.
+    pub client_id: ClientId,
+    /// What it allows.
+    pub scope: String,
+    /// Tells it from the others of its generation.
+    pub jti: String,
+    /// Issued at.
+    pub iat: Timestamp,
+    /// End.
+    pub exp: Timestamp,
+    /// The grant, so that revoking it ends this token too.
+    pub grant: GrantId,
+    /// The refresh token's generation that it came with.
+    pub generation: u64,
+    /// What the user signed in with.
+    pub credential: CredentialId,
+    /// The user's verified address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+}
+
+impl AccessToken {
+    /// The token's text.
+    pub fn sign(&self, keys: &Keys) -> String {
+        let claims = serde_json::to_vec(self).expect("claims are plain data");
+        let mut out = format!("{HEADER}.{}", base64url(claims));
+        let mac = keys.mac(Kind::AccessToken, out.as_bytes());
+        out.push('.');
+        URL_SAFE_NO_PAD.encode_string(mac, &mut out);
+        out
+    }
+
+    /// Checks form, signature, issuer, audience and lifetime (RFC 9068 section 4). Revocation is the caller's.
+    pub fn verify(text: &str, keys: &Keys, now: Timestamp) -> Result<AccessToken, TokenError> {
+        let (signed, mac) = text.rsplit_once('.').ok_or(TokenError::Invalid)?;
+        let claims = signed.strip_prefix(HEADER).and_then(|s| s.strip_prefix('.')).ok_or(TokenError::Invalid)?;
+        let mac = URL_SAFE_NO_PAD.decode(mac).map_err(|_| TokenError::Invalid)?;
+        if !keys.verify(Kind::AccessToken, signed.as_bytes(), &mac) {
+            return Err(TokenError::Invalid);
+        }
+        let claims = URL_SAFE_NO_PAD.decode(claims).map_err(|_| TokenError::Invalid)?;
+        let token: AccessToken = serde_json::from_slice(&claims).map_err(|_| TokenError::Invalid)?;
+        if token.iss != keys.issuer() || token.aud != keys.issuer() {
+            return Err(TokenError::Invalid);
+        }
+        if now >= token.exp { Err(TokenError::Expired) } else { Ok(token) }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn sample(issuer: &str, exp: Timestamp) -> AccessToken {
+        AccessToken {
+            iss: issuer.into(),
+            aud: issuer.into(),
+            sub: UserId("password".into()),
+            client_id: ClientId("c".into()),
+            scope: crate::identity::SCOPE.into(),
+            jti: "j".into(),
+            iat: 0,
+            exp,
+            grant: GrantId("g".into()),
+            generation: 1,
+            credential: CredentialId("k".into()),
+            email: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tokens::Secret;
+
+    #[test]
+    fn the_header_says_what_it_should() {
+        assert_eq!(URL_SAFE_NO_PAD.decode(HEADER).unwrap(), br#"{"alg":"HS256","typ":"at+jwt"}"#);
+    }
+
+    #[test]
+    fn issuer_and_audience_must_be_ours_even_under_our_signature() {
+        let keys = Keys::new("https://a", &Secret::generate(), &[]);
+        let good = AccessToken::sample("https://a", 10);
+        assert_eq!(AccessToken::verify(&good.sign(&keys), &keys, 9), Ok(good.clone()));
+        assert_eq!(AccessToken::verify(&good.sign(&keys), &keys, 10), Err(TokenError::Expired));
+        for bad in
+            [AccessToken { aud: "https://b".into(), ..good.clone() }, AccessToken { iss: "https://b".into(), ..good }]
+        {
+            assert_eq!(AccessToken::verify(&bad.sign(&keys), &keys, 9), Err(TokenError::Invalid));
+        }
+    }
+
+    #[test]
+    fn the_algorithm_is_not_the_tokens_to_choose() {
+        let keys = Keys::new("https://a", &Secret::generate(), &[]);
+        let token = AccessToken::sample("https://a", 10).sign(&keys);
+        let rest = token.strip_prefix(HEADER).unwrap();
+        for header in
+            [r#"{"alg":"none","typ":"at+jwt"}"#, r#"{"alg":"HS256","typ":"JWT"}"#, r#"{"typ":"at+jwt","alg":"HS256"}"#]
+        {
+            let forged = format!("{}{rest}", base64url(header));
+            assert_eq!(AccessToken::verify(&forged, &keys, 9), Err(TokenError::Invalid));
+        }
+        let unsigned = format!("{}.{}.", base64url(r#"{"alg":"none"}"#), rest.split('.').nth(1).unwrap());
+        assert_eq!(AccessToken::verify(&unsigned, &keys, 9), Err(TokenError::Invalid));
+    }
+}

@@ -1,0 +1,256 @@
+//! Everything that is signed. One master secret; for each kind of artefact a key of its own, derived from the secret,
+//! the kind and the issuer, so that no artefact passes as another kind's and none passes at another external URL.
+//!
+//! - [`access`] – access tokens, JWTs by RFC 9068
+//! - [`artefacts`] – authorization codes, refresh tokens, pending authorizations and cookies
+
+pub mod access;
+pub mod artefacts;
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use hmac::{Hmac, KeyInit, Mac};
+use rand::TryRng;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+use crate::clock::Timestamp;
+
+/// A master secret.
+#[derive(Clone)]
+pub struct Secret([u8; 32]);
+
+impl Secret {
+    /// A new one.
+    pub fn generate() -> Secret {
+        Secret(random())
+    }
+
+    /// From base64, with either alphabet.
+    pub fn from_base64(text: &str) -> Option<Secret> {
+        let text = text.trim();
+        let bytes = STANDARD.decode(text).or_else(|_| URL_SAFE_NO_PAD.decode(text.trim_end_matches('='))).ok()?;
+        Some(Secret(bytes.try_into().ok()?))
+    }
+
+    /// As base64, for the data directory.
+    pub fn to_base64(&self) -> String {
+        STANDARD.encode(self.0)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// What is signed; each kind has a key of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Bearer token for the resource.
+    AccessToken,
+    /// Gets the next access token.
+    RefreshToken,
+    /// Gets the first tokens.
+    AuthorizationCode,
+    /// What a client asked for, while the user makes up their mind.
+    AuthorizationRequest,
+    /// Cookie of a signed-in browser.
+    Session,
+    /// Cookie that tells browsers apart before anybody signs in.
+    Browser,
+    /// Cookie of a browser that has signed in before.
+    Device,
+    /// Form that no client asked for: sign-in, sign-out.
+    PlainForm,
+    /// Secret of a confidential client, derived from its id.
+    ClientSecret,
+    /// Stands for a credential in rows and tokens.
+    Credential,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Kind; 10] = [
+        Kind::AccessToken,
+        Kind::RefreshToken,
+        Kind::AuthorizationCode,
+        Kind::AuthorizationRequest,
+        Kind::Session,
+        Kind::Browser,
+        Kind::Device,
+        Kind::PlainForm,
+        Kind::ClientSecret,
+        Kind::Credential,
+    ];
+
+    fn label(self) -> &'static str {
+        match self {
+            Kind::AccessToken => "access token",
+            Kind::RefreshToken => "refresh token",
+            Kind::AuthorizationCode => "authorization code",
+            Kind::AuthorizationRequest => "authorization request",
+            Kind::Session => "session",
+            Kind::Browser => "browser",
+            Kind::Device => "device",
+            Kind::PlainForm => "plain form",
+            Kind::ClientSecret => "client secret",
+            Kind::Credential => "credential",
+        }
+    }
+}
+
+/// Why a token is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenError {
+    /// Not one of ours, or altered, or another kind.
+    Invalid,
+    /// Genuine, but its time is over.
+    Expired,
+}
+
+/// Data that is signed and handed out.
+pub trait Artefact: Serialize + DeserializeOwned {
+    /// Which key signs it.
+    const KIND: Kind;
+
+    /// When it stops being accepted; `None` where a row decides.
+    fn expires_at(&self) -> Option<Timestamp>;
+}
+
+type HmacSha256 = Hmac<Sha256>;
+
+/// The keys of one issuer: the current secret's sign, all of them verify.
+pub struct Keys {
+    issuer: String,
+    /// For each kind, the current key first.
+    keys: [Vec<HmacSha256>; Kind::ALL.len()],
+}
+
+impl Keys {
+    /// Derives the keys of `issuer` from the secrets.
+    pub fn new(issuer: &str, current: &Secret, previous: &[Secret]) -> Keys {
+        let derive = |secret: &Secret, kind: Kind| {
+            let mut mac = HmacSha256::new_from_slice(&secret.0).expect("HMAC takes keys of any length");
+            mac.update(b"mcp-auth-proxy\0");
+            mac.update(kind.label().as_bytes());
+            mac.update(b"\0");
+            mac.update(issuer.as_bytes());
+            HmacSha256::new_from_slice(&mac.finalize().into_bytes()).expect("HMAC takes keys of any length")
+        };
+        let keys = Kind::ALL.map(|kind| std::iter::once(current).chain(previous).map(|s| derive(s, kind)).collect());
+        Keys { issuer: issuer.to_string(), keys }
+    }
+
+    /// The issuer whose keys these are.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    fn of(&self, kind: Kind) -> &[HmacSha256] {
+        &self.keys[Kind::ALL.iter().position(|k| *k == kind).expect("ALL has every kind")]
+    }
+
+    /// The MAC of `data` under the current key of `kind`.
+    pub fn mac(&self, kind: Kind, data: &[u8]) -> [u8; 32] {
+        self.of(kind)[0].clone().chain_update(data).finalize().into_bytes().into()
+    }
+
+    /// The MACs of `data` under every key of `kind`, the current one first.
+    pub fn macs(&self, kind: Kind, data: &[u8]) -> Vec<[u8; 32]> {
+        self.of(kind).iter().map(|k| k.clone().chain_update(data).finalize().into_bytes().into()).collect()
+    }
+
+    /// True when `mac` is that of `data` under any key of `kind`; takes the same time whatever differs.
+    pub fn verify(&self, kind: Kind, data: &[u8], mac: &[u8]) -> bool {
+        self.of(kind).iter().any(|k| k.clone().chain_update(data).verify_slice(mac).is_ok())
+    }
+
+    /// Signs an artefact: `base64url(JSON).base64url(MAC)`.
+    pub fn seal<A: Artefact>(&self, artefact: &A) -> String {
+        let mut out = URL_SAFE_NO_PAD.encode(serde_json::to_vec(artefact).expect("artefacts are plain data"));
+        let mac = self.mac(A::KIND, out.as_bytes());
+        out.push('.');
+        URL_SAFE_NO_PAD.encode_string(mac, &mut out);
+        out
+    }
+
+    /// Checks signature and lifetime.
+    pub fn open<A: Artefact>(&self, text: &str, now: Timestamp) -> Result<A, TokenError> {
+        let (data, mac) = text.rsplit_once('.').ok_or(TokenError::Invalid)?;
+        let mac = URL_SAFE_NO_PAD.decode(mac).map_err(|_| TokenError::Invalid)?;
+        if !self.verify(A::KIND, data.as_bytes(), &mac) {
+            return Err(TokenError::Invalid);
+        }
+        let data = URL_SAFE_NO_PAD.decode(data).map_err(|_| TokenError::Invalid)?;
+        let artefact: A = serde_json::from_slice(&data).map_err(|_| TokenError::Invalid)?;
+        match artefact.expires_at() {
+            Some(end) if now >= end => Err(TokenError::Expired),
+            _ => Ok(artefact),
+        }
+    }
+}
+
+/// Random bytes from the operating system.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    rand::rngs::SysRng.try_fill_bytes(&mut bytes).expect("the operating system has randomness");
+    bytes
+}
+
+/// A random name of 128 bits, URL-safe.
+pub fn random_name() -> String {
+    base64url(random::<16>())
+}
+
+/// Base64 with the URL-safe alphabet and no padding.
+pub fn base64url(bytes: impl AsRef<[u8]>) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// SHA-256, in base64url.
+pub fn digest(data: &[u8]) -> String {
+    base64url(Sha256::digest(data))
+}
+
+/// Compares in a time that depends on the lengths only.
+pub fn equal(a: &[u8], b: &[u8]) -> bool {
+    subtle::ConstantTimeEq::ct_eq(a, b).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_32_bytes_of_base64() {
+        let secret = Secret::generate();
+        assert!(Secret::from_base64(&format!("{}\n", secret.to_base64())).is_some_and(|s| s.0 == secret.0));
+        for text in ["", "c2hvcnQ=", "not base64!", &STANDARD.encode([0; 33])] {
+            assert!(Secret::from_base64(text).is_none());
+        }
+    }
+
+    #[test]
+    fn every_kind_and_every_issuer_has_a_key_of_its_own() {
+        let secret = Secret::generate();
+        let (a, b) = (Keys::new("https://a", &secret, &[]), Keys::new("https://b", &secret, &[]));
+        let mut macs: Vec<[u8; 32]> = Kind::ALL.iter().flat_map(|k| [a.mac(*k, b"x"), b.mac(*k, b"x")]).collect();
+        macs.sort();
+        macs.dedup();
+        assert_eq!(macs.len(), 2 * Kind::ALL.len());
+    }
+
+    #[test]
+    fn previous_secrets_verify_and_do_not_sign() {
+        let (old, new) = (Secret::generate(), Secret::generate());
+        let before = Keys::new("https://a", &old, &[]);
+        let after = Keys::new("https://a", &new, std::slice::from_ref(&old));
+        assert!(after.verify(Kind::Session, b"x", &before.mac(Kind::Session, b"x")));
+        assert!(!before.verify(Kind::Session, b"x", &after.mac(Kind::Session, b"x")));
+    }
+}

@@ -1,0 +1,278 @@
+//! Which fields pass, in both directions.
+
+use ::http::header::{
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE,
+    EXPECT, FORWARDED, HOST, LOCATION, ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
+};
+use ::http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use super::Origin;
+use crate::config::{ExternalUrl, UpstreamConfig};
+use crate::http::head::connection_tokens;
+
+/// Fields that belong to one connection and not to the message (RFC 9110 section 7.6.1).
+const HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Fields by which a server learns who a request is from. A client's own are never passed on, in whatever spelling:
+/// servers that follow CGI read `X_Forwarded_User` as `X-Forwarded-User`.
+const IDENTITY: &[&str] = &[
+    "authorization",
+    "cookie",
+    "cookie2",
+    "forwarded",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-original-host",
+    "x-remote-user",
+    "remote-user",
+];
+const FORWARDED_PREFIX: &str = "x-forwarded-";
+
+/// What percent-encoding leaves alone in an identity field: visible ASCII but the percent sign.
+const VISIBLE: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
+
+/// Fields that the proxy writes itself, so that no configuration may.
+pub fn is_managed_field(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name)
+        || [HOST, CONTENT_LENGTH, EXPECT].contains(name)
+        || name.as_str().starts_with(FORWARDED_PREFIX)
+}
+
+/// The fields of the request to the upstream server.
+pub fn request(from: &HeaderMap, origin: &Origin, external: &ExternalUrl, config: &UpstreamConfig) -> HeaderMap {
+    let mut out = HeaderMap::with_capacity(from.len() + 8);
+    let listed: Vec<&str> = connection_tokens(from).collect();
+    for (name, value) in from {
+        if passes(name) && !listed.iter().any(|l| l.eq_ignore_ascii_case(name.as_str())) {
+            out.append(name, value.clone());
+        }
+    }
+    let mut set = |name: &'static str, value: String| {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            out.insert(HeaderName::from_static(name), value);
+        }
+    };
+    let chain: Vec<String> = origin.chain.iter().map(|a| a.to_string()).collect();
+    set("x-forwarded-for", chain.join(", "));
+    // The public face is what was configured, whatever the request or a proxy before this one says.
+    set("x-forwarded-host", external.origin.split_once("://").map(|(_, a)| a.to_string()).unwrap_or_default());
+    set("x-forwarded-proto", if external.secure { "https" } else { "http" }.into());
+    set("x-forwarded-port", external.port.to_string());
+    let encode = |text: &str| utf8_percent_encode(text, VISIBLE).to_string();
+    set("x-forwarded-user", encode(origin.principal.user.as_str()));
+    set("x-forwarded-client", encode(origin.principal.client.as_str()));
+    if let Some(email) = &origin.principal.email {
+        set("x-forwarded-email", encode(email));
+    }
+    if let Some(token) = &config.bearer_token {
+        out.insert(AUTHORIZATION, token.clone());
+    }
+    for (name, value) in &config.headers {
+        out.insert(name, value.clone());
+    }
+    out
+}
+
+fn passes(name: &HeaderName) -> bool {
+    // Origin and CORS are this server's affair: it has answered them.
+    const OWN: [HeaderName; 6] =
+        [HOST, CONTENT_LENGTH, EXPECT, ORIGIN, ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD];
+    if HOP_BY_HOP.contains(name) || OWN.contains(name) {
+        return false;
+    }
+    // Most names are known constants without an underscore: they are compared without a copy.
+    let text = name.as_str();
+    let dashed;
+    let text = if text.contains('_') {
+        dashed = text.replace('_', "-");
+        dashed.as_str()
+    } else {
+        text
+    };
+    let named = HeaderName::from_bytes(text.as_bytes());
+    let taken = named
+        .is_ok_and(|n| HOP_BY_HOP.contains(&n) || OWN.contains(&n) || [AUTHORIZATION, COOKIE, FORWARDED].contains(&n));
+    !taken && !text.starts_with(FORWARDED_PREFIX) && !IDENTITY.contains(&text)
+}
+
+/// The fields of the upstream server's answer that go on to the client.
+pub fn response(mut from: HeaderMap) -> HeaderMap {
+    let listed: Vec<String> = connection_tokens(&from).map(str::to_ascii_lowercase).collect();
+    for name in HOP_BY_HOP.iter().chain(&[CONTENT_LENGTH, SET_COOKIE, WWW_AUTHENTICATE]) {
+        from.remove(name);
+    }
+    let cors: Vec<HeaderName> = from
+        .keys()
+        .filter(|n| n.as_str().starts_with("access-control-") || listed.iter().any(|l| l == n.as_str()))
+        .cloned()
+        .collect();
+    for name in cors {
+        from.remove(name);
+    }
+    from
+}
+
+/// Where a redirect of the upstream server leads, if it is on its own host: the path and query there.
+pub fn location_on_host(headers: &HeaderMap, base: &::http::Uri) -> Option<String> {
+    let location = headers.get(LOCATION)?.to_str().ok()?;
+    let location = location.split('#').next().unwrap_or_default();
+    if location.contains('\\') || location.is_empty() {
+        return None;
+    }
+    if let Some(relative) = location.strip_prefix('/') {
+        return (!relative.starts_with('/')).then(|| location.to_string());
+    }
+    match location.parse::<::http::Uri>() {
+        Ok(uri) if uri.scheme().is_some() => {
+            let same = uri.scheme() == base.scheme()
+                && uri.authority().map(|a| a.as_str()) == base.authority().map(|a| a.as_str());
+            same.then(|| uri.path_and_query().map_or("/".into(), |p| p.as_str().to_string()))
+        }
+        // A path relative to the one that was asked for (RFC 3986 section 5.2).
+        _ if !location.contains(':') => {
+            let folder = base.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+            Some(format!("{folder}/{location}"))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{ClientId, GrantId, Principal, UserId};
+
+    fn origin() -> Origin {
+        Origin {
+            principal: Principal {
+                user: UserId("oidc:jürgen 100%".into()),
+                email: Some("j@example.com".into()),
+                client: ClientId("c".into()),
+                grant: GrantId("g".into()),
+            },
+            chain: vec!["192.0.2.7".parse().unwrap(), "10.0.0.1".parse().unwrap()],
+        }
+    }
+
+    fn config() -> UpstreamConfig {
+        let mut settings = crate::flags::Settings { upstream: Some("http://h".into()), ..Default::default() };
+        settings.proxy_bearer_token = Some("upstream-token".into());
+        settings.proxy_headers = vec![("X-Api-Key".into(), "k".into())];
+        crate::config::Config::build(settings).unwrap().upstream
+    }
+
+    #[test]
+    fn what_a_client_could_pretend_with_is_dropped_and_the_truth_is_set() {
+        let mut from = HeaderMap::new();
+        for (name, value) in [
+            ("authorization", "Bearer client-token"),
+            ("cookie", "a=b"),
+            ("host", "evil"),
+            ("forwarded", "for=1.1.1.1"),
+            ("x-real-ip", "1.1.1.1"),
+            ("x_real_ip", "1.1.1.1"),
+            ("x-original-url", "/admin"),
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x_forwarded_for", "1.1.1.1"),
+            ("x-forwarded-user", "root"),
+            ("x-forwarded_user", "root"),
+            ("x_forwarded_email", "root"),
+            ("x-forwarded-prefix", "/x"),
+            ("connection", "close, x-secret, accept"),
+            ("x-secret", "hop"),
+            ("keep-alive", "timeout=1"),
+            ("te", "trailers"),
+            ("upgrade", "h2c"),
+            ("transfer-encoding", "chunked"),
+            ("transfer_encoding", "chunked"),
+            ("content_length", "5"),
+            ("content-length", "5"),
+            ("expect", "100-continue"),
+            ("origin", "https://a"),
+            ("proxy-authorization", "x"),
+            ("x-api-key", "forged"),
+            ("http_host", "kept"),
+            ("mcp-session-id", "s"),
+            ("x-custom", "1"),
+            ("x-custom", "2"),
+            ("accept", "dropped: it is in Connection"),
+        ] {
+            from.append(HeaderName::from_static(name), value.parse().unwrap());
+        }
+        let external = ExternalUrl::parse("https://mcp.example.com:8443").unwrap();
+        let out = request(&from, &origin(), &external, &config());
+        let mut found: Vec<(&str, &str)> = out.iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
+        found.sort();
+        assert_eq!(
+            found,
+            [
+                ("authorization", "Bearer upstream-token"),
+                ("http_host", "kept"),
+                ("mcp-session-id", "s"),
+                ("x-api-key", "k"),
+                ("x-custom", "1"),
+                ("x-custom", "2"),
+                ("x-forwarded-client", "c"),
+                ("x-forwarded-email", "j@example.com"),
+                ("x-forwarded-for", "192.0.2.7, 10.0.0.1"),
+                ("x-forwarded-host", "mcp.example.com:8443"),
+                ("x-forwarded-port", "8443"),
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-user", "oidc:j%C3%BCrgen%20100%25"),
+            ]
+        );
+    }
+
+    #[test]
+    fn an_answer_loses_what_would_confuse_the_client() {
+        let mut from = HeaderMap::new();
+        for name in [
+            "set-cookie",
+            "www-authenticate",
+            "access-control-allow-origin",
+            "connection",
+            "transfer-encoding",
+            "x-hop",
+            "mcp-session-id",
+        ] {
+            from.append(HeaderName::from_static(name), "x-hop".parse().unwrap());
+        }
+        let out = response(from);
+        assert_eq!(out.keys().map(|k| k.as_str()).collect::<Vec<_>>(), ["mcp-session-id"]);
+    }
+
+    #[test]
+    fn redirects_are_followed_on_the_same_host_only() {
+        let base = "http://h:1/a/b?x".parse().unwrap();
+        let to = |location: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(LOCATION, location.parse().unwrap());
+            location_on_host(&headers, &base)
+        };
+        assert_eq!(to("/c?d").as_deref(), Some("/c?d"));
+        assert_eq!(to("http://h:1/c/").as_deref(), Some("/c/"));
+        assert_eq!(to("c/").as_deref(), Some("/a/c/"));
+        for other in
+            ["http://h/c", "https://h:1/c", "http://h:1@evil/c", "//evil/c", "/\\evil", "http://evil/", "mailto:x", ""]
+        {
+            assert_eq!(to(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The MCP server behind the proxy, behind one trait.
+//!
+//! - [`http`] – a server at a URL, streamed through ureq
+//! - [`headers`] – what it gets to see, and what of its answer goes on
+//! - [`redirects`] – 307 and 308 on its own host
+//! - [`transport`] – the sockets
+
+pub mod headers;
+pub mod http;
+mod redirects;
+mod transport;
+
+use std::net::IpAddr;
+
+pub use headers::is_managed_field;
+
+use crate::http::{Request, Response};
+use crate::identity::Principal;
+
+/// On whose behalf, and from where, a request is passed on.
+pub struct Origin {
+    /// Who.
+    pub principal: Principal,
+    /// The client's address, then the trusted proxies it came through.
+    pub chain: Vec<IpAddr>,
+}
+
+/// An MCP server.
+pub trait Upstream: Send + Sync + 'static {
+    /// Passes a request on and its answer back.
+    fn forward(&self, request: &mut Request<'_>, origin: &Origin) -> Response;
+
+    /// The path of its MCP endpoint, where there is just one.
+    fn endpoint(&self) -> Option<&str>;
+}
