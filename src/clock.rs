@@ -20,11 +20,14 @@ const SETTLE: u64 = 600;
 
 /// A source of time.
 pub enum Clock {
-    /// The machine's clocks.
-    System(Mutex<Anchor>),
+    /// The machine's clocks, or others that are read like them.
+    System(Source, Mutex<Anchor>),
     /// Set by hand, for tests and simulations.
     Manual(AtomicU64),
 }
+
+/// Reads wall time, and steady time from any start, in seconds.
+pub type Source = Box<dyn Fn() -> (u64, u64) + Send + Sync>;
 
 /// Where wall time stood at a moment of steady time.
 #[derive(Clone, Copy)]
@@ -38,8 +41,13 @@ pub struct Anchor {
 impl Clock {
     /// The machine's clock.
     pub fn system() -> Clock {
-        let (wall, steady) = read();
-        Clock::System(Mutex::new(Anchor { wall, steady, jumped: None }))
+        Clock::on(Box::new(read))
+    }
+
+    /// A clock on another source.
+    pub fn on(source: Source) -> Clock {
+        let (wall, steady) = source();
+        Clock::System(source, Mutex::new(Anchor { wall, steady, jumped: None }))
     }
 
     /// A clock that stands at `now` until [`Clock::advance`] moves it.
@@ -50,8 +58,8 @@ impl Clock {
     /// Now.
     pub fn now(&self) -> Timestamp {
         match self {
-            Clock::System(anchor) => {
-                let (wall, steady) = read();
+            Clock::System(source, anchor) => {
+                let (wall, steady) = source();
                 let mut anchor = anchor.lock().unwrap_or_else(|e| e.into_inner());
                 let (now, event) = anchor.judge(wall, steady);
                 drop(anchor);

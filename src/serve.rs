@@ -34,7 +34,7 @@ const COLLECT_EVERY: Duration = Duration::from_secs(3_600);
 /// Pause between two looks at the clock, so that a jump is noticed while nobody asks.
 const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(30);
 /// Descriptors besides those of connections: listener, store, epoll and event descriptors, standard streams.
-const OWN_DESCRIPTORS: usize = 64;
+const OWN_DESCRIPTORS: usize = 24;
 
 /// Publishes the upstream server of `settings` until the process is told to stop. The error is one line.
 pub fn run(settings: Settings) -> Result<(), String> {

@@ -165,7 +165,11 @@ fn copy_exactly(
         out.write_all(&buffer[..start + n])?;
         left = left.checked_sub(n as u64).ok_or(io::ErrorKind::InvalidData)?;
         if left == 0 {
-            return Ok(());
+            // The reader learns that it has been read to its end: an upstream connection goes back to its pool.
+            return match reader.read(&mut [0])? {
+                0 => Ok(()),
+                _ => Err(io::ErrorKind::InvalidData.into()),
+            };
         }
         start = 0;
         buffer.resize(STREAM_BUFFER, 0);

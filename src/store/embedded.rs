@@ -221,7 +221,9 @@ impl Shared {
     /// One transaction and one commit for the whole group; jobs that fail by themselves take no other down.
     fn write_group(&self, group: Vec<Queued>) {
         let (jobs, senders): (Vec<Job>, Vec<_>) = group.into_iter().map(|q| (q.job, q.done)).unzip();
-        let result = self.commit(jobs);
+        // A fault within the database must not end the only thread that writes.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.commit(jobs)))
+            .unwrap_or_else(|_| Err(StoreError("a transaction failed by a fault of this program".into())));
         if result.is_err() {
             self.close();
         }
@@ -241,8 +243,7 @@ impl Shared {
         let mut outcomes = Vec::with_capacity(jobs.len());
         for job in jobs {
             let mut overlay = Overlay { write: &write, changes: HashMap::new() };
-            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&mut overlay)))
-                .unwrap_or_else(|_| Err(StoreError("a transaction failed by a fault of this program".into())));
+            let outcome = job(&mut overlay);
             if outcome.is_ok() {
                 overlay.apply()?;
             }

@@ -1,0 +1,154 @@
+//! What each fuzz target does with its input. Shared with `cargo test`, which runs the same bodies over the corpus and
+//! over generated inputs, so that nothing is skipped where there is no fuzzer.
+
+use std::io::Read;
+use std::time::Duration;
+
+use mcp_auth_proxy::http::BodyError;
+use mcp_auth_proxy::http::body::{Framed, Input};
+use mcp_auth_proxy::http::head::{self, Framing};
+use mcp_auth_proxy::login::pages::display_name;
+use mcp_auth_proxy::mcp::jsonrpc;
+use mcp_auth_proxy::net::trusted::TrustedProxies;
+use mcp_auth_proxy::oauth::client_auth;
+use mcp_auth_proxy::oauth::form::Form;
+use mcp_auth_proxy::oauth::redirect_uri::RedirectUri;
+use mcp_auth_proxy::oauth::{register, resource};
+use mcp_auth_proxy::tokens::access::AccessToken;
+use mcp_auth_proxy::tokens::artefacts::{
+    AuthorizationCode, AuthorizationRequest, BrowserCookie, DeviceCookie, PlainForm, RefreshToken, SessionCookie,
+};
+use mcp_auth_proxy::tokens::{Keys, Secret};
+
+/// Every target by its name.
+pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+    ("request_head", request_head),
+    ("chunked_body", chunked_body),
+    ("form", form),
+    ("registration", registration),
+    ("redirect_uri", redirect_uri),
+    ("tokens", tokens),
+    ("forwarded_for", forwarded_for),
+    ("json_rpc", json_rpc),
+];
+
+/// A head that is accepted says one thing only, however its bytes arrive.
+pub fn request_head(data: &[u8]) {
+    let whole = head::find_end(data, 0);
+    let Ok(Some(end)) = whole else { return };
+    // Found piece by piece, it ends at the same place.
+    let middle = end / 2;
+    assert_eq!(head::find_end(&data[..middle], 0), Ok(None));
+    assert_eq!(head::find_end(data, middle), whole);
+    let Ok(head) = head::parse(&data[..end], 100) else { return };
+    let text = data[..end].to_ascii_lowercase();
+    let count = |name: &[u8]| text.windows(name.len()).filter(|w| *w == name).count();
+    assert!(!data[..end].contains(&0));
+    match head.framing {
+        Framing::Chunked => assert!(!head.parts.headers.contains_key("content-length")),
+        Framing::Length(_) => assert!(!head.parts.headers.contains_key("transfer-encoding")),
+        Framing::None => assert!(count(b"\r\ncontent-length:") == 0 && count(b"\r\ntransfer-encoding:") == 0),
+    }
+    assert!(head.parts.headers.get_all("host").iter().count() <= 1);
+    assert!(head.parts.uri.authority().is_none(), "the target is in origin form");
+}
+
+/// A body never yields more than its limit, ends, and leaves the bytes after it alone.
+pub fn chunked_body(data: &[u8]) {
+    const LIMIT: u64 = 1 << 10;
+    let mut input = Input::new(data);
+    let mut framed = Framed::new(&mut input, Framing::Chunked, LIMIT, Duration::from_secs(1));
+    let mut out = Vec::new();
+    match framed.read_to_end(&mut out) {
+        Ok(_) => assert!(framed.is_done()),
+        Err(e) => {
+            assert!(BodyError::of(&e).is_some() && !framed.is_done());
+            assert!(framed.read(&mut [0; 8]).is_err(), "a failed body stays failed");
+        }
+    }
+    assert!(out.len() as u64 <= LIMIT);
+}
+
+/// Parameters stand once, and the resource check takes whatever there is.
+pub fn form(data: &[u8]) {
+    let external = mcp_auth_proxy::config::ExternalUrl::parse("https://mcp.example.com").expect("a good URL");
+    let Ok(form) = Form::parse(data) else { return };
+    let _ = resource::check(&form, &external);
+    let mut headers = http::HeaderMap::new();
+    if let Some(value) = form.get("authorization").and_then(|v| http::HeaderValue::from_str(v).ok()) {
+        headers.insert("authorization", value);
+    }
+    if let Ok(credentials) = client_auth::credentials(&headers, &form) {
+        assert_eq!(credentials.basic, headers.contains_key("authorization"));
+    }
+}
+
+/// A registration that is accepted has redirect URIs that are accepted.
+pub fn registration(data: &[u8]) {
+    let Ok((client, _)) = register::parse(data, "https://mcp.example.com", 1) else { return };
+    assert!(!client.redirect_uris.is_empty());
+    for uri in &client.redirect_uris {
+        redirect_uri(uri.as_bytes());
+        assert!(RedirectUri::parse(uri).is_ok());
+    }
+    if let Some(name) = &client.name {
+        let shown = display_name(name);
+        assert!(shown.chars().count() <= 65 && !shown.chars().any(char::is_control));
+    }
+}
+
+/// A redirect URI that is accepted leads where it says and can't break out of a header or a policy.
+pub fn redirect_uri(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(uri) = RedirectUri::parse(text) else { return };
+    assert_eq!(uri.as_str(), text);
+    assert!(uri.matches(&uri));
+    assert!(!uri.policy_source().contains([';', ' ', ',', '\'', '"']), "{}", uri.policy_source());
+    let answer = uri.with_parameters(&[("code", "a b&c"), ("state", "\r\n")]);
+    assert!(http::HeaderValue::from_str(&answer).is_ok() && answer.starts_with(text));
+    if matches!(uri.scheme(), "http" | "https") {
+        let parsed: http::Uri = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
+        assert_eq!(parsed.host().map(str::to_ascii_lowercase).as_deref(), Some(uri.host()), "{text}");
+    }
+}
+
+/// Nothing that was not signed here is accepted as anything.
+pub fn tokens(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let secret = Secret::from_base64("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").expect("32 bytes");
+    let keys = Keys::new("https://mcp.example.com", &secret, &[]);
+    assert!(AccessToken::verify(text, &keys, 0).is_err());
+    assert!(keys.open::<AuthorizationCode>(text, 0).is_err());
+    assert!(keys.open::<AuthorizationRequest>(text, 0).is_err());
+    assert!(keys.open::<RefreshToken>(text, 0).is_err());
+    assert!(keys.open::<SessionCookie>(text, 0).is_err());
+    assert!(keys.open::<BrowserCookie>(text, 0).is_err());
+    assert!(keys.open::<DeviceCookie>(text, 0).is_err());
+    assert!(keys.open::<PlainForm>(text, 0).is_err());
+}
+
+/// Without a trusted peer nothing is believed; with one, the chain ends at the peer.
+pub fn forwarded_for(data: &[u8]) {
+    let Ok(value) = http::HeaderValue::from_bytes(data) else { return };
+    let mut headers = http::HeaderMap::new();
+    headers.insert("x-forwarded-for", value);
+    let (peer, stranger) = ([10, 0, 0, 1].into(), [192, 0, 2, 1].into());
+    let networks = ["10.0.0.0/8".parse().expect("a network")];
+    let trusted = TrustedProxies(&networks);
+    let chain = trusted.chain(peer, &headers);
+    assert_eq!(chain.last(), Some(&peer));
+    assert!(chain[1..].iter().all(|a| trusted.contains(*a)));
+    assert_eq!(trusted.chain(stranger, &headers), [stranger]);
+}
+
+/// An id that is echoed is a JSON string or number.
+pub fn json_rpc(data: &[u8]) {
+    let Some(id) = jsonrpc::request_id(data) else { return };
+    // A number may be too large for a float and is echoed all the same: only its form counts.
+    let form: &serde_json::value::RawValue = serde_json::from_str(id.get()).expect("an id is JSON");
+    assert!(form.get().starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit()));
+    let answer = jsonrpc::error(http::StatusCode::BAD_GATEWAY, Some(data), -32603, "\"quoted\"\n");
+    if let mcp_auth_proxy::http::Payload::Bytes(bytes) = answer.body {
+        assert!(serde_json::from_slice::<&serde_json::value::RawValue>(&bytes).is_ok());
+    }
+}

@@ -1,0 +1,222 @@
+//! What a person at a terminal meets.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Stdio;
+
+use super::support::proxy::{Proxy, Scratch, arguments, command, free_port};
+use super::support::upstream::FakeUpstream;
+use super::support::wire::Transport;
+
+/// Runs to the end; the exit code, standard output and standard error.
+fn run(args: &[&str], env: &[(&str, &str)]) -> (i32, String, String) {
+    let output = command().args(args).envs(env.iter().copied()).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// The one line of a start that fails.
+fn refusal(args: &[&str], env: &[(&str, &str)]) -> String {
+    let (code, _, stderr) = run(args, env);
+    assert_eq!(code, 2, "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(!stderr.contains("RUST_BACKTRACE") && !stderr.contains("panicked"), "{stderr}");
+    stderr
+}
+
+#[test]
+fn help_version_man_and_completions_are_printed() {
+    for (args, expected) in [
+        (&["--help"][..], "--external-url"),
+        (&["-h"], "--password"),
+        (&["help"], "EXTERNAL_URL"),
+        (&["--version"], "mcp-auth-proxy 0."),
+        (&["man"], ".SH"),
+        (&["completions", "bash"], "complete -F"),
+        (&["completions", "zsh"], "#compdef"),
+        (&["completions", "fish"], "complete -c"),
+    ] {
+        let (code, stdout, stderr) = run(args, &[]);
+        assert_eq!((code, stderr.as_str()), (0, ""), "{args:?}");
+        assert!(stdout.contains(expected), "{args:?}: {stdout}");
+    }
+}
+
+#[test]
+fn each_start_that_fails_says_why_in_one_line() {
+    let scratch = Scratch::new();
+    let data = scratch.path("data");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken_port = format!("127.0.0.1:{}", taken.local_addr().unwrap().port());
+    let good = ["--password", "x", "--listen", "127.0.0.1:0", "--data-path", &data, "http://127.0.0.1:1"];
+    let with = |more: &[&str]| refusal(&[more, &good].concat(), &[]);
+    let without = |name: &str| {
+        let at = good.iter().position(|a| *a == name).unwrap();
+        refusal(&[&good[..at], &good[at + 2..]].concat(), &[])
+    };
+
+    assert!(without("--password").contains("--password (PASSWORD"));
+    assert!(refusal(&good[..6], &[]).contains("no upstream server"));
+    assert!(with(&["--external-url", "https://a/b"]).contains("--external-url (EXTERNAL_URL)"));
+    assert!(with(&["--pasword", "x"]).contains("--password?"));
+    assert!(
+        refusal(&[&good[..2], &["--listen", &taken_port, "--data-path", &data, "http://h"]].concat(), &[])
+            .contains("in use")
+    );
+    assert!(refusal(&["--password", "x", "ftp://h"], &[]).contains("http://"));
+    assert!(
+        refusal(&["--data-path", "/proc/nowhere/data", "--password", "x", "http://h"], &[])
+            .contains("--data-path (DATA_PATH)")
+    );
+    assert!(refusal(&["http://h"], &[("PASSWORD_FILE", "/nowhere")]).contains("PASSWORD_FILE"));
+    let long = "x".repeat(73);
+    assert!(refusal(&["http://h"], &[("PASSWORD", &long)]).contains("72"));
+    assert!(refusal(&good, &[("AUTH_HMAC_SECRET", "short")]).contains("AUTH_HMAC_SECRET"));
+}
+
+#[test]
+fn a_data_directory_or_secret_that_others_can_read_is_refused() {
+    let scratch = Scratch::new();
+    let data = scratch.path("data");
+    let args = ["--password", "x", "--listen", "127.0.0.1:0", "--data-path", &data, "http://127.0.0.1:1"];
+    std::fs::create_dir(&data).unwrap();
+    std::fs::set_permissions(&data, PermissionsExt::from_mode(0o755)).unwrap();
+    let message = refusal(&args, &[]);
+    assert!(message.contains("can be read by other users") && message.contains("chmod 700"), "{message}");
+
+    std::fs::set_permissions(&data, PermissionsExt::from_mode(0o700)).unwrap();
+    let secret = format!("{data}/secret");
+    std::fs::write(&secret, "x").unwrap();
+    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o644)).unwrap();
+    assert!(refusal(&args, &[]).contains("chmod 600"));
+    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
+    assert!(refusal(&args, &[]).contains("not 32 bytes"));
+    std::fs::remove_file(&secret).unwrap();
+    std::fs::remove_dir_all(&data).unwrap();
+    symlink("/nowhere/at/all", &data).unwrap();
+    assert!(refusal(&args, &[]).contains("--data-path (DATA_PATH)"));
+}
+
+#[test]
+fn what_the_start_makes_is_private() {
+    let upstream = FakeUpstream::ok();
+    let proxy = Proxy::start(upstream.port, &[]);
+    for (name, mode) in [("data", 0o700), ("data/secret", 0o600), ("data/state.redb", 0o600)] {
+        let found = std::fs::metadata(proxy.data.path(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(found, mode, "{name}");
+    }
+}
+
+#[test]
+fn a_second_process_on_the_same_data_directory_says_so_and_stops() {
+    let upstream = FakeUpstream::ok();
+    let proxy = Proxy::start(upstream.port, &[]);
+    let data = proxy.data.path("data");
+    let message =
+        refusal(&["--password", "x", "--listen", "127.0.0.1:0", "--data-path", &data, "http://127.0.0.1:1"], &[]);
+    assert!(message.contains("another mcp-auth-proxy is using"), "{message}");
+    assert_eq!(proxy.send("GET", "/.well-known/jwks.json", &[], b"").status, 200);
+}
+
+#[test]
+fn an_empty_listen_address_takes_ipv4_and_ipv6() {
+    let (scratch, port) = (std::sync::Arc::new(Scratch::new()), free_port());
+    let mut with_env = command();
+    // The environment of an installation of sigbit/mcp-auth-proxy.
+    with_env
+        .env("LISTEN", format!(":{port}"))
+        .env("EXTERNAL_URL", format!("http://localhost:{port}"))
+        .env("DATA_PATH", scratch.path("data"))
+        .env("PASSWORD", "x")
+        .env("PROXY_BEARER_TOKEN", "")
+        .env("MODE", "production")
+        .arg("http://127.0.0.1:1");
+    let proxy = Proxy::spawn(with_env, port, scratch);
+    let mut tried = 0;
+    for host in ["127.0.0.1", "::1"] {
+        match std::net::TcpStream::connect((host, port)) {
+            Ok(_) => tried += 1,
+            Err(e) => assert_eq!(host, "::1", "{e}"),
+        }
+    }
+    assert!(tried >= 1);
+    assert!(
+        proxy.log().contains(&format!("give this URL to MCP clients: http://localhost:{port}/mcp")),
+        "{}",
+        proxy.log()
+    );
+}
+
+#[test]
+fn hash_password_reads_a_pipe_and_its_hash_signs_in() {
+    let hash = |password: &str| {
+        let mut child = command()
+            .arg("hash-password")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(password.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let output = hash("geheim\n");
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(bcrypt::verify("geheim", text.trim()).unwrap(), "{text}");
+    assert_eq!(hash("\n").status.code(), Some(2));
+    assert_eq!(hash(&"x".repeat(73)).status.code(), Some(2));
+}
+
+#[test]
+fn the_demo_shows_how_to_connect_and_keeps_nothing() {
+    let (scratch, port) = (Scratch::new(), free_port());
+    let mut child = command()
+        .args(["demo", "--listen", &format!("127.0.0.1:{port}")])
+        .current_dir(&scratch.0)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    super::support::eventually("the demo listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    let output = child.stdout.take().map(std::io::read_to_string).unwrap().unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(output.contains(&format!("http://localhost:{port}/mcp")) && output.contains("Password"), "{output}");
+    for client in ["Claude Code", "Cursor", "VS Code", "Gemini CLI"] {
+        assert!(output.contains(client), "{client}");
+    }
+    assert_eq!(std::fs::read_dir(&scratch.0).unwrap().count(), 0, "the demo left something behind");
+}
+
+#[test]
+fn a_port_below_1024_without_the_right_is_explained() {
+    let scratch = Scratch::new();
+    // Root has the right unless it gives it away: `setpriv` is part of util-linux.
+    let binary = env!("CARGO_BIN_EXE_mcp-auth-proxy");
+    let mut args: Vec<String> =
+        ["--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service", binary].map(String::from).to_vec();
+    let mut own = arguments(&scratch, 81);
+    own[1] = "127.0.0.1:81".into();
+    args.extend(own);
+    args.push("http://127.0.0.1:1".into());
+    let threshold = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    let mut setpriv = std::process::Command::new("setpriv");
+    // Where even port 81 is free for everybody, there is no such refusal to see: make it so in a network of our own.
+    if threshold.trim() == "0" {
+        setpriv = std::process::Command::new("unshare");
+        setpriv.args([
+            "-n",
+            "sh",
+            "-c",
+            "echo 1024 > /proc/sys/net/ipv4/ip_unprivileged_port_start; ip link set lo up; exec setpriv \"$@\"",
+            "sh",
+        ]);
+    }
+    let output = setpriv.args(args).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("CAP_NET_BIND_SERVICE") && stderr.lines().count() == 1, "{stderr}");
+}

@@ -1,0 +1,275 @@
+//! The HTTP layer over real sockets: what it serves, and what it refuses.
+
+use std::io::Write;
+use std::net::Shutdown;
+use std::time::Duration;
+
+use super::support::eventually;
+use super::support::flow::Client;
+use super::support::proxy::Proxy;
+use super::support::upstream::FakeUpstream;
+use super::support::wire::{Connection, Transport, request};
+
+const PATH: &str = "/.well-known/jwks.json";
+
+fn proxy(args: &[&str]) -> Proxy {
+    Proxy::start(1, args)
+}
+
+fn get(proxy: &Proxy) -> Vec<u8> {
+    request("GET", PATH, &proxy.host(), &[], b"")
+}
+
+/// Sends bytes on a connection of their own; the status, and whether the connection was closed after it.
+fn status(proxy: &Proxy, bytes: impl AsRef<[u8]>) -> (u16, bool) {
+    let mut connection = proxy.connect();
+    connection.write(bytes);
+    let reply = connection.reply(false).unwrap_or_else(|| panic!("no answer; {}", proxy.log()));
+    // RFC 9112 section 9.6: the server waits a moment for the client to stop.
+    connection.socket.shutdown(Shutdown::Write).unwrap();
+    (reply.status, connection.is_closed())
+}
+
+#[test]
+fn a_connection_carries_many_requests_and_pipelined_ones_are_answered_in_order() {
+    let proxy = proxy(&[]);
+    let mut connection = proxy.connect();
+    for _ in 0..3 {
+        connection.write(get(&proxy));
+        assert_eq!(connection.reply(false).unwrap().status, 200);
+    }
+    let missing = request("GET", "/.well-known/nothing", &proxy.host(), &[], b"");
+    let wrong = request("DELETE", "/.idp/token", &proxy.host(), &[], b"");
+    connection.write([get(&proxy), missing, wrong, get(&proxy)].concat());
+    let statuses: Vec<u16> = (0..4).map(|_| connection.reply(false).unwrap().status).collect();
+    assert_eq!(statuses, [200, 404, 405, 200]);
+}
+
+#[test]
+fn a_request_may_come_byte_by_byte() {
+    let proxy = proxy(&[]);
+    let mut connection = proxy.connect();
+    for byte in get(&proxy) {
+        connection.write([byte]);
+    }
+    assert_eq!(connection.reply(false).unwrap().status, 200);
+}
+
+#[test]
+fn head_has_the_head_of_get_and_no_body() {
+    let proxy = proxy(&[]);
+    let mut connection = proxy.connect();
+    connection.write([request("HEAD", PATH, &proxy.host(), &[], b""), get(&proxy)].concat());
+    let (head, body) = (connection.reply(true).unwrap(), connection.reply(false).unwrap());
+    assert_eq!(head.header("content-length"), Some(body.body.len().to_string().as_str()));
+}
+
+#[test]
+fn http_1_0_closes_unless_it_asks_otherwise() {
+    let proxy = proxy(&[]);
+    let mut connection = proxy.connect();
+    connection.write(format!("GET {PATH} HTTP/1.0\r\n\r\n"));
+    let reply = connection.reply(false).unwrap();
+    assert_eq!((reply.status, reply.header("connection")), (200, Some("close")));
+    assert!(connection.is_closed());
+
+    let mut connection = proxy.connect();
+    for _ in 0..2 {
+        connection.write(format!("GET {PATH} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"));
+        let reply = connection.reply(false).unwrap();
+        assert_eq!((reply.status, reply.header("connection")), (200, Some("keep-alive")));
+    }
+}
+
+#[test]
+fn continue_is_sent_when_the_body_is_wanted_and_not_otherwise() {
+    let proxy = proxy(&[]);
+    let body = br#"{"redirect_uris":["https://a/cb"],"token_endpoint_auth_method":"none"}"#;
+    let head = |target: &str| {
+        format!(
+            "POST {target} HTTP/1.1\r\nHost: {}\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+            proxy.host(),
+            body.len()
+        )
+    };
+    let mut connection = proxy.connect();
+    connection.write(head("/.idp/register"));
+    assert_eq!(connection.reply(false).unwrap().status, 100);
+    connection.write(body);
+    assert_eq!(connection.reply(false).unwrap().status, 201);
+
+    let mut connection = proxy.connect();
+    connection.write(head("/mcp"));
+    let reply = connection.reply(false).unwrap();
+    assert_eq!((reply.status, reply.header("connection")), (401, Some("close")));
+}
+
+#[test]
+fn chunked_bodies_are_read_and_what_follows_is_the_next_request() {
+    let proxy = proxy(&[]);
+    let mut connection = proxy.connect();
+    let json = r#"{"redirect_uris":["https://a/cb"]}"#;
+    let (a, b) = json.split_at(10);
+    let body = format!("{:x}\r\n{a}\r\n{:X};ext=1\r\n{b}\r\n0\r\nTrailer: x\r\n\r\n", a.len(), b.len());
+    let head = format!("POST /.idp/register HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n", proxy.host());
+    connection.write([head.into_bytes(), body.into_bytes(), get(&proxy)].concat());
+    assert_eq!(connection.reply(false).unwrap().status, 201);
+    assert_eq!(connection.reply(false).unwrap().status, 200);
+}
+
+#[test]
+fn a_body_that_nobody_read_never_runs_as_a_request() {
+    let proxy = proxy(&[]);
+    let inner = get(&proxy);
+    let mut connection = proxy.connect();
+    connection.write([request("POST", "/mcp", &proxy.host(), &[], &inner), get(&proxy)].concat());
+    assert_eq!(connection.reply(false).unwrap().status, 401);
+    assert_eq!(connection.reply(false).unwrap().status, 200, "the request after the body");
+
+    let head = format!("POST /mcp HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n", proxy.host());
+    let mut connection = proxy.connect();
+    connection.write([head.as_bytes(), format!("{:x}\r\n", inner.len()).as_bytes(), &inner, b"\r\n0\r\n\r\n"].concat());
+    assert_eq!(connection.reply(false).unwrap().status, 401);
+    connection.write(get(&proxy));
+    assert_eq!(connection.reply(false).unwrap().status, 200);
+
+    // Too much to read away: the connection ends rather than being misread.
+    let large = vec![b'x'; 200 << 10];
+    let mut connection = proxy.connect();
+    connection.write(request("POST", "/mcp", &proxy.host(), &[], &large));
+    assert_eq!(connection.reply(false).unwrap().header("connection"), Some("close"));
+}
+
+#[test]
+fn ambiguous_requests_get_400_and_the_connection_is_closed() {
+    let proxy = proxy(&[]);
+    let host = proxy.host();
+    for fields in [
+        "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
+        "Content-Length: 3\r\nContent-Length: 4\r\n",
+        "Content-Length: +3\r\n",
+        "Content-Length: -3\r\n",
+        "Content-Length: 70000000000000000000000\r\n",
+        "Transfer-Encoding: gzip, chunked\r\n",
+        "Transfer-Encoding: Chunked\r\n",
+        "Transfer-Encoding:\u{b}chunked\r\n",
+        "Transfer-Encoding : chunked\r\n",
+        "X: a\nY: b\r\n",
+        "X: a\rY: b\r\n",
+        "X: a\0b\r\n",
+        "X: a\r\n folded\r\n",
+        "Host: other\r\n",
+    ] {
+        let bytes = format!("POST {PATH} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n0\r\n\r\n");
+        assert_eq!(status(&proxy, bytes), (400, true), "{fields:?}");
+    }
+    assert_eq!(status(&proxy, format!("GET {PATH} HTTP/1.1\r\n\r\n")), (400, true), "no Host");
+    assert_eq!(status(&proxy, format!("GET {PATH} HTTP/2.0\r\nHost: {host}\r\n\r\n")), (505, true));
+    assert_eq!(status(&proxy, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), (505, true));
+    for chunks in ["x\r\n", "-1\r\n", "1\r\nab\r\n0\r\n\r\n", "1\n a\r\n", "ffffffffffffffff1\r\n"] {
+        let bytes = format!(
+            "POST /.idp/token HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/x-www-form-urlencoded\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}"
+        );
+        assert_eq!(status(&proxy, bytes), (400, true), "{chunks:?}");
+    }
+}
+
+#[test]
+fn each_bound_has_its_status() {
+    let proxy =
+        proxy(&["--max-body-size", "1KiB", "--head-timeout", "1s", "--body-timeout", "1s", "--max-head-fields", "20"]);
+    let host = proxy.host();
+    let long = "x".repeat(20_000);
+    assert_eq!(status(&proxy, format!("GET /{long} HTTP/1.1\r\nHost: {host}\r\n\r\n")).0, 431);
+    assert_eq!(status(&proxy, format!("GET / HTTP/1.1\r\nHost: {host}\r\nX: {long}")).0, 431);
+    let many = "X: y\r\n".repeat(21);
+    assert_eq!(status(&proxy, format!("GET {PATH} HTTP/1.1\r\nHost: {host}\r\n{many}\r\n")).0, 431);
+    assert_eq!(status(&proxy, format!("GET {PATH} HTTP/1.1\r\nHost:")).0, 408);
+    assert_eq!(
+        status(
+            &proxy,
+            format!("POST /.idp/register HTTP/1.1\r\nHost: {host}\r\nContent-Length: 70000000000000\r\n\r\n")
+        )
+        .0,
+        413
+    );
+    assert_eq!(
+        status(&proxy, format!("POST /.idp/register HTTP/1.1\r\nHost: {host}\r\nContent-Length: 10\r\n\r\nabc")).0,
+        408
+    );
+    let chunked = format!(
+        "POST /.idp/register HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n800\r\n{}",
+        "x".repeat(2_048)
+    );
+    assert_eq!(status(&proxy, chunked).0, 413);
+}
+
+#[test]
+fn connections_are_bounded_for_each_address_and_room_comes_back() {
+    let proxy = proxy(&["--max-connections-per-address", "5"]);
+    eventually("the connection that looked for the start is gone", || {
+        let mut held: Vec<Connection> = (0..5).map(|_| proxy.connect()).collect();
+        held.iter_mut().all(|c| c.socket.write_all(&get(&proxy)).is_ok() && c.reply(false).is_some())
+    });
+    let mut held = Vec::new();
+    eventually("five are served", || {
+        held = (0..5).map(|_| proxy.connect()).collect();
+        held.iter_mut().all(|c| c.socket.write_all(&get(&proxy)).is_ok() && c.reply(false).is_some())
+    });
+    let mut sixth = proxy.connect();
+    let _ = sixth.socket.write_all(&get(&proxy));
+    assert!(sixth.reply(false).is_none(), "the sixth was served");
+    drop(held);
+    eventually("room comes back", || {
+        let mut again = proxy.connect();
+        again.socket.write_all(&get(&proxy)).is_ok() && again.reply(false).is_some()
+    });
+}
+
+#[test]
+fn an_idle_connection_ends_in_time_and_without_a_word() {
+    let proxy = proxy(&["--idle-timeout", "1s"]);
+    let mut connection = proxy.connect();
+    connection.write(get(&proxy));
+    connection.reply(false).unwrap();
+    assert!(connection.head().is_none(), "the connection is closed, and nothing is said");
+}
+
+#[test]
+fn two_thousand_silent_and_half_read_clients_disturb_nobody() {
+    let upstream =
+        FakeUpstream::start(|_, out| super::support::upstream::text(out, "200 OK", "", &"x".repeat(100_000)));
+    let proxy = Proxy::start(upstream.port, &["--max-connections-per-address", "5000"]);
+    let token = Client::public(&proxy).tokens().access;
+    let authorization = format!("Bearer {token}");
+    let silent: Vec<Connection> = (0..1_000).map(|_| proxy.connect()).collect();
+    let half: Vec<Connection> = (0..1_000)
+        .map(|_| {
+            let mut c = proxy.connect();
+            c.write("POST /mcp HTTP/1.1\r\nHos");
+            c
+        })
+        .collect();
+    for _ in 0..20 {
+        let mut neighbour = proxy.connect();
+        neighbour.write(request("POST", "/mcp", &proxy.host(), &[("Authorization", &authorization)], b"{}"));
+        assert_eq!(neighbour.reply(false).unwrap().body.len(), 100_000);
+    }
+    drop((silent, half));
+    assert_eq!(proxy.send("GET", PATH, &[], b"").status, 200);
+}
+
+#[test]
+fn a_client_that_resets_at_any_moment_harms_nobody() {
+    let proxy = proxy(&[]);
+    let bytes = get(&proxy);
+    for cut in 0..bytes.len() {
+        let mut connection = proxy.connect();
+        connection.write(&bytes[..cut]);
+        // Unread bytes at the close make it a reset.
+        drop(connection);
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(proxy.send("GET", PATH, &[], b"").status, 200);
+    assert!(!proxy.log().contains("fault of this program"), "{}", proxy.log());
+}

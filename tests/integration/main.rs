@@ -1,0 +1,16 @@
+//! The program from outside: the real binary over real sockets, and the whole application in one process where time
+//! or the disk has to misbehave on command.
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test fails by panicking")]
+
+mod authorization;
+mod command_line;
+mod faults;
+mod http_layer;
+mod parsers;
+mod proxying;
+mod shutdown;
+mod signin;
+mod simulation;
+mod support;
+mod surface;
+mod tokens;

@@ -1,0 +1,84 @@
+//! Stopping when told.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
+
+use super::support::flow::{Client, call};
+use super::support::proxy::Proxy;
+use super::support::upstream::{FakeUpstream, text};
+use super::support::wire::request;
+use super::support::{PATIENCE, eventually};
+
+const STREAM: &[u8] =
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n";
+
+#[test]
+fn requests_finish_streams_end_and_idle_connections_close() {
+    for signal in ["TERM", "INT"] {
+        let (release, wait) = channel::<()>();
+        let wait = Mutex::new(wait);
+        let upstream = FakeUpstream::start(move |received, out| match received.method.as_str() {
+            "GET" => {
+                let _ = out.write_all(STREAM);
+                while out.peek(&mut [0]).is_err() {}
+            }
+            _ => {
+                let _ = wait.lock().unwrap().recv_timeout(PATIENCE);
+                text(out, "200 OK", "", "finished");
+            }
+        });
+        let mut proxy = Proxy::start(upstream.port, &[]);
+        let token = format!("Bearer {}", Client::public(&proxy).tokens().access);
+        let authorized = [("Authorization", token.as_str())];
+        let mut idle = proxy.connect();
+        idle.write(request("GET", "/.well-known/jwks.json", &proxy.host(), &[], b""));
+        idle.reply(false).unwrap();
+        let mut stream = proxy.connect();
+        stream.write(request("GET", "/mcp", &proxy.host(), &authorized, b""));
+        stream.head().unwrap();
+        stream.chunk().unwrap();
+        let mut busy = proxy.connect();
+        busy.write(request("POST", "/mcp", &proxy.host(), &authorized, b"{}"));
+        eventually("the request is upstream", || upstream.received().len() == 2);
+
+        proxy.signal(signal);
+        assert_eq!(stream.chunk().unwrap(), b"", "a stream ends as if the server had ended it");
+        assert!(idle.is_closed());
+        eventually("nothing is accepted any more", || TcpStream::connect(("127.0.0.1", proxy.port)).is_err());
+        release.send(()).unwrap();
+        let reply = busy.reply(false).unwrap();
+        assert_eq!((reply.text().as_str(), reply.header("connection")), ("finished", Some("close")));
+        assert_eq!(proxy.wait().code(), Some(0), "{signal}");
+    }
+}
+
+#[test]
+fn what_does_not_finish_in_time_is_cut_and_the_exit_is_orderly() {
+    let upstream = FakeUpstream::start(|_, _| std::thread::sleep(PATIENCE));
+    let mut proxy = Proxy::start(upstream.port, &["--drain-timeout", "1s"]);
+    let token = Client::public(&proxy).tokens().access;
+    std::thread::scope(|scope| {
+        let stuck = scope.spawn(|| call(&proxy, &token).status);
+        eventually("the request is upstream", || upstream.received().len() == 1);
+        proxy.signal("TERM");
+        assert_eq!(stuck.join().unwrap(), 503);
+    });
+    assert_eq!(proxy.wait().code(), Some(0));
+    assert!(proxy.log().contains("--drain-timeout"));
+}
+
+#[test]
+fn a_second_signal_ends_the_process_at_once() {
+    let upstream = FakeUpstream::start(|_, _| std::thread::sleep(PATIENCE));
+    let mut proxy = Proxy::start(upstream.port, &["--drain-timeout", "1h"]);
+    let token = Client::public(&proxy).tokens().access;
+    let mut stuck = proxy.connect();
+    stuck.write(request("POST", "/mcp", &proxy.host(), &[("Authorization", &format!("Bearer {token}"))], b"{}"));
+    eventually("the request is upstream", || upstream.received().len() == 1);
+    proxy.signal("TERM");
+    eventually("the first signal is told", || proxy.log().contains("told to stop"));
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait().code(), Some(128 + 15));
+}

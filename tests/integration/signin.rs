@@ -1,0 +1,240 @@
+//! Signing in and out: cookies, sessions, the throttle.
+
+use serde_json::json;
+
+use super::support::flow::{Browser, Client, call, hidden, tokens};
+use super::support::proxy::{PASSWORD, Proxy, Scratch, arguments, command, free_port};
+use super::support::upstream::FakeUpstream;
+use super::support::wire::{Reply, Transport};
+
+fn try_password(browser: &Browser<'_, Proxy>, page: &Reply, password: &str) -> Reply {
+    browser
+        .post("/.auth/login", &[("request", &hidden(page, "request")), ("password", password), ("decision", "allow")])
+}
+
+#[test]
+fn a_wrong_password_shows_the_page_again_and_signs_nobody_in() {
+    let proxy = Proxy::start(1, &[]);
+    let client = Client::public(&proxy);
+    let browser = Browser::new(&proxy);
+    let page = browser.get(&client.authorize(&[]));
+    for wrong in ["", "a-guess", &PASSWORD[1..], &format!("{PASSWORD} "), "\0"] {
+        let reply = try_password(&browser, &page, wrong);
+        assert_eq!(reply.status, 403, "{wrong:?}");
+        assert!(reply.text().contains("role=\"alert\"") && reply.text().contains("aria-invalid=\"true\""));
+        assert!(!reply.headers.iter().any(|(_, v)| v.contains("session")), "{wrong:?}");
+    }
+    assert!(!proxy.log().contains("a-guess"), "a password that was tried is in the log");
+}
+
+#[test]
+fn guessing_meets_growing_delays_and_the_owners_browser_does_not() {
+    let proxy = Proxy::start(1, &[]);
+    let client = Client::public(&proxy);
+    let owner = Browser::new(&proxy);
+    assert_eq!(owner.sign_in(&client.authorize(&[]), PASSWORD).status, 303);
+
+    let stranger = Browser::new(&proxy);
+    let page = stranger.get(&client.authorize(&[]));
+    let replies: Vec<Reply> = (0..8).map(|i| try_password(&stranger, &page, &format!("guess {i}"))).collect();
+    assert!(replies[..5].iter().all(|r| r.status == 403));
+    assert!(replies[5..].iter().all(|r| r.status == 429 && r.header("retry-after").is_some()));
+    assert_eq!(
+        try_password(&stranger, &page, PASSWORD).status,
+        429,
+        "the right one too, or guesses would be told apart"
+    );
+    // Another browser at the same address is a stranger as well.
+    let newcomer = Browser::new(&proxy);
+    let page = newcomer.get(&client.authorize(&[]));
+    assert_eq!(try_password(&newcomer, &page, PASSWORD).status, 429);
+
+    let page = owner.get(&client.authorize(&[("prompt", "login")]));
+    assert_eq!(try_password(&owner, &page, PASSWORD).status, 303);
+}
+
+#[test]
+fn a_session_is_new_at_each_sign_in_and_ends_with_sign_out() {
+    let proxy = Proxy::start(1, &[]);
+    let client = Client::public(&proxy);
+    let browser = Browser::new(&proxy);
+    let session = |b: &Browser<'_, Proxy>| {
+        b.cookies.borrow().iter().find(|(n, _)| n.ends_with("_session")).map(|(_, v)| v.clone())
+    };
+    browser.sign_in(&client.authorize(&[]), PASSWORD);
+    let first = session(&browser).unwrap();
+    browser.sign_in(&client.authorize(&[("prompt", "login")]), PASSWORD);
+    let second = session(&browser).unwrap();
+    assert_ne!(first, second);
+
+    let page = browser.get("/.auth/login");
+    assert!(page.text().contains("You are signed in"));
+    let out = browser.post("/.auth/logout", &[("form", &hidden(&page, "form"))]);
+    assert!(out.status == 200 && out.text().contains("You are signed out"));
+    assert_eq!(session(&browser), None);
+    for old in [first, second] {
+        let name =
+            browser.cookies.borrow().keys().find(|n| n.ends_with("_browser")).unwrap().replace("_browser", "_session");
+        browser.cookies.borrow_mut().insert(name, old);
+        assert!(browser.get("/.auth/login").text().contains("type=\"password\""), "the old cookie is worth nothing");
+    }
+    assert_eq!(browser.get("/.auth/logout").status, 303, "GET signs nobody out");
+}
+
+#[test]
+fn signing_in_without_a_client_works_and_is_proof_against_forgery() {
+    let proxy = Proxy::start(1, &[]);
+    let browser = Browser::new(&proxy);
+    let reply = browser.sign_in("/.auth/login", PASSWORD);
+    assert_eq!((reply.status, reply.header("location")), (303, Some("/.auth/login")));
+    let other = Browser::new(&proxy);
+    let forged = hidden(&other.get("/.auth/login"), "request");
+    assert_eq!(browser.post("/.auth/login", &[("request", &forged), ("password", PASSWORD)]).status, 400);
+}
+
+#[test]
+fn cookies_are_named_after_the_issuer_and_kept_from_scripts_and_other_sites() {
+    let upstream = FakeUpstream::ok();
+    let plain = Proxy::start(upstream.port, &[]);
+    let (scratch, port) = (std::sync::Arc::new(Scratch::new()), free_port());
+    let mut over_tls = command();
+    over_tls.args(arguments(&scratch, port)).args(["--external-url", "https://mcp.example.com", "http://127.0.0.1:1"]);
+    let over_tls = Proxy::spawn(over_tls, port, scratch);
+    let cookie = |proxy: &Proxy| proxy.send("GET", "/.auth/login", &[], b"").header("set-cookie").unwrap().to_string();
+    let (a, b) = (cookie(&plain), cookie(&over_tls));
+    assert!(a.starts_with("mcp_") && !a.contains("Secure"), "{a}");
+    assert!(b.starts_with("__Host-mcp_") && b.contains("; Secure"), "{b}");
+    for text in [&a, &b] {
+        assert!(text.contains("; Path=/; HttpOnly; SameSite=Lax") && !text.contains("Domain"), "{text}");
+    }
+    let name = |text: &str| text.split('=').next().unwrap().trim_start_matches("__Host-").to_string();
+    assert_ne!(name(&a), name(&b));
+}
+
+#[test]
+fn changing_the_password_ends_what_it_began() {
+    let upstream = FakeUpstream::ok();
+    let proxy = Proxy::start(upstream.port, &[]);
+    let client = Client::public(&proxy);
+    let browser = Browser::new(&proxy);
+    browser.sign_in(&client.authorize(&[]), PASSWORD);
+    let before = client.tokens();
+    let (id, cookies) = (client.id.clone(), browser.cookies.borrow().clone());
+
+    let proxy = proxy.crash_and_restart(upstream.port, &["--password", "another one"]);
+    let client =
+        Client { transport: &proxy, id: id.clone(), secret: None, redirect: super::support::flow::REDIRECT.into() };
+    assert_eq!(call(&proxy, &before.access).status, 401);
+    let browser = Browser::new(&proxy);
+    *browser.cookies.borrow_mut() = cookies;
+    assert!(browser.get(&client.authorize(&[])).text().contains("type=\"password\""));
+    assert_eq!(client.refresh(&before.refresh).error(), "invalid_grant");
+
+    let proxy = proxy.crash_and_restart(upstream.port, &[]);
+    let client = Client { transport: &proxy, id, secret: None, redirect: super::support::flow::REDIRECT.into() };
+    assert_eq!(
+        client.refresh(&before.refresh).error(),
+        "invalid_grant",
+        "changing it back does not bring the grant back"
+    );
+}
+
+#[test]
+fn a_password_hash_signs_in_beside_the_password() {
+    let hash = bcrypt::hash("the hashed one", 4).unwrap();
+    let proxy = Proxy::start(1, &["--password-hash", &hash]);
+    let client = Client::public(&proxy);
+    for password in [PASSWORD, "the hashed one"] {
+        assert_eq!(Browser::new(&proxy).sign_in(&client.authorize(&[]), password).status, 303);
+    }
+    assert_eq!(Browser::new(&proxy).sign_in(&client.authorize(&[]), &hash).status, 403, "the hash is no password");
+}
+
+#[test]
+fn password_checks_hold_up_neither_tokens_nor_one_another_for_long() {
+    // A cost that keeps the cores busy for seconds; the queue has room for one.
+    let hash = bcrypt::hash("slow", 4).unwrap().replace("$04$", "$14$");
+    let upstream = FakeUpstream::ok();
+    let proxy = Proxy::start(upstream.port, &["--password-hash", &hash, "--password-queue", "1"]);
+    let client = Client::register(
+        &proxy,
+        json!({"client_name": "busy", "redirect_uris": ["http://127.0.0.1/"], "token_endpoint_auth_method": "none"}),
+    );
+    let token = client.tokens().access;
+    std::thread::scope(|scope| {
+        let cores = std::thread::available_parallelism().unwrap().get();
+        let guesses: Vec<_> = (0..cores + 4)
+            .map(|_| {
+                let (proxy, client) = (&proxy, &client);
+                scope.spawn(move || Browser::new(proxy).sign_in(&client.authorize(&[]), "wrong").status)
+            })
+            .collect();
+        for _ in 0..50 {
+            assert_eq!(call(&proxy, &token).status, 200);
+        }
+        let statuses: Vec<u16> = guesses.into_iter().map(|g| g.join().unwrap()).collect();
+        assert!(statuses.contains(&503), "{statuses:?}");
+    });
+}
+
+#[test]
+fn the_log_tells_what_happened_and_no_secret() {
+    let upstream = FakeUpstream::ok();
+    let proxy = Proxy::start(
+        upstream.port,
+        &["--proxy-bearer-token", "upstream-secret-token", "--proxy-headers", "X-Key:header-secret"],
+    );
+    let client = Client::register(
+        &proxy,
+        json!({"client_name": "forged\nline\u{1b}[31m", "redirect_uris": ["https://a.example/cb"]}),
+    );
+    let browser = Browser::new(&proxy);
+    browser.sign_in(&client.authorize(&[("state", "state-secret")]), "wrong-password-secret");
+    let code = client.code();
+    let first = tokens(&client.redeem(&code));
+    let second = tokens(&client.refresh(&first.refresh));
+    proxy.send(
+        "GET",
+        "/mcp?access_token=query-secret",
+        &[("Authorization", &format!("Bearer {}", second.access))],
+        b"body-secret",
+    );
+    call(&proxy, "token-secret");
+    let log = proxy.log();
+    for event in [
+        "a client registered",
+        "a sign-in failed",
+        "signed in",
+        "access was allowed",
+        "tokens were issued",
+        "tokens were refreshed",
+        "ready",
+    ] {
+        assert!(log.contains(event), "{event} is missing in\n{log}");
+    }
+    let cookies = browser.cookies.borrow();
+    let mut secrets = vec![
+        PASSWORD,
+        "wrong-password-secret",
+        "upstream-secret-token",
+        "header-secret",
+        "state-secret",
+        "query-secret",
+        "body-secret",
+        "token-secret",
+        &code,
+        &first.access,
+        &first.refresh,
+        &second.access,
+        &second.refresh,
+        client.secret.as_deref().unwrap(),
+        super::support::flow::VERIFIER,
+    ];
+    secrets.extend(cookies.values().map(String::as_str));
+    let master = std::fs::read_to_string(proxy.data.path("data/secret")).unwrap();
+    secrets.push(master.trim());
+    for secret in secrets {
+        assert!(!log.contains(secret), "{secret} is in the log");
+    }
+    assert!(!log.contains('\u{1b}') && log.lines().all(|l| l.starts_with('{') && l.ends_with('}')), "{log}");
+}

@@ -1,0 +1,99 @@
+//! The whole application in this process, without sockets: time and disk are the test's to command.
+
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use http::StatusCode;
+use mcp_auth_proxy::admission::Admission;
+use mcp_auth_proxy::clock::Clock;
+use mcp_auth_proxy::config::Config;
+use mcp_auth_proxy::context::Context;
+use mcp_auth_proxy::flags::Settings;
+use mcp_auth_proxy::guard::Seen;
+use mcp_auth_proxy::http::head::{self};
+use mcp_auth_proxy::http::{Body, Handler, Payload, Request, RequestId, Response};
+use mcp_auth_proxy::routes::App;
+use mcp_auth_proxy::store::Store;
+use mcp_auth_proxy::tokens::Secret;
+use mcp_auth_proxy::upstream::{Origin, Upstream};
+
+use super::proxy::PASSWORD;
+use super::wire::{Reply, Transport, request};
+
+const HOST: &str = "localhost:8080";
+
+/// An upstream server that says who asked.
+struct Echo;
+
+impl Upstream for Echo {
+    fn forward(&self, _: &mut Request<'_>, origin: &Origin) -> Response {
+        Response::text(StatusCode::OK, origin.principal.user.to_string())
+    }
+
+    fn endpoint(&self) -> Option<&str> {
+        Some("/mcp")
+    }
+}
+
+/// The application.
+pub struct Local {
+    app: App,
+    pub clock: Arc<Clock>,
+    pub address: IpAddr,
+}
+
+impl Local {
+    /// On `store`, with `secret`, at the time that `clock` tells.
+    pub fn new(store: Box<dyn Store>, secret: &Secret, clock: Arc<Clock>) -> Result<Local, String> {
+        Local::with_password(PASSWORD, store, secret, clock)
+    }
+
+    pub fn with_password(
+        password: &str,
+        store: Box<dyn Store>,
+        secret: &Secret,
+        clock: Arc<Clock>,
+    ) -> Result<Local, String> {
+        let settings =
+            Settings { external_url: format!("http://{HOST}"), password: Some(password.into()), ..Settings::default() };
+        let context =
+            Context::new(Config::build(settings)?, secret, store, clock.clone()).map_err(|e| e.to_string())?;
+        let context = Arc::new(context);
+        let seen = Seen::start(context.state.clone()).map_err(|e| e.to_string())?;
+        let app = App { context, upstream: Box::new(Echo), admission: Admission::new(10, 10, 10), seen };
+        Ok(Local { app, clock, address: Ipv4Addr::LOCALHOST.into() })
+    }
+
+    pub fn context(&self) -> &Context {
+        &self.app.context
+    }
+}
+
+impl Transport for Local {
+    fn send(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+        let bytes = request(method, target, HOST, headers, body);
+        let head = head::parse(&bytes[..bytes.len() - body.len()], 100).unwrap();
+        let mut reader = body;
+        let request = Request {
+            parts: head.parts,
+            body: Body::new(&mut reader, head.framing),
+            peer: self.address,
+            id: RequestId::next(),
+            socket: None,
+        };
+        let response = self.app.handle(request);
+        let headers = response.headers.iter().map(|(n, v)| (n.to_string(), v.to_str().unwrap().to_string())).collect();
+        let mut body = Vec::new();
+        match response.body {
+            Payload::Bytes(bytes) => body.extend_from_slice(&bytes),
+            Payload::Stream { mut reader, .. } => drop(reader.read_to_end(&mut body).unwrap()),
+            Payload::Head(_) => {}
+        }
+        Reply { status: response.status.as_u16(), headers, body }
+    }
+
+    fn origin(&self) -> String {
+        format!("http://{HOST}")
+    }
+}

@@ -1,0 +1,162 @@
+//! The real binary.
+
+use std::io::{BufRead, BufReader};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::eventually;
+use super::wire::{Connection, Reply, Transport, request};
+
+pub const PASSWORD: &str = "correct horse battery";
+
+/// A directory that is removed with its owner.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    pub fn new() -> Scratch {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("mcp-auth-proxy-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// The binary with an environment of its own.
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mcp-auth-proxy"));
+    command.env_clear().stdin(Stdio::null());
+    command
+}
+
+/// A running proxy; killed when dropped.
+pub struct Proxy {
+    child: Child,
+    pub port: u16,
+    pub data: Arc<Scratch>,
+    log: Arc<Mutex<String>>,
+}
+
+impl Proxy {
+    /// A proxy before `upstream`, with the test password unless `args` bring another.
+    pub fn start(upstream: u16, args: &[&str]) -> Proxy {
+        Proxy::start_in(Arc::new(Scratch::new()), free_port(), upstream, args)
+    }
+
+    /// The same on a given data directory and port: a restart.
+    pub fn start_in(data: Arc<Scratch>, port: u16, upstream: u16, args: &[&str]) -> Proxy {
+        let mut command = command();
+        command.args(arguments(&data, port)).args(args).arg(format!("http://127.0.0.1:{upstream}"));
+        Proxy::spawn(command, port, data)
+    }
+
+    /// Runs `command`, which must listen on `port`.
+    pub fn spawn(mut command: Command, port: u16, data: Arc<Scratch>) -> Proxy {
+        let mut child = command.env("LOG_LEVEL", "debug").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (stderr, writer) = (child.stderr.take().unwrap(), log.clone());
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                writer.lock().unwrap().push_str(&(line + "\n"));
+            }
+        });
+        let mut proxy = Proxy { child, port, data, log };
+        eventually("the proxy listens", || {
+            assert!(proxy.child.try_wait().unwrap().is_none(), "the proxy ended: {}", proxy.log());
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        proxy
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let kill = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
+        assert!(kill.success());
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually("the proxy ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    /// Kills it with -9 and starts it anew on the same data.
+    pub fn crash_and_restart(mut self, upstream: u16, args: &[&str]) -> Proxy {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        Proxy::start_in(self.data.clone(), self.port, upstream, args)
+    }
+
+    pub fn connect(&self) -> Connection {
+        Connection::open(self.port)
+    }
+
+    pub fn host(&self) -> String {
+        format!("localhost:{}", self.port)
+    }
+}
+
+/// The arguments that every test's proxy has.
+pub fn arguments(data: &Scratch, port: u16) -> Vec<String> {
+    [
+        "--listen",
+        &format!("127.0.0.1:{port}"),
+        "--external-url",
+        &format!("http://localhost:{port}"),
+        "--data-path",
+        &data.path("data"),
+        "--password",
+        PASSWORD,
+    ]
+    .map(String::from)
+    .to_vec()
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Transport for Proxy {
+    fn send(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+        let mut connection = self.connect();
+        connection.write(request(method, target, &self.host(), headers, body));
+        connection
+            .reply(method == "HEAD")
+            .unwrap_or_else(|| panic!("no answer to {method} {target}; log:\n{}", self.log()))
+    }
+
+    fn origin(&self) -> String {
+        format!("http://localhost:{}", self.port)
+    }
+}
