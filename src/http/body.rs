@@ -3,11 +3,14 @@
 use std::io::{self, Read};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
 use super::head::Framing;
+
+/// Slower than this on average, beyond the first pause that is allowed, is no client but a siege: bytes a second.
+const SLOWEST: u64 = 1 << 10;
 
 /// Bytes of chunk extensions and trailers that one body may carry; they mean nothing here.
 const MAX_ORNAMENT: usize = 8 << 10;
@@ -220,6 +223,9 @@ pub struct Framed<'i, S> {
     allowance: u64,
     ornament: usize,
     wait: Duration,
+    begun: Instant,
+    received: u64,
+    deadline: Option<Instant>,
     /// Told before the first read that has to wait: sends `100 Continue`.
     on_first_wait: Option<&'i mut dyn FnMut() -> io::Result<()>>,
 }
@@ -234,7 +240,18 @@ impl<'i, S: Source> Framed<'i, S> {
             Framing::Chunked => State::Size,
         };
         let chunked = framing == Framing::Chunked;
-        Framed { input, chunked, state, allowance: limit, ornament: 0, wait, on_first_wait: None }
+        Framed {
+            input,
+            chunked,
+            state,
+            allowance: limit,
+            ornament: 0,
+            wait,
+            begun: Instant::now(),
+            received: 0,
+            deadline: None,
+            on_first_wait: None,
+        }
     }
 
     pub(super) fn on_first_wait(&mut self, action: &'i mut dyn FnMut() -> io::Result<()>) {
@@ -246,6 +263,27 @@ impl<'i, S: Source> Framed<'i, S> {
         self.state == State::Done
     }
 
+    /// Body bytes still to come, where the framing tells.
+    pub(super) fn left(&self) -> Option<u64> {
+        match self.state {
+            State::Data(left) if !self.chunked => Some(left),
+            _ => None,
+        }
+    }
+
+    /// From here on, the body has to end by `deadline`.
+    pub(super) fn finish_by(&mut self, deadline: Instant) {
+        self.deadline = Some(deadline);
+    }
+
+    /// How long the next read may wait.
+    fn patience(&self) -> io::Result<Duration> {
+        let slowest = self.begun + self.wait + Duration::from_secs(self.received / SLOWEST);
+        let end = self.deadline.map_or(slowest, |d| d.min(slowest));
+        let left = end.saturating_duration_since(Instant::now()).min(self.wait);
+        if left.is_zero() { Err(BodyError::Timeout.into()) } else { Ok(left) }
+    }
+
     fn step(&mut self, out: &mut [u8]) -> io::Result<Option<usize>> {
         match self.state {
             State::Done => Ok(Some(0)),
@@ -253,10 +291,12 @@ impl<'i, S: Source> Framed<'i, S> {
             State::Data(left) => {
                 let most = usize::try_from(left).unwrap_or(usize::MAX).min(out.len());
                 self.before_wait()?;
-                let n = self.input.read(&mut out[..most], self.wait).map_err(timeout)?;
+                let wait = self.patience()?;
+                let n = self.input.read(&mut out[..most], wait).map_err(timeout)?;
                 if n == 0 {
                     return Err(BodyError::Gone.into());
                 }
+                self.received += n as u64;
                 self.state = match left - n as u64 {
                     0 if self.chunked => State::DataEnd,
                     0 => State::Done,
@@ -306,7 +346,8 @@ impl<'i, S: Source> Framed<'i, S> {
                 break;
             }
             self.before_wait()?;
-            if self.input.fill(4 << 10, self.wait).map_err(timeout)? == 0 {
+            let wait = self.patience()?;
+            if self.input.fill(4 << 10, wait).map_err(timeout)? == 0 {
                 return Err(BodyError::Gone.into());
             }
         }

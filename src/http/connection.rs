@@ -14,15 +14,21 @@ use super::{Body, BodyError, Handler, Limits, Request, RequestId, Response, resp
 
 /// Bytes of a body that the handler did not want which are read away to keep the connection.
 const MAX_LEFTOVER: u64 = 64 << 10;
-/// How long a refused client may go on sending before the connection is cut.
-const LINGER: Duration = Duration::from_secs(2);
+/// How long that may take, after the answer.
+const LEFTOVER_TIME: Duration = Duration::from_secs(2);
+/// How long a client may go on sending a body that was refused, in all and without a byte. Cutting it sooner would
+/// reset the connection and take the answer with it.
+const LINGER: Duration = Duration::from_secs(30);
+const LINGER_SILENCE: Duration = Duration::from_secs(2);
 
 /// What a connection tells the registry about itself.
 pub(super) trait Progress {
     /// Waiting for a request: may be closed at any time. False when the server is draining.
     fn idle(&self) -> bool;
-    /// A request has begun.
-    fn busy(&self);
+    /// A request has begun. False when the server closed the connection first.
+    fn busy(&self) -> bool;
+    /// The server accepts no further requests.
+    fn is_draining(&self) -> bool;
 }
 
 /// Serves `socket` until either side has had enough.
@@ -41,14 +47,14 @@ pub(super) fn serve(
             Ok(Some(head)) => head,
             Ok(None) => return,
             Err(error) => {
-                refuse(socket, &mut input, error);
+                refuse(socket, &mut input, error, limits.body_size);
                 return;
             }
         };
         match exchange(socket, &mut input, head, peer, handler, limits, progress) {
             Ok(true) => {}
             Ok(false) => {
-                linger(socket, &mut input);
+                linger(socket, &mut input, limits.body_size);
                 return;
             }
             Err(_) => return,
@@ -75,7 +81,6 @@ fn read_head(
             if end > limits.head_size {
                 return Err(too_large());
             }
-            progress.busy();
             let head = head::parse(&input.buffered()[..end], limits.head_fields);
             input.consume(end);
             return head.map(Some);
@@ -102,7 +107,7 @@ fn read_head(
         };
         match if wait.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { input.fill(limits.head_size, wait) } {
             Ok(0) => return Ok(None),
-            Ok(_) => {}
+            Ok(_) => drop(progress.busy()),
             Err(e) if e.kind() == io::ErrorKind::TimedOut && started => {
                 return Err(HeadError {
                     status: StatusCode::REQUEST_TIMEOUT,
@@ -128,7 +133,7 @@ fn exchange(
     limits: &Limits,
     progress: &dyn Progress,
 ) -> io::Result<bool> {
-    let Head { parts, framing, mut keep_alive, expects_continue } = head;
+    let Head { parts, framing, keep_alive, expects_continue } = head;
     let is_head = parts.method == Method::HEAD;
     let http11 = parts.version == Version::HTTP_11;
     let id = RequestId::next();
@@ -141,24 +146,30 @@ fn exchange(
     let response = if matches!(framing, Framing::Length(n) if n > limits.body_size) {
         body_refusal(BodyError::TooLarge)
     } else {
-        let request = Request { parts, body: Body::new(&mut framed, framing), peer, id, socket: Some(socket.clone()) };
+        // With the connection half closed by the drain, the client would look as if it had gone.
+        let watched = progress.busy().then(|| socket.clone());
+        let request = Request { parts, body: Body::new(&mut framed, framing), peer, id, socket: watched };
         catch_unwind(AssertUnwindSafe(|| handler.handle(request))).unwrap_or_else(|_| {
             log::error!(request:% = id; "a request failed by a fault of this program and was answered with 500");
             Response::text(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
         })
     };
 
-    // What the handler left unread is read away if it is little and there; a client that waits for 100 will not send it.
-    if !framed.is_done() && (expects_continue || !discard(&mut framed)) {
+    let mut keep_alive = keep_alive && !progress.is_draining();
+    if !framed.is_done() && (expects_continue || framed.left().is_some_and(|n| n > MAX_LEFTOVER)) {
+        // A client that waits for 100 will not send its body; a long one is not worth reading away.
         keep_alive = false;
     }
-    let keep_alive = keep_alive && progress.idle();
-    progress.busy();
     let framing = response::Framing { head: is_head, http11, keep_alive };
     let status = response.status;
-    catch_unwind(AssertUnwindSafe(|| response::write(&**socket, response, framing)))
+    let keep_alive = catch_unwind(AssertUnwindSafe(|| response::write(&**socket, response, framing)))
         .unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
-        .inspect_err(|e| log::debug!(request:% = id, status = status.as_u16(), error:% = e; "the answer was cut short"))
+        .inspect_err(
+            |e| log::debug!(request:% = id, status = status.as_u16(), error:% = e; "the answer was cut short"),
+        )?;
+    // The answer does not wait for a body that nobody wants.
+    framed.finish_by(Instant::now() + LEFTOVER_TIME);
+    Ok(keep_alive && (framed.is_done() || discard(&mut framed)))
 }
 
 /// Reads the rest of a small body away; false when it is not worth it.
@@ -170,34 +181,34 @@ fn discard(body: &mut impl Read) -> bool {
 }
 
 /// The plain answer to a body that can't be read.
-pub(super) fn body_refusal(error: BodyError) -> Response {
+fn body_refusal(error: BodyError) -> Response {
     Response::text(error.status(), error.to_string())
 }
 
 /// Answers a head that can't be read, and closes.
-fn refuse(socket: &Arc<TcpStream>, input: &mut Input<SocketSource>, error: HeadError) {
+fn refuse(socket: &Arc<TcpStream>, input: &mut Input<SocketSource>, error: HeadError, body_size: u64) {
     log::debug!(status = error.status.as_u16(), reason = error.reason; "a request was refused");
     let framing = response::Framing { head: false, http11: true, keep_alive: false };
     if response::write(&**socket, Response::text(error.status, error.reason), framing).is_ok() {
-        linger(socket, input);
+        linger(socket, input, body_size);
     }
 }
 
 /// Closing with unread bytes would reset the connection and take the answer with it (RFC 9112 section 9.6).
-fn linger(socket: &TcpStream, input: &mut Input<SocketSource>) {
+fn linger(socket: &TcpStream, input: &mut Input<SocketSource>, body_size: u64) {
     let _ = socket.shutdown(Shutdown::Write);
     let deadline = Instant::now() + LINGER;
     input.consume(input.buffered().len());
-    let mut left = MAX_LEFTOVER as usize * 4;
+    let mut left = body_size;
     while left > 0 {
-        let wait = deadline.saturating_duration_since(Instant::now());
+        let wait = deadline.saturating_duration_since(Instant::now()).min(LINGER_SILENCE);
         if wait.is_zero() {
             return;
         }
         match input.fill(MAX_LEFTOVER as usize, wait) {
             Ok(0) | Err(_) => return,
             Ok(n) => {
-                left = left.saturating_sub(n);
+                left = left.saturating_sub(n as u64);
                 input.consume(n);
             }
         }

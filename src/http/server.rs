@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -84,18 +84,30 @@ struct Registry {
 
 struct Connection {
     socket: Arc<TcpStream>,
-    idle: AtomicBool,
+    /// One of `IDLE`, `BUSY`, `CLOSING`: drain and worker agree on it before either acts.
+    phase: AtomicU8,
     draining: Drain,
 }
 
+/// Between requests: may be closed at any time.
+const IDLE: u8 = 0;
+/// A request has begun.
+const BUSY: u8 = 1;
+/// Closed by the drain.
+const CLOSING: u8 = 2;
+
 impl Progress for Connection {
     fn idle(&self) -> bool {
-        self.idle.store(true, Ordering::SeqCst);
-        !self.draining.begun()
+        self.phase.store(IDLE, Ordering::SeqCst);
+        !self.is_draining()
     }
 
-    fn busy(&self) {
-        self.idle.store(false, Ordering::SeqCst);
+    fn busy(&self) -> bool {
+        self.phase.compare_exchange(IDLE, BUSY, Ordering::SeqCst, Ordering::SeqCst) != Err(CLOSING)
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.begun()
     }
 }
 
@@ -161,6 +173,7 @@ impl Server {
                         log::info!("connections are accepted again");
                     }
                     let _ = socket.set_nonblocking(false);
+                    crate::net::keep_alive(&socket);
                     self.shared.clone().start(socket, peer.ip().to_canonical());
                 }
                 Err(e)
@@ -221,7 +234,7 @@ impl Shared {
         }
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let connection =
-            Connection { socket: Arc::new(socket), idle: AtomicBool::new(true), draining: self.drain.clone() };
+            Connection { socket: Arc::new(socket), phase: AtomicU8::new(IDLE), draining: self.drain.clone() };
         registry.connections.insert(id, Arc::new(connection));
         Some(id)
     }
@@ -256,9 +269,11 @@ impl Shared {
     fn wait_until_gone(&self, deadline: Instant) -> bool {
         let mut registry = self.registry();
         loop {
-            // A request that has arrived already is still read: only what comes later meets a closed door.
-            for connection in registry.connections.values().filter(|c| c.idle.load(Ordering::SeqCst)) {
-                let _ = connection.socket.shutdown(Shutdown::Read);
+            for connection in registry.connections.values() {
+                let idle = connection.phase.compare_exchange(IDLE, CLOSING, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+                if idle {
+                    let _ = connection.socket.shutdown(Shutdown::Read);
+                }
             }
             if registry.connections.is_empty() {
                 return true;

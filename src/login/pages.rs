@@ -145,6 +145,18 @@ pub fn error(ctx: &Context, status: StatusCode, title: &str, explanation: &str, 
     page(ctx, status, title, None, body)
 }
 
+/// A faulty request of a client that nobody has trusted yet: the way back is a link, not a redirect.
+pub fn leave(ctx: &Context, redirect: &RedirectUri, answer: &Response) -> Response {
+    let target = answer.headers.get(http::header::LOCATION).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let body = html! {
+        h1 { "The application made a mistake" }
+        p .alert role="alert" { "Its request for access can't be answered. Nobody has been signed in." }
+        p { "You can go back to " strong { (redirect.host()) } " if you came from there." }
+        p { a href=(target) rel="noreferrer" { "Go back to " (redirect.host()) } }
+    };
+    page(ctx, StatusCode::BAD_REQUEST, "Faulty request", None, body)
+}
+
 /// For a person who opens the MCP endpoint in a browser.
 pub fn not_for_browsers(ctx: &Context) -> Response {
     let body = html! {

@@ -19,6 +19,9 @@ const FREE_IN_ALL: u32 = 100;
 const LONGEST: Duration = Duration::from_secs(15 * 60);
 /// Longest delay of all strangers together.
 const LONGEST_IN_ALL: Duration = Duration::from_secs(2);
+/// Attempts a second from addresses that have not failed yet, which the delay of all strangers together spares: the
+/// owner at a new place is one of them, and so is each machine of a botnet, whose number this bounds.
+const FRESH_PER_SECOND: f64 = 10.0;
 /// A failure is forgotten after this long without another.
 const FORGET: Duration = Duration::from_secs(60 * 60);
 /// Addresses, and browsers, remembered at one time.
@@ -42,6 +45,8 @@ struct Counts {
     addresses: HashMap<IpAddr, Failures>,
     browsers: HashMap<String, Failures>,
     all: Failures,
+    /// What is left of the allowance of fresh addresses, and when it was.
+    fresh: Option<(f64, Instant)>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -85,7 +90,11 @@ impl Throttle {
             }
             Visitor::Stranger(address) => {
                 let failures = entry(&mut counts.addresses, address_group(*address), now);
-                refuse_for(failures.wait(now, FREE, LONGEST).max(counts.all.wait(now, FREE_IN_ALL, LONGEST_IN_ALL)))?;
+                let mut in_all = counts.all.wait(now, FREE_IN_ALL, LONGEST_IN_ALL);
+                if failures.count == 0 && !in_all.is_zero() && take_fresh(&mut counts.fresh, now) {
+                    in_all = Duration::ZERO;
+                }
+                refuse_for(failures.wait(now, FREE, LONGEST).max(in_all))?;
                 failures.add(now);
                 counts.all.add(now);
             }
@@ -119,6 +128,14 @@ impl Throttle {
             failures.count = failures.count.saturating_sub(1);
         }
     }
+}
+
+fn take_fresh(fresh: &mut Option<(f64, Instant)>, now: Instant) -> bool {
+    let (level, at) = fresh.unwrap_or((FRESH_PER_SECOND, now));
+    let level = (level + now.saturating_duration_since(at).as_secs_f64() * FRESH_PER_SECOND).min(FRESH_PER_SECOND);
+    let enough = level >= 1.0;
+    *fresh = Some((if enough { level - 1.0 } else { level }, now));
+    enough
 }
 
 fn refuse_for(wait: Duration) -> Result<(), Duration> {
@@ -181,11 +198,14 @@ mod tests {
         let (throttle, now) = (Throttle::default(), Instant::now());
         let passed = (0..1_000u32)
             .filter(|i| throttle.attempt_at(&Visitor::Stranger(IpAddr::from(i.to_be_bytes())), now).is_ok());
-        assert_eq!(passed.count(), FREE_IN_ALL as usize);
+        assert_eq!(passed.count(), FREE_IN_ALL as usize + FRESH_PER_SECOND as usize);
         let owner = Visitor::Known("laptop".into());
         assert_eq!(throttle.attempt_at(&owner, now), Ok(()));
-        let newcomer = throttle.attempt_at(&stranger(9), now + LONGEST_IN_ALL);
-        assert_eq!(newcomer, Ok(()), "all together are delayed by seconds, not locked out");
+        let soon = now + Duration::from_millis(200);
+        assert_eq!(throttle.attempt_at(&stranger(9), soon), Ok(()), "an address that has not failed yet");
+        let guesser = stranger(10);
+        while throttle.attempt_at(&guesser, soon).is_ok() {}
+        assert!(throttle.attempt_at(&guesser, soon).is_err());
     }
 
     #[test]

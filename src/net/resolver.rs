@@ -43,7 +43,12 @@ impl CachingResolver {
                 cache.insert(key, (Instant::now(), found.clone()));
                 Ok(found)
             }
-            Err(e) => known.map(|(_, addresses)| addresses).ok_or(e),
+            Err(e) => {
+                let Some((_, addresses)) = known else { return Err(e) };
+                // Not asked again at once: each question may take the system's resolver many seconds.
+                self.cache().insert(key, (Instant::now(), addresses.clone()));
+                Ok(addresses)
+            }
         }
     }
 

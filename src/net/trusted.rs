@@ -25,15 +25,11 @@ impl TrustedProxies<'_> {
         if !self.contains(peer) {
             return chain;
         }
-        let entries: Vec<&str> = headers
-            .get_all("x-forwarded-for")
-            .iter()
-            .filter_map(|v| v.to_str().ok())
-            .flat_map(|v| v.split(','))
-            .collect();
+        let fields = headers.get_all("x-forwarded-for").iter();
+        let entries: Vec<&[u8]> = fields.flat_map(|v| v.as_bytes().split(|b| *b == b',')).collect();
         for entry in entries.into_iter().rev() {
             // An entry that is no address was not written by a trusted proxy: the one right of it stays the client.
-            let Some(address) = parse(entry.trim()) else { break };
+            let Some(address) = std::str::from_utf8(entry).ok().and_then(|e| parse(e.trim())) else { break };
             chain.insert(0, address);
             if !self.contains(address) {
                 break;
@@ -71,10 +67,11 @@ mod tests {
             ("::1", &["[2001:db8::1]:443"], "2001:db8::1"),
             ("10.0.0.1", &["::ffff:1.1.1.1"], "1.1.1.1"),
             ("10.0.0.1", &[""], "10.0.0.1"),
+            ("10.0.0.1", &["\u{e9}, 1.1.1.1"], "1.1.1.1"),
         ] {
             let mut headers = HeaderMap::new();
             for value in forwarded {
-                headers.append("x-forwarded-for", value.parse().unwrap());
+                headers.append("x-forwarded-for", http::HeaderValue::from_bytes(value.as_bytes()).unwrap());
             }
             let found = trusted.client(peer.parse().unwrap(), &headers);
             assert_eq!(found, client.parse::<IpAddr>().unwrap(), "{peer} {forwarded:?}");

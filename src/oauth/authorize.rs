@@ -28,8 +28,10 @@ const MAX_STATE: usize = 4_096;
 enum Refusal {
     /// Nobody to send the answer to: the person is told.
     Page(&'static str, String),
-    /// The client is told.
-    Redirect(Box<(RedirectUri, Option<String>, OAuthError)>),
+    /// The client is told: at once where somebody has trusted it before or it is on this machine, else by a link on a
+    /// page, since anyone may register, and a redirect without a look would make this an open redirector (RFC 9700
+    /// section 4.11.2).
+    Redirect(Box<(RedirectUri, Option<String>, OAuthError, bool)>),
     Store(StoreError),
 }
 
@@ -46,7 +48,7 @@ pub fn show(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Respons
     let query = request.parts.uri.query().unwrap_or_default();
     let result = read(ctx, query, &browser).and_then(|(asked, client, form)| {
         let prompt = form.get("prompt").unwrap_or_default().to_string();
-        let session = session::current(ctx, headers)?.filter(|_| prompt != "login");
+        let session = session::current(ctx, headers)?.filter(|_| !asked.sign_in_anew);
         let redirect = redirect_of(&asked);
         let asker = Asker { client: &client, redirect: &redirect };
         let sealed = ctx.keys.seal(&asked);
@@ -58,7 +60,12 @@ pub fn show(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Respons
             session if prompt == "none" => {
                 let code = if session.is_some() { "consent_required" } else { "login_required" };
                 let error = OAuthError::new(code, "the user has to decide on a page");
-                Err(Refusal::Redirect(Box::new((redirect.clone(), asked.state.clone(), error))))
+                Err(Refusal::Redirect(Box::new((
+                    redirect.clone(),
+                    asked.state.clone(),
+                    error,
+                    is_trusted(&client, &redirect),
+                ))))
             }
             Some(session) => Ok(pages::consent(ctx, &asker, &session.user, &sealed)),
             None => Ok(pages::sign_in(ctx, Some(&asker), &sealed, None)),
@@ -90,7 +97,7 @@ pub fn decide(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Respo
     };
     match (form.get("decision"), session) {
         (Some("deny"), _) => deny(ctx, &asked, caller),
-        (Some("allow"), Some(session)) => {
+        (Some("allow"), Some(session)) if !asked.sign_in_anew => {
             let result = remember(ctx, &session.user, &asked).and_then(|()| allow(ctx, &asked, &session.user, caller));
             result.unwrap_or_else(|e| signin::unavailable(ctx, &e))
         }
@@ -137,6 +144,7 @@ pub fn allow(ctx: &Context, asked: &AuthorizationRequest, user: &User, caller: C
                 redirect_uri: asked_by.redirect_uri,
                 redirect_uri_given: asked_by.redirect_uri_given,
             },
+            access_token_lifetime: 0,
             created_at: now,
             expires_at: exp,
         };
@@ -184,11 +192,12 @@ fn read(ctx: &Context, query: &str, browser: &Browser) -> Result<(AuthorizationR
     })?;
 
     let state = form.get("state").map(str::to_string);
-    let tell = |error: OAuthError| Refusal::Redirect(Box::new((redirect.clone(), state.clone(), error)));
+    let trusted = is_trusted(&client, &redirect);
+    let tell = |error: OAuthError| Refusal::Redirect(Box::new((redirect.clone(), state.clone(), error, trusted)));
     let invalid = |text: &str| tell(OAuthError::new("invalid_request", text));
     if state.as_ref().is_some_and(|s| s.len() > MAX_STATE) {
         let error = OAuthError::new("invalid_request", "state is longer than 4096 bytes");
-        return Err(Refusal::Redirect(Box::new((redirect, None, error))));
+        return Err(Refusal::Redirect(Box::new((redirect, None, error, trusted))));
     }
     match form.get("response_type") {
         Some("code") => {}
@@ -217,10 +226,16 @@ fn read(ctx: &Context, query: &str, browser: &Browser) -> Result<(AuthorizationR
         redirect_uri_given,
         state,
         code_challenge: challenge.to_string(),
+        sign_in_anew: form.get("prompt") == Some("login"),
         browser: browser.binding(),
         exp: ctx.now() + REQUEST_LIFETIME,
     };
     Ok((asked, client, form))
+}
+
+/// May the browser be sent to the client before the user has seen a page?
+fn is_trusted(client: &Client, redirect: &RedirectUri) -> bool {
+    client.used || redirect.destination() != Destination::Web
 }
 
 /// The redirect URI, if it is the client's; with none in the request, the only registered one (RFC 6749 3.1.2.3).
@@ -250,10 +265,11 @@ fn refuse(ctx: &Context, refusal: Refusal, caller: Caller) -> Response {
             pages::error(ctx, StatusCode::BAD_REQUEST, title, &explanation, next)
         }
         Refusal::Redirect(told) => {
-            let (redirect, state, error) = *told;
+            let (redirect, state, error, trusted) = *told;
             log::info!(request:% = caller.id, address:% = caller.address, error = error.code; "an authorization request was refused");
             let parameters = [("error", error.code), ("error_description", error.description.as_str())];
-            answer(ctx, &redirect, state.as_deref(), &parameters)
+            let response = answer(ctx, &redirect, state.as_deref(), &parameters);
+            if trusted { response } else { pages::leave(ctx, &redirect, &response) }
         }
         Refusal::Store(error) => signin::unavailable(ctx, &error),
     }

@@ -1,5 +1,9 @@
 //! Redirect URIs: which may be registered, and which match (RFC 6749 section 3.1.2, RFC 8252).
 
+use std::net::IpAddr;
+
+use crate::config::is_loopback_host;
+
 /// Longest that is accepted.
 const MAX_LENGTH: usize = 2_048;
 
@@ -118,7 +122,7 @@ impl RedirectUri {
     pub fn destination(&self) -> Destination {
         match self.scheme.as_str() {
             "http" => Destination::Loopback,
-            "https" if self.has_loopback_host() => Destination::Loopback,
+            "https" if self.is_on_this_machine() => Destination::Loopback,
             "https" => Destination::Web,
             _ => Destination::PrivateUse,
         }
@@ -156,6 +160,16 @@ impl RedirectUri {
         out
     }
 
+    /// Wider than the names that are registered for loopback: anything that a browser would look for here.
+    fn is_on_this_machine(&self) -> bool {
+        let host = self.host.trim_end_matches('.');
+        let address = host.trim_matches(['[', ']']).parse::<IpAddr>().map(|a| a.to_canonical());
+        match address {
+            Ok(address) => address.is_loopback() || address.is_unspecified(),
+            Err(_) => is_loopback_host(host),
+        }
+    }
+
     fn has_loopback_host(&self) -> bool {
         matches!(self.host.as_str(), "localhost" | "127.0.0.1" | "[::1]")
     }
@@ -178,8 +192,16 @@ fn split_port(authority: &str) -> Result<(&str, &str), &'static str> {
 fn is_host(host: &str) -> bool {
     match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
         Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
+        // A last label of digits is an address to browsers (`2130706433` is 127.0.0.1): only the plain form is taken.
+        None if ends_in_number(host) => host.parse::<std::net::Ipv4Addr>().is_ok(),
         None => !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')),
     }
+}
+
+fn ends_in_number(host: &str) -> bool {
+    let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+    last.starts_with(|c: char| c.is_ascii_digit())
+        && (last.bytes().all(|b| b.is_ascii_digit()) || last.starts_with("0x"))
 }
 
 #[cfg(test)]
@@ -245,6 +267,24 @@ mod tests {
             assert!(RedirectUri::parse(bad).is_err(), "{bad}");
         }
         assert!(RedirectUri::parse(&format!("https://a/{}", "x".repeat(3_000))).is_err());
+        for odd in ["https://2130706433/", "https://127.1/", "https://0x7f.1/", "https://a.0x7f000001/"] {
+            assert!(RedirectUri::parse(odd).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn whatever_leads_to_this_machine_counts_as_loopback() {
+        for here in [
+            "https://127.0.0.2/",
+            "https://x.localhost/",
+            "https://localhost./",
+            "https://0.0.0.0/",
+            "https://[::ffff:127.0.0.1]/",
+            "https://[::]/",
+        ] {
+            assert_eq!(RedirectUri::parse(here).unwrap().destination(), Destination::Loopback, "{here}");
+        }
+        assert_eq!(RedirectUri::parse("https://127.0.0.1.example/").unwrap().destination(), Destination::Web);
     }
 
     #[test]

@@ -24,6 +24,8 @@ use crate::tokens::{Kind, base64url, digest, random_name};
 const MAX_BODY: usize = 32 << 10;
 const MAX_REDIRECT_URIS: usize = 32;
 const MAX_NAME: usize = 256;
+/// All redirect URIs of a client together, in bytes: strangers must not fill the disk.
+const MAX_REDIRECT_BYTES: usize = 4 << 10;
 /// How long a registration that no user authorized is kept.
 const UNUSED_LIFETIME: u64 = 30 * 86_400;
 /// How long one that was used is kept beyond its newest grant's longest life.
@@ -81,6 +83,12 @@ pub fn parse(body: &[u8], issuer: &str, now: Timestamp) -> Result<(Client, Optio
         return Err(OAuthError::new(
             "invalid_redirect_uri",
             format!("there are more than {MAX_REDIRECT_URIS} redirect_uris"),
+        ));
+    }
+    if redirect_uris.iter().map(String::len).sum::<usize>() > MAX_REDIRECT_BYTES {
+        return Err(OAuthError::new(
+            "invalid_redirect_uri",
+            format!("the redirect_uris have more than {MAX_REDIRECT_BYTES} bytes together"),
         ));
     }
     let mut local = true;

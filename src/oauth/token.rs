@@ -106,6 +106,7 @@ fn redeem_code(ctx: &Context, client: &Client, form: &Form, caller: Caller) -> R
             redirect_uri: uri.clone(),
             redirect_uri_given: given,
         };
+        grant.access_token_lifetime = lifetimes.access_token;
         grant.created_at = now;
         grant.expires_at = now + lifetimes.refresh_idle.min(lifetimes.refresh_total);
         tx.put(grant.id.as_str(), &grant);
@@ -161,6 +162,7 @@ fn refresh_tokens(ctx: &Context, client: &Client, form: &Form, caller: Caller) -
         match refresh::judge(newest, token.generation, token.since, now) {
             Verdict::Rotate(next) => {
                 (*generation, *since, *seen) = (next.generation, next.since, next.seen);
+                grant.access_token_lifetime = grant.access_token_lifetime.max(lifetimes.access_token);
                 grant.expires_at = (now + lifetimes.refresh_idle).min(grant.created_at + lifetimes.refresh_total);
                 tx.put(grant.id.as_str(), &grant);
                 Ok(Refresh::Done(Box::new(grant), true))

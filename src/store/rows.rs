@@ -62,6 +62,8 @@ pub struct Grant {
     pub auth_method: AuthMethod,
     /// Where it stands.
     pub phase: Phase,
+    /// Longest lifetime of an access token of it, in seconds, whatever the configuration says later.
+    pub access_token_lifetime: u64,
     /// When the user gave it; it ends a fixed time later however busy it is.
     pub created_at: Timestamp,
     /// End.

@@ -53,7 +53,7 @@ impl Tx<'_> {
 
     /// Ends a grant: its refresh tokens at once, its access tokens by the revocation set for as long as they could live.
     pub fn revoke(&mut self, mut grant: Grant, access_token_lifetime: u64) {
-        let until = self.now + access_token_lifetime;
+        let until = self.now + access_token_lifetime.max(grant.access_token_lifetime);
         grant.phase = Phase::Revoked;
         // The row stays as long as the set needs it, to answer for what is left of the grant.
         grant.expires_at = grant.expires_at.min(until);

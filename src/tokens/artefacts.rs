@@ -47,6 +47,9 @@ pub struct AuthorizationRequest {
     pub state: Option<String>,
     /// PKCE challenge, S256 (RFC 7636).
     pub code_challenge: String,
+    /// The client asked for a new sign-in: a session is not enough.
+    #[serde(default)]
+    pub sign_in_anew: bool,
     /// Digest of the browser cookie.
     pub browser: String,
     /// End.
@@ -160,6 +163,7 @@ mod tests {
             redirect_uri_given: true,
             state: None,
             code_challenge: text(),
+            sign_in_anew: false,
             browser: text(),
             exp,
         };

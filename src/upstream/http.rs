@@ -3,7 +3,7 @@
 use std::io::{self, Cursor, Read};
 use std::time::Duration;
 
-use ::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use ::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, TRANSFER_ENCODING};
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, SendBody};
@@ -96,35 +96,42 @@ impl HttpUpstream {
     fn exchange(&self, request: &mut Request<'_>, origin: &Origin, held: &Held) -> Result<Response, Failure> {
         let id = request.id;
         let fields = headers::request(&request.parts.headers, origin, &self.external, &self.config);
+        if has_dot_segment(request.parts.uri.path()) {
+            return Err(Failure::BadRequest("the path has a dot segment, which servers read in different ways"));
+        }
         let asked = self.target(&request.parts.uri);
-        let mut target = self.redirects.follow(&asked).unwrap_or_else(|| asked.clone());
+        let method = &request.parts.method;
+        let mut target = self.redirects.follow(method, &asked).unwrap_or_else(|| asked.clone());
         for hop in 0.. {
             let uri = self.uri(&target).map_err(|_| Failure::BadRequest("the request target can't be passed on"))?;
-            let answer = self.send(&request.parts.method, uri.clone(), fields.clone(), held, &mut request.body)?;
+            let answer = self.send(method, uri.clone(), fields.clone(), held, &mut request.body)?;
             let (mut parts, body) = answer.into_parts();
             let redirect = matches!(parts.status.as_u16(), 307 | 308);
             let next = parts.status.is_redirection().then(|| headers::location_on_host(&parts.headers, &uri)).flatten();
             if let (true, true, Some(next)) = (redirect, held.complete, &next) {
                 if hop >= MAX_REDIRECTS || *next == target {
-                    self.redirects.forget(&asked);
+                    self.redirects.forget(method, &asked);
                     return Err(Failure::Broken("it redirects without end".into()));
                 }
-                self.redirects.learn(&asked, next);
+                self.redirects.learn(method, &asked, next);
                 target = next.clone();
                 continue;
             }
-            if parts.status == StatusCode::NOT_FOUND && target != asked {
-                self.redirects.forget(&asked);
+            if parts.status.is_client_error() && target != asked {
+                self.redirects.forget(method, &asked);
             }
             if let Some(location) = next.and_then(|n| self.location_for_client(&n))
                 && let Ok(location) = HeaderValue::try_from(location)
             {
                 parts.headers.insert(LOCATION, location);
             }
+            if parts.status.is_informational() {
+                return Err(Failure::Broken(format!("it answered {}, which nobody asked for", parts.status.as_u16())));
+            }
             if parts.status == StatusCode::UNAUTHORIZED {
                 return Err(Failure::Unauthorized);
             }
-            return Ok(self.answer(parts.status, parts.headers, body, &request.parts.method, id));
+            return Ok(self.answer(parts.status, parts.headers, body, method, id));
         }
         unreachable!("the loop ends by its own limit")
     }
@@ -144,8 +151,10 @@ impl HttpUpstream {
             fields.insert(CONTENT_LENGTH, HeaderValue::from(n));
         }
         *outgoing.headers_mut() = fields;
+        // RFC 9110 section 8.6: methods that usually have a body say so when it is empty.
+        let usually_has_body = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
         let result = match (held.framing, held.complete) {
-            (Framing::None, _) => self.agent.run(outgoing),
+            (Framing::None, _) if !usually_has_body => self.agent.run(outgoing),
             (_, true) => self.agent.run(outgoing.map(|()| held.bytes.as_slice())),
             (_, false) => {
                 let mut streamed = Cursor::new(&held.bytes).chain(rest);
@@ -163,7 +172,12 @@ impl HttpUpstream {
         method: &Method,
         id: RequestId,
     ) -> Response {
-        let length = fields.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|t| t.parse::<u64>().ok());
+        // RFC 9112 section 6.3: Transfer-Encoding overrides Content-Length.
+        let length = fields
+            .get(CONTENT_LENGTH)
+            .filter(|_| !fields.contains_key(TRANSFER_ENCODING))
+            .and_then(|v| v.to_str().ok())
+            .and_then(|t| t.parse::<u64>().ok());
         let is_stream = is_event_stream(fields.get(CONTENT_TYPE));
         let mut response = Response::new(status);
         response.headers = headers::response(fields);
@@ -177,10 +191,20 @@ impl HttpUpstream {
         } else {
             // A GET stream is there for whatever may come; the answer to a POST is a request that is being served.
             let endless = is_stream && *method == Method::GET;
-            Payload::Stream { reader: Box::new(Answer { body: body.into_reader(), endless, id }), length }
+            Payload::Stream { reader: Box::new(Answer { body: body.into_reader(), is_stream, endless, id }), length }
         };
         response
     }
+}
+
+/// Has the path a segment `.` or `..`, in any spelling that some server would read as one? It could lead out of the
+/// prefix, or past a rule of a server in between.
+fn has_dot_segment(path: &str) -> bool {
+    if !path.contains('.') && !path.contains('%') {
+        return false;
+    }
+    let decoded = percent_encoding::percent_decode_str(path).collect::<Vec<u8>>();
+    decoded.split(|b| matches!(b, b'/' | b'\\')).any(|segment| matches!(segment, b"." | b".."))
 }
 
 /// Is this the type of server-sent events?
@@ -248,6 +272,8 @@ impl Held {
 /// The body of an answer on its way to the client.
 struct Answer {
     body: ureq::BodyReader<'static>,
+    /// Server-sent events: it may end at any event.
+    is_stream: bool,
     /// Ends as soon as the process is told to stop.
     endless: bool,
     id: RequestId,
@@ -260,7 +286,8 @@ impl Read for Answer {
         let Err(error) = &result else { return result };
         match Interrupted::of(error) {
             // The stream ends as if the server had ended it: clients connect again.
-            Some(Interrupted::Draining) => return Ok(0),
+            Some(Interrupted::Draining) if self.is_stream => return Ok(0),
+            Some(Interrupted::Draining) => log::info!(request:% = self.id; "an answer was cut: the process stops"),
             Some(Interrupted::ClientGone) => {
                 log::debug!(request:% = self.id; "the client left before the end of the answer")
             }
@@ -346,6 +373,32 @@ fn refusal(failure: &Failure, body: &[u8], id: RequestId, url: &UpstreamUrl) -> 
                 StatusCode::BAD_GATEWAY,
                 "the MCP server refused the proxy's credentials; its operator finds the reason in the log",
             )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dot_segments_are_seen_in_every_spelling() {
+        for path in [
+            "/..",
+            "/../a",
+            "/a/..",
+            "/a/./b",
+            "/%2e%2e/a",
+            "/.%2E/a",
+            "/a%2f..%2fb",
+            "/a\\..\\b",
+            "/a%5c..%5cb",
+            "/%2e",
+        ] {
+            assert!(has_dot_segment(path), "{path}");
+        }
+        for path in ["/", "/mcp", "/a.b/..c", "/...", "/%2eidp", "/a%20b", "/.hidden"] {
+            assert!(!has_dot_segment(path), "{path}");
         }
     }
 }

@@ -21,6 +21,7 @@ impl Connector for TcpConnector {
     fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Tcp>, Error> {
         let socket = connect(&details.addrs, duration(details.timeout))?;
         socket.set_nodelay(true)?;
+        crate::net::keep_alive(&socket);
         socket.set_nonblocking(true)?;
         let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
         Ok(Some(Tcp { socket, buffers }))
