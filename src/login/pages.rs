@@ -249,7 +249,7 @@ fn page(ctx: &Context, status: StatusCode, title: &str, redirect: Option<&Redire
             }
             body {
                 main { (body) }
-                footer { (ctx.config.external.origin) " · protected by mcp-auth-proxy" }
+                footer { (ctx.config.external.origin) " · " span { "protected by mcp-auth-proxy" } }
             }
         }
     };

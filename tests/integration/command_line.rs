@@ -194,28 +194,20 @@ fn the_demo_shows_how_to_connect_and_keeps_nothing() {
 #[test]
 fn a_port_below_1024_without_the_right_is_explained() {
     let scratch = Scratch::new();
-    // Root has the right unless it gives it away: `setpriv` is part of util-linux.
-    let binary = env!("CARGO_BIN_EXE_mcp-auth-proxy");
-    let mut args: Vec<String> =
-        ["--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service", binary].map(String::from).to_vec();
     let mut own = arguments(&scratch, 81);
     own[1] = "127.0.0.1:81".into();
-    args.extend(own);
-    args.push("http://127.0.0.1:1".into());
-    let threshold = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
-    let mut setpriv = std::process::Command::new("setpriv");
-    // Where even port 81 is free for everybody, there is no such refusal to see: make it so in a network of our own.
-    if threshold.trim() == "0" {
-        setpriv = std::process::Command::new("unshare");
-        setpriv.args([
-            "-n",
-            "sh",
-            "-c",
-            "echo 1024 > /proc/sys/net/ipv4/ip_unprivileged_port_start; ip link set lo up; exec setpriv \"$@\"",
-            "sh",
-        ]);
-    }
-    let output = setpriv.args(args).output().unwrap();
+    own.push("http://127.0.0.1:1".into());
+    // Root has the right unless it gives it away; where the system lets everybody have such ports, it must be a
+    // network of our own that does not.
+    let mut shell = std::process::Command::new("sh");
+    let give_away = "exec setpriv --bounding-set=-net_bind_service --inh-caps=-net_bind_service \"$@\"";
+    let script = format!(
+        "if [ \"$(id -u)\" != 0 ]; then exec \"$@\"; fi\n\
+         if [ \"$(cat /proc/sys/net/ipv4/ip_unprivileged_port_start)\" -gt 81 ]; then {give_away}; fi\n\
+         exec unshare -n sh -c 'echo 1024 > /proc/sys/net/ipv4/ip_unprivileged_port_start; {}' sh \"$@\"",
+        give_away
+    );
+    let output = shell.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_mcp-auth-proxy")]).args(own).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("CAP_NET_BIND_SERVICE") && stderr.lines().count() == 1, "{stderr}");

@@ -1,0 +1,60 @@
+// Starts programs on free ports, waits until they answer, and stops them by their process ids.
+import { spawn } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+export const PASSWORD = "end-to-end password";
+const running = new Set();
+
+export const freePort = () =>
+  new Promise((resolve) => {
+    const server = createServer().listen(0, "127.0.0.1", () => {
+      const { port } = server.address();
+      server.close(() => resolve(port));
+    });
+  });
+
+// Starts a program; `output` grows with what it says.
+export function start(command, args, env = {}) {
+  const child = spawn(command, args, { env: { PATH: process.env.PATH, HOME: process.env.HOME, ...env }, stdio: ["ignore", "pipe", "pipe"] });
+  const program = { child, stdout: "", stderr: "", exited: new Promise((resolve) => child.on("close", resolve)) };
+  child.stdout.on("data", (data) => (program.stdout += data));
+  child.stderr.on("data", (data) => (program.stderr += data));
+  running.add(child);
+  child.on("close", () => running.delete(child));
+  program.stop = async (signal = "SIGTERM") => {
+    child.kill(signal);
+    return program.exited;
+  };
+  return program;
+}
+
+export async function answers(url, program) {
+  for (let i = 0; i < 600; i++) {
+    try {
+      await (await fetch(url, { method: "HEAD" })).arrayBuffer();
+      return;
+    } catch {
+      if (program.child.exitCode !== null) throw new Error(`${program.child.spawnfile} ended: ${program.stderr}`);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+  throw new Error(`nothing answers at ${url}: ${program.stderr}`);
+}
+
+// The proxy before an upstream server, as the README starts it.
+export async function startProxy(binary, upstream, env = {}) {
+  const port = await freePort();
+  const origin = `http://localhost:${port}`;
+  const data = mkdtempSync(join(tmpdir(), "mcp-auth-proxy-e2e-"));
+  const args = ["--listen", `127.0.0.1:${port}`, "--external-url", origin, "--password", PASSWORD, "--data-path", join(data, "data"), upstream];
+  const proxy = start(binary, args, { LOG_LEVEL: "debug", ...env });
+  await answers(`${origin}/.well-known/jwks.json`, proxy);
+  return Object.assign(proxy, { origin, clean: () => rmSync(data, { recursive: true, force: true }) });
+}
+
+export function stopEverything() {
+  for (const child of running) child.kill("SIGKILL");
+}

@@ -1,0 +1,91 @@
+// The pages in a real browser: what it lets through, what a keyboard reaches, and pictures to look at.
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { createServer } from "node:http";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+
+const VERIFIER = "a-verifier-of-forty-three-characters-at-least-0";
+const SIZES = { desktop: { width: 1280, height: 800 }, phone: { width: 360, height: 740 } };
+
+function executable() {
+  const found = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(existsSync);
+  assert.ok(found, "no Chromium: apt-get install chromium");
+  return found;
+}
+
+async function client(origin, redirect, name) {
+  const reply = await fetch(`${origin}/.idp/register`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ client_name: name, redirect_uris: [redirect], token_endpoint_auth_method: "none" }),
+  });
+  const { client_id } = await reply.json();
+  const challenge = createHash("sha256").update(VERIFIER).digest("base64url");
+  return `${origin}/.idp/auth?${new URLSearchParams({ response_type: "code", client_id, redirect_uri: redirect, state: "s", code_challenge: challenge, code_challenge_method: "S256" })}`;
+}
+
+export async function screens({ playwright, origin, password, pictures }) {
+  const callback = createServer((_, reply) => reply.end("<title>back at the client</title>")).listen(0, "127.0.0.1");
+  await new Promise((resolve) => callback.once("listening", resolve));
+  const back = `http://127.0.0.1:${callback.address().port}/callback`;
+  const local = await client(origin, back, "An application");
+  const web = await client(origin, "https://app.example/cb", "A web application");
+  const flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+  const browser = await playwright.chromium.launch({ executablePath: executable(), args: flags });
+  try {
+    for (const [size, viewport] of Object.entries(SIZES)) {
+      for (const colorScheme of ["light", "dark"]) {
+        const context = await browser.newContext({ viewport, colorScheme, javaScriptEnabled: true });
+        const page = await context.newPage();
+        const complaints = [];
+        page.on("console", (message) => ["error", "warning"].includes(message.type()) && complaints.push(message.text()));
+        const picture = async (name) => {
+          await page.screenshot({ path: join(pictures, `${name}-${size}-${colorScheme}.png`), fullPage: true });
+          const overflow = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
+          assert.ok(!overflow, `${name} is wider than a ${size}`);
+        };
+        await page.goto(local);
+        await picture("sign-in");
+        assert.equal(await page.evaluate(() => document.activeElement.id), "password", "the password field has the focus");
+        await page.keyboard.type("wrong");
+        await page.keyboard.press("Enter");
+        await page.waitForSelector("[role=alert]");
+        await picture("wrong-password");
+        // The keyboard alone is enough, and Enter allows rather than denies.
+        await page.keyboard.type(password);
+        await page.keyboard.press("Enter");
+        await page.waitForURL(`${back}**`);
+        assert.ok(new URL(page.url()).searchParams.get("code"), "the policy lets the form's redirect through");
+
+        await page.goto(web);
+        await picture("consent");
+        assert.equal(await page.getByRole("button", { name: "Allow", exact: true }).count(), 1);
+        await page.goto(local);
+        await page.getByRole("button", { name: "Deny" }).click();
+        await page.waitForURL(`${back}**`);
+        assert.equal(new URL(page.url()).searchParams.get("error"), "access_denied");
+
+        await page.goto(`${origin}/.auth/login`);
+        await picture("signed-in");
+        await page.getByRole("button", { name: "Sign out" }).click();
+        await page.waitForSelector("text=You are signed out");
+        await picture("signed-out");
+        complaints.length = 0;
+        await page.goto(`${origin}/.idp/auth?client_id=unknown`);
+        await picture("error");
+        await page.goto(`${origin}/mcp`);
+        await picture("not-for-browsers");
+        // A page with an error status is named in the console; anything else would be a fault of the page.
+        assert.deepEqual(complaints.filter((text) => !/status of 40[01]/.test(text)), []);
+        const unlabelled = await page.evaluate(() => [...document.querySelectorAll("input:not([type=hidden]):not([hidden])")].filter((i) => !i.labels.length).length);
+        assert.equal(unlabelled, 0);
+        assert.equal(await page.evaluate(() => document.documentElement.lang), "en");
+        await context.close();
+      }
+    }
+  } finally {
+    await browser.close();
+    callback.close();
+  }
+}
