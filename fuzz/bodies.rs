@@ -20,8 +20,11 @@ use mcp_auth_proxy::tokens::artefacts::{
 };
 use mcp_auth_proxy::tokens::{Keys, Secret};
 
-/// Every target by its name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+/// A target by its name.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
     ("request_head", request_head),
     ("chunked_body", chunked_body),
     ("form", form),

@@ -48,6 +48,7 @@ fn registering_again_gives_the_same_client_and_writes_nothing() {
     let proxy = Proxy::start(1, &[]);
     let ids: Vec<String> = (0..150).map(|_| Client::public(&proxy).id).collect();
     assert!(ids.iter().all(|id| *id == ids[0]), "150 registrations of one address pass, since only the first is one");
+    proxy.has_logged("a client registered");
     assert_eq!(proxy.log().matches("a client registered").count(), 1);
 }
 
@@ -316,4 +317,41 @@ fn the_code_challenge_is_that_of_the_request() {
     let reply = Browser::new(&proxy).sign_in(&client.authorize(&[("code_challenge", &other)]), PASSWORD);
     let code = query(&location(&reply))["code"].clone();
     assert_eq!(client.redeem(&code).error(), "invalid_grant");
+}
+
+#[test]
+fn a_faulty_request_of_an_untrusted_web_client_gets_a_page_and_no_redirect() {
+    let proxy = Proxy::start(1, &[]);
+    let metadata = json!({"redirect_uris": ["https://evil.example/x"], "token_endpoint_auth_method": "none"});
+    let client = Client::register(&proxy, metadata);
+    for change in
+        [("code_challenge", ""), ("prompt", "none"), ("resource", "https://elsewhere.example"), ("response_type", "x")]
+    {
+        let reply = proxy.send("GET", &client.authorize(&[change]), &[], b"");
+        assert_eq!((reply.status, reply.header("location")), (400, None), "{change:?}");
+        assert!(reply.text().contains("href=\"https://evil.example/x?error="), "the way back is a link");
+    }
+    let browser = Browser::new(&proxy);
+    location(&browser.sign_in(&client.authorize(&[]), PASSWORD));
+    let told = location(&proxy.send("GET", &client.authorize(&[("code_challenge", "")]), &[], b""));
+    assert!(told.starts_with("https://evil.example/x?error=invalid_request"), "somebody has trusted it since");
+}
+
+#[test]
+fn a_sign_in_that_the_client_asked_for_can_not_be_replaced_by_a_session() {
+    let proxy = Proxy::start(1, &[]);
+    let client = Client::public(&proxy);
+    let browser = Browser::new(&proxy);
+    location(&browser.sign_in(&client.authorize(&[]), PASSWORD));
+    let page = browser.get(&client.authorize(&[("prompt", "login")]));
+    let reply = browser.post("/.idp/auth", &[("request", &hidden(&page, "request")), ("decision", "allow")]);
+    assert!(reply.status == 200 && reply.text().contains("type=\"password\""));
+}
+
+#[test]
+fn a_registration_is_small() {
+    let proxy = Proxy::start(1, &[]);
+    let uris: Vec<String> = (0..16).map(|i| format!("https://a.example/{i}{}", "x".repeat(1_000))).collect();
+    let reply = register(&proxy, &json!({"redirect_uris": uris}));
+    assert_eq!((reply.status, reply.error().as_str()), (400, "invalid_redirect_uri"));
 }

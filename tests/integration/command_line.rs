@@ -141,11 +141,7 @@ fn an_empty_listen_address_takes_ipv4_and_ipv6() {
         }
     }
     assert!(tried >= 1);
-    assert!(
-        proxy.log().contains(&format!("give this URL to MCP clients: http://localhost:{port}/mcp")),
-        "{}",
-        proxy.log()
-    );
+    proxy.has_logged(&format!("give this URL to MCP clients: http://localhost:{port}/mcp"));
 }
 
 #[test]

@@ -1,8 +1,15 @@
 //! The HTTP layer over real sockets: what it serves, and what it refuses.
 
 use std::io::Write;
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
+use std::os::fd::AsFd;
 use std::time::Duration;
+
+use http::StatusCode;
+use mcp_auth_proxy::config::Config;
+use mcp_auth_proxy::flags::Settings;
+use mcp_auth_proxy::http::server::bind;
+use mcp_auth_proxy::http::{Drain, Handler, Request, Response, Server};
 
 use super::support::eventually;
 use super::support::flow::Client;
@@ -272,4 +279,54 @@ fn a_client_that_resets_at_any_moment_harms_nobody() {
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(proxy.send("GET", PATH, &[], b"").status, 200);
     assert!(!proxy.log().contains("fault of this program"), "{}", proxy.log());
+}
+
+#[test]
+fn a_refusal_does_not_wait_for_a_body_that_nobody_wants() {
+    let proxy = proxy(&["--body-timeout", "1h"]);
+    for framing in ["Content-Length: 10", "Content-Length: 1000000", "Transfer-Encoding: chunked"] {
+        let mut connection = proxy.connect();
+        connection.write(format!("POST /mcp HTTP/1.1\r\nHost: {}\r\n{framing}\r\n\r\n", proxy.host()));
+        assert_eq!(connection.reply(false).unwrap().status, 401, "{framing}");
+    }
+}
+
+#[test]
+fn a_large_body_does_not_cost_the_client_the_answer() {
+    let proxy = proxy(&[]);
+    let body = vec![b'x'; 12 << 20];
+    let headers = [("Authorization", "Bearer expired"), ("Content-Type", "application/json")];
+    let reply = proxy.send("POST", "/mcp", &headers, &body);
+    assert!(reply.status == 401 && reply.header("www-authenticate").unwrap().contains("invalid_token"));
+}
+
+/// Answers `/panic` by failing.
+struct Fragile;
+
+impl Handler for Fragile {
+    fn handle(&self, request: Request<'_>) -> Response {
+        assert_ne!(request.parts.uri.path(), "/panic", "on purpose");
+        Response::text(StatusCode::OK, "fine")
+    }
+
+    fn exempt(&self, _: IpAddr) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_handler_that_panics_is_a_500_and_the_next_request_is_served() {
+    let listener = bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let limits = Config::build(Settings::default()).unwrap().http;
+    let server = Server::new(listener, Fragile, limits, Drain::new().unwrap());
+    let (stopper, stop) = std::os::unix::net::UnixStream::pair().unwrap();
+    let thread = std::thread::spawn(move || server.run(stop.as_fd(), Duration::from_secs(30)));
+    let mut connection = Connection::open(port);
+    for (path, status) in [("/panic", 500), ("/", 200), ("/panic", 500)] {
+        connection.write(request("GET", path, "localhost", &[], b""));
+        assert_eq!(connection.reply(false).unwrap().status, status);
+    }
+    drop(stopper);
+    thread.join().unwrap();
 }

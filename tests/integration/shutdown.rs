@@ -66,7 +66,7 @@ fn what_does_not_finish_in_time_is_cut_and_the_exit_is_orderly() {
         assert_eq!(stuck.join().unwrap(), 503);
     });
     assert_eq!(proxy.wait().code(), Some(0));
-    assert!(proxy.log().contains("--drain-timeout"));
+    proxy.has_logged("--drain-timeout");
 }
 
 #[test]
@@ -81,4 +81,23 @@ fn a_second_signal_ends_the_process_at_once() {
     eventually("the first signal is told", || proxy.log().contains("told to stop"));
     proxy.signal("TERM");
     assert_eq!(proxy.wait().code(), Some(128 + 15));
+}
+
+#[test]
+fn an_answer_that_the_end_cuts_does_not_look_whole() {
+    let upstream = FakeUpstream::start(|_, out| {
+        let _ = out.write_all(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[1\r\n",
+        );
+        std::thread::sleep(PATIENCE);
+    });
+    let mut proxy = Proxy::start(upstream.port, &["--drain-timeout", "1s"]);
+    let token = format!("Bearer {}", Client::public(&proxy).tokens().access);
+    let mut connection = proxy.connect();
+    connection.write(request("POST", "/mcp", &proxy.host(), &[("Authorization", &token)], b"{}"));
+    connection.head().unwrap();
+    assert_eq!(connection.chunk().unwrap(), b"[1");
+    proxy.signal("TERM");
+    assert!(connection.chunk().is_none(), "no last chunk");
+    assert_eq!(proxy.wait().code(), Some(0));
 }

@@ -24,6 +24,7 @@ fn a_wrong_password_shows_the_page_again_and_signs_nobody_in() {
         assert!(reply.text().contains("role=\"alert\"") && reply.text().contains("aria-invalid=\"true\""));
         assert!(!reply.headers.iter().any(|(_, v)| v.contains("session")), "{wrong:?}");
     }
+    proxy.has_logged("a sign-in failed");
     assert!(!proxy.log().contains("a-guess"), "a password that was tried is in the log");
 }
 
@@ -200,6 +201,9 @@ fn the_log_tells_what_happened_and_no_secret() {
         b"body-secret",
     );
     call(&proxy, "token-secret");
+    // The last request of all: once it is in the log, everything before it is.
+    proxy.send("GET", "/.well-known/the-end", &[], b"");
+    proxy.has_logged("the-end");
     let log = proxy.log();
     for event in [
         "a client registered",

@@ -89,6 +89,11 @@ impl Proxy {
         self.log.lock().unwrap().clone()
     }
 
+    /// Waits until the log has `text`: lines take a moment from one process to the other.
+    pub fn has_logged(&self, text: &str) {
+        eventually(&format!("the log has: {text}"), || self.log().contains(text));
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
