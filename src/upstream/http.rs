@@ -234,10 +234,11 @@ impl Upstream for HttpUpstream {
         interrupt::on_behalf_of(request.socket.clone(), self.drain.clone());
         let held = match Held::read(&mut request.body) {
             Ok(held) => held,
-            Err(e) => return refusal(&Failure::of_body(&e), &[], request.id, &self.url),
+            Err(e) => return refusal(&Failure::of_body(&e), &[], &Told { id: request.id, origin, url: &self.url }),
         };
-        self.exchange(request, origin, &held)
-            .unwrap_or_else(|failure| refusal(&failure, &held.bytes, request.id, &self.url))
+        let id = request.id;
+        let told = Told { id, origin, url: &self.url };
+        self.exchange(request, origin, &held).unwrap_or_else(|failure| refusal(&failure, &held.bytes, &told))
     }
 
     fn endpoint(&self) -> Option<&str> {
@@ -343,32 +344,51 @@ impl Failure {
     }
 }
 
+/// Where trouble with the upstream server arose, for the log.
+struct Told<'t> {
+    id: RequestId,
+    origin: &'t Origin,
+    url: &'t UpstreamUrl,
+}
+
+impl Told<'_> {
+    fn log(&self, level: log::Level, error: &str, message: &str) {
+        let Origin { principal, chain } = self.origin;
+        log::log!(
+            level, request:% = self.id, user:% = principal.user, client:% = principal.client, address:% = chain[0], upstream:% = self.url, error = error;
+            "{message}"
+        );
+    }
+}
+
 /// What the client is told, and what the operator is told in the log.
-fn refusal(failure: &Failure, body: &[u8], id: RequestId, url: &UpstreamUrl) -> Response {
+fn refusal(failure: &Failure, body: &[u8], told: &Told<'_>) -> Response {
     let answer = |status, text: &str| jsonrpc::error(status, Some(body), jsonrpc::INTERNAL_ERROR, text);
     match failure {
         Failure::Body(error) => Response::text(error.status(), error.to_string()),
         Failure::BadRequest(why) => Response::text(StatusCode::BAD_REQUEST, *why),
         Failure::ClientGone => {
-            log::debug!(request:% = id; "the client left before the answer");
+            told.log(log::Level::Debug, "", "the client left before the answer");
             answer(StatusCode::BAD_GATEWAY, "the client went away")
         }
         Failure::Draining => answer(StatusCode::SERVICE_UNAVAILABLE, "the proxy is stopping; try again"),
         Failure::Down(why) => {
-            log::warn!(request:% = id, upstream:% = url, error = why.as_str(); "the upstream server can't be reached");
+            told.log(log::Level::Warn, why, "the upstream server can't be reached");
             answer(StatusCode::BAD_GATEWAY, "the MCP server can't be reached")
         }
         Failure::Slow(why) => {
-            log::warn!(request:% = id, upstream:% = url, error = *why; "the upstream server is too slow");
+            told.log(log::Level::Warn, why, "the upstream server is too slow");
             answer(StatusCode::GATEWAY_TIMEOUT, "the MCP server did not answer in time")
         }
         Failure::Broken(why) => {
-            log::warn!(request:% = id, upstream:% = url, error = why.as_str(); "the upstream server's answer is broken");
+            told.log(log::Level::Warn, why, "the upstream server's answer is broken");
             answer(StatusCode::BAD_GATEWAY, "the MCP server's answer is broken")
         }
         Failure::Unauthorized => {
             // Passed on, it would send the client into an OAuth loop.
-            log::error!(request:% = id, upstream:% = url; "the upstream server answered 401: give it its token with --proxy-bearer-token (PROXY_BEARER_TOKEN) or --proxy-headers (PROXY_HEADERS)");
+            let way_out =
+                "give it its token with --proxy-bearer-token (PROXY_BEARER_TOKEN) or --proxy-headers (PROXY_HEADERS)";
+            told.log(log::Level::Error, way_out, "the upstream server answered 401");
             answer(
                 StatusCode::BAD_GATEWAY,
                 "the MCP server refused the proxy's credentials; its operator finds the reason in the log",

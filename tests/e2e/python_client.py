@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import httpx2
 from mcp import Client
 from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider
+from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.auth import OAuthClientMetadata
 
@@ -71,7 +72,9 @@ async def main():
     metadata = OAuthClientMetadata(client_name="Python SDK", redirect_uris=[REDIRECT], grant_types=["authorization_code", "refresh_token"], response_types=["code"], token_endpoint_auth_method="none")
     provider = OAuthClientProvider(server_url=URL, client_metadata=metadata, storage=storage, redirect_handler=redirect, callback_handler=callback)
     async with httpx2.AsyncClient(auth=provider, follow_redirects=True, timeout=30) as http_client:
-        async with Client(streamable_http_client(URL, http_client=http_client)) as client:
+        over_sse = urlsplit(URL).path == "/sse"
+        transport = sse_client(URL, auth=provider) if over_sse else streamable_http_client(URL, http_client=http_client)
+        async with Client(transport) as client:
             names = [tool.name for tool in (await client.list_tools()).tools]
             assert ECHO in names and SLOW in names, names
             echoed = await client.call_tool(ECHO, json.loads(ECHO_ARGUMENTS))

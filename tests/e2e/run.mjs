@@ -78,6 +78,7 @@ const cases = {
       grepForSecrets(proxy.stderr, secrets);
     }),
   "Python SDK over Streamable HTTP": () => published("streamableHttp", async (proxy) => pythonFlow(`${proxy.origin}/mcp`, PASSWORD, EVERYTHING)),
+  "Python SDK over HTTP+SSE": () => published("sse", async (proxy) => pythonFlow(`${proxy.origin}/sse`, PASSWORD, EVERYTHING)),
   "TypeScript SDK to the demo": () => demo(({ url, password }) => typescriptFlow({ url, password, tools: DEMO })),
   "Python SDK to the demo": () => demo(async ({ url, password }) => pythonFlow(url, password, DEMO)),
   "the official authorization suite, whole": () =>
