@@ -79,6 +79,10 @@ const cases = {
     }),
   "Python SDK over Streamable HTTP": () => published("streamableHttp", async (proxy) => pythonFlow(`${proxy.origin}/mcp`, PASSWORD, EVERYTHING)),
   "Python SDK over HTTP+SSE": () => published("sse", async (proxy) => pythonFlow(`${proxy.origin}/sse`, PASSWORD, EVERYTHING)),
+  "hash-password at a terminal shows nothing that is typed": async () => {
+    const result = spawnSync(python, [join(here, "terminal.py"), binary], { encoding: "utf8", timeout: 60_000 });
+    assert.equal(result.status, 0, result.stderr);
+  },
   "TypeScript SDK to the demo": () => demo(({ url, password }) => typescriptFlow({ url, password, tools: DEMO })),
   "Python SDK to the demo": () => demo(async ({ url, password }) => pythonFlow(url, password, DEMO)),
   "the official authorization suite, whole": () =>
