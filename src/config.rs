@@ -267,6 +267,12 @@ impl Config {
         Ok(config)
     }
 
+    /// The URL to type into a client: the usual path, unless the upstream URL has one of its own.
+    pub fn client_url(&self) -> String {
+        let has_path = self.upstream.url.as_ref().is_some_and(|u| !u.prefix.is_empty());
+        format!("{}{}", self.external.origin, if has_path { "/" } else { "/mcp" })
+    }
+
     /// Checks `settings`, without asking for an upstream URL or a password.
     pub fn build(settings: Settings) -> Result<Config, String> {
         let s = settings;

@@ -51,7 +51,7 @@ pub fn run(settings: Settings) -> Result<(), String> {
     let url = config.upstream.url.clone().ok_or("no upstream server")?;
     let upstream = HttpUpstream::new(url.clone(), config.upstream.clone(), config.external.clone(), drain.clone());
     warn_of_traps(&config, &listener);
-    let client_url = client_url(&config);
+    let client_url = config.client_url();
     let server = build(config, &secret, store, Box::new(upstream), listener, &drain)?;
     log::info!(upstream:% = url; "ready: give this URL to MCP clients: {client_url}");
     server(&stop);
@@ -166,12 +166,6 @@ fn raise_descriptor_limit(config: &mut Config) {
         log::log!(level, open_files = got, connections = possible; "the limit of open files leaves room for fewer connections than --max-connections (MAX_CONNECTIONS)");
         config.http.connections = config.http.connections.min(possible);
     }
-}
-
-/// The URL for clients: the usual path, unless the upstream URL has one of its own.
-fn client_url(config: &Config) -> String {
-    let has_path = config.upstream.url.as_ref().is_some_and(|u| !u.prefix.is_empty());
-    format!("{}{}", config.external.origin, if has_path { "/" } else { "/mcp" })
 }
 
 fn warn_of_traps(config: &Config, listener: &TcpListener) {

@@ -116,7 +116,7 @@ pub fn signed_in(ctx: &Context, user: &User, form: &str) -> Response {
     let body = html! {
         h1 { "You are signed in" }
         p { "Signed in as " strong { (display_user(user)) } " in this browser. To connect an application, give it the URL of the MCP server:" }
-        p { code { (client_url_hint(ctx)) } }
+        p { code { (ctx.config.client_url()) } }
         form method="post" action="/.auth/logout" {
             input type="hidden" name="form" value=(form);
             div .buttons { button type="submit" { "Sign out" } }
@@ -162,18 +162,10 @@ pub fn not_for_browsers(ctx: &Context) -> Response {
     let body = html! {
         h1 { "This is an MCP server" }
         p { "It is meant for applications such as Claude, ChatGPT, Cursor or VS Code. Add it there with this URL:" }
-        p { code { (client_url_hint(ctx)) } }
+        p { code { (ctx.config.client_url()) } }
         p .soft { "The application will open a page here to ask for your consent." }
     };
     page(ctx, StatusCode::UNAUTHORIZED, "MCP server", None, body)
-}
-
-fn client_url_hint(ctx: &Context) -> String {
-    let path = match &ctx.config.upstream.url {
-        Some(url) if !url.prefix.is_empty() => "/",
-        _ => "/mcp",
-    };
-    ctx.url(path)
 }
 
 fn who_asks(ctx: &Context, asker: &Asker) -> Markup {
@@ -249,7 +241,7 @@ fn page(ctx: &Context, status: StatusCode, title: &str, redirect: Option<&Redire
             }
             body {
                 main { (body) }
-                footer { (ctx.config.external.origin) " · " span { "protected by mcp-auth-proxy" } }
+                footer { span { (ctx.config.external.origin) } span { "protected by mcp-auth-proxy" } }
             }
         }
     };
