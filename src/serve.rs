@@ -173,9 +173,6 @@ fn warn_of_traps(config: &Config, listener: &TcpListener) {
     if !external.secure && !external.is_loopback() {
         log::warn!(url = external.origin.as_str(); "--external-url (EXTERNAL_URL) is plain http: passwords and tokens can be read on the way; use https");
     }
-    if let Some(url) = config.upstream.url.as_ref().filter(|u| u.prefix.ends_with("/sse")) {
-        log::warn!(upstream:% = url; "the upstream URL's path is put before every path, also before the one that an HTTP+SSE server names for messages; if it is such a server, leave /sse out here and give it to the client");
-    }
     let port = listener.local_addr().map(|a| a.port()).unwrap_or_default();
     if external.is_loopback() && !external.secure && external.port != port {
         log::warn!(

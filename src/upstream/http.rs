@@ -8,6 +8,7 @@ use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, SendBody};
 
+use super::endpoint::{Announced, EndpointRewriter};
 use super::redirects::Redirects;
 use super::transport::TcpConnector;
 use super::{Origin, Upstream, headers};
@@ -35,6 +36,7 @@ pub struct HttpUpstream {
     external: ExternalUrl,
     drain: Drain,
     redirects: Redirects,
+    announced: Announced,
 }
 
 impl HttpUpstream {
@@ -60,7 +62,15 @@ impl HttpUpstream {
             .build();
         let connector = TcpConnector.chain(RustlsConnector::default());
         let agent = Agent::with_parts(settings, connector, CachingResolver::default());
-        HttpUpstream { agent, url, config, external, drain, redirects: Redirects::default() }
+        HttpUpstream {
+            agent,
+            url,
+            config,
+            external,
+            drain,
+            redirects: Redirects::default(),
+            announced: Announced::default(),
+        }
     }
 
     fn uri(&self, target: &str) -> Result<Uri, ::http::Error> {
@@ -74,6 +84,9 @@ impl HttpUpstream {
     /// The path and query at the upstream server: its own path is a prefix.
     fn target(&self, uri: &Uri) -> String {
         let asked = uri.path_and_query().map_or("/", |p| p.as_str());
+        if !self.url.prefix.is_empty() && self.announced.contains(uri.path()) {
+            return asked.to_string();
+        }
         match asked.strip_prefix('/') {
             // The prefix itself, as the user typed it: without a slash at its end.
             Some(rest) if !self.url.prefix.is_empty() && (rest.is_empty() || rest.starts_with('?')) => {
@@ -191,7 +204,12 @@ impl HttpUpstream {
         } else {
             // A GET stream is there for whatever may come; the answer to a POST is a request that is being served.
             let endless = is_stream && *method == Method::GET;
-            Payload::Stream { reader: Box::new(Answer { body: body.into_reader(), is_stream, endless, id }), length }
+            let answer = Answer { body: body.into_reader(), is_stream, endless, id };
+            let reader: Box<dyn Read + Send> = match endless && length.is_none() && !self.url.prefix.is_empty() {
+                true => Box::new(EndpointRewriter::new(answer, self.url.clone(), self.announced.clone())),
+                false => Box::new(answer),
+            };
+            Payload::Stream { reader, length }
         };
         response
     }

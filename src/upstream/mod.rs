@@ -2,9 +2,11 @@
 //!
 //! - [`http`] – a server at a URL, streamed through ureq
 //! - [`headers`] – what it gets to see, and what of its answer goes on
+//! - [`endpoint`] – the path for messages that an HTTP+SSE server announces
 //! - [`redirects`] – 307 and 308 on its own host
 //! - [`transport`] – the sockets
 
+mod endpoint;
 pub mod headers;
 pub mod http;
 mod redirects;

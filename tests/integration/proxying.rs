@@ -465,3 +465,34 @@ fn odd_framing_of_the_upstream_server_does_not_reach_the_client() {
     let empty = upstream.last();
     assert_eq!((empty.header("content-length"), empty.header("transfer-encoding")), (Some("0"), None));
 }
+
+#[test]
+fn an_http_sse_server_works_with_a_path_in_its_url() {
+    let upstream = FakeUpstream::start(|received, out| {
+        let endpoint = match received.target.as_str() {
+            "/app/sse" => "/app/messages?session=1",
+            "/app/legacy" => "/post?session=1",
+            _ => return text(out, "202 Accepted", "", ""),
+        };
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let event = format!("event: endpoint\ndata: {endpoint}\n\n");
+        let _ = out.write_all(format!("{head}{:x}\r\n{event}\r\n", event.len()).as_bytes());
+        while out.peek(&mut [0]).is_err() {}
+    });
+    let (scratch, port) = (Arc::new(super::support::proxy::Scratch::new()), super::support::proxy::free_port());
+    let mut command = super::support::proxy::command();
+    command
+        .args(super::support::proxy::arguments(&scratch, port))
+        .arg(format!("http://127.0.0.1:{}/app", upstream.port));
+    let proxy = Proxy::spawn(command, port, scratch);
+    let token = format!("Bearer {}", Client::public(&proxy).tokens().access);
+    for (stream, target) in [("/sse", "/app/messages?session=1"), ("/legacy", "/post?session=1")] {
+        let mut connection = proxy.connect();
+        connection.write(request("GET", stream, &proxy.host(), &[("Authorization", &token)], b""));
+        connection.head().unwrap();
+        let event = String::from_utf8(connection.chunk().unwrap()).unwrap();
+        let endpoint = event.split("data: ").nth(1).unwrap().trim();
+        assert_eq!(post(&proxy, &token, endpoint, PING).status, 202);
+        assert_eq!(upstream.last().target, target);
+    }
+}

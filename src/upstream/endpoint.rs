@@ -1,0 +1,138 @@
+//! The `endpoint` event of HTTP+SSE (MCP 2024-11-05): the server names the path for messages as it knows it, which is
+//! not how the client reaches it when the upstream URL has a path of its own.
+
+use std::collections::HashSet;
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex};
+
+use ::http::Uri;
+
+use crate::config::UpstreamUrl;
+
+/// The first event is looked for in this many bytes.
+const MAX_EVENT: usize = 8 << 10;
+/// Announced paths remembered at one time.
+const MAX_PATHS: usize = 64;
+
+/// Paths that the server announced and that are not below the prefix: requests for them go there as they are.
+#[derive(Clone, Default)]
+pub(super) struct Announced(Arc<Mutex<HashSet<String>>>);
+
+impl Announced {
+    /// Was `path` announced?
+    pub(super) fn contains(&self, path: &str) -> bool {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).contains(path)
+    }
+
+    fn add(&self, path: &str) {
+        let mut paths = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        if paths.len() >= MAX_PATHS {
+            paths.clear();
+        }
+        paths.insert(path.into());
+    }
+}
+
+/// An event stream whose first event, if it is `endpoint`, is put in the client's terms.
+pub(super) struct EndpointRewriter<R> {
+    inner: R,
+    url: UpstreamUrl,
+    announced: Announced,
+    /// What has been read of the first event, while it is looked for.
+    looking: Option<Vec<u8>>,
+    /// What is ready to be passed on.
+    ready: Vec<u8>,
+}
+
+impl<R: Read> EndpointRewriter<R> {
+    pub(super) fn new(inner: R, url: UpstreamUrl, announced: Announced) -> EndpointRewriter<R> {
+        EndpointRewriter { inner, url, announced, looking: Some(Vec::new()), ready: Vec::new() }
+    }
+
+    /// The first event in the client's terms, with what was read behind it.
+    fn rewrite(&self, bytes: &[u8], end: usize) -> Vec<u8> {
+        let Ok(event) = std::str::from_utf8(&bytes[..end]) else { return bytes.to_vec() };
+        let is_endpoint = event.lines().any(|l| l.strip_prefix("event:").is_some_and(|v| v.trim() == "endpoint"));
+        let data = event.lines().find_map(|l| l.strip_prefix("data:")).map(str::trim);
+        let Some((data, to)) = data.filter(|_| is_endpoint).and_then(|d| Some((d, self.in_the_clients_terms(d)?)))
+        else {
+            return bytes.to_vec();
+        };
+        [event.replacen(data, &to, 1).as_bytes(), &bytes[end..]].concat()
+    }
+
+    fn in_the_clients_terms(&self, endpoint: &str) -> Option<String> {
+        let path = match endpoint.parse::<Uri>().ok()? {
+            uri if uri.scheme().is_none() && endpoint.starts_with('/') => endpoint.to_string(),
+            uri if uri.authority() == Some(&self.url.authority) => uri.path_and_query()?.to_string(),
+            _ => return None,
+        };
+        if let Some(rest) = path.strip_prefix(&self.url.prefix).filter(|rest| rest.starts_with('/')) {
+            return Some(rest.to_string());
+        }
+        self.announced.add(path.split('?').next().unwrap_or_default());
+        Some(path)
+    }
+}
+
+impl<R: Read> Read for EndpointRewriter<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(mut seen) = self.looking.take() {
+            let n = self.inner.read(buffer)?;
+            seen.extend_from_slice(&buffer[..n]);
+            match end_of_event(&seen) {
+                Some(end) => self.ready = self.rewrite(&seen, end),
+                None if n == 0 || seen.len() > MAX_EVENT => self.ready = seen,
+                None => self.looking = Some(seen),
+            }
+        }
+        if self.ready.is_empty() {
+            return self.inner.read(buffer);
+        }
+        let n = self.ready.len().min(buffer.len());
+        buffer[..n].copy_from_slice(&self.ready[..n]);
+        self.ready.drain(..n);
+        Ok(n)
+    }
+}
+
+/// Behind the empty line that ends the first event.
+fn end_of_event(bytes: &[u8]) -> Option<usize> {
+    let at = |needle: &[u8]| bytes.windows(needle.len()).position(|w| w == needle).map(|i| i + needle.len());
+    [at(b"\n\n"), at(b"\r\n\r\n")].into_iter().flatten().min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flags::Settings;
+
+    fn through(stream: &str, announced: &Announced) -> String {
+        let settings = Settings { upstream: Some("http://h:1/base".into()), ..Settings::default() };
+        let url = crate::config::Config::build(settings).unwrap().upstream.url.unwrap();
+        let mut out = String::new();
+        EndpointRewriter::new(stream.as_bytes(), url, announced.clone()).read_to_string(&mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn the_first_endpoint_is_put_in_the_clients_terms_and_nothing_else_is_touched() {
+        let announced = Announced::default();
+        let event = |data: &str| format!("event: endpoint\r\ndata: {data}\r\n\r\nevent: message\ndata: /base/x\n\n");
+        assert_eq!(through(&event("/base/messages?s=1"), &announced), event("/messages?s=1"));
+        assert_eq!(through(&event("http://h:1/base/m"), &announced), event("/m"));
+        assert!(!announced.contains("/messages"));
+        assert_eq!(through(&event("/outside?s=1"), &announced), event("/outside?s=1"));
+        assert!(announced.contains("/outside") && !announced.contains("/outside?s=1"));
+        for untouched in [
+            event("https://elsewhere/base/m"),
+            event("relative"),
+            "event: message\ndata: /base/x\n\n".to_string(),
+            "data: no end".to_string(),
+            "x".repeat(MAX_EVENT * 2),
+            String::new(),
+        ] {
+            assert_eq!(through(&untouched, &announced), untouched);
+        }
+    }
+}
