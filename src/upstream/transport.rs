@@ -24,7 +24,7 @@ impl Connector for TcpConnector {
         crate::net::keep_alive(&socket);
         socket.set_nonblocking(true)?;
         let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
-        Ok(Some(Tcp { socket, buffers }))
+        Ok(Some(Tcp { socket, buffers, plain: !details.needs_tls(), answered_early: false }))
     }
 }
 
@@ -57,6 +57,11 @@ fn duration(timeout: NextTimeout) -> Option<Duration> {
 pub(super) struct Tcp {
     socket: TcpStream,
     buffers: LazyBuffers,
+    /// Bytes from the other side are an answer, and not part of a TLS handshake.
+    plain: bool,
+    /// The other side has answered, or closed, before it had the whole request: what is left of it is not sent, and the
+    /// connection carries no other.
+    answered_early: bool,
 }
 
 impl Transport for Tcp {
@@ -65,12 +70,26 @@ impl Transport for Tcp {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        let Tcp { socket, buffers } = self;
+        let Tcp { socket, buffers, plain, answered_early } = self;
         let mut output = &buffers.output()[..amount];
-        while !output.is_empty() {
+        let mut waited = false;
+        while !output.is_empty() && !*answered_early {
             match (&*socket).write(output) {
-                Ok(n) => output = &output[n..],
-                Err(e) => wait(socket, e, PollFlags::OUT, timeout)?,
+                Ok(n) => {
+                    output = &output[n..];
+                    waited = false;
+                }
+                // The answer may have come before the end: reading tells.
+                Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                    *answered_early = true
+                }
+                // What ended the wait was not room to write, so it was an answer.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && waited && *plain => *answered_early = true,
+                Err(e) => {
+                    let events = if *plain { PollFlags::OUT | PollFlags::IN } else { PollFlags::OUT };
+                    wait(socket, e, events, timeout)?;
+                    waited = true;
+                }
             }
         }
         Ok(())
@@ -90,7 +109,7 @@ impl Transport for Tcp {
 
     fn is_open(&mut self) -> bool {
         // Bytes that nobody asked for are as bad as the end of the connection.
-        matches!(self.socket.peek(&mut [0]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+        !self.answered_early && matches!(self.socket.peek(&mut [0]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
     }
 }
 

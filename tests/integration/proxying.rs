@@ -496,3 +496,27 @@ fn an_http_sse_server_works_with_a_path_in_its_url() {
         assert_eq!(upstream.last().target, target);
     }
 }
+
+#[test]
+fn an_answer_that_comes_before_the_end_of_the_body_reaches_the_client() {
+    for closes in [true, false] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let held = Arc::new(Mutex::new(Vec::new()));
+        let keep = held.clone();
+        std::thread::spawn(move || {
+            for mut socket in listener.incoming().map_while(Result::ok) {
+                let _ = socket.read(&mut [0; 4_096]);
+                let _ = socket.write_all(b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: 5\r\n\r\nlarge");
+                if !closes {
+                    keep.lock().unwrap().push(socket);
+                }
+            }
+        });
+        let (proxy, token) = signed_in(port, &[]);
+        for _ in 0..2 {
+            let reply = post(&proxy, &token, "/mcp", &vec![b'x'; 12 << 20]);
+            assert_eq!((reply.status, reply.text().as_str()), (413, "large"), "closes: {closes}");
+        }
+    }
+}
