@@ -1,7 +1,7 @@
 //! Every option once, as data.
 //!
 //! [`list::FLAGS`] is the single list; the parser in this file, `--help` ([`help`]), the man page ([`man`]),
-//! the shell completions ([`completions`]) and `docs/configuration.md` ([`reference`]) are all made from it.
+//! the shell completions ([`completions`]) and `docs/configuration.md` ([`mod@reference`]) are all made from it.
 //! Parsing yields [`Settings`], which mirror what was typed; [`crate::config::Config`] is what they mean.
 
 pub mod completions;
