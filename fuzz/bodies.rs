@@ -5,7 +5,7 @@ use std::io::Read;
 use std::time::Duration;
 
 use mcp_auth_proxy::http::BodyError;
-use mcp_auth_proxy::http::body::{Framed, Input};
+use mcp_auth_proxy::http::body::{Framed, Input, Progress};
 use mcp_auth_proxy::http::head::{self, Framing};
 use mcp_auth_proxy::login::pages::display_name;
 use mcp_auth_proxy::mcp::jsonrpc;
@@ -60,13 +60,15 @@ pub fn request_head(data: &[u8]) {
 pub fn chunked_body(data: &[u8]) {
     const LIMIT: u64 = 1 << 10;
     let mut input = Input::new(data);
-    let mut framed = Framed::new(&mut input, Framing::Chunked, LIMIT, Duration::from_secs(1));
+    let mut progress = Progress::new(Framing::Chunked, LIMIT, Duration::from_secs(1));
+    let mut framed = Framed::new(&mut input, &mut progress);
     let mut out = Vec::new();
     match framed.read_to_end(&mut out) {
-        Ok(_) => assert!(framed.is_done()),
+        Ok(_) => assert!(progress.is_done()),
         Err(e) => {
-            assert!(BodyError::of(&e).is_some() && !framed.is_done());
+            assert!(BodyError::of(&e).is_some(), "{e}");
             assert!(framed.read(&mut [0; 8]).is_err(), "a failed body stays failed");
+            assert!(!progress.is_done());
         }
     }
     assert!(out.len() as u64 <= LIMIT);

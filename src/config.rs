@@ -77,18 +77,24 @@ pub struct UpstreamConfig {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Answer 405 to GET requests for a stream.
     pub streaming_only: bool,
+    /// Authorities to trust beside the public ones (PEM).
+    pub ca_file: Option<PathBuf>,
+    /// Trust any certificate.
+    pub insecure_skip_verify: bool,
     /// Bound on opening a connection.
     pub connect_timeout: Duration,
     /// Bound on the wait for an answer's head.
     pub response_timeout: Duration,
 }
 
-/// `http://host:port/prefix`, split.
+/// `http://host:port/prefix` or `unix:/socket:/prefix`, split.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamUrl {
     /// `http` or `https`.
     pub scheme: http::uri::Scheme,
-    /// Host and port as typed.
+    /// The Unix socket that it listens on, if it is not on the network.
+    pub socket: Option<PathBuf>,
+    /// Host and port as typed; `localhost` behind a Unix socket.
     pub authority: http::uri::Authority,
     /// Path without a slash at its end; empty for the root.
     pub prefix: String,
@@ -182,6 +188,9 @@ impl UpstreamUrl {
     fn parse(text: &str) -> Result<UpstreamUrl, String> {
         let refuse =
             |why: &str| Err(format!("the upstream URL '{text}' {why}; it must look like http://127.0.0.1:3001"));
+        if let Some(rest) = text.strip_prefix("unix:") {
+            return UpstreamUrl::parse_unix(rest);
+        }
         if text.contains(['#', '?']) {
             return refuse("has a query or fragment");
         }
@@ -200,15 +209,48 @@ impl UpstreamUrl {
         }
         Ok(UpstreamUrl {
             scheme: scheme.clone(),
+            socket: None,
             authority: authority.clone(),
             prefix: uri.path().trim_end_matches('/').to_string(),
+        })
+    }
+
+    /// `/path/of/socket`, and perhaps `:` and a path on the server.
+    fn parse_unix(text: &str) -> Result<UpstreamUrl, String> {
+        let (socket, prefix) = text.split_once(':').unwrap_or((text, ""));
+        let good = |path: &str| path.starts_with('/') && path.len() > 1;
+        if !good(socket)
+            || !(prefix.is_empty()
+                || prefix
+                    .parse::<http::uri::PathAndQuery>()
+                    .is_ok_and(|p| p.query().is_none() && prefix.starts_with('/')))
+        {
+            return Err(format!(
+                "the upstream URL 'unix:{text}' is malformed; it must look like unix:/run/mcp.sock or unix:/run/mcp.sock:/mcp"
+            ));
+        }
+        // sun_path of unix(7), with the zero at its end.
+        if socket.len() > 107 {
+            return Err(format!(
+                "the upstream URL 'unix:{text}' has a path that is too long for a socket: at most 107 bytes"
+            ));
+        }
+        Ok(UpstreamUrl {
+            scheme: http::uri::Scheme::HTTP,
+            socket: Some(socket.into()),
+            authority: http::uri::Authority::from_static("localhost"),
+            prefix: prefix.trim_end_matches('/').to_string(),
         })
     }
 }
 
 impl std::fmt::Display for UpstreamUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}://{}{}", self.scheme, self.authority, self.prefix)
+        match &self.socket {
+            Some(socket) if self.prefix.is_empty() => write!(f, "unix:{}", socket.display()),
+            Some(socket) => write!(f, "unix:{}:{}", socket.display(), self.prefix),
+            None => write!(f, "{}://{}{}", self.scheme, self.authority, self.prefix),
+        }
     }
 }
 
@@ -303,6 +345,8 @@ impl Config {
                 bearer_token: s.proxy_bearer_token.map(bearer).transpose()?,
                 headers: s.proxy_headers.into_iter().map(header).collect::<Result<_, _>>()?,
                 streaming_only: s.http_streaming_only,
+                ca_file: s.ca_file.map(PathBuf::from),
+                insecure_skip_verify: s.upstream_insecure_skip_verify,
                 connect_timeout: s.upstream_connect_timeout,
                 response_timeout: s.upstream_response_timeout,
             },
@@ -325,6 +369,8 @@ impl Config {
                 idle_timeout: s.idle_timeout,
                 body_size: s.max_body_size,
                 body_timeout: s.body_timeout,
+                // Besides requests upstream there are sign-ins, which queue, and what is answered at once.
+                workers: s.max_requests + s.password_queue + 64,
             },
             max_requests: s.max_requests,
             max_requests_per_user: s.max_requests_per_user,

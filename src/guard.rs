@@ -29,6 +29,13 @@ pub enum Denial {
 
 /// The principal of the request's bearer token. Reads memory only.
 pub fn principal(ctx: &Context, seen: &Seen, headers: &HeaderMap) -> Result<Principal, Denial> {
+    let token = verify(ctx, headers)?;
+    seen.note(&token);
+    Ok(Principal { user: token.sub, email: token.email, client: token.client_id, grant: token.grant })
+}
+
+/// The request's bearer token, if it is good.
+pub fn verify(ctx: &Context, headers: &HeaderMap) -> Result<AccessToken, Denial> {
     let mut fields = headers.get_all(AUTHORIZATION).iter();
     let Some(field) = fields.next() else { return Err(Denial::NoToken) };
     if fields.next().is_some() {
@@ -48,8 +55,7 @@ pub fn principal(ctx: &Context, seen: &Seen, headers: &HeaderMap) -> Result<Prin
     if !ctx.passwords.is_current(&token.credential) {
         return Err(Denial::BadToken("the password has been changed since"));
     }
-    seen.note(&token);
-    Ok(Principal { user: token.sub, email: token.email, client: token.client_id, grant: token.grant })
+    Ok(token)
 }
 
 /// 401 with the way to a token. `path` is that of the request.

@@ -8,6 +8,7 @@ use http::header::{
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
     ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CONTENT_TYPE, HOST, ORIGIN, VARY,
 };
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::admission::Admission;
@@ -65,7 +66,7 @@ pub struct App {
     /// What handlers work with.
     pub context: Arc<Context>,
     /// The MCP server.
-    pub upstream: Box<dyn Upstream>,
+    pub upstream: Arc<dyn Upstream>,
     /// Bounds on what is in flight.
     pub admission: Admission,
     /// Notes which tokens are in use.
@@ -97,6 +98,14 @@ impl Handler for App {
         response
     }
 
+    fn wants_body(&self, head: &Parts, _: IpAddr) -> bool {
+        let path = head.uri.path();
+        if is_own(path) {
+            return ROUTES.iter().any(|(method, p, ..)| *method == head.method && *p == path);
+        }
+        guard::verify(&self.context, &head.headers).is_ok()
+    }
+
     fn exempt(&self, peer: IpAddr) -> bool {
         TrustedProxies(&self.context.config.trusted_proxies).contains(peer)
     }
@@ -104,10 +113,7 @@ impl Handler for App {
 
 impl App {
     fn route(&self, request: &mut Request<'_>, chain: Vec<IpAddr>, caller: Caller, path: &str) -> Response {
-        if !OWN_PREFIXES
-            .iter()
-            .any(|p| path.strip_prefix(p).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
-        {
+        if !is_own(path) {
             return self.resource(request, chain, caller, path);
         }
         let (methods, audience) = match self.methods_of(path) {
@@ -184,6 +190,11 @@ impl App {
         response.headers.append(VARY, HeaderValue::from_static("Origin"));
         response
     }
+}
+
+/// Does `path` never reach the upstream server?
+fn is_own(path: &str) -> bool {
+    OWN_PREFIXES.iter().any(|p| path.strip_prefix(p).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 
 fn not_found(request: &Request<'_>) -> Response {

@@ -49,12 +49,12 @@ pub fn run(settings: Settings) -> Result<(), String> {
     let listener = listen(&config)?;
     let drain = new_drain()?;
     let url = config.upstream.url.clone().ok_or("no upstream server")?;
-    let upstream = HttpUpstream::new(url.clone(), config.upstream.clone(), config.external.clone(), drain.clone());
+    let upstream = HttpUpstream::new(url.clone(), config.upstream.clone(), config.external.clone())?;
     warn_of_traps(&config, &listener);
     let client_url = config.client_url();
     let server = build(config, &secret, store, Box::new(upstream), listener, &drain)?;
     log::info!(upstream:% = url; "ready: give this URL to MCP clients: {client_url}");
-    server(&stop);
+    server(&stop)?;
     log::info!("stopped");
     Ok(())
 }
@@ -113,7 +113,7 @@ pub fn build(
     upstream: Box<dyn Upstream>,
     listener: TcpListener,
     drain: &Drain,
-) -> Result<impl FnOnce(&OwnedFd) + use<>, String> {
+) -> Result<impl FnOnce(&OwnedFd) -> Result<(), String> + use<>, String> {
     raise_descriptor_limit(&mut config);
     let drain_timeout = config.drain_timeout;
     let limits = config.http.clone();
@@ -122,18 +122,22 @@ pub fn build(
     let context = Context::new(config, secret, store, clock).map_err(|e| format!("the state can't be read: {e}"))?;
     let context = Arc::new(context);
     let seen = Seen::start(context.state.clone()).map_err(|e| format!("no thread could be started: {e}"))?;
-    keep_house(context.clone())?;
-    let server = Server::new(listener, App { context, upstream, admission, seen }, limits, drain.clone());
-    Ok(move |stop: &OwnedFd| server.run(stop.as_fd(), drain_timeout))
+    let upstream: Arc<dyn Upstream> = upstream.into();
+    keep_house(context.clone(), upstream.clone())?;
+    let failed = |e| format!("the server can't be started: {e}");
+    let app = App { context, upstream, admission, seen };
+    let server = Server::new(listener, app, limits, drain.clone()).map_err(failed)?;
+    Ok(move |stop: &OwnedFd| server.run(stop.as_fd(), drain_timeout).map_err(failed))
 }
 
-/// Sweeps expired rows and watches the clock.
-fn keep_house(context: Arc<Context>) -> Result<(), String> {
+/// Sweeps expired rows, closes what upstream is not used, and watches the clock.
+fn keep_house(context: Arc<Context>, upstream: Arc<dyn Upstream>) -> Result<(), String> {
     spawn("housekeeping", move || {
         let mut since_sweep = Duration::ZERO;
         loop {
             std::thread::sleep(LOOK_AT_CLOCK_EVERY);
             context.now();
+            upstream.tidy();
             since_sweep += LOOK_AT_CLOCK_EVERY;
             if since_sweep >= COLLECT_EVERY {
                 since_sweep = Duration::ZERO;
@@ -150,9 +154,12 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), String> 
     thread.map(drop).map_err(|e| format!("no thread could be started: {e}"))
 }
 
-/// Each connection may need a second descriptor for its upstream side. What the system does not give, the bound follows.
+/// Connections need descriptors, and requests and streams need one each for their upstream side. What the system does not
+/// give, the bound on connections follows.
 fn raise_descriptor_limit(config: &mut Config) {
-    let wanted = (config.http.connections * 2 + OWN_DESCRIPTORS) as u64;
+    let connections = config.http.connections;
+    let upstream = config.max_requests + config.max_streams;
+    let wanted = (connections + upstream + OWN_DESCRIPTORS) as u64;
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|c| c < wanted) {
         limit.current = Some(limit.maximum.map_or(wanted, |m| m.min(wanted)));
@@ -160,11 +167,11 @@ fn raise_descriptor_limit(config: &mut Config) {
     }
     let got = getrlimit(Resource::Nofile).current.unwrap_or(wanted);
     if got < wanted {
-        let possible = (usize::try_from(got).unwrap_or(usize::MAX).saturating_sub(OWN_DESCRIPTORS) / 2).max(1);
-        let much_less = possible < config.http.connections / 2;
-        let level = if much_less { log::Level::Warn } else { log::Level::Debug };
+        let free = usize::try_from(got).unwrap_or(usize::MAX).saturating_sub(OWN_DESCRIPTORS);
+        let possible = free.saturating_sub(upstream).max(free / 2).clamp(1, connections);
+        let level = if possible < connections / 2 { log::Level::Warn } else { log::Level::Debug };
         log::log!(level, open_files = got, connections = possible; "the limit of open files leaves room for fewer connections than --max-connections (MAX_CONNECTIONS)");
-        config.http.connections = config.http.connections.min(possible);
+        config.http.connections = possible;
     }
 }
 

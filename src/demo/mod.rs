@@ -42,12 +42,11 @@ pub fn run(mut settings: Settings) -> Result<(), String> {
     let origin = config.external.origin.clone();
     let drain = serve::new_drain()?;
     let store = EmbeddedStore::in_memory().map_err(|e| format!("no state could be made: {e:?}"))?;
-    let upstream = server::DemoServer::new(drain.clone());
+    let upstream = server::DemoServer;
     let server = serve::build(config, &Secret::generate(), Box::new(store), Box::new(upstream), listener, &drain)?;
     let shown = if given { "the one that you gave" } else { password.as_str() };
     let _ = std::io::stdout().write_all(welcome(&origin, shown).as_bytes());
-    server(&stop);
-    Ok(())
+    server(&stop)
 }
 
 /// What to do next, for each client.

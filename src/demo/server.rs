@@ -7,7 +7,7 @@ use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::http::{BodyError, Drain, Payload, Request, Response};
+use crate::http::{BodyError, Payload, Request, Response};
 use crate::net::interrupt;
 use crate::upstream::{Origin, Upstream};
 
@@ -19,19 +19,10 @@ const MAX_BODY: usize = 1 << 20;
 const MAX_STEPS: u64 = 60;
 
 /// An MCP server with three tools, a resource and a prompt.
-pub(super) struct DemoServer {
-    drain: Drain,
-}
-
-impl DemoServer {
-    pub(super) fn new(drain: Drain) -> DemoServer {
-        DemoServer { drain }
-    }
-}
+pub(super) struct DemoServer;
 
 impl Upstream for DemoServer {
     fn forward(&self, request: &mut Request<'_>, _: &Origin) -> Response {
-        interrupt::on_behalf_of(request.socket.clone(), self.drain.clone());
         if request.parts.uri.path() != ENDPOINT {
             return Response::text(StatusCode::NOT_FOUND, "the demo's MCP endpoint is /mcp");
         }

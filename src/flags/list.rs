@@ -153,6 +153,29 @@ pub const FLAGS: &[Flag] = &[
         ..BASE
     },
     Flag {
+        long: Some("ca-file"),
+        env: "CA_FILE",
+        value: Some("FILE"),
+        section: Section::Upstream,
+        help: "Certificates (PEM) of authorities to trust beside the public ones",
+        more: "For an upstream server on https whose certificate comes from a private authority, or is its own.",
+        set: |s, v| {
+            s.ca_file = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("upstream-insecure-skip-verify"),
+        env: "UPSTREAM_INSECURE_SKIP_VERIFY",
+        default: "false",
+        section: Section::Upstream,
+        help: "Take any certificate from the upstream server: whoever is in between can read and change everything",
+        more: "Better: give its certificate, or that of its authority, with --ca-file.",
+        set: |s, v| switch(v).map(|b| s.upstream_insecure_skip_verify = b),
+        ..BASE
+    },
+    Flag {
         long: Some("upstream-connect-timeout"),
         env: "UPSTREAM_CONNECT_TIMEOUT",
         value: Some("DURATION"),

@@ -6,11 +6,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 
 use super::head::Framing;
 
 /// Slower than this on average, beyond the first pause that is allowed, is no client but a siege: bytes a second.
 const SLOWEST: u64 = 1 << 10;
+
+const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Bytes of chunk extensions and trailers that one body may carry; they mean nothing here.
 const MAX_ORNAMENT: usize = 8 << 10;
@@ -49,8 +54,8 @@ impl std::fmt::Display for BodyError {
         f.write_str(match self {
             BodyError::TooLarge => "the request body is too large",
             BodyError::Timeout => "the request body did not arrive in time",
-            BodyError::Malformed => "the chunked framing of the request body is malformed",
-            BodyError::Gone => "the connection ended within the request body",
+            BodyError::Malformed => "the chunked framing of the body is malformed",
+            BodyError::Gone => "the connection ended within the body",
         })
     }
 }
@@ -63,21 +68,37 @@ impl From<BodyError> for io::Error {
     }
 }
 
+/// A body up to this size is held until it is whole, so that nobody who sends it slowly holds a thread.
+pub const HELD: usize = 64 << 10;
+
 /// A request body that a handler may read.
 pub struct Body<'c> {
-    reader: &'c mut dyn Read,
+    /// What has arrived before the handler was called, from `at` on.
+    held: Vec<u8>,
+    at: usize,
+    rest: Option<&'c mut dyn Read>,
     framing: Framing,
 }
 
 impl<'c> Body<'c> {
-    /// A body that `reader` delivers.
-    pub fn new(reader: &'c mut dyn Read, framing: Framing) -> Body<'c> {
-        Body { reader, framing }
+    /// A body of which `held` has arrived; `rest` delivers what follows, if anything does.
+    pub fn new(held: Vec<u8>, rest: Option<&'c mut dyn Read>, framing: Framing) -> Body<'c> {
+        Body { held, at: 0, rest, framing }
     }
 
     /// How the client delimited it.
     pub fn framing(&self) -> Framing {
         self.framing
+    }
+
+    /// Takes what can be held: all of a short body, and then `true`, or the first [`HELD`] bytes or more of a long one.
+    pub fn hold(&mut self) -> io::Result<(Vec<u8>, bool)> {
+        let mut held = std::mem::take(&mut self.held);
+        held.drain(..std::mem::take(&mut self.at));
+        let Some(rest) = &mut self.rest else { return Ok((held, true)) };
+        let room = (HELD + 1).saturating_sub(held.len()) as u64;
+        let whole = rest.take(room).read_to_end(&mut held)? < room as usize;
+        Ok((held, whole))
     }
 
     /// Reads all of it, or fails with [`BodyError::TooLarge`] past `limit` bytes.
@@ -86,55 +107,69 @@ impl<'c> Body<'c> {
             return Err(BodyError::TooLarge.into());
         }
         let mut out = Vec::new();
-        (&mut *self.reader).take(limit as u64 + 1).read_to_end(&mut out)?;
+        self.take(limit as u64 + 1).read_to_end(&mut out)?;
         if out.len() > limit { Err(BodyError::TooLarge.into()) } else { Ok(out) }
     }
 }
 
 impl Read for Body<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.reader.read(buffer)
+        let ready = &self.held[self.at..];
+        if !ready.is_empty() {
+            let n = ready.len().min(buffer.len());
+            buffer[..n].copy_from_slice(&ready[..n]);
+            self.at += n;
+            return Ok(n);
+        }
+        self.rest.as_mut().map_or(Ok(0), |rest| rest.read(buffer))
     }
 }
 
 /// Where a connection's bytes come from.
 pub trait Source {
-    /// Reads like [`Read::read`], waiting at most `wait`.
-    fn read(&mut self, buffer: &mut [u8], wait: Duration) -> io::Result<usize>;
+    /// Appends up to `room` bytes to `buffer`, waiting at most `wait`: with zero, `WouldBlock` says that none are there.
+    fn read(&mut self, buffer: &mut Vec<u8>, room: usize, wait: Duration) -> io::Result<usize>;
 }
 
-/// A socket whose receive timeout is set only when it changes.
-pub(super) struct SocketSource {
-    socket: Arc<TcpStream>,
-    timeout: Duration,
+/// Appends what `read` puts into `room` bytes behind `buffer`: never more, since what follows is another message.
+pub fn append_with(
+    buffer: &mut Vec<u8>,
+    room: usize,
+    read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+) -> io::Result<usize> {
+    let old = buffer.len();
+    buffer.resize(old + room, 0);
+    let result = read(&mut buffer[old..]);
+    buffer.truncate(old + result.as_ref().map_or(0, |n| *n));
+    result
 }
 
-impl SocketSource {
-    pub(super) fn new(socket: Arc<TcpStream>) -> SocketSource {
-        SocketSource { socket, timeout: Duration::ZERO }
-    }
-}
+/// A socket that is asked before it is waited for.
+pub(super) struct SocketSource(pub(super) Arc<TcpStream>);
 
 impl Source for SocketSource {
-    fn read(&mut self, buffer: &mut [u8], wait: Duration) -> io::Result<usize> {
-        let wait = wait.max(Duration::from_millis(1));
-        if wait != self.timeout {
-            self.socket.set_read_timeout(Some(wait))?;
-            self.timeout = wait;
-        }
-        loop {
-            match (&*self.socket).read(buffer) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
-                other => return other,
+    fn read(&mut self, buffer: &mut Vec<u8>, room: usize, wait: Duration) -> io::Result<usize> {
+        let deadline = Instant::now() + wait;
+        append_with(buffer, room, |free| {
+            loop {
+                match recv(&*self.0, &mut *free, RecvFlags::DONTWAIT) {
+                    Ok((n, _)) => return Ok(n),
+                    Err(Errno::INTR) => {}
+                    Err(Errno::AGAIN) if wait.is_zero() => return Err(io::ErrorKind::WouldBlock.into()),
+                    Err(Errno::AGAIN) => crate::net::wait_until(&*self.0, PollFlags::IN, deadline)?,
+                    Err(e) => return Err(e.into()),
+                }
             }
-        }
+        })
     }
 }
 
 impl Source for &[u8] {
-    fn read(&mut self, buffer: &mut [u8], _: Duration) -> io::Result<usize> {
-        Read::read(self, buffer)
+    fn read(&mut self, buffer: &mut Vec<u8>, room: usize, _: Duration) -> io::Result<usize> {
+        let n = room.min(self.len());
+        buffer.extend_from_slice(&self[..n]);
+        *self = &self[n..];
+        Ok(n)
     }
 }
 
@@ -145,10 +180,18 @@ pub struct Input<S> {
     start: usize,
 }
 
+/// Bytes asked for at a time, where no more are known to come.
+const STEP: usize = 4 << 10;
+
 impl<S: Source> Input<S> {
     /// Nothing read yet.
     pub fn new(source: S) -> Input<S> {
         Input { source, buffer: Vec::new(), start: 0 }
+    }
+
+    /// Where the bytes come from.
+    pub fn source_mut(&mut self) -> &mut S {
+        &mut self.source
     }
 
     /// What has been read and not been consumed.
@@ -171,14 +214,11 @@ impl<S: Source> Input<S> {
         self.start = 0;
         let old = self.buffer.len();
         // Most heads fit the first step; a large one grows towards the limit.
-        let target = size.min((old * 2).max(4 << 10));
+        let target = size.min((old * 2).max(STEP));
         if target <= old {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        self.buffer.resize(target, 0);
-        let result = self.source.read(&mut self.buffer[old..], wait);
-        self.buffer.truncate(old + *result.as_ref().unwrap_or(&0));
-        result
+        self.source.read(&mut self.buffer, target - old, wait)
     }
 
     /// Gives the buffer's memory back while nothing is in it.
@@ -189,14 +229,22 @@ impl<S: Source> Input<S> {
         }
     }
 
-    /// Reads into `out`, from the buffer first.
-    fn read(&mut self, out: &mut [u8], wait: Duration) -> io::Result<usize> {
+    /// Reads like [`Read::read`], from the buffer first, for as long as it takes.
+    pub fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let mut piece = Vec::new();
+        let n = self.append(&mut piece, out.len(), FOREVER)?;
+        out[..n].copy_from_slice(&piece);
+        Ok(n)
+    }
+
+    /// Appends up to `room` bytes to `out`, from the buffer first.
+    fn append(&mut self, out: &mut Vec<u8>, room: usize, wait: Duration) -> io::Result<usize> {
         let ready = self.buffered();
         if ready.is_empty() {
-            return self.source.read(out, wait);
+            return self.source.read(out, room, wait);
         }
-        let n = ready.len().min(out.len());
-        out[..n].copy_from_slice(&ready[..n]);
+        let n = ready.len().min(room);
+        out.extend_from_slice(&ready[..n]);
         self.consume(n);
         Ok(n)
     }
@@ -210,29 +258,30 @@ enum State {
     Size,
     /// Behind a chunk's data.
     DataEnd,
+    /// Behind the last chunk.
+    Trailers,
     Done,
     Failed(BodyError),
 }
 
-/// Reads one body out of a connection's bytes and leaves what follows it.
-pub struct Framed<'i, S> {
-    input: &'i mut Input<S>,
+/// How far a body has been read, and whether it comes fast enough. Knows no socket, so that it can be set aside.
+#[derive(Debug)]
+pub struct Progress {
     chunked: bool,
     state: State,
     /// Body bytes still allowed.
     allowance: u64,
     ornament: usize,
+    /// The beginning of a framing line whose end has not arrived.
+    line: Vec<u8>,
     wait: Duration,
     begun: Instant,
     received: u64,
-    deadline: Option<Instant>,
-    /// Told before the first read that has to wait: sends `100 Continue`.
-    on_first_wait: Option<&'i mut dyn FnMut() -> io::Result<()>>,
 }
 
-impl<'i, S: Source> Framed<'i, S> {
-    /// A reader for the body that `framing` announces, of at most `limit` bytes.
-    pub fn new(input: &'i mut Input<S>, framing: Framing, limit: u64, wait: Duration) -> Framed<'i, S> {
+impl Progress {
+    /// The beginning of the body that `framing` announces, of at most `limit` bytes, with no pause longer than `wait`.
+    pub fn new(framing: Framing, limit: u64, wait: Duration) -> Progress {
         let state = match framing {
             Framing::None | Framing::Length(0) => State::Done,
             Framing::Length(n) if n > limit => State::Failed(BodyError::TooLarge),
@@ -240,22 +289,21 @@ impl<'i, S: Source> Framed<'i, S> {
             Framing::Chunked => State::Size,
         };
         let chunked = framing == Framing::Chunked;
-        Framed {
-            input,
+        Progress {
             chunked,
             state,
             allowance: limit,
             ornament: 0,
+            line: Vec::new(),
             wait,
             begun: Instant::now(),
             received: 0,
-            deadline: None,
-            on_first_wait: None,
         }
     }
 
-    pub(super) fn on_first_wait(&mut self, action: &'i mut dyn FnMut() -> io::Result<()>) {
-        self.on_first_wait = Some(action);
+    /// The beginning of a body of any size that may take as long as it takes.
+    pub fn unhurried(framing: Framing) -> Progress {
+        Progress::new(framing, u64::MAX, FOREVER)
     }
 
     /// True when the whole body has been read, so that the connection stands at the next request.
@@ -271,34 +319,72 @@ impl<'i, S: Source> Framed<'i, S> {
         }
     }
 
-    /// From here on, the body has to end by `deadline`.
-    pub(super) fn finish_by(&mut self, deadline: Instant) {
-        self.deadline = Some(deadline);
+    /// When the next bytes must be there.
+    pub(super) fn deadline(&self) -> Instant {
+        let slowest = self.begun + self.wait + Duration::from_secs(self.received / SLOWEST);
+        slowest.min(Instant::now() + self.wait)
+    }
+}
+
+/// Reads one body out of a connection's bytes and leaves what follows it.
+pub struct Framed<'i, S> {
+    input: &'i mut Input<S>,
+    progress: &'i mut Progress,
+    waits: bool,
+    piece: Vec<u8>,
+}
+
+impl<'i, S: Source> Framed<'i, S> {
+    /// A reader that goes on where `progress` stands, waiting for the client.
+    pub fn new(input: &'i mut Input<S>, progress: &'i mut Progress) -> Framed<'i, S> {
+        Framed { input, progress, waits: true, piece: Vec::new() }
+    }
+
+    /// A reader of what is there: the rest is `WouldBlock`.
+    pub(super) fn of_what_is_there(input: &'i mut Input<S>, progress: &'i mut Progress) -> Framed<'i, S> {
+        Framed { input, progress, waits: false, piece: Vec::new() }
     }
 
     /// How long the next read may wait.
     fn patience(&self) -> io::Result<Duration> {
-        let slowest = self.begun + self.wait + Duration::from_secs(self.received / SLOWEST);
-        let end = self.deadline.map_or(slowest, |d| d.min(slowest));
-        let left = end.saturating_duration_since(Instant::now()).min(self.wait);
-        if left.is_zero() { Err(BodyError::Timeout.into()) } else { Ok(left) }
+        let left = self.progress.deadline().saturating_duration_since(Instant::now());
+        match (left.is_zero(), self.waits) {
+            (true, _) => Err(BodyError::Timeout.into()),
+            (false, true) => Ok(left),
+            (false, false) => Ok(Duration::ZERO),
+        }
     }
 
-    fn step(&mut self, out: &mut [u8]) -> io::Result<Option<usize>> {
-        match self.state {
+    /// Appends up to `room` bytes of the body to `out`; 0 means its end.
+    pub fn append(&mut self, out: &mut Vec<u8>, room: usize) -> io::Result<usize> {
+        loop {
+            match self.step(out, room) {
+                Ok(Some(n)) => return Ok(n),
+                Ok(None) => {}
+                Err(e) => {
+                    if e.kind() != io::ErrorKind::WouldBlock {
+                        self.progress.state = State::Failed(BodyError::of(&e).unwrap_or(BodyError::Gone));
+                    }
+                    return Err(e);
+                }
+            }
+        }
+    }
+
+    fn step(&mut self, out: &mut Vec<u8>, room: usize) -> io::Result<Option<usize>> {
+        match self.progress.state {
             State::Done => Ok(Some(0)),
             State::Failed(error) => Err(error.into()),
             State::Data(left) => {
-                let most = usize::try_from(left).unwrap_or(usize::MAX).min(out.len());
-                self.before_wait()?;
+                let room = usize::try_from(left).unwrap_or(usize::MAX).min(room);
                 let wait = self.patience()?;
-                let n = self.input.read(&mut out[..most], wait).map_err(timeout)?;
+                let n = self.input.append(out, room, wait).map_err(typed)?;
                 if n == 0 {
                     return Err(BodyError::Gone.into());
                 }
-                self.received += n as u64;
-                self.state = match left - n as u64 {
-                    0 if self.chunked => State::DataEnd,
+                self.progress.received += n as u64;
+                self.progress.state = match left - n as u64 {
+                    0 if self.progress.chunked => State::DataEnd,
                     0 => State::Done,
                     left => State::Data(left),
                 };
@@ -308,21 +394,22 @@ impl<'i, S: Source> Framed<'i, S> {
                 if !self.line()?.is_empty() {
                     return Err(BodyError::Malformed.into());
                 }
-                self.state = State::Size;
+                self.progress.state = State::Size;
                 Ok(None)
             }
             State::Size => {
                 let size = chunk_size(&self.line()?)?;
-                if size > self.allowance {
+                if size > self.progress.allowance {
                     return Err(BodyError::TooLarge.into());
                 }
-                self.allowance -= size;
-                if size == 0 {
-                    // RFC 9112 section 7.1.2: trailers, which nothing here uses, up to an empty line.
-                    while !self.line()?.is_empty() {}
-                    self.state = State::Done;
-                } else {
-                    self.state = State::Data(size);
+                self.progress.allowance -= size;
+                self.progress.state = if size == 0 { State::Trailers } else { State::Data(size) };
+                Ok(None)
+            }
+            State::Trailers => {
+                // RFC 9112 section 7.1.2: fields that nothing here uses, up to an empty line.
+                if self.line()?.is_empty() {
+                    self.progress.state = State::Done;
                 }
                 Ok(None)
             }
@@ -331,42 +418,32 @@ impl<'i, S: Source> Framed<'i, S> {
 
     /// A framing line without its CRLF.
     fn line(&mut self) -> io::Result<Vec<u8>> {
-        let mut line = Vec::new();
         loop {
             let ready = self.input.buffered();
             let end = ready.iter().position(|b| *b == b'\n');
             let n = end.map_or(ready.len(), |i| i + 1);
-            self.ornament += n;
-            if self.ornament > MAX_ORNAMENT + 16 {
+            self.progress.ornament += n;
+            if self.progress.ornament > MAX_ORNAMENT + 16 {
                 return Err(BodyError::Malformed.into());
             }
-            line.extend_from_slice(&ready[..n]);
+            self.progress.line.extend_from_slice(&ready[..n]);
             self.input.consume(n);
             if end.is_some() {
                 break;
             }
-            self.before_wait()?;
             let wait = self.patience()?;
-            if self.input.fill(4 << 10, wait).map_err(timeout)? == 0 {
+            if self.input.fill(STEP, wait).map_err(typed)? == 0 {
                 return Err(BodyError::Gone.into());
             }
         }
+        let mut line = std::mem::take(&mut self.progress.line);
         line.pop();
         if line.pop() != Some(b'\r') || line.iter().any(|b| matches!(b, 0..=8 | 10..=31 | 127)) {
             return Err(BodyError::Malformed.into());
         }
         // A plain size line or empty line is no ornament, however many of them a body has.
-        self.ornament -= line.len().min(16) + 2;
+        self.progress.ornament -= line.len().min(16) + 2;
         Ok(line)
-    }
-
-    fn before_wait(&mut self) -> io::Result<()> {
-        if self.input.buffered().is_empty()
-            && let Some(action) = self.on_first_wait.take()
-        {
-            action()?;
-        }
-        Ok(())
     }
 }
 
@@ -375,21 +452,19 @@ impl<S: Source> Read for Framed<'_, S> {
         if out.is_empty() {
             return Ok(0);
         }
-        loop {
-            match self.step(out) {
-                Ok(Some(n)) => return Ok(n),
-                Ok(None) => {}
-                Err(e) => {
-                    self.state = State::Failed(BodyError::of(&e).unwrap_or(BodyError::Gone));
-                    return Err(e);
-                }
-            }
-        }
+        let mut piece = std::mem::take(&mut self.piece);
+        let read = self.append(&mut piece, out.len()).inspect(|n| out[..*n].copy_from_slice(&piece[..*n]));
+        piece.clear();
+        self.piece = piece;
+        read
     }
 }
 
-fn timeout(error: io::Error) -> io::Error {
+fn typed(error: io::Error) -> io::Error {
     match error.kind() {
+        io::ErrorKind::WouldBlock => error,
+        // It says by itself why.
+        _ if error.get_ref().is_some() => error,
         io::ErrorKind::TimedOut => BodyError::Timeout.into(),
         _ => BodyError::Gone.into(),
     }
@@ -416,7 +491,8 @@ mod tests {
 
     fn read(bytes: &[u8], framing: Framing, limit: u64) -> (Result<Vec<u8>, BodyError>, Vec<u8>) {
         let mut input = Input::new(bytes);
-        let mut framed = Framed::new(&mut input, framing, limit, Duration::from_secs(1));
+        let mut progress = Progress::new(framing, limit, Duration::from_secs(1));
+        let mut framed = Framed::new(&mut input, &mut progress);
         let mut out = Vec::new();
         let result = framed.read_to_end(&mut out).map(|_| out).map_err(|e| BodyError::of(&e).expect("typed"));
         let mut rest = input.buffered().to_vec();

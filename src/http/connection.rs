@@ -1,16 +1,25 @@
-//! One connection: read a head, have it answered, write the answer, again.
+//! One connection: read a head, have the request answered, send the answer, again.
+//!
+//! A connection is a state machine that never waits for its client, except while the body of an answer is passed on or
+//! a long request body is read for a handler that wants it. Wherever it would wait, it says for what and how long, and
+//! goes back to the lobby.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode, Version};
+use rustix::net::{RecvFlags, recv};
 
-use super::body::{Framed, Input, SocketSource};
+use super::body::{Framed, HELD, Input, Progress, SocketSource};
+use super::drain::Drain;
 use super::head::{self, Framing, Head, HeadError};
-use super::{Body, BodyError, Handler, Limits, Request, RequestId, Response, response};
+use super::response::{self, Prepared};
+use super::workers::Workers;
+use super::{Body, BodyError, Handler, Limits, Request, RequestId, Response};
+use crate::net::{interrupt, outbox};
 
 /// Bytes of a body that the handler did not want which are read away to keep the connection.
 const MAX_LEFTOVER: u64 = 64 << 10;
@@ -20,197 +29,465 @@ const LEFTOVER_TIME: Duration = Duration::from_secs(2);
 /// reset the connection and take the answer with it.
 const LINGER: Duration = Duration::from_secs(30);
 const LINGER_SILENCE: Duration = Duration::from_secs(2);
+/// Pipelined requests that are answered before other connections get their turn.
+const IN_A_ROW: usize = 16;
 
-/// What a connection tells the registry about itself.
-pub(super) trait Progress {
-    /// Waiting for a request: may be closed at any time. False when the server is draining.
-    fn idle(&self) -> bool;
-    /// A request has begun. False when the server closed the connection first.
-    fn busy(&self) -> bool;
-    /// The server accepts no further requests.
-    fn is_draining(&self) -> bool;
+/// What a connection works with.
+pub(super) struct Services<'s> {
+    pub(super) handler: &'s dyn Handler,
+    pub(super) limits: &'s Limits,
+    pub(super) drain: &'s Drain,
+    pub(super) workers: &'s Workers,
 }
 
-/// Serves `socket` until either side has had enough.
-pub(super) fn serve(
-    socket: &Arc<TcpStream>,
+/// What a connection wants after it has done what it could.
+pub(super) enum Next {
+    /// To be called again when the socket is ready, or when the time is up.
+    Wait(Wait),
+    /// Nothing: it has ended.
+    Close,
+}
+
+/// A connection's wait for its client.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wait {
+    pub(super) for_what: For,
+    pub(super) deadline: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum For {
+    /// The next request: the connection may be closed at any time.
+    Request,
+    /// More of what has begun.
+    Bytes,
+    /// Room for the answer.
+    Room,
+    /// Its turn, since others wait.
+    Turn,
+}
+
+/// One client.
+pub(super) struct Connection {
+    socket: Arc<TcpStream>,
     peer: IpAddr,
-    handler: &dyn Handler,
-    limits: &Limits,
-    progress: &dyn Progress,
-) {
-    let _ = socket.set_nodelay(true);
-    let _ = socket.set_write_timeout(Some(limits.body_timeout));
-    let mut input = Input::new(SocketSource::new(socket.clone()));
-    loop {
-        let head = match read_head(&mut input, limits, progress) {
-            Ok(Some(head)) => head,
-            Ok(None) => return,
-            Err(error) => {
-                refuse(socket, &mut input, error, limits.body_size);
-                return;
+    input: Input<SocketSource>,
+    stage: Stage,
+    /// The socket may have bytes that have not been read.
+    readable: bool,
+}
+
+enum Stage {
+    /// Before or within a head.
+    Head(HeadStage),
+    /// Within a body that the handler is going to want.
+    Body(Box<BodyStage>),
+    /// Sending an answer that is in memory.
+    Flush(Box<FlushStage>),
+    /// Reading the rest of a body away.
+    Leftover(Box<(Progress, Instant)>),
+    /// The last answer has been sent; what the client still sends is read away: closing with unread bytes would reset
+    /// the connection and take the answer with it (RFC 9112 section 9.6).
+    Linger {
+        until: Instant,
+        left: u64,
+    },
+    Ended,
+}
+
+#[derive(Default)]
+struct HeadStage {
+    /// Bytes that have been looked at.
+    seen: usize,
+    /// RFC 9112 section 2.2: one empty line before the request line is forgiven.
+    forgiven: bool,
+    /// Starts with the first read that did not bring the whole head.
+    deadline: Option<Instant>,
+}
+
+struct BodyStage {
+    head: Head,
+    progress: Progress,
+    held: Vec<u8>,
+}
+
+struct FlushStage {
+    bytes: Vec<u8>,
+    sent: usize,
+    deadline: Instant,
+    then: After,
+}
+
+/// What becomes of a connection once its answer has been sent.
+enum After {
+    /// Another request may follow, behind the rest of this body.
+    Keep(Progress),
+    Close,
+}
+
+/// One step of the machine.
+enum Step {
+    Go(Stage),
+    Wait(Stage, Wait),
+    Close,
+}
+
+impl Connection {
+    pub(super) fn new(socket: TcpStream, peer: IpAddr) -> Connection {
+        let socket = Arc::new(socket);
+        let input = Input::new(SocketSource(socket.clone()));
+        Connection { socket, peer, input, stage: Stage::Head(HeadStage::default()), readable: false }
+    }
+
+    pub(super) fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
+    /// Has the client sent anything that has not been read?
+    pub(super) fn has_bytes(&self) -> bool {
+        matches!(recv(&*self.socket, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((1.., _)))
+    }
+
+    /// Goes on as far as it can. `ready` says that the socket is.
+    pub(super) fn go_on(&mut self, ready: bool, services: &Services<'_>) -> Next {
+        self.readable = ready;
+        let mut answered = 0;
+        loop {
+            let step = match std::mem::replace(&mut self.stage, Stage::Ended) {
+                Stage::Head(_) if answered == IN_A_ROW && !self.input.buffered().is_empty() => {
+                    let deadline = Instant::now() + services.limits.idle_timeout;
+                    Step::Wait(Stage::Head(HeadStage::default()), Wait { for_what: For::Turn, deadline })
+                }
+                Stage::Head(stage) => {
+                    answered += 1;
+                    self.read_head(stage, services)
+                }
+                Stage::Body(stage) => self.read_body(stage, services),
+                Stage::Flush(stage) => self.flush(stage, services.limits),
+                Stage::Leftover(stage) => self.read_leftover(stage, services.limits),
+                Stage::Linger { until, left } => self.linger(until, left),
+                Stage::Ended => Step::Close,
+            };
+            match step {
+                Step::Go(stage) => self.stage = stage,
+                Step::Wait(stage, wait) => {
+                    self.stage = stage;
+                    return Next::Wait(wait);
+                }
+                Step::Close => return Next::Close,
             }
-        };
-        match exchange(socket, &mut input, head, peer, handler, limits, progress) {
-            Ok(true) => {}
-            Ok(false) => {
-                linger(socket, &mut input, limits.body_size);
-                return;
-            }
-            Err(_) => return,
         }
     }
-}
 
-/// The next head; `None` when the connection ended, or stayed idle too long, between requests.
-fn read_head(
-    input: &mut Input<SocketSource>,
-    limits: &Limits,
-    progress: &dyn Progress,
-) -> Result<Option<Head>, HeadError> {
-    // RFC 9112 section 2.2: one empty line before the request line is forgiven.
-    let mut forgiven = false;
-    let mut deadline: Option<Instant> = None;
-    let mut seen = 0;
-    loop {
-        if !forgiven && input.buffered().starts_with(b"\r\n") {
-            input.consume(2);
-            (forgiven, seen) = (true, 0);
-        }
-        if let Some(end) = head::find_end(input.buffered(), seen)? {
-            if end > limits.head_size {
-                return Err(too_large());
-            }
-            let head = head::parse(&input.buffered()[..end], limits.head_fields);
-            input.consume(end);
-            return head.map(Some);
-        }
-        seen = input.buffered().len();
-        if seen >= limits.head_size {
-            return Err(too_large());
-        }
-        let started = seen > 0 || forgiven;
-        if !started {
-            input.release();
-            if !progress.idle() {
-                return Ok(None);
-            }
-        }
-        let wait = match (started, deadline) {
-            (false, _) => limits.idle_timeout,
-            // The deadline starts with the first read that did not bring the whole head.
-            (true, None) => {
-                deadline = Some(Instant::now() + limits.head_timeout);
-                limits.head_timeout
-            }
-            (true, Some(deadline)) => deadline.saturating_duration_since(Instant::now()),
-        };
-        match if wait.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { input.fill(limits.head_size, wait) } {
-            Ok(0) => return Ok(None),
-            Ok(_) => drop(progress.busy()),
-            Err(e) if e.kind() == io::ErrorKind::TimedOut && started => {
-                return Err(HeadError {
+    /// The time that it asked for is up.
+    pub(super) fn time_is_up(&mut self, services: &Services<'_>) -> Next {
+        let step = match std::mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Head(HeadStage { deadline: Some(_), .. }) => {
+                let error = HeadError {
                     status: StatusCode::REQUEST_TIMEOUT,
                     reason: "the request head did not arrive in time",
-                });
+                };
+                self.refuse(error, services.limits)
             }
-            Err(_) => return Ok(None),
+            Stage::Body(stage) => {
+                let framing = framing(&stage.head, false);
+                self.send(body_refusal(BodyError::Timeout), framing, After::Close, services)
+            }
+            _ => Step::Close,
+        };
+        match step {
+            Step::Go(stage) => {
+                self.stage = stage;
+                self.go_on(false, services)
+            }
+            Step::Wait(stage, wait) => {
+                self.stage = stage;
+                Next::Wait(wait)
+            }
+            Step::Close => Next::Close,
         }
     }
-}
 
-fn too_large() -> HeadError {
-    HeadError { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, reason: "the request head is too large" }
-}
-
-/// Has one request answered; true when the connection may carry another.
-fn exchange(
-    socket: &Arc<TcpStream>,
-    input: &mut Input<SocketSource>,
-    head: Head,
-    peer: IpAddr,
-    handler: &dyn Handler,
-    limits: &Limits,
-    progress: &dyn Progress,
-) -> io::Result<bool> {
-    let Head { parts, framing, keep_alive, expects_continue } = head;
-    let is_head = parts.method == Method::HEAD;
-    let http11 = parts.version == Version::HTTP_11;
-    let id = RequestId::next();
-
-    let mut send_continue = || (&**socket).write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
-    let mut framed = Framed::new(input, framing, limits.body_size, limits.body_timeout);
-    if expects_continue {
-        framed.on_first_wait(&mut send_continue);
+    /// Reads what is there, once for each time that the socket was ready. `None` when nothing is.
+    fn fill(&mut self, size: usize) -> Option<io::Result<usize>> {
+        if !std::mem::take(&mut self.readable) {
+            return None;
+        }
+        match self.input.fill(size, Duration::ZERO) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => None,
+            other => Some(other),
+        }
     }
-    let response = if matches!(framing, Framing::Length(n) if n > limits.body_size) {
-        body_refusal(BodyError::TooLarge)
-    } else {
-        // With the connection half closed by the drain, the client would look as if it had gone.
-        let watched = progress.busy().then(|| socket.clone());
-        let request = Request { parts, body: Body::new(&mut framed, framing), peer, id, socket: watched };
-        catch_unwind(AssertUnwindSafe(|| handler.handle(request))).unwrap_or_else(|_| {
-            log::error!(request:% = id; "a request failed by a fault of this program and was answered with 500");
-            Response::text(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
+
+    fn read_head(&mut self, mut stage: HeadStage, services: &Services<'_>) -> Step {
+        let limits = services.limits;
+        loop {
+            if !stage.forgiven && self.input.buffered().starts_with(b"\r\n") {
+                self.input.consume(2);
+                (stage.forgiven, stage.seen) = (true, 0);
+            }
+            match head::find_end(self.input.buffered(), stage.seen) {
+                Err(error) => return self.refuse(error, limits),
+                Ok(Some(end)) if end > limits.head_size => return self.refuse(TOO_LARGE, limits),
+                Ok(Some(end)) => {
+                    let head = head::parse(&self.input.buffered()[..end], limits.head_fields);
+                    self.input.consume(end);
+                    return match head {
+                        Ok(head) => self.begin(head, services),
+                        Err(error) => self.refuse(error, limits),
+                    };
+                }
+                Ok(None) => {}
+            }
+            stage.seen = self.input.buffered().len();
+            if stage.seen >= limits.head_size {
+                return self.refuse(TOO_LARGE, limits);
+            }
+            match self.fill(limits.head_size) {
+                Some(Ok(1..)) => {}
+                Some(_) => return Step::Close,
+                None if stage.seen == 0 && !stage.forgiven => {
+                    self.input.release();
+                    let deadline = Instant::now() + limits.idle_timeout;
+                    return Step::Wait(Stage::Head(stage), Wait { for_what: For::Request, deadline });
+                }
+                None => {
+                    let deadline = *stage.deadline.get_or_insert_with(|| Instant::now() + limits.head_timeout);
+                    return Step::Wait(Stage::Head(stage), Wait { for_what: For::Bytes, deadline });
+                }
+            }
+        }
+    }
+
+    /// A head has been read.
+    fn begin(&mut self, mut head: Head, services: &Services<'_>) -> Step {
+        let limits = services.limits;
+        let mut progress = Progress::new(head.framing, limits.body_size, limits.body_timeout);
+        match head.framing {
+            Framing::None => return self.answer(head, progress, Vec::new(), services),
+            Framing::Length(n) if n > limits.body_size => {
+                let framing = framing(&head, false);
+                return self.send(body_refusal(BodyError::TooLarge), framing, After::Close, services);
+            }
+            Framing::Length(n) if n > HELD as u64 => return self.answer(head, progress, Vec::new(), services),
+            _ => {}
+        }
+        let mut held = Vec::new();
+        let whole = take_what_is_there(&mut self.input, &mut progress, &mut held);
+        if !matches!(whole, Ok(Missing)) || !services.handler.wants_body(&head.parts, self.peer) {
+            return self.answer(head, progress, held, services);
+        }
+        if std::mem::take(&mut head.expects_continue) && held.is_empty() && send_continue(&self.socket).is_err() {
+            return Step::Close;
+        }
+        Step::Go(Stage::Body(Box::new(BodyStage { head, progress, held })))
+    }
+
+    fn read_body(&mut self, mut stage: Box<BodyStage>, services: &Services<'_>) -> Step {
+        if !std::mem::take(&mut self.readable) {
+            let deadline = stage.progress.deadline();
+            return Step::Wait(Stage::Body(stage), Wait { for_what: For::Bytes, deadline });
+        }
+        match take_what_is_there(&mut self.input, &mut stage.progress, &mut stage.held) {
+            Ok(Missing) => Step::Go(Stage::Body(stage)),
+            // The client has ended the connection.
+            Err(e) if BodyError::of(&e) == Some(BodyError::Gone) => Step::Close,
+            Ok(Whole | Full) | Err(_) => {
+                let BodyStage { head, progress, held } = *stage;
+                self.answer(head, progress, held, services)
+            }
+        }
+    }
+
+    /// Has the request answered.
+    fn answer(&mut self, head: Head, mut progress: Progress, held: Vec<u8>, services: &Services<'_>) -> Step {
+        let expects = head.expects_continue && held.is_empty() && !progress.is_done();
+        let mut framing = framing(&head, true);
+        let id = RequestId::next();
+        let (socket, peer) = (self.socket.clone(), self.peer);
+        interrupt::on_behalf_of(socket, services.drain.clone(), || {
+            let is_done = progress.is_done();
+            let framed = Framed::new(&mut self.input, &mut progress);
+            let mut reader = Continuing { expects, socket: &self.socket, inner: framed };
+            let rest = (!is_done).then_some(&mut reader as &mut dyn io::Read);
+            let request = Request { body: Body::new(held, rest, head.framing), parts: head.parts, peer, id };
+            let response = catch_unwind(AssertUnwindSafe(|| services.handler.handle(request))).unwrap_or_else(|_| {
+                log::error!(request:% = id; "a request failed by a fault of this program and was answered with 500");
+                Response::text(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
+            });
+            framing.keep_alive &= !services.drain.begun();
+            if !progress.is_done() && (head.expects_continue || progress.left().is_some_and(|n| n > MAX_LEFTOVER)) {
+                // A client that waits for 100 will not send its body; a long one is not worth reading away.
+                framing.keep_alive = false;
+            }
+            self.send(response, framing, After::Keep(progress), services)
         })
-    };
-
-    let mut keep_alive = keep_alive && !progress.is_draining();
-    if !framed.is_done() && (expects_continue || framed.left().is_some_and(|n| n > MAX_LEFTOVER)) {
-        // A client that waits for 100 will not send its body; a long one is not worth reading away.
-        keep_alive = false;
     }
-    let framing = response::Framing { head: is_head, http11, keep_alive };
-    let status = response.status;
-    let keep_alive = catch_unwind(AssertUnwindSafe(|| response::write(&**socket, response, framing)))
-        .unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
-        .inspect_err(
-            |e| log::debug!(request:% = id, status = status.as_u16(), error:% = e; "the answer was cut short"),
-        )?;
-    // The answer does not wait for a body that nobody wants.
-    framed.finish_by(Instant::now() + LEFTOVER_TIME);
-    Ok(keep_alive && (framed.is_done() || discard(&mut framed)))
+
+    /// Sends an answer, or its beginning.
+    fn send(&mut self, response: Response, framing: response::Framing, then: After, services: &Services<'_>) -> Step {
+        let Prepared { bytes, stream, keep_alive } = response::prepare(response, framing);
+        let then = if keep_alive { then } else { After::Close };
+        let patience = services.limits.body_timeout;
+        let Some(stream) = stream else {
+            let deadline = Instant::now() + patience;
+            return self.flush(Box::new(FlushStage { bytes, sent: 0, deadline, then }), services.limits);
+        };
+        outbox::open(self.socket.clone(), patience);
+        let endless = stream.length.is_none();
+        let size = bytes.len();
+        let copy = || outbox::put(bytes, 0..size).and_then(|_| stream.copy());
+        let copy = || catch_unwind(AssertUnwindSafe(copy)).unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
+        let sent = if endless { services.workers.without_me(copy) } else { copy() };
+        match sent.and(outbox::close()) {
+            Ok(()) => self.after(then, services.limits),
+            Err(e) => {
+                log::debug!(error:% = e; "an answer was cut short");
+                Step::Close
+            }
+        }
+    }
+
+    fn flush(&mut self, mut stage: Box<FlushStage>, limits: &Limits) -> Step {
+        while stage.sent < stage.bytes.len() {
+            match outbox::send_now(&self.socket, &stage.bytes[stage.sent..]) {
+                Ok(0) => {
+                    let wait = Wait { for_what: For::Room, deadline: stage.deadline };
+                    return Step::Wait(Stage::Flush(stage), wait);
+                }
+                Ok(n) => {
+                    stage.sent += n;
+                    stage.deadline = Instant::now() + limits.body_timeout;
+                }
+                Err(_) => return Step::Close,
+            }
+        }
+        self.after(stage.then, limits)
+    }
+
+    /// An answer has been sent whole.
+    fn after(&mut self, then: After, limits: &Limits) -> Step {
+        match then {
+            After::Keep(progress) if progress.is_done() => Step::Go(Stage::Head(HeadStage::default())),
+            After::Keep(progress) => Step::Go(Stage::Leftover(Box::new((progress, Instant::now() + LEFTOVER_TIME)))),
+            After::Close => {
+                let _ = self.socket.shutdown(Shutdown::Write);
+                self.readable = true;
+                self.input.release();
+                Step::Go(Stage::Linger { until: Instant::now() + LINGER, left: limits.body_size })
+            }
+        }
+    }
+
+    fn read_leftover(&mut self, mut stage: Box<(Progress, Instant)>, limits: &Limits) -> Step {
+        let mut waste = Vec::new();
+        match take_what_is_there(&mut self.input, &mut stage.0, &mut waste) {
+            Ok(Whole) => Step::Go(Stage::Head(HeadStage::default())),
+            Ok(Missing) => {
+                let deadline = stage.1;
+                Step::Wait(Stage::Leftover(stage), Wait { for_what: For::Bytes, deadline })
+            }
+            Ok(Full) | Err(_) => self.after(After::Close, limits),
+        }
+    }
+
+    fn linger(&mut self, until: Instant, mut left: u64) -> Step {
+        self.input.consume(self.input.buffered().len());
+        loop {
+            match self.fill(MAX_LEFTOVER as usize) {
+                Some(Ok(n @ 1..)) if left > n as u64 => {
+                    left -= n as u64;
+                    self.input.consume(n);
+                    self.readable = true;
+                }
+                Some(_) => return Step::Close,
+                None => {
+                    let deadline = until.min(Instant::now() + LINGER_SILENCE);
+                    if deadline <= Instant::now() {
+                        return Step::Close;
+                    }
+                    self.input.release();
+                    return Step::Wait(Stage::Linger { until, left }, Wait { for_what: For::Bytes, deadline });
+                }
+            }
+        }
+    }
+
+    /// Answers a head that can't be read, and closes.
+    fn refuse(&mut self, error: HeadError, limits: &Limits) -> Step {
+        log::debug!(status = error.status.as_u16(), reason = error.reason; "a request was refused");
+        let framing = response::Framing { head: false, http11: true, keep_alive: false };
+        let bytes = response::prepare(Response::text(error.status, error.reason), framing).bytes;
+        let deadline = Instant::now() + limits.body_timeout;
+        Step::Go(Stage::Flush(Box::new(FlushStage { bytes, sent: 0, deadline, then: After::Close })))
+    }
 }
 
-/// Reads the rest of a small body away; false when it is not worth it.
-fn discard(body: &mut impl Read) -> bool {
-    match io::copy(&mut body.take(MAX_LEFTOVER + 1), &mut io::sink()) {
-        Ok(n) => n <= MAX_LEFTOVER,
-        Err(_) => false,
+const TOO_LARGE: HeadError =
+    HeadError { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, reason: "the request head is too large" };
+
+/// The framing of the answer to `head`.
+fn framing(head: &Head, may_keep_alive: bool) -> response::Framing {
+    response::Framing {
+        head: head.parts.method == Method::HEAD,
+        http11: head.parts.version == Version::HTTP_11,
+        keep_alive: head.keep_alive && may_keep_alive,
+    }
+}
+
+/// How much of a body there is.
+enum Collected {
+    Whole,
+    /// As much as may be held.
+    Full,
+    Missing,
+}
+use Collected::{Full, Missing, Whole};
+
+fn take_what_is_there(
+    input: &mut Input<SocketSource>,
+    progress: &mut Progress,
+    held: &mut Vec<u8>,
+) -> io::Result<Collected> {
+    let mut framed = Framed::of_what_is_there(input, progress);
+    while held.len() < HELD {
+        match framed.append(held, HELD - held.len()) {
+            Ok(0) => return Ok(Whole),
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Missing),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(if progress.is_done() { Whole } else { Full })
+}
+
+/// RFC 9110 section 10.1.1.
+fn send_continue(socket: &TcpStream) -> io::Result<()> {
+    const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+    match outbox::send_now(socket, CONTINUE)? {
+        n if n == CONTINUE.len() => Ok(()),
+        // A client that leaves so much unread waits for nothing.
+        _ => Err(io::ErrorKind::WriteZero.into()),
+    }
+}
+
+/// A body that is asked for with `100 Continue` before it is first read.
+struct Continuing<'c, 'i> {
+    expects: bool,
+    socket: &'c TcpStream,
+    inner: Framed<'i, SocketSource>,
+}
+
+impl io::Read for Continuing<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if std::mem::take(&mut self.expects) {
+            send_continue(self.socket)?;
+        }
+        self.inner.read(buffer)
     }
 }
 
 /// The plain answer to a body that can't be read.
 fn body_refusal(error: BodyError) -> Response {
     Response::text(error.status(), error.to_string())
-}
-
-/// Answers a head that can't be read, and closes.
-fn refuse(socket: &Arc<TcpStream>, input: &mut Input<SocketSource>, error: HeadError, body_size: u64) {
-    log::debug!(status = error.status.as_u16(), reason = error.reason; "a request was refused");
-    let framing = response::Framing { head: false, http11: true, keep_alive: false };
-    if response::write(&**socket, Response::text(error.status, error.reason), framing).is_ok() {
-        linger(socket, input, body_size);
-    }
-}
-
-/// Closing with unread bytes would reset the connection and take the answer with it (RFC 9112 section 9.6).
-fn linger(socket: &TcpStream, input: &mut Input<SocketSource>, body_size: u64) {
-    let _ = socket.shutdown(Shutdown::Write);
-    let deadline = Instant::now() + LINGER;
-    input.consume(input.buffered().len());
-    let mut left = body_size;
-    while left > 0 {
-        let wait = deadline.saturating_duration_since(Instant::now()).min(LINGER_SILENCE);
-        if wait.is_zero() {
-            return;
-        }
-        match input.fill(MAX_LEFTOVER as usize, wait) {
-            Ok(0) | Err(_) => return,
-            Ok(n) => {
-                left = left.saturating_sub(n as u64);
-                input.consume(n);
-            }
-        }
-    }
 }

@@ -1,24 +1,33 @@
 //! The HTTP/1.1 server: connections in, requests to a [`Handler`], answers out. It knows nothing of OAuth or MCP.
 //!
-//! - [`server`] – listening sockets, the accept loop, the registry of connections, draining
-//! - [`connection`] – one connection's loop, which reads as the protocol reads
+//! - [`server`] – listening sockets, accepting, draining
+//! - [`lobby`] – where connections wait without a thread, the bounds on them, their deadlines
+//! - [`workers`] – the threads that requests run on
+//! - [`connection`] – one connection as a state machine that never waits for its client
 //! - [`head`] – the request head, strict where leniency lets two parsers disagree (RFC 9112)
 //! - [`body`] – the request body's framing, limits and deadlines
 //! - [`response`] – what handlers answer with, and how it is written
+//! - [`drain`] – the word that the process is about to end
 
 pub mod body;
 mod connection;
+pub mod drain;
 pub mod head;
+mod lobby;
 pub mod response;
 pub mod server;
+mod workers;
 
-use std::net::{IpAddr, TcpStream};
-use std::sync::Arc;
+use std::net::IpAddr;
 use std::time::Duration;
 
+use ::http::request::Parts;
+
 pub use body::{Body, BodyError};
+pub use drain::Drain;
 pub use response::{Payload, Response};
-pub use server::{Drain, Server};
+pub use server::Server;
+pub use workers::step_aside;
 
 /// Bounds on what one client, and all of them, can use up.
 #[derive(Clone, Debug)]
@@ -39,26 +48,30 @@ pub struct Limits {
     pub body_size: u64,
     /// Between two reads of a body, and between two writes of an answer.
     pub body_timeout: Duration,
+    /// Threads for requests, but for those whose answer is a stream.
+    pub workers: usize,
 }
 
 /// A request whose head has been read and whose body has not.
 pub struct Request<'c> {
     /// Method, target, version and fields. The target is in origin form, or `*`.
-    pub parts: http::request::Parts,
+    pub parts: Parts,
     /// The body, read on demand.
     pub body: Body<'c>,
     /// The other end of the connection: perhaps a reverse proxy.
     pub peer: IpAddr,
     /// Names the request in log lines.
     pub id: RequestId,
-    /// The connection, for noticing that the client went away. Absent where there is no socket.
-    pub socket: Option<Arc<TcpStream>>,
 }
 
 /// Answers requests; called from many threads.
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request.
     fn handle(&self, request: Request<'_>) -> Response;
+
+    /// Will the answer to a request with this head from `peer` depend on its body? Then a short body is read before the
+    /// request is handled. A request that is refused whatever its body says is answered at once.
+    fn wants_body(&self, head: &Parts, peer: IpAddr) -> bool;
 
     /// True when connections from `peer` are not counted per address.
     fn exempt(&self, peer: IpAddr) -> bool;

@@ -1,11 +1,13 @@
 //! Answers, and how they are written (RFC 9112 sections 4 and 7.1).
 
 use std::borrow::Cow;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::time::SystemTime;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use crate::net::outbox;
 
 /// One read from a streamed body, and so one write to the client.
 const STREAM_BUFFER: usize = 16 << 10;
@@ -79,11 +81,26 @@ pub(super) struct Framing {
     pub keep_alive: bool,
 }
 
-/// Writes `response`; says whether the connection may carry another one.
-///
-/// An error from the writer means that the client is gone. An error from a streamed body ends the connection without
-/// the end of the framing, so that the client can tell.
-pub(super) fn write(mut out: impl Write, response: Response, framing: Framing) -> io::Result<bool> {
+/// An answer that is ready to be sent.
+pub(super) struct Prepared {
+    /// The head, with the body behind it where the body is in memory.
+    pub(super) bytes: Vec<u8>,
+    /// What follows.
+    pub(super) stream: Option<Stream>,
+    /// May the connection carry another answer?
+    pub(super) keep_alive: bool,
+}
+
+/// A body that is passed on while it is read.
+pub(super) struct Stream {
+    reader: Box<dyn Read + Send>,
+    /// Its length, when known.
+    pub(super) length: Option<u64>,
+    chunked: bool,
+}
+
+/// Puts `response` in the form that the connection needs.
+pub(super) fn prepare(response: Response, framing: Framing) -> Prepared {
     let Response { status, headers, body } = response;
     let bodiless = framing.head || status.is_informational() || matches!(status.as_u16(), 204 | 304);
     let mut keep_alive = framing.keep_alive;
@@ -98,8 +115,13 @@ pub(super) fn write(mut out: impl Write, response: Response, framing: Framing) -
         keep_alive = false;
     }
 
-    let mut head = Vec::with_capacity(512);
-    write!(head, "HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or("Status"))?;
+    let in_memory = if let Payload::Bytes(bytes) = &body { bytes.len() } else { 0 };
+    let mut head = Vec::with_capacity(512 + in_memory);
+    head.extend_from_slice(b"HTTP/1.1 ");
+    head.extend_from_slice(status.as_str().as_bytes());
+    head.push(b' ');
+    head.extend_from_slice(status.canonical_reason().unwrap_or("Status").as_bytes());
+    head.extend_from_slice(b"\r\n");
     for (name, value) in &headers {
         if *name == CONTENT_LENGTH || *name == TRANSFER_ENCODING || *name == CONNECTION {
             continue;
@@ -112,7 +134,7 @@ pub(super) fn write(mut out: impl Write, response: Response, framing: Framing) -
     match length {
         // RFC 9110 section 8.6: not in 1xx and 204.
         Some(n) if !status.is_informational() && status != StatusCode::NO_CONTENT => {
-            field(&mut head, "content-length", n.to_string().as_bytes());
+            field(&mut head, "content-length", HeaderValue::from(n).as_bytes());
         }
         None if chunked => field(&mut head, "transfer-encoding", b"chunked"),
         _ => {}
@@ -124,20 +146,14 @@ pub(super) fn write(mut out: impl Write, response: Response, framing: Framing) -
     }
     head.extend_from_slice(b"\r\n");
 
-    if bodiless {
-        out.write_all(&head)?;
-        return Ok(keep_alive);
-    }
+    let mut stream = None;
     match body {
-        Payload::Head(_) => out.write_all(&head)?,
-        Payload::Bytes(bytes) => {
-            head.extend_from_slice(&bytes);
-            out.write_all(&head)?;
-        }
-        Payload::Stream { reader, length: Some(n) } => copy_exactly(out, head, reader, n)?,
-        Payload::Stream { reader, length: None } => copy_pieces(out, &head, reader, chunked)?,
+        _ if bodiless => {}
+        Payload::Head(_) => {}
+        Payload::Bytes(bytes) => head.extend_from_slice(&bytes),
+        Payload::Stream { reader, length } => stream = Some(Stream { reader, length, chunked }),
     }
-    Ok(keep_alive)
+    Prepared { bytes: head, stream, keep_alive }
 }
 
 fn field(head: &mut Vec<u8>, name: &str, value: &[u8]) {
@@ -147,67 +163,89 @@ fn field(head: &mut Vec<u8>, name: &str, value: &[u8]) {
     head.extend_from_slice(b"\r\n");
 }
 
-/// The first piece travels with the head: its bytes are on their way, since their number is known.
-fn copy_exactly(
-    mut out: impl Write,
-    mut buffer: Vec<u8>,
-    mut reader: Box<dyn Read + Send>,
-    length: u64,
-) -> io::Result<()> {
-    let head = buffer.len();
-    buffer.resize(head + STREAM_BUFFER.min(usize::try_from(length).unwrap_or(STREAM_BUFFER)), 0);
-    let (mut left, mut start) = (length, head);
-    loop {
-        let n = if left == 0 { 0 } else { reader.read(&mut buffer[start..])? };
-        if left > 0 && n == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+impl Stream {
+    /// Passes the body on through the thread's [`outbox`], which sends each piece before it waits for the next: an
+    /// event must not wait for the one after it.
+    ///
+    /// An error ends the connection without the end of the framing, so that the client can tell.
+    pub(super) fn copy(self) -> io::Result<()> {
+        let Stream { reader, length, chunked } = self;
+        match length {
+            Some(length) => copy_exactly(reader, length),
+            None => copy_pieces(reader, chunked),
         }
-        out.write_all(&buffer[..start + n])?;
-        left = left.checked_sub(n as u64).ok_or(io::ErrorKind::InvalidData)?;
-        if left == 0 {
-            // The reader learns that it has been read to its end: an upstream connection goes back to its pool.
-            return match reader.read(&mut [0])? {
-                0 => Ok(()),
-                _ => Err(io::ErrorKind::InvalidData.into()),
-            };
-        }
-        start = 0;
-        buffer.resize(STREAM_BUFFER, 0);
     }
 }
 
-/// Writes each piece as it comes: an event stream must not wait for the next event.
-fn copy_pieces(mut out: impl Write, head: &[u8], mut reader: Box<dyn Read + Send>, chunked: bool) -> io::Result<()> {
-    out.write_all(head)?;
-    // Room before and after the piece, so that a chunk is one write.
+fn copy_exactly(mut reader: Box<dyn Read + Send>, length: u64) -> io::Result<()> {
+    let (mut left, mut buffer) = (length, Vec::new());
+    while left > 0 {
+        buffer.resize(STREAM_BUFFER.min(usize::try_from(left).unwrap_or(STREAM_BUFFER)), 0);
+        let n = reader.read(&mut buffer)?;
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        left = left.checked_sub(n as u64).ok_or(io::ErrorKind::InvalidData)?;
+        buffer = outbox::put(buffer, 0..n)?;
+    }
+    outbox::flush()?;
+    // The reader learns that it has been read to its end: an upstream connection goes back to its pool.
+    match reader.read(&mut [0])? {
+        0 => Ok(()),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+fn copy_pieces(mut reader: Box<dyn Read + Send>, chunked: bool) -> io::Result<()> {
+    // Room before and after the piece, for a chunk's framing.
     const PREFIX: usize = 10;
     let mut buffer = vec![0; PREFIX + STREAM_BUFFER + 2];
     loop {
+        buffer.resize(PREFIX + STREAM_BUFFER + 2, 0);
         let n = reader.read(&mut buffer[PREFIX..PREFIX + STREAM_BUFFER])?;
-        if n == 0 {
-            return if chunked { out.write_all(b"0\r\n\r\n") } else { Ok(()) };
+        if !chunked && n > 0 {
+            buffer = outbox::put(buffer, PREFIX..PREFIX + n)?;
+        } else if n > 0 {
+            let size = format!("{n:x}\r\n");
+            let start = PREFIX - size.len();
+            buffer[start..PREFIX].copy_from_slice(size.as_bytes());
+            buffer[PREFIX + n..PREFIX + n + 2].copy_from_slice(b"\r\n");
+            buffer = outbox::put(buffer, start..PREFIX + n + 2)?;
+        } else if chunked {
+            return outbox::put(b"0\r\n\r\n".to_vec(), 0..5).map(drop);
+        } else {
+            return Ok(());
         }
-        if !chunked {
-            out.write_all(&buffer[PREFIX..PREFIX + n])?;
-            continue;
-        }
-        let size = format!("{n:x}\r\n");
-        let start = PREFIX - size.len();
-        buffer[start..PREFIX].copy_from_slice(size.as_bytes());
-        buffer[PREFIX + n..PREFIX + n + 2].copy_from_slice(b"\r\n");
-        out.write_all(&buffer[start..PREFIX + n + 2])?;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::Arc;
+    use std::time::Duration;
+
     use super::*;
 
+    /// What a client reads, and whether the connection may carry another answer.
     fn written(response: Response, head: bool, http11: bool) -> (String, bool) {
-        let mut out = Vec::new();
-        let keep = write(&mut out, response, Framing { head, http11, keep_alive: true }).unwrap();
-        let text = String::from_utf8(out).unwrap();
+        let (text, keep) = sent(response, Framing { head, http11, keep_alive: true }).unwrap();
         (text.lines().filter(|l| !l.starts_with("date:")).collect::<Vec<_>>().join("|"), keep)
+    }
+
+    fn sent(response: Response, framing: Framing) -> io::Result<(String, bool)> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let mut client = TcpStream::connect(listener.local_addr()?)?;
+        outbox::open(Arc::new(listener.accept()?.0), Duration::from_secs(10));
+        let Prepared { bytes, stream, keep_alive } = prepare(response, framing);
+        let size = bytes.len();
+        outbox::put(bytes, 0..size)?;
+        let copied = stream.map_or(Ok(()), Stream::copy);
+        outbox::close()?;
+        copied?;
+        let mut text = String::new();
+        client.read_to_string(&mut text)?;
+        Ok((text, keep_alive))
     }
 
     fn stream(pieces: &'static str, length: Option<u64>) -> Response {
@@ -246,6 +284,6 @@ mod tests {
     #[test]
     fn a_body_shorter_than_announced_is_an_error() {
         let framing = Framing { head: false, http11: true, keep_alive: true };
-        assert!(write(Vec::new(), stream("abc", Some(4)), framing).is_err());
+        assert!(sent(stream("abc", Some(4)), framing).is_err());
     }
 }

@@ -1,114 +1,41 @@
-//! Listening sockets, the accept loop, the registry of connections, draining.
+//! Listening sockets, accepting, draining.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 
-use super::connection::{self, Progress};
-use super::{Handler, Limits, address_group};
+use super::connection::{Connection, For, Next, Services, Wait};
+use super::drain::Drain;
+use super::lobby::{Event, Key, Lobby};
+use super::workers::{self, Outcome, Workers};
+use super::{Handler, Limits};
 use crate::observe::log::Episode;
 
-/// Stack of a connection's thread: pages that are not touched cost nothing.
-const STACK: usize = 256 << 10;
 const BACKLOG: i32 = 1_024;
-
-/// Tells threads that the process is about to end.
-///
-/// Two levels: *streams* end at once, so that clients reconnect elsewhere; *everything* ends when the time is up.
-#[derive(Clone)]
-pub struct Drain(Arc<DrainState>);
-
-struct DrainState {
-    begun: AtomicBool,
-    streams: OwnedFd,
-    everything: OwnedFd,
-}
-
-impl Drain {
-    /// Not draining.
-    pub fn new() -> io::Result<Drain> {
-        let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        Ok(Drain(Arc::new(DrainState { begun: AtomicBool::new(false), streams: event()?, everything: event()? })))
-    }
-
-    fn begin(&self) {
-        self.0.begun.store(true, Ordering::SeqCst);
-        signal(&self.0.streams);
-    }
-
-    fn finish(&self) {
-        signal(&self.0.everything);
-    }
-
-    fn begun(&self) -> bool {
-        self.0.begun.load(Ordering::SeqCst)
-    }
-
-    /// Readable once streams, or else everything, should end.
-    pub fn event(&self, streams: bool) -> BorrowedFd<'_> {
-        if streams { self.0.streams.as_fd() } else { self.0.everything.as_fd() }
-    }
-}
-
-fn signal(event: &OwnedFd) {
-    // Failing would mean that the counter is full: then it is readable already.
-    let _ = rustix::io::write(event, &1u64.to_ne_bytes());
-}
+/// Connections accepted before requests get their turn.
+const ACCEPTED_IN_A_ROW: usize = 64;
+/// Pause after a connection could not be accepted.
+const BACK_OFF: Duration = Duration::from_millis(50);
 
 /// A server that has its sockets and is ready to run.
 pub struct Server {
-    listener: TcpListener,
     shared: Arc<Shared>,
 }
 
 struct Shared {
+    listener: TcpListener,
     handler: Box<dyn Handler>,
     limits: Limits,
     drain: Drain,
-    registry: Mutex<Registry>,
-    all_gone: Condvar,
-}
-
-#[derive(Default)]
-struct Registry {
-    connections: HashMap<u64, Arc<Connection>>,
-    per_address: HashMap<IpAddr, usize>,
-}
-
-struct Connection {
-    socket: Arc<TcpStream>,
-    /// One of `IDLE`, `BUSY`, `CLOSING`: drain and worker agree on it before either acts.
-    phase: AtomicU8,
-    draining: Drain,
-}
-
-/// Between requests: may be closed at any time.
-const IDLE: u8 = 0;
-/// A request has begun.
-const BUSY: u8 = 1;
-/// Closed by the drain.
-const CLOSING: u8 = 2;
-
-impl Progress for Connection {
-    fn idle(&self) -> bool {
-        self.phase.store(IDLE, Ordering::SeqCst);
-        !self.is_draining()
-    }
-
-    fn busy(&self) -> bool {
-        self.phase.compare_exchange(IDLE, BUSY, Ordering::SeqCst, Ordering::SeqCst) != Err(CLOSING)
-    }
-
-    fn is_draining(&self) -> bool {
-        self.draining.begun()
-    }
+    lobby: Lobby,
+    workers: Arc<Workers>,
+    trouble: Episode,
 }
 
 /// Opens a listening socket on the first of `candidates` that the machine has.
@@ -133,6 +60,9 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, !address.ip().is_unspecified())?;
     }
+    // Connections inherit these.
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    crate::net::keep_alive(&socket);
     net::bind(&socket, &address)?;
     net::listen(&socket, BACKLOG)?;
     Ok(TcpListener::from(socket))
@@ -140,150 +70,115 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
 
 impl Server {
     /// A server on `listener`; nothing is accepted before [`Server::run`].
-    pub fn new(listener: TcpListener, handler: impl Handler, limits: Limits, drain: Drain) -> Server {
-        let shared =
-            Shared { handler: Box::new(handler), limits, drain, registry: Mutex::default(), all_gone: Condvar::new() };
-        Server { listener, shared: Arc::new(shared) }
+    pub fn new(listener: TcpListener, handler: impl Handler, limits: Limits, drain: Drain) -> io::Result<Server> {
+        let lobby = Lobby::new(&limits)?;
+        // Another worker may have taken the connection that this one was woken for.
+        listener.set_nonblocking(true)?;
+        lobby.add_listener(&listener)?;
+        let shared = Arc::new_cyclic(|shared: &Weak<Shared>| {
+            let shared = shared.clone();
+            let run = move || shared.upgrade().map_or(Outcome::End, |s| s.lead());
+            let workers = Workers::new(limits.workers, run);
+            Shared { listener, handler: Box::new(handler), limits, drain, lobby, workers, trouble: Episode::default() }
+        });
+        Ok(Server { shared })
     }
 
-    /// Accepts until told to drain, then lets requests finish within `drain_timeout`.
+    /// Serves until told to drain, then lets requests finish within `drain_timeout`.
     ///
     /// `stop` becomes readable when the process is told to stop.
-    pub fn run(self, stop: BorrowedFd<'_>, drain_timeout: Duration) {
-        self.accept_until(stop);
-        drop(self.listener);
-        self.shared.drain(drain_timeout);
-    }
-
-    fn accept_until(&self, stop: BorrowedFd<'_>) {
-        let trouble = Episode::default();
-        // A socket that another process took from the queue must not block the loop.
-        let _ = self.listener.set_nonblocking(true);
-        loop {
-            let mut fds = [PollFd::new(&self.listener, PollFlags::IN), PollFd::from_borrowed_fd(stop, PollFlags::IN)];
-            if poll(&mut fds, None).is_err() {
-                continue;
-            }
-            if !fds[1].revents().is_empty() {
-                return;
-            }
-            match self.listener.accept() {
-                Ok((socket, peer)) => {
-                    if trouble.ends() {
-                        log::info!("connections are accepted again");
-                    }
-                    let _ = socket.set_nonblocking(false);
-                    crate::net::keep_alive(&socket);
-                    self.shared.clone().start(socket, peer.ip().to_canonical());
-                }
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
-                    ) => {}
-                Err(e) => {
-                    if trouble.begins() {
-                        log::error!(error:% = e; "connections can't be accepted; trying again until it works (raise the limit of open files, or lower --max-connections (MAX_CONNECTIONS))");
-                    }
-                    let pause = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
-                    let mut fds = [PollFd::from_borrowed_fd(stop, PollFlags::IN)];
-                    let _ = poll(&mut fds, Some(&pause));
-                }
-            }
-        }
+    pub fn run(self, stop: BorrowedFd<'_>, drain_timeout: Duration) -> io::Result<()> {
+        let shared = self.shared;
+        shared.workers.start();
+        let keeper = shared.clone();
+        std::thread::Builder::new().name("lobby".into()).spawn(move || {
+            keeper.lobby.look_after_deadlines(|key, mut connection| {
+                let next = connection.time_is_up(&keeper.services());
+                keeper.settle(key, connection, next);
+            });
+        })?;
+        shared.lobby.listen(&shared.listener);
+        while poll(&mut [PollFd::from_borrowed_fd(stop, PollFlags::IN)], None) == Err(Errno::INTR) {}
+        shared.drain(drain_timeout);
+        shared.lobby.end();
+        Ok(())
     }
 }
 
 impl Shared {
-    fn registry(&self) -> MutexGuard<'_, Registry> {
-        self.registry.lock().unwrap_or_else(|e| e.into_inner())
+    fn services(&self) -> Services<'_> {
+        Services { handler: &*self.handler, limits: &self.limits, drain: &self.drain, workers: &self.workers }
     }
 
-    fn start(self: Arc<Self>, socket: TcpStream, peer: IpAddr) {
-        let group = (!self.handler.exempt(peer)).then(|| address_group(peer));
-        let Some(id) = self.register(socket, group) else {
-            log::debug!(address:% = peer; "a connection was closed at once: there are too many");
-            return;
-        };
-        let shared = self.clone();
-        let run = move || {
-            let connection = shared.registry().connections.get(&id).cloned();
-            if let Some(connection) = connection {
-                connection::serve(&connection.socket, peer, &*shared.handler, &shared.limits, &*connection);
+    /// A leader's turn.
+    fn lead(&self) -> Outcome {
+        match self.lobby.next(workers::IDLE) {
+            Event::Ready(key, mut connection) => {
+                self.workers.is_busy();
+                let next = connection.go_on(true, &self.services());
+                self.settle(key, connection, next);
+                Outcome::Worked
             }
-            shared.forget(id, group);
-        };
-        if let Err(e) = std::thread::Builder::new().name("connection".into()).stack_size(STACK).spawn(run) {
-            log::error!(error:% = e; "a connection was closed: no thread could be started for it");
-            self.forget(id, group);
+            Event::Arrivals => {
+                self.workers.is_busy();
+                self.accept();
+                Outcome::Worked
+            }
+            Event::Quiet => Outcome::Quiet,
+            Event::End => Outcome::End,
         }
     }
 
-    fn register(&self, socket: TcpStream, group: Option<IpAddr>) -> Option<u64> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let mut registry = self.registry();
-        if registry.connections.len() >= self.limits.connections {
-            return None;
+    fn settle(&self, key: Key, connection: Box<Connection>, next: Next) {
+        match next {
+            Next::Wait(wait) => self.lobby.park(key, connection, wait),
+            Next::Close => self.lobby.forget(key, connection),
         }
-        if let Some(group) = group {
-            let count = registry.per_address.entry(group).or_default();
-            if *count >= self.limits.connections_per_address {
-                return None;
-            }
-            *count += 1;
-        }
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let connection =
-            Connection { socket: Arc::new(socket), phase: AtomicU8::new(IDLE), draining: self.drain.clone() };
-        registry.connections.insert(id, Arc::new(connection));
-        Some(id)
     }
 
-    fn forget(&self, id: u64, group: Option<IpAddr>) {
-        let mut registry = self.registry();
-        registry.connections.remove(&id);
-        if let Some(group) = group
-            && let Some(count) = registry.per_address.get_mut(&group)
-        {
-            *count -= 1;
-            if *count == 0 {
-                registry.per_address.remove(&group);
+    fn accept(&self) {
+        for _ in 0..ACCEPTED_IN_A_ROW {
+            match net::accept_with(&self.listener, SocketFlags::CLOEXEC) {
+                Ok(socket) => {
+                    if self.trouble.ends() {
+                        log::info!("connections are accepted again");
+                    }
+                    self.admit(TcpStream::from(socket));
+                }
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(Errno::AGAIN) => break,
+                Err(e) => {
+                    if self.trouble.begins() {
+                        log::error!(error:% = e; "connections can't be accepted; trying again until it works (raise the limit of open files, or lower --max-connections (MAX_CONNECTIONS))");
+                    }
+                    workers::step_aside();
+                    std::thread::sleep(BACK_OFF);
+                    break;
+                }
             }
         }
-        if registry.connections.is_empty() {
-            self.all_gone.notify_all();
-        }
+        self.lobby.listen(&self.listener);
+    }
+
+    fn admit(&self, socket: TcpStream) {
+        // A connection that was reset before it was accepted has no peer any more.
+        let Ok(peer) = socket.peer_addr() else { return };
+        let peer = peer.ip().to_canonical();
+        let wait = Wait { for_what: For::Request, deadline: Instant::now() + self.limits.idle_timeout };
+        self.lobby.admit(socket, peer, self.handler.exempt(peer), wait);
     }
 
     fn drain(&self, timeout: Duration) {
         self.drain.begin();
-        let deadline = Instant::now() + timeout;
-        if !self.wait_until_gone(deadline) {
-            let left = self.registry().connections.len();
+        self.lobby.remove_listener(&self.listener);
+        // The port is given up at once, though the descriptor lives as long as the workers.
+        let _ = net::shutdown(&self.listener, net::Shutdown::Both);
+        self.lobby.drain();
+        let left = self.lobby.wait_until_empty(Instant::now() + timeout);
+        if left > 0 {
             log::warn!(connections = left; "requests were still running when --drain-timeout (DRAIN_TIMEOUT) ran out; they are cut");
             self.drain.finish();
-            self.wait_until_gone(Instant::now() + Duration::from_millis(500));
-        }
-    }
-
-    fn wait_until_gone(&self, deadline: Instant) -> bool {
-        let mut registry = self.registry();
-        loop {
-            for connection in registry.connections.values() {
-                let idle = connection.phase.compare_exchange(IDLE, CLOSING, Ordering::SeqCst, Ordering::SeqCst).is_ok();
-                if idle {
-                    let _ = connection.socket.shutdown(Shutdown::Read);
-                }
-            }
-            if registry.connections.is_empty() {
-                return true;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            let step = left.min(Duration::from_millis(100));
-            registry = self.all_gone.wait_timeout(registry, step).unwrap_or_else(|e| e.into_inner()).0;
+            self.lobby.wait_until_empty(Instant::now() + Duration::from_millis(500));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! JSON-RPC 2.0: enough of it to answer a request with an error that its sender understands.
 
+use std::borrow::Cow;
+
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -26,6 +28,36 @@ pub fn request_id(body: &[u8]) -> Option<&RawValue> {
     id.get().starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit()).then_some(id)
 }
 
+/// Requests that change nothing which a second one would change again. `initialize` may leave a session behind that
+/// nobody uses, and servers end those.
+const QUESTIONS: &[&str] = &[
+    "initialize",
+    "ping",
+    "server/discover",
+    "tools/list",
+    "resources/list",
+    "resources/templates/list",
+    "resources/read",
+    "prompts/list",
+    "prompts/get",
+    "completion/complete",
+    "logging/setLevel",
+];
+
+/// Does `body`, one message or a batch, hold nothing but requests that may be sent twice?
+pub fn only_asks(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Method<'m> {
+        #[serde(borrow)]
+        method: Cow<'m, str>,
+    }
+    let is_question = |m: &Method| QUESTIONS.contains(&&*m.method);
+    match serde_json::from_slice::<Method>(body) {
+        Ok(message) => is_question(&message),
+        Err(_) => serde_json::from_slice::<Vec<Method>>(body).is_ok_and(|batch| batch.iter().all(is_question)),
+    }
+}
+
 /// An error answer: in JSON-RPC where `body` was a JSON-RPC request, else as text.
 pub fn error(status: StatusCode, body: Option<&[u8]>, code: i32, message: &str) -> Response {
     match body.and_then(request_id) {
@@ -41,6 +73,24 @@ pub fn error(status: StatusCode, body: Option<&[u8]>, code: i32, message: &str) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_questions_may_be_repeated() {
+        for yes in [r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#, r#"[{"method":"ping"},{"method":"ping"}]"#] {
+            assert!(only_asks(yes.as_bytes()), "{yes}");
+        }
+        for no in [
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#,
+            r#"{"method":"ping","method":"tools/call"}"#,
+            r#"[{"method":"ping"},{"method":"tools/call"}]"#,
+            r#"{"jsonrpc":"2.0","id":1,"result":{}}"#,
+            r#"{"method":"tools\/call"}"#,
+            "ping",
+            "",
+        ] {
+            assert!(!only_asks(no.as_bytes()), "{no}");
+        }
+    }
 
     #[test]
     fn ids_are_echoed_as_written() {

@@ -9,9 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::http::Drain;
+use crate::http::{Drain, step_aside};
 
 thread_local! {
     static INTEREST: RefCell<Option<Interest>> = const { RefCell::new(None) };
@@ -19,7 +19,7 @@ thread_local! {
 }
 
 struct Interest {
-    client: Option<Arc<TcpStream>>,
+    client: Arc<TcpStream>,
     drain: Drain,
 }
 
@@ -50,9 +50,12 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-/// From here on, waits of this thread end when `client` goes away or everything is told to end.
-pub fn on_behalf_of(client: Option<Arc<TcpStream>>, drain: Drain) {
+/// Runs `work`, in which waits of this thread end when `client` goes away or everything is told to end.
+pub fn on_behalf_of<R>(client: Arc<TcpStream>, drain: Drain, work: impl FnOnce() -> R) -> R {
     INTEREST.set(Some(Interest { client, drain }));
+    let result = work();
+    INTEREST.set(None);
+    result
 }
 
 /// Runs `wait`, which also ends as soon as streams are told to end.
@@ -76,12 +79,19 @@ pub fn sleep(time: Duration) -> io::Result<()> {
     watch(None, Some(time)).map(drop)
 }
 
+/// Sends what is on its way to the client, as must be done before any wait.
+pub fn send_first() -> io::Result<()> {
+    super::outbox::flush().map_err(|_| io::Error::other(Interrupted::ClientGone))
+}
+
 enum Woken {
     Ready,
     TimedOut,
 }
 
 fn watch(socket: Option<(BorrowedFd<'_>, PollFlags)>, timeout: Option<Duration>) -> io::Result<Woken> {
+    send_first()?;
+    step_aside();
     let deadline = timeout.map(|t| Instant::now() + t);
     INTEREST.with_borrow(|interest| {
         loop {
@@ -90,12 +100,9 @@ fn watch(socket: Option<(BorrowedFd<'_>, PollFlags)>, timeout: Option<Duration>)
             let own = fds.len();
             if let Some(interest) = interest {
                 fds.push(PollFd::from_borrowed_fd(interest.drain.event(STREAMING.get()), PollFlags::IN));
-                if let Some(client) = &interest.client {
-                    fds.push(PollFd::from_borrowed_fd(client.as_fd(), PollFlags::RDHUP));
-                }
+                fds.push(PollFd::from_borrowed_fd(interest.client.as_fd(), PollFlags::RDHUP));
             }
-            let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
-            let left = left.map(|l| Timespec { tv_sec: l.as_secs() as i64, tv_nsec: l.subsec_nanos().into() });
+            let left = deadline.map(|d| super::timespec(d.saturating_duration_since(Instant::now())));
             match poll(&mut fds, left.as_ref()) {
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(e) => return Err(e.into()),

@@ -1,84 +1,51 @@
 //! An MCP server at a URL: requests and answers are streamed through, in both directions, as they come.
 
-use std::io::{self, Cursor, Read};
-use std::time::Duration;
+use std::io::{self, Read};
+use std::sync::Arc;
 
 use ::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, TRANSFER_ENCODING};
+use ::http::uri::Scheme;
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
-use ureq::unversioned::transport::{Connector, RustlsConnector};
-use ureq::{Agent, SendBody};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 
+use super::client::{Client, ClientError, Incoming, IncomingBody, Outgoing};
 use super::endpoint::{Announced, EndpointRewriter};
 use super::redirects::Redirects;
-use super::transport::TcpConnector;
 use super::{Origin, Upstream, headers};
 use crate::config::{ExternalUrl, UpstreamConfig, UpstreamUrl};
 use crate::http::head::Framing;
-use crate::http::{Body, BodyError, Drain, Payload, Request, RequestId, Response};
+use crate::http::{Body, BodyError, Payload, Request, RequestId, Response};
 use crate::mcp::jsonrpc;
 use crate::net::interrupt::{self, Interrupted};
-use crate::net::resolver::CachingResolver;
+use crate::net::tls;
 
-/// A body up to this size is held, so that it can be sent again after a redirect.
-const HELD_BODY: usize = 64 << 10;
 /// Redirects followed for one request.
 const MAX_REDIRECTS: usize = 3;
-const BUFFER: usize = 16 << 10;
-const MAX_RESPONSE_HEAD: usize = 64 << 10;
-/// Node ends an idle connection after five seconds; a request that races with that end would be lost.
-const MAX_IDLE: Duration = Duration::from_secs(4);
 
 /// The server.
 pub struct HttpUpstream {
-    agent: Agent,
+    client: Arc<Client>,
     url: UpstreamUrl,
     config: UpstreamConfig,
     external: ExternalUrl,
-    drain: Drain,
     redirects: Redirects,
     announced: Announced,
 }
 
 impl HttpUpstream {
-    /// A server at `url`; nothing is sent yet.
-    pub fn new(url: UpstreamUrl, config: UpstreamConfig, external: ExternalUrl, drain: Drain) -> HttpUpstream {
-        let settings = Agent::config_builder()
-            .http_status_as_error(false)
-            .allow_non_standard_methods(true)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .proxy(None)
-            .user_agent("")
-            .accept("")
-            .accept_encoding("")
-            .input_buffer_size(BUFFER)
-            .output_buffer_size(BUFFER)
-            .max_response_header_size(MAX_RESPONSE_HEAD)
-            .max_idle_connections(256)
-            .max_idle_connections_per_host(256)
-            .max_idle_age(MAX_IDLE)
-            .timeout_connect(Some(config.connect_timeout))
-            .timeout_recv_response(Some(config.response_timeout))
-            .build();
-        let connector = TcpConnector.chain(RustlsConnector::default());
-        let agent = Agent::with_parts(settings, connector, CachingResolver::default());
-        HttpUpstream {
-            agent,
+    /// A server at `url`; nothing is sent yet. The error is one line.
+    pub fn new(url: UpstreamUrl, config: UpstreamConfig, external: ExternalUrl) -> Result<HttpUpstream, String> {
+        let tls = if url.scheme == Scheme::HTTPS { Some(trust(&url, &config)?) } else { None };
+        let client = Client::new(url.clone(), tls, config.connect_timeout, config.response_timeout);
+        Ok(HttpUpstream {
+            client: Arc::new(client),
             url,
             config,
             external,
-            drain,
             redirects: Redirects::default(),
             announced: Announced::default(),
-        }
-    }
-
-    fn uri(&self, target: &str) -> Result<Uri, ::http::Error> {
-        Uri::builder()
-            .scheme(self.url.scheme.clone())
-            .authority(self.url.authority.clone())
-            .path_and_query(target)
-            .build()
+        })
     }
 
     /// The path and query at the upstream server: its own path is a prefix.
@@ -94,6 +61,12 @@ impl HttpUpstream {
             }
             _ => format!("{}{asked}", self.url.prefix),
         }
+    }
+
+    /// Where an answer to a request for `target` redirects to, on the same server.
+    fn location(&self, fields: &HeaderMap, target: &str) -> Option<String> {
+        let url = Uri::builder().scheme(self.url.scheme.clone()).authority(self.url.authority.clone());
+        headers::location_on_host(fields, &url.path_and_query(target).build().ok()?)
     }
 
     /// A redirect of the upstream server, as the client sees it.
@@ -116,11 +89,18 @@ impl HttpUpstream {
         let method = &request.parts.method;
         let mut target = self.redirects.follow(method, &asked).unwrap_or_else(|| asked.clone());
         for hop in 0.. {
-            let uri = self.uri(&target).map_err(|_| Failure::BadRequest("the request target can't be passed on"))?;
-            let answer = self.send(method, uri.clone(), fields.clone(), held, &mut request.body)?;
-            let (mut parts, body) = answer.into_parts();
-            let redirect = matches!(parts.status.as_u16(), 307 | 308);
-            let next = parts.status.is_redirection().then(|| headers::location_on_host(&parts.headers, &uri)).flatten();
+            let answer = self.client.exchange(Outgoing {
+                method,
+                target: &target,
+                fields: &fields,
+                held: &held.bytes,
+                rest: (!held.complete).then_some(&mut request.body as &mut dyn Read),
+                framing: held.framing,
+                is_repeatable: &|| is_repeatable(method, held),
+            })?;
+            let Incoming { status, fields: mut answered, body } = answer;
+            let redirect = matches!(status.as_u16(), 307 | 308);
+            let next = if status.is_redirection() { self.location(&answered, &target) } else { None };
             if let (true, true, Some(next)) = (redirect, held.complete, &next) {
                 if hop >= MAX_REDIRECTS || *next == target {
                     self.redirects.forget(method, &asked);
@@ -130,58 +110,30 @@ impl HttpUpstream {
                 target = next.clone();
                 continue;
             }
-            if parts.status.is_client_error() && target != asked {
+            if status.is_client_error() && target != asked {
                 self.redirects.forget(method, &asked);
             }
             if let Some(location) = next.and_then(|n| self.location_for_client(&n))
                 && let Ok(location) = HeaderValue::try_from(location)
             {
-                parts.headers.insert(LOCATION, location);
+                answered.insert(LOCATION, location);
             }
-            if parts.status.is_informational() {
-                return Err(Failure::Broken(format!("it answered {}, which nobody asked for", parts.status.as_u16())));
+            if status.is_informational() {
+                return Err(Failure::Broken(format!("it answered {}, which nobody asked for", status.as_u16())));
             }
-            if parts.status == StatusCode::UNAUTHORIZED {
+            if status == StatusCode::UNAUTHORIZED {
                 return Err(Failure::Unauthorized);
             }
-            return Ok(self.answer(parts.status, parts.headers, body, method, id));
+            return Ok(self.answer(status, answered, body, method, id));
         }
         unreachable!("the loop ends by its own limit")
-    }
-
-    fn send(
-        &self,
-        method: &Method,
-        uri: Uri,
-        mut fields: HeaderMap,
-        held: &Held,
-        rest: &mut Body<'_>,
-    ) -> Result<::http::Response<ureq::Body>, Failure> {
-        let mut outgoing = ::http::Request::new(());
-        *outgoing.method_mut() = method.clone();
-        *outgoing.uri_mut() = uri;
-        if let (Framing::Length(n), false) = (held.framing, held.complete) {
-            fields.insert(CONTENT_LENGTH, HeaderValue::from(n));
-        }
-        *outgoing.headers_mut() = fields;
-        // RFC 9110 section 8.6: methods that usually have a body say so when it is empty.
-        let usually_has_body = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
-        let result = match (held.framing, held.complete) {
-            (Framing::None, _) if !usually_has_body => self.agent.run(outgoing),
-            (_, true) => self.agent.run(outgoing.map(|()| held.bytes.as_slice())),
-            (_, false) => {
-                let mut streamed = Cursor::new(&held.bytes).chain(rest);
-                self.agent.run(outgoing.map(|()| SendBody::from_reader(&mut streamed)))
-            }
-        };
-        result.map_err(Failure::of)
     }
 
     fn answer(
         &self,
         status: StatusCode,
         fields: HeaderMap,
-        body: ureq::Body,
+        body: IncomingBody,
         method: &Method,
         id: RequestId,
     ) -> Response {
@@ -204,7 +156,7 @@ impl HttpUpstream {
         } else {
             // A GET stream is there for whatever may come; the answer to a POST is a request that is being served.
             let endless = is_stream && *method == Method::GET;
-            let answer = Answer { body: body.into_reader(), is_stream, endless, id };
+            let answer = Answer { body, is_stream, endless, id };
             let reader: Box<dyn Read + Send> = match endless && length.is_none() && !self.url.prefix.is_empty() {
                 true => Box::new(EndpointRewriter::new(answer, self.url.clone(), self.announced.clone())),
                 false => Box::new(answer),
@@ -212,6 +164,16 @@ impl HttpUpstream {
             Payload::Stream { reader, length }
         };
         response
+    }
+}
+
+/// May the request be sent a second time, when the first attempt may have been heard or not? By its method (RFC 9110
+/// section 9.2.2), or by the JSON-RPC methods in its body, which all have to be of those that only ask.
+fn is_repeatable(method: &Method, held: &Held) -> bool {
+    match *method {
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE => true,
+        Method::POST => held.complete && jsonrpc::only_asks(&held.bytes),
+        _ => false,
     }
 }
 
@@ -249,7 +211,6 @@ impl Upstream for HttpUpstream {
             return Response::text(StatusCode::METHOD_NOT_ALLOWED, "this server offers no event stream by GET")
                 .with(::http::header::ALLOW, "POST, DELETE");
         }
-        interrupt::on_behalf_of(request.socket.clone(), self.drain.clone());
         let held = match Held::read(&mut request.body) {
             Ok(held) => held,
             Err(e) => return refusal(&Failure::of_body(&e), &[], &Told { id: request.id, origin, url: &self.url }),
@@ -259,12 +220,28 @@ impl Upstream for HttpUpstream {
         self.exchange(request, origin, &held).unwrap_or_else(|failure| refusal(&failure, &held.bytes, &told))
     }
 
+    fn tidy(&self) {
+        self.client.tidy();
+    }
+
     fn endpoint(&self) -> Option<&str> {
         None
     }
 }
 
-/// The beginning of a request body, or all of a short one.
+/// Whom to believe that they are the server at `url`.
+fn trust(url: &UpstreamUrl, config: &UpstreamConfig) -> Result<(Arc<ClientConfig>, ServerName<'static>), String> {
+    let host = url.authority.host().trim_matches(['[', ']']);
+    let name = ServerName::try_from(host.to_string())
+        .map_err(|_| format!("the host of the upstream URL '{url}' is no name that a certificate could have"))?;
+    if !config.insecure_skip_verify {
+        return Ok((tls::client_config(config.ca_file.as_deref())?, name));
+    }
+    log::warn!(upstream:% = url; "--upstream-insecure-skip-verify (UPSTREAM_INSECURE_SKIP_VERIFY): the upstream server's certificate is not checked, so whoever is in between can read and change everything; give its certificate with --ca-file (CA_FILE) instead");
+    Ok((tls::unverified_config()?, name))
+}
+
+/// The beginning of a request body, or all of a short one, which can be sent again after a redirect.
 struct Held {
     bytes: Vec<u8>,
     framing: Framing,
@@ -275,22 +252,14 @@ struct Held {
 impl Held {
     fn read(body: &mut Body<'_>) -> io::Result<Held> {
         let framing = body.framing();
-        let mut bytes = Vec::new();
-        if framing != Framing::None {
-            body.take(HELD_BODY as u64).read_to_end(&mut bytes)?;
-        }
-        let complete = match framing {
-            Framing::None => true,
-            Framing::Length(n) => bytes.len() as u64 == n,
-            Framing::Chunked => bytes.len() < HELD_BODY,
-        };
+        let (bytes, complete) = body.hold()?;
         Ok(Held { bytes, framing, complete })
     }
 }
 
 /// The body of an answer on its way to the client.
 struct Answer {
-    body: ureq::BodyReader<'static>,
+    body: IncomingBody,
     /// Server-sent events: it may end at any event.
     is_stream: bool,
     /// Ends as soon as the process is told to stop.
@@ -338,26 +307,33 @@ impl Failure {
     fn of_body(error: &io::Error) -> Failure {
         Failure::Body(BodyError::of(error).unwrap_or(BodyError::Gone))
     }
+}
 
-    fn of(error: ureq::Error) -> Failure {
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Failure {
         match error {
-            ureq::Error::Io(e) => match (BodyError::of(&e), Interrupted::of(&e), e.kind()) {
-                (Some(body), _, _) => Failure::Body(body),
-                (_, Some(Interrupted::ClientGone), _) => Failure::ClientGone,
-                (_, Some(Interrupted::Draining), _) => Failure::Draining,
-                (_, _, io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData) => Failure::Broken(e.to_string()),
+            ClientError::Body(e) => match Interrupted::of(&e) {
+                Some(Interrupted::Draining) => Failure::Draining,
+                _ => Failure::of_body(&e),
+            },
+            ClientError::Io(e) => match (Interrupted::of(&e), e.kind()) {
+                (Some(Interrupted::ClientGone), _) => Failure::ClientGone,
+                (Some(Interrupted::Draining), _) => Failure::Draining,
+                (_, io::ErrorKind::UnexpectedEof) => {
+                    Failure::Broken("it ended the connection without an answer".into())
+                }
+                (_, io::ErrorKind::InvalidData) => Failure::Broken(e.to_string()),
                 _ => Failure::Down(e.to_string()),
             },
-            ureq::Error::Timeout(ureq::Timeout::Connect) => {
+            ClientError::ConnectTimeout => {
                 Failure::Slow("no connection within --upstream-connect-timeout (UPSTREAM_CONNECT_TIMEOUT)")
             }
-            ureq::Error::Timeout(_) => {
+            ClientError::AnswerTimeout => {
                 Failure::Slow("no answer within --upstream-response-timeout (UPSTREAM_RESPONSE_TIMEOUT)")
             }
-            ureq::Error::HostNotFound => Failure::Down("its host name can't be resolved".into()),
-            ureq::Error::ConnectionFailed => Failure::Down("no connection".into()),
-            ureq::Error::Rustls(e) => Failure::Down(e.to_string()),
-            other => Failure::Broken(other.to_string()),
+            ClientError::UnknownHost => Failure::Down("its host name can't be resolved".into()),
+            ClientError::Connect(e) => Failure::Down(e.to_string()),
+            ClientError::Malformed(why) => Failure::Broken(why.into()),
         }
     }
 }

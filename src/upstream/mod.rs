@@ -1,16 +1,17 @@
 //! The MCP server behind the proxy, behind one trait.
 //!
-//! - [`http`] – a server at a URL, streamed through ureq
+//! - [`http`] – a server at a URL, streamed through
+//! - [`client`] – HTTP/1.1 towards it, over a [`wire`]
 //! - [`headers`] – what it gets to see, and what of its answer goes on
 //! - [`endpoint`] – the path for messages that an HTTP+SSE server announces
 //! - [`redirects`] – 307 and 308 on its own host
-//! - [`transport`] – the sockets
 
+mod client;
 mod endpoint;
 pub mod headers;
 pub mod http;
 mod redirects;
-mod transport;
+mod wire;
 
 use std::net::IpAddr;
 
@@ -31,6 +32,9 @@ pub struct Origin {
 pub trait Upstream: Send + Sync + 'static {
     /// Passes a request on and its answer back.
     fn forward(&self, request: &mut Request<'_>, origin: &Origin) -> Response;
+
+    /// Gives back what has not been used for a while; called now and then.
+    fn tidy(&self) {}
 
     /// The path of its MCP endpoint, where there is just one.
     fn endpoint(&self) -> Option<&str>;

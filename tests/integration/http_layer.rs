@@ -1,17 +1,16 @@
 //! The HTTP layer over real sockets: what it serves, and what it refuses.
 
-use std::io::Write;
 use std::net::{IpAddr, Shutdown};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use http::StatusCode;
+use http::request::Parts;
 use mcp_auth_proxy::config::Config;
 use mcp_auth_proxy::flags::Settings;
 use mcp_auth_proxy::http::server::bind;
 use mcp_auth_proxy::http::{Drain, Handler, Request, Response, Server};
 
-use super::support::eventually;
 use super::support::flow::Client;
 use super::support::proxy::Proxy;
 use super::support::upstream::FakeUpstream;
@@ -211,26 +210,57 @@ fn each_bound_has_its_status() {
     assert_eq!(status(&proxy, chunked).0, 413);
 }
 
+/// The proxy takes a moment after an answer before it counts the connection as idle.
+fn goes_idle() {
+    std::thread::sleep(Duration::from_millis(100));
+}
+
 #[test]
-fn connections_are_bounded_for_each_address_and_room_comes_back() {
-    let proxy = proxy(&["--max-connections-per-address", "5"]);
-    eventually("the connection that looked for the start is gone", || {
+fn at_a_bound_the_connection_that_has_been_idle_the_longest_makes_room() {
+    for bound in ["--max-connections-per-address", "--max-connections"] {
+        let proxy = proxy(&[bound, "5"]);
+        // The connection that looked for the start has gone then.
+        goes_idle();
+        let serve = |c: &mut Connection| {
+            c.write(get(&proxy));
+            let served = c.reply(false).is_some();
+            goes_idle();
+            served
+        };
         let mut held: Vec<Connection> = (0..5).map(|_| proxy.connect()).collect();
-        held.iter_mut().all(|c| c.socket.write_all(&get(&proxy)).is_ok() && c.reply(false).is_some())
-    });
-    let mut held = Vec::new();
-    eventually("five are served", || {
-        held = (0..5).map(|_| proxy.connect()).collect();
-        held.iter_mut().all(|c| c.socket.write_all(&get(&proxy)).is_ok() && c.reply(false).is_some())
-    });
-    let mut sixth = proxy.connect();
-    let _ = sixth.socket.write_all(&get(&proxy));
-    assert!(sixth.reply(false).is_none(), "the sixth was served");
-    drop(held);
-    eventually("room comes back", || {
-        let mut again = proxy.connect();
-        again.socket.write_all(&get(&proxy)).is_ok() && again.reply(false).is_some()
-    });
+        assert!(held.iter_mut().all(serve), "{bound}");
+        assert!(serve(&mut held[0]), "now it is the second that has been idle the longest");
+        let mut sixth = proxy.connect();
+        assert!(serve(&mut sixth), "{bound}");
+        assert!(held[1].is_closed(), "{bound}");
+        for i in [0, 2, 3, 4] {
+            assert!(serve(&mut held[i]), "{bound}: connection {i} was not its turn");
+        }
+    }
+}
+
+#[test]
+fn a_connection_within_a_request_makes_room_only_when_none_is_idle() {
+    let proxy = proxy(&["--max-connections", "3"]);
+    goes_idle();
+    let mut begun = proxy.connect();
+    begun.write("GET / HTTP/1.1\r\n");
+    let mut later = proxy.connect();
+    later.write("GET / HTTP/1.1\r\n");
+    goes_idle();
+    for _ in 0..5 {
+        // Each makes the one before it go.
+        let mut idle = proxy.connect();
+        idle.write(get(&proxy));
+        assert_eq!(idle.reply(false).unwrap().status, 200);
+        goes_idle();
+        std::mem::forget(idle);
+    }
+    let rest = &get(&proxy)[get(&proxy).iter().position(|b| *b == b'\n').unwrap() + 1..];
+    later.write(rest);
+    assert!(later.reply(false).is_some());
+    begun.write(rest);
+    assert!(begun.reply(false).is_some());
 }
 
 #[test]
@@ -309,6 +339,10 @@ impl Handler for Fragile {
         Response::text(StatusCode::OK, "fine")
     }
 
+    fn wants_body(&self, _: &Parts, _: IpAddr) -> bool {
+        true
+    }
+
     fn exempt(&self, _: IpAddr) -> bool {
         true
     }
@@ -319,9 +353,9 @@ fn a_handler_that_panics_is_a_500_and_the_next_request_is_served() {
     let listener = bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
     let port = listener.local_addr().unwrap().port();
     let limits = Config::build(Settings::default()).unwrap().http;
-    let server = Server::new(listener, Fragile, limits, Drain::new().unwrap());
+    let server = Server::new(listener, Fragile, limits, Drain::new().unwrap()).unwrap();
     let (stopper, stop) = std::os::unix::net::UnixStream::pair().unwrap();
-    let thread = std::thread::spawn(move || server.run(stop.as_fd(), Duration::from_secs(30)));
+    let thread = std::thread::spawn(move || server.run(stop.as_fd(), Duration::from_secs(30)).unwrap());
     let mut connection = Connection::open(port);
     for (path, status) in [("/panic", 500), ("/", 200), ("/panic", 500)] {
         connection.write(request("GET", path, "localhost", &[], b""));

@@ -61,7 +61,7 @@ impl Local {
             Context::new(Config::build(settings)?, secret, store, clock.clone()).map_err(|e| e.to_string())?;
         let context = Arc::new(context);
         let seen = Seen::start(context.state.clone()).map_err(|e| e.to_string())?;
-        let app = App { context, upstream: Box::new(Echo), admission: Admission::new(10, 10, 10), seen };
+        let app = App { context, upstream: Arc::new(Echo), admission: Admission::new(10, 10, 10), seen };
         Ok(Local { app, clock, address: Ipv4Addr::LOCALHOST.into() })
     }
 
@@ -74,13 +74,11 @@ impl Transport for Local {
     fn send(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
         let bytes = request(method, target, HOST, headers, body);
         let head = head::parse(&bytes[..bytes.len() - body.len()], 100).unwrap();
-        let mut reader = body;
         let request = Request {
             parts: head.parts,
-            body: Body::new(&mut reader, head.framing),
+            body: Body::new(body.to_vec(), None, head.framing),
             peer: self.address,
             id: RequestId::next(),
-            socket: None,
         };
         let response = self.app.handle(request);
         let headers = response.headers.iter().map(|(n, v)| (n.to_string(), v.to_str().unwrap().to_string())).collect();

@@ -1,0 +1,51 @@
+//! The word that the process is about to end.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+/// Tells threads that the process is about to end.
+///
+/// Two levels: *streams* end at once, so that clients reconnect elsewhere; *everything* ends when the time is up.
+#[derive(Clone)]
+pub struct Drain(Arc<State>);
+
+struct State {
+    begun: AtomicBool,
+    streams: OwnedFd,
+    everything: OwnedFd,
+}
+
+impl Drain {
+    /// Not draining.
+    pub fn new() -> io::Result<Drain> {
+        let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        Ok(Drain(Arc::new(State { begun: AtomicBool::new(false), streams: event()?, everything: event()? })))
+    }
+
+    pub(super) fn begin(&self) {
+        self.0.begun.store(true, Ordering::SeqCst);
+        signal(&self.0.streams);
+    }
+
+    pub(super) fn finish(&self) {
+        signal(&self.0.everything);
+    }
+
+    pub(super) fn begun(&self) -> bool {
+        self.0.begun.load(Ordering::SeqCst)
+    }
+
+    /// Readable once streams, or else everything, should end.
+    pub fn event(&self, streams: bool) -> BorrowedFd<'_> {
+        if streams { self.0.streams.as_fd() } else { self.0.everything.as_fd() }
+    }
+}
+
+fn signal(event: &OwnedFd) {
+    // Failing would mean that the counter is full: then it is readable already.
+    let _ = rustix::io::write(event, &1u64.to_ne_bytes());
+}

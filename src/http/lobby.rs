@@ -1,0 +1,367 @@
+//! Where connections wait for their clients: one epoll set and a table, no thread for any of them.
+//!
+//! Every worker takes its next event from here itself, so that a request costs no hand-over between threads. A thread of
+//! the lobby's own looks after deadlines and sleeps until the next one.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::connection::{Connection, For, Wait};
+use super::{Limits, address_group};
+
+/// When there is no deadline to look after.
+const LONG: Duration = Duration::from_secs(3_600);
+/// Connections looked at to find one that makes room.
+const LOOKED_AT: usize = 8;
+/// Event data of the listening socket and of the end; connections have their keys, which are smaller.
+const LISTENER: u64 = u64::MAX;
+const END: u64 = u64::MAX - 1;
+
+/// The waiting connections, and the bounds on all of them.
+pub(super) struct Lobby {
+    epoll: OwnedFd,
+    end: OwnedFd,
+    table: Mutex<Table>,
+    /// An earlier deadline than the one slept for, or the end.
+    sooner: Condvar,
+    all_gone: Condvar,
+    most: usize,
+    most_per_address: usize,
+}
+
+#[derive(Default)]
+struct Table {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// By deadline: those that may be closed at any time, whose first has been idle the longest, and the others.
+    idle: BTreeSet<(Instant, u32)>,
+    begun: BTreeSet<(Instant, u32)>,
+    addresses: HashMap<IpAddr, Vec<u32>>,
+    open: usize,
+    /// Tells a slot's present connection from the one before it.
+    generation: u32,
+    next_look: Option<Instant>,
+    draining: bool,
+    ended: bool,
+}
+
+struct Slot {
+    generation: u32,
+    group: Option<IpAddr>,
+    /// `None` while a worker has it.
+    waiting: Option<(Box<Connection>, Wait)>,
+}
+
+/// Names a connection in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    slot: u32,
+    generation: u32,
+}
+
+/// What a worker is to do.
+pub(super) enum Event {
+    /// Go on with a connection.
+    Ready(Key, Box<Connection>),
+    /// Accept connections, then call [`Lobby::listen`] again.
+    Arrivals,
+    /// Nothing came in time.
+    Quiet,
+    /// Stop.
+    End,
+}
+
+impl Lobby {
+    pub(super) fn new(limits: &Limits) -> io::Result<Lobby> {
+        let lobby = Lobby {
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            end: eventfd(0, EventfdFlags::CLOEXEC)?,
+            table: Mutex::default(),
+            sooner: Condvar::new(),
+            all_gone: Condvar::new(),
+            most: limits.connections,
+            most_per_address: limits.connections_per_address,
+        };
+        epoll::add(&lobby.epoll, &lobby.end, EventData::new_u64(END), EventFlags::IN)?;
+        Ok(lobby)
+    }
+
+    /// Adds a listening socket; [`Lobby::listen`] makes it heard.
+    pub(super) fn add_listener(&self, listener: &TcpListener) -> io::Result<()> {
+        Ok(epoll::add(&self.epoll, listener, EventData::new_u64(LISTENER), EventFlags::empty())?)
+    }
+
+    /// Hears the listening socket once.
+    pub(super) fn listen(&self, listener: &TcpListener) {
+        let flags = EventFlags::IN | EventFlags::ONESHOT;
+        if let Err(e) = epoll::modify(&self.epoll, listener, EventData::new_u64(LISTENER), flags) {
+            log::error!(error:% = e; "connections can't be accepted any more; restart the proxy");
+        }
+    }
+
+    /// Hears the listening socket no more.
+    pub(super) fn remove_listener(&self, listener: &TcpListener) {
+        let _ = epoll::delete(&self.epoll, listener);
+    }
+
+    /// Waits for something to do.
+    pub(super) fn next(&self, patience: Duration) -> Event {
+        let mut events = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }];
+        loop {
+            match epoll::wait(&self.epoll, &mut events, Some(&crate::net::timespec(patience))) {
+                Ok(0) => return Event::Quiet,
+                Ok(_) => {}
+                Err(_) => continue,
+            }
+            let data = events[0].data.u64();
+            match data {
+                LISTENER => return Event::Arrivals,
+                END => return Event::End,
+                _ => {
+                    let key = Key { slot: data as u32, generation: (data >> 32) as u32 };
+                    // Another worker, or the deadline, was quicker: then there is nothing here.
+                    if let Some(connection) = self.table().take(key) {
+                        return Event::Ready(key, connection);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a new connection in. At a bound the one that has been idle the longest makes room; when none is idle,
+    /// the one that has waited the longest; when none waits, there is no room.
+    pub(super) fn admit(&self, socket: TcpStream, peer: IpAddr, exempt: bool, wait: Wait) {
+        let group = (!exempt).then(|| address_group(peer));
+        let mut table = self.table();
+        if table.draining {
+            return;
+        }
+        let mut evicted = None;
+        if let Some(slots) = group.and_then(|g| table.addresses.get(&g))
+            && slots.len() >= self.most_per_address
+        {
+            match slots.iter().filter_map(|s| table.rank(*s)).min() {
+                Some((.., slot)) => evicted = table.remove(slot),
+                None => {
+                    return log::debug!(address:% = peer; "a connection was closed at once: there are too many from its address (--max-connections-per-address, MAX_CONNECTIONS_PER_ADDRESS)");
+                }
+            }
+        }
+        if table.open >= self.most {
+            let Some(slot) = table.who_makes_room() else {
+                return log::debug!(address:% = peer; "a connection was closed at once: there are too many (--max-connections, MAX_CONNECTIONS)");
+            };
+            evicted = table.remove(slot);
+        }
+        let key = table.insert(group);
+        let connection = Box::new(Connection::new(socket, peer));
+        let flags = flags(wait.for_what);
+        if let Err(e) = epoll::add(&self.epoll, connection.socket(), key.data(), flags) {
+            log::error!(error:% = e; "a connection was closed: it could not be watched");
+            table.remove(key.slot);
+            return;
+        }
+        self.store(&mut table, key, connection, wait);
+        drop(table);
+        // Closing takes a moment that nobody has to wait for.
+        drop(evicted);
+    }
+
+    /// Takes a connection back that waits for its client.
+    pub(super) fn park(&self, key: Key, connection: Box<Connection>, wait: Wait) {
+        let mut table = self.table();
+        if table.draining && wait.for_what == For::Request {
+            return self.close(table, key, connection);
+        }
+        if epoll::modify(&self.epoll, connection.socket(), key.data(), flags(wait.for_what)).is_err() {
+            return self.close(table, key, connection);
+        }
+        self.store(&mut table, key, connection, wait);
+    }
+
+    /// A connection has ended.
+    pub(super) fn forget(&self, key: Key, connection: Box<Connection>) {
+        self.close(self.table(), key, connection);
+    }
+
+    fn close(&self, mut table: MutexGuard<'_, Table>, key: Key, connection: Box<Connection>) {
+        table.remove(key.slot);
+        if table.open == 0 {
+            self.all_gone.notify_all();
+        }
+        drop(table);
+        drop(connection);
+    }
+
+    fn store(&self, table: &mut Table, key: Key, connection: Box<Connection>, wait: Wait) {
+        table.of(wait.for_what).insert((wait.deadline, key.slot));
+        table.slots[key.slot as usize].waiting = Some((connection, wait));
+        if table.next_look.is_some_and(|look| wait.deadline < look) {
+            self.sooner.notify_all();
+        }
+    }
+
+    /// Hands out each connection whose time is up, until the end.
+    pub(super) fn look_after_deadlines(&self, mut time_is_up: impl FnMut(Key, Box<Connection>)) {
+        let mut table = self.table();
+        while !table.ended {
+            let now = Instant::now();
+            if let Some((key, connection)) = table.overdue(now) {
+                drop(table);
+                time_is_up(key, connection);
+                table = self.table();
+                continue;
+            }
+            let next = [table.idle.first(), table.begun.first()].into_iter().flatten().map(|(at, _)| *at).min();
+            let next = next.unwrap_or(now + LONG);
+            table.next_look = Some(next);
+            table = self.sooner.wait_timeout(table, next - now).unwrap_or_else(|e| e.into_inner()).0;
+            table.next_look = None;
+        }
+    }
+
+    /// From now on, connections that wait for a request are closed, but for those whose request is already there.
+    pub(super) fn drain(&self) {
+        let mut table = self.table();
+        table.draining = true;
+        let idle: Vec<u32> = table.idle.iter().map(|(_, slot)| *slot).collect();
+        for slot in idle {
+            let quiet = table.slots[slot as usize].waiting.as_ref().is_some_and(|(c, _)| !c.has_bytes());
+            if quiet {
+                table.remove(slot);
+            }
+        }
+    }
+
+    /// Waits until all connections are gone; how many are left at `deadline`.
+    pub(super) fn wait_until_empty(&self, deadline: Instant) -> usize {
+        let mut table = self.table();
+        while table.open > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            table = self.all_gone.wait_timeout(table, left).unwrap_or_else(|e| e.into_inner()).0;
+        }
+        table.open
+    }
+
+    /// Sends the workers and the lobby's thread home.
+    pub(super) fn end(&self) {
+        self.table().ended = true;
+        self.sooner.notify_all();
+        let _ = rustix::io::write(&self.end, &1u64.to_ne_bytes());
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Key {
+    fn data(self) -> EventData {
+        EventData::new_u64(u64::from(self.generation) << 32 | u64::from(self.slot))
+    }
+}
+
+fn flags(for_what: For) -> EventFlags {
+    EventFlags::ONESHOT
+        | match for_what {
+            For::Request | For::Bytes => EventFlags::IN,
+            For::Room => EventFlags::OUT,
+            // A socket has room at once, as a rule.
+            For::Turn => EventFlags::IN | EventFlags::OUT,
+        }
+}
+
+impl Table {
+    fn insert(&mut self, group: Option<IpAddr>) -> Key {
+        self.generation = self.generation.wrapping_add(1) & (u32::MAX >> 1);
+        let new = Slot { generation: self.generation, group, waiting: None };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = new;
+                slot
+            }
+            None => {
+                self.slots.push(new);
+                self.slots.len() as u32 - 1
+            }
+        };
+        if let Some(group) = group {
+            self.addresses.entry(group).or_default().push(slot);
+        }
+        self.open += 1;
+        Key { slot, generation: self.generation }
+    }
+
+    /// Frees a slot, with whatever waits in it.
+    fn remove(&mut self, slot: u32) -> Option<Box<Connection>> {
+        let waiting = self.unpark(slot);
+        let Slot { generation, group, .. } = &mut self.slots[slot as usize];
+        // No event of the old connection finds the next one.
+        *generation = u32::MAX;
+        if let Some(group) = group.take()
+            && let Some(slots) = self.addresses.get_mut(&group)
+        {
+            slots.retain(|s| *s != slot);
+            if slots.is_empty() {
+                self.addresses.remove(&group);
+            }
+        }
+        self.open -= 1;
+        self.free.push(slot);
+        if self.open == 0 {
+            // A crowd that has gone leaves no room behind.
+            (self.slots, self.free, self.addresses) = Default::default();
+        }
+        waiting
+    }
+
+    fn take(&mut self, key: Key) -> Option<Box<Connection>> {
+        match self.slots.get(key.slot as usize) {
+            Some(slot) if slot.generation == key.generation => self.unpark(key.slot),
+            _ => None,
+        }
+    }
+
+    fn unpark(&mut self, slot: u32) -> Option<Box<Connection>> {
+        let (connection, wait) = self.slots[slot as usize].waiting.take()?;
+        self.of(wait.for_what).remove(&(wait.deadline, slot));
+        Some(connection)
+    }
+
+    fn of(&mut self, for_what: For) -> &mut BTreeSet<(Instant, u32)> {
+        if for_what == For::Request { &mut self.idle } else { &mut self.begun }
+    }
+
+    /// The order in which connections make room.
+    fn rank(&self, slot: u32) -> Option<(bool, Instant, u32)> {
+        let (_, wait) = self.slots[slot as usize].waiting.as_ref()?;
+        Some((wait.for_what != For::Request, wait.deadline, slot))
+    }
+
+    /// The one that has been idle the longest, unless its next request has just come; else the one that has waited the
+    /// longest.
+    fn who_makes_room(&self) -> Option<u32> {
+        let quiet = |slot: &&(Instant, u32)| {
+            self.slots[slot.1 as usize].waiting.as_ref().is_some_and(|(connection, _)| !connection.has_bytes())
+        };
+        let first = || self.begun.first().or_else(|| self.idle.first());
+        self.idle.iter().take(LOOKED_AT).find(quiet).or_else(first).map(|(_, slot)| *slot)
+    }
+
+    fn overdue(&mut self, now: Instant) -> Option<(Key, Box<Connection>)> {
+        let first = [self.idle.first(), self.begun.first()].into_iter().flatten().min().copied();
+        let (_, slot) = first.filter(|(at, _)| *at <= now)?;
+        let generation = self.slots[slot as usize].generation;
+        Some((Key { slot, generation }, self.unpark(slot)?))
+    }
+}

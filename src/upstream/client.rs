@@ -1,0 +1,457 @@
+//! HTTP/1.1 towards the upstream server (RFC 9112): connections kept for further requests, bodies streamed both ways.
+
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use ::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+
+use super::wire::{Pace, Socket, Wire};
+use crate::config::UpstreamUrl;
+use crate::http::body::{Framed, Input, Progress};
+use crate::http::head::{Framing, connection_tokens};
+use crate::net::resolver::CachingResolver;
+
+/// Node ends an idle connection after five seconds; a request that races with that end would be lost.
+const MAX_IDLE_TIME: Duration = Duration::from_secs(4);
+/// Idle connections kept.
+const MAX_IDLE: usize = 64;
+const MAX_HEAD: usize = 64 << 10;
+const MAX_FIELDS: usize = 128;
+/// One read of an answer or of a request body that is passed on.
+const PIECE: usize = 16 << 10;
+
+/// Opens connections and keeps them.
+pub(super) struct Client {
+    url: UpstreamUrl,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    resolver: CachingResolver,
+    connect_timeout: Duration,
+    response_timeout: Duration,
+    pace: Pace,
+    idle: Mutex<Vec<(Instant, Connection)>>,
+}
+
+type Connection = Input<Wire>;
+
+/// A request. Its fields are those of the message; Host and framing are written here.
+pub(super) struct Outgoing<'r> {
+    pub(super) method: &'r Method,
+    /// Path and query.
+    pub(super) target: &'r str,
+    pub(super) fields: &'r HeaderMap,
+    /// What is at hand of the body: all of it, if `rest` is absent.
+    pub(super) held: &'r [u8],
+    pub(super) rest: Option<&'r mut dyn Read>,
+    pub(super) framing: Framing,
+    /// May it be sent again when it is not known whether the first attempt was heard (RFC 9110 section 9.2.2)?
+    pub(super) is_repeatable: &'r dyn Fn() -> bool,
+}
+
+/// An answer whose head has been read.
+pub(super) struct Incoming {
+    pub(super) status: StatusCode,
+    pub(super) fields: HeaderMap,
+    pub(super) body: IncomingBody,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum ClientError {
+    /// The server's name is not known.
+    UnknownHost,
+    /// No connection.
+    Connect(io::Error),
+    /// No connection in time.
+    ConnectTimeout,
+    /// No answer in time.
+    AnswerTimeout,
+    /// The request's own body could not be read.
+    Body(io::Error),
+    /// The connection failed.
+    Io(io::Error),
+    /// An answer that is none.
+    Malformed(&'static str),
+}
+
+/// How an attempt failed, and whether the server can have heard of it.
+struct Failed {
+    error: ClientError,
+    /// Its connection had been used before and ended before a byte of the answer.
+    stale: bool,
+}
+
+impl Client {
+    /// For the server at `url`; nothing is opened yet.
+    pub(super) fn new(
+        url: UpstreamUrl,
+        tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+        connect_timeout: Duration,
+        response_timeout: Duration,
+    ) -> Client {
+        Client {
+            url,
+            tls,
+            resolver: CachingResolver::default(),
+            connect_timeout,
+            response_timeout,
+            pace: Pace::default(),
+            idle: Mutex::default(),
+        }
+    }
+
+    /// Sends a request and reads the head of its answer.
+    pub(super) fn exchange(self: &Arc<Self>, mut outgoing: Outgoing<'_>) -> Result<Incoming, ClientError> {
+        let (connection, used) = match self.take_idle() {
+            Some(connection) => (connection, true),
+            None => (self.open()?, false),
+        };
+        let failed = match self.attempt(connection, used, &mut outgoing) {
+            Ok(incoming) => return Ok(incoming),
+            Err(failed) => failed,
+        };
+        if !(failed.stale && outgoing.rest.is_none() && (outgoing.is_repeatable)()) {
+            return Err(failed.error);
+        }
+        self.attempt(self.open()?, false, &mut outgoing).map_err(|f| f.error)
+    }
+
+    /// Closes connections that nobody has used for a while.
+    pub(super) fn tidy(&self) {
+        let old = {
+            let mut idle = self.idle();
+            let fresh = idle.iter().position(|(at, _)| at.elapsed() < MAX_IDLE_TIME).unwrap_or(idle.len());
+            idle.drain(..fresh).collect::<Vec<_>>()
+        };
+        drop(old);
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<(Instant, Connection)>> {
+        self.idle.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The connection that was used last, if it is still good; older ones are older.
+    fn take_idle(&self) -> Option<Connection> {
+        loop {
+            let (at, mut connection) = self.idle().pop()?;
+            if at.elapsed() >= MAX_IDLE_TIME {
+                let old = std::mem::take(&mut *self.idle());
+                drop(old);
+                return None;
+            }
+            if connection.source_mut().is_open() {
+                return Some(connection);
+            }
+        }
+    }
+
+    fn put_idle(&self, connection: Connection) {
+        let mut idle = self.idle();
+        let full = (idle.len() >= MAX_IDLE).then(|| idle.remove(0));
+        idle.push((Instant::now(), connection));
+        drop(idle);
+        drop(full);
+    }
+
+    fn open(&self) -> Result<Connection, ClientError> {
+        let timed_out = |e: io::Error| match e.kind() {
+            io::ErrorKind::TimedOut => ClientError::ConnectTimeout,
+            _ => ClientError::Connect(e),
+        };
+        let socket = match &self.url.socket {
+            Some(path) => Socket::open_unix(path, self.pace.clone()).map_err(ClientError::Connect)?,
+            None => {
+                let addresses = self.addresses().map_err(|_| ClientError::UnknownHost)?;
+                Socket::open_tcp(&addresses, self.connect_timeout, self.pace.clone()).map_err(timed_out)?
+            }
+        };
+        let wire = match &self.tls {
+            None => Wire::Plain(socket),
+            Some((config, name)) => {
+                Wire::encrypted(socket, config.clone(), name.clone()).map_err(ClientError::Connect)?
+            }
+        };
+        Ok(Input::new(wire))
+    }
+
+    fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        let port = self.url.authority.port_u16();
+        let default = if self.tls.is_some() { 443 } else { 80 };
+        self.resolver.look_up(self.url.authority.host(), port.unwrap_or(default))
+    }
+
+    fn attempt(
+        self: &Arc<Self>,
+        mut connection: Connection,
+        used: bool,
+        outgoing: &mut Outgoing<'_>,
+    ) -> Result<Incoming, Failed> {
+        let failed = |error| Failed { error, stale: false };
+        let wire = connection.source_mut();
+        wire.set_deadline(Some(Instant::now() + self.response_timeout));
+        let sent = self.send(wire, outgoing).map_err(|error| {
+            let stale = used && matches!(&error, ClientError::Io(e) if has_ended(e));
+            Failed { error, stale }
+        })?;
+        wire.set_deadline(Some(Instant::now() + self.response_timeout));
+        wire.asked();
+        let mut heard = false;
+        let head = loop {
+            match ResponseHead::parse(connection.buffered()) {
+                Ok(Some(head)) if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS => {
+                    connection.consume(head.size);
+                    continue;
+                }
+                Ok(Some(head)) => break head,
+                Ok(None) => {}
+                Err(why) => return Err(failed(ClientError::Malformed(why))),
+            }
+            match connection.fill(MAX_HEAD, Duration::ZERO) {
+                Ok(1..) => heard = true,
+                Ok(0) => {
+                    let error = ClientError::Io(io::ErrorKind::UnexpectedEof.into());
+                    return Err(Failed { error, stale: used && !heard });
+                }
+                Err(e) => {
+                    return Err(match e.kind() {
+                        io::ErrorKind::TimedOut => failed(ClientError::AnswerTimeout),
+                        io::ErrorKind::OutOfMemory => {
+                            failed(ClientError::Malformed("the head of its answer is too large"))
+                        }
+                        _ => Failed { stale: used && !heard && has_ended(&e), error: ClientError::Io(e) },
+                    });
+                }
+            }
+        };
+        connection.consume(head.size);
+        connection.source_mut().set_deadline(None);
+        let framing = head.framing(outgoing.method).map_err(|why| failed(ClientError::Malformed(why)))?;
+        let body = IncomingBody::new(connection, framing, (sent && head.keep_alive).then(|| self.clone()));
+        Ok(Incoming { status: head.status, fields: head.fields, body })
+    }
+
+    /// Sends the request. False when the server answered before it had all of it.
+    fn send(&self, wire: &mut Wire, outgoing: &mut Outgoing<'_>) -> Result<bool, ClientError> {
+        let io = |e: io::Error| match e.kind() {
+            io::ErrorKind::TimedOut => ClientError::AnswerTimeout,
+            _ => ClientError::Io(e),
+        };
+        let mut bytes = Vec::with_capacity(1 << 10);
+        self.write_head(&mut bytes, outgoing);
+        let chunked = outgoing.rest.is_some() && outgoing.framing == Framing::Chunked;
+        if chunked {
+            bytes.extend_from_slice(format!("{:x}\r\n", outgoing.held.len()).as_bytes());
+        }
+        // One write where a copy is cheap.
+        if outgoing.held.len() <= PIECE {
+            bytes.extend_from_slice(outgoing.held);
+        }
+        if !wire.send(&bytes).map_err(io)? || (outgoing.held.len() > PIECE && !wire.send(outgoing.held).map_err(io)?) {
+            return Ok(false);
+        }
+        let Some(rest) = outgoing.rest.take() else { return Ok(true) };
+        if chunked && !wire.send(b"\r\n").map_err(io)? {
+            return Ok(false);
+        }
+        let mut piece = vec![0; PIECE];
+        loop {
+            let n = rest.read(&mut piece).map_err(ClientError::Body)?;
+            bytes.clear();
+            if chunked {
+                bytes.extend_from_slice(format!("{n:x}\r\n").as_bytes());
+            }
+            bytes.extend_from_slice(&piece[..n]);
+            if chunked {
+                bytes.extend_from_slice(b"\r\n");
+            }
+            // The time runs while the server is silent, not while the client sends.
+            wire.set_deadline(Some(Instant::now() + self.response_timeout));
+            if !wire.send(&bytes).map_err(io)? {
+                return Ok(false);
+            }
+            if n == 0 {
+                return Ok(true);
+            }
+        }
+    }
+
+    fn write_head(&self, out: &mut Vec<u8>, outgoing: &Outgoing<'_>) {
+        for part in [outgoing.method.as_str(), " ", outgoing.target, " HTTP/1.1\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        field(out, "host", self.url.authority.as_str().as_bytes());
+        for (name, value) in outgoing.fields {
+            field(out, name.as_str(), value.as_bytes());
+        }
+        // RFC 9110 section 8.6: methods that usually have a body say so when it is empty.
+        let usually_has_body = matches!(*outgoing.method, Method::POST | Method::PUT | Method::PATCH);
+        match (outgoing.framing, &outgoing.rest) {
+            (Framing::Chunked, Some(_)) => field(out, "transfer-encoding", b"chunked"),
+            (Framing::Length(n), Some(_)) => field(out, "content-length", HeaderValue::from(n).as_bytes()),
+            (Framing::None, _) if !usually_has_body => {}
+            _ => field(out, "content-length", HeaderValue::from(outgoing.held.len()).as_bytes()),
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+}
+
+/// Is this the end of a connection, and not the end of a wait?
+fn has_ended(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+}
+
+/// The head of an answer.
+struct ResponseHead {
+    /// Bytes, with the empty line.
+    size: usize,
+    status: StatusCode,
+    fields: HeaderMap,
+    keep_alive: bool,
+}
+
+impl ResponseHead {
+    /// The head at the beginning of `bytes`, if it is whole.
+    fn parse(bytes: &[u8]) -> Result<Option<ResponseHead>, &'static str> {
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+        let mut response = httparse::Response::new(&mut fields);
+        let size = match response.parse(bytes) {
+            Ok(httparse::Status::Complete(size)) => size,
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(httparse::Error::TooManyHeaders) => return Err("the head of its answer has too many fields"),
+            Err(_) => return Err("its answer is not HTTP/1.1"),
+        };
+        let status = StatusCode::from_u16(response.code.unwrap_or_default()).map_err(|_| "its status is none")?;
+        let mut fields = HeaderMap::with_capacity(response.headers.len());
+        for field in response.headers.iter() {
+            let name =
+                HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "a field of its answer has no name")?;
+            let value = HeaderValue::from_bytes(field.value).map_err(|_| "a field of its answer is malformed")?;
+            fields.append(name, value);
+        }
+        let says = |token: &str| connection_tokens(&fields).any(|t| t.eq_ignore_ascii_case(token));
+        let keep_alive = !says("close") && (response.version == Some(1) || says("keep-alive"));
+        Ok(Some(ResponseHead { size, status, fields, keep_alive }))
+    }
+
+    /// How the end of the body is found, or `None` for the end of the connection (RFC 9112 section 6.3).
+    fn framing(&self, method: &Method) -> Result<Option<Framing>, &'static str> {
+        let encoding = self.fields.get(TRANSFER_ENCODING);
+        let length = self.length()?;
+        if *method == Method::HEAD || matches!(self.status.as_u16(), 204 | 304) {
+            return Ok(Some(Framing::None));
+        }
+        match (encoding, length) {
+            (Some(_), Some(_)) => Err("its answer has both Content-Length and Transfer-Encoding"),
+            (Some(e), None) if e.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(Some(Framing::Chunked)),
+            (Some(_), None) => Err("its answer has a Transfer-Encoding other than chunked"),
+            (None, Some(n)) => Ok(Some(Framing::Length(n))),
+            (None, None) => Ok(None),
+        }
+    }
+
+    fn length(&self) -> Result<Option<u64>, &'static str> {
+        let mut fields = self.fields.get_all(CONTENT_LENGTH).iter();
+        let Some(first) = fields.next() else { return Ok(None) };
+        if fields.any(|f| f != first) {
+            return Err("its answer has two lengths");
+        }
+        let digits = first.to_str().ok().filter(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()));
+        digits.and_then(|d| d.parse().ok()).map(Some).ok_or("the length of its answer is no number")
+    }
+}
+
+/// The body of an answer, read on demand. Once it has been read, its connection is good for another request.
+pub(super) struct IncomingBody {
+    /// Absent once the body has ended.
+    connection: Option<Connection>,
+    /// Absent when the body ends with the connection.
+    progress: Option<Progress>,
+    /// Where the connection goes.
+    home: Option<Arc<Client>>,
+}
+
+impl IncomingBody {
+    fn new(connection: Connection, framing: Option<Framing>, home: Option<Arc<Client>>) -> IncomingBody {
+        let progress = framing.map(Progress::unhurried);
+        let mut body = IncomingBody { connection: Some(connection), progress, home };
+        body.end_if_done();
+        body
+    }
+
+    fn end_if_done(&mut self) {
+        if !self.progress.as_ref().is_some_and(Progress::is_done) {
+            return;
+        }
+        let connection = self.connection.take().filter(|c| c.buffered().is_empty());
+        if let (Some(connection), Some(client)) = (connection, self.home.take()) {
+            client.put_idle(connection);
+        }
+    }
+}
+
+impl Read for IncomingBody {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(connection) = &mut self.connection else { return Ok(0) };
+        let result = match &mut self.progress {
+            Some(progress) => Framed::new(connection, progress).read(buffer),
+            None => connection.read(buffer),
+        };
+        match result {
+            Ok(0) if self.progress.is_none() => self.connection = None,
+            Ok(_) => self.end_if_done(),
+            Err(_) => self.connection = None,
+        }
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_an_answer_is_found_or_the_answer_refused() {
+        let framing = |fields: &str| {
+            let text = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
+            ResponseHead::parse(text.as_bytes()).map(|h| h.expect("whole")).and_then(|h| h.framing(&Method::GET))
+        };
+        assert_eq!(framing(""), Ok(None));
+        assert_eq!(framing("Content-Length: 5\r\n"), Ok(Some(Framing::Length(5))));
+        assert_eq!(framing("Content-Length: 5\r\nContent-Length: 5\r\n"), Ok(Some(Framing::Length(5))));
+        assert_eq!(framing("Transfer-Encoding: Chunked\r\n"), Ok(Some(Framing::Chunked)));
+        for fields in [
+            "Content-Length: 5\r\nContent-Length: 6\r\n",
+            "Content-Length: 5, 5\r\n",
+            "Content-Length: +5\r\n",
+            "Content-Length: \r\n",
+            "Content-Length: 99999999999999999999\r\n",
+            "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: identity\r\n",
+            " X: a\r\n",
+        ] {
+            assert!(framing(fields).is_err(), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn connections_are_kept_as_the_answer_says() {
+        let keeps = |text: &str| ResponseHead::parse(text.as_bytes()).unwrap().unwrap().keep_alive;
+        assert!(keeps("HTTP/1.1 200 OK\r\n\r\n") && keeps("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\n"));
+        assert!(!keeps("HTTP/1.0 200 OK\r\n\r\n") && !keeps("HTTP/1.1 200 OK\r\nConnection: x, Close\r\n\r\n"));
+    }
+}
