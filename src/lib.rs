@@ -19,12 +19,14 @@
 //! | [`upstream`], [`mcp`] | the MCP server behind, and the vocabulary it speaks |
 //! | [`tokens`], [`store`] | what is signed, and what survives a restart |
 //! | [`net`], [`clock`], [`observe`] | the network around, the time, the log |
+//! | [`blocking`] | how a thread that is about to wait tells those who depend on it |
 //!
 //! Data goes one way: a connection becomes a request, a request gets a route, a route gets a principal, the
 //! principal's request goes upstream, and the answer streams back along the same path. `http` knows no OAuth, `oauth`
 //! knows no sockets, `tokens` and `store` know neither.
 
 pub mod admission;
+pub mod blocking;
 pub mod clock;
 pub mod config;
 pub mod context;

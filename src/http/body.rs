@@ -441,8 +441,10 @@ impl<'i, S: Source> Framed<'i, S> {
         if line.pop() != Some(b'\r') || line.iter().any(|b| matches!(b, 0..=8 | 10..=31 | 127)) {
             return Err(BodyError::Malformed.into());
         }
-        // A plain size line or empty line is no ornament, however many of them a body has.
-        self.progress.ornament -= line.len().min(16) + 2;
+        if self.progress.state != State::Trailers {
+            // A plain size line or empty line is no ornament, however many of them a body has.
+            self.progress.ornament -= line.len().min(16) + 2;
+        }
         Ok(line)
     }
 }
@@ -533,8 +535,10 @@ mod tests {
         }
         let endless = [b"1;".to_vec(), vec![b'x'; 20_000]].concat();
         assert_eq!(read(&endless, Framing::Chunked, 10).0, Err(BodyError::Malformed));
-        let trailers = [b"0\r\n".to_vec(), b"A: bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\r\n".repeat(1_000)].concat();
-        assert_eq!(read(&trailers, Framing::Chunked, 10).0, Err(BodyError::Malformed));
+        for trailer in [&b"A: bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\r\n"[..], b"A: b\r\n"] {
+            let trailers = [b"0\r\n".to_vec(), trailer.repeat(2_000)].concat();
+            assert_eq!(read(&trailers, Framing::Chunked, 10).0, Err(BodyError::Malformed));
+        }
     }
 
     #[test]

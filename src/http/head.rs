@@ -142,7 +142,7 @@ fn is_host_byte(b: u8) -> bool {
 
 /// RFC 9112 section 3.2: origin form, absolute form that agrees with Host, or `*` for OPTIONS.
 fn target(text: &str, method: &Method, host: Option<&Authority>) -> Result<Uri, HeadError> {
-    if !text.bytes().all(|b| (0x21..=0x7e).contains(&b) && b != b'#') {
+    if !text.bytes().all(|b| (0x21..=0x7e).contains(&b) && !matches!(b, b'#' | b'\\')) {
         return Err(bad("the request target has a character that must be percent-encoded"));
     }
     if method == Method::CONNECT {

@@ -27,7 +27,6 @@ pub use body::{Body, BodyError};
 pub use drain::Drain;
 pub use response::{Payload, Response};
 pub use server::Server;
-pub use workers::step_aside;
 
 /// Bounds on what one client, and all of them, can use up.
 #[derive(Clone, Debug)]

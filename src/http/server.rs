@@ -151,7 +151,7 @@ impl Shared {
                     if self.trouble.begins() {
                         log::error!(error:% = e; "connections can't be accepted; trying again until it works (raise the limit of open files, or lower --max-connections (MAX_CONNECTIONS))");
                     }
-                    workers::step_aside();
+                    crate::blocking::announce();
                     std::thread::sleep(BACK_OFF);
                     break;
                 }

@@ -5,9 +5,10 @@
 //! first, so that another leads in its place. So fast requests run on few threads, which the system schedules well, and
 //! slow ones on as many as there are.
 
-use std::cell::RefCell;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
+
+use crate::blocking;
 
 /// Stack of a worker: pages that are not touched cost nothing.
 const STACK: usize = 256 << 10;
@@ -16,10 +17,6 @@ pub(super) const IDLE: Duration = Duration::from_secs(10);
 
 /// Leaders for each core, and as many again.
 const LEADERS: usize = 2;
-
-thread_local! {
-    static LEADS: RefCell<Option<Arc<Workers>>> = const { RefCell::new(None) };
-}
 
 /// All of them.
 pub(super) struct Workers {
@@ -53,16 +50,6 @@ struct Counts {
     called: usize,
 }
 
-/// This thread is about to wait for something that may take long: another takes its place.
-pub fn step_aside() {
-    if let Some(workers) = LEADS.take() {
-        let mut counts = workers.counts();
-        counts.leaders -= 1;
-        counts.busy -= 1;
-        workers.fill_vacancy(counts);
-    }
-}
-
 impl Workers {
     /// Up to `most` threads that call `run`, which takes one thing from the lobby and sees it through; none yet.
     pub(super) fn new(most: usize, run: impl Fn() -> Outcome + Send + Sync + 'static) -> Arc<Workers> {
@@ -86,7 +73,7 @@ impl Workers {
 
     /// Runs `work`, which may take hours, without counting this thread.
     pub(super) fn without_me<R>(&self, work: impl FnOnce() -> R) -> R {
-        step_aside();
+        blocking::announce();
         self.counts().present -= 1;
         let result = work();
         self.counts().present += 1;
@@ -123,7 +110,7 @@ impl Workers {
 
     /// A thread's life; it begins as a leader.
     fn live(self: Arc<Self>) {
-        LEADS.set(Some(self.clone()));
+        self.lead();
         loop {
             match (self.run)() {
                 Outcome::Worked => {
@@ -147,7 +134,7 @@ impl Workers {
     /// What it did is done: leads on, or waits until it may lead again. False when it is not needed any more.
     fn go_on(self: &Arc<Self>) -> bool {
         let mut counts = self.counts();
-        if LEADS.with_borrow(Option::is_some) {
+        if blocking::is_listening() {
             counts.busy -= 1;
             return true;
         }
@@ -169,8 +156,19 @@ impl Workers {
             counts.called -= 1;
         }
         drop(counts);
-        LEADS.set(Some(self.clone()));
+        self.lead();
         true
+    }
+
+    /// This thread leads, until it is about to wait for long.
+    fn lead(self: &Arc<Self>) {
+        let workers = self.clone();
+        blocking::listen(move || {
+            let mut counts = workers.counts();
+            counts.leaders -= 1;
+            counts.busy -= 1;
+            workers.fill_vacancy(counts);
+        });
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {

@@ -89,6 +89,7 @@ impl Passwords {
 
     /// Checks a password against every configured one.
     pub fn check(&self, password: &str) -> Outcome {
+        crate::blocking::announce();
         if password.is_empty() || password.len() > MAX_PASSWORD_BYTES {
             return Outcome::Wrong;
         }

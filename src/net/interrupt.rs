@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::http::{Drain, step_aside};
+use crate::http::Drain;
 
 thread_local! {
     static INTEREST: RefCell<Option<Interest>> = const { RefCell::new(None) };
@@ -91,7 +91,7 @@ enum Woken {
 
 fn watch(socket: Option<(BorrowedFd<'_>, PollFlags)>, timeout: Option<Duration>) -> io::Result<Woken> {
     send_first()?;
-    step_aside();
+    crate::blocking::announce();
     let deadline = timeout.map(|t| Instant::now() + t);
     INTEREST.with_borrow(|interest| {
         loop {

@@ -23,7 +23,7 @@ pub fn timespec(time: Duration) -> Timespec {
 
 /// Waits until `socket` is ready for `events`; `TimedOut` when it is not by `deadline`.
 pub fn wait_until(socket: impl AsFd, events: PollFlags, deadline: Instant) -> io::Result<()> {
-    crate::http::step_aside();
+    crate::blocking::announce();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {

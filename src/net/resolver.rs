@@ -29,7 +29,7 @@ impl CachingResolver {
         {
             return Ok(addresses.clone());
         }
-        crate::http::step_aside();
+        crate::blocking::announce();
         match (host, port).to_socket_addrs() {
             Ok(found) => {
                 let found: Vec<_> = found.take(MAX_ADDRESSES).collect();

@@ -92,6 +92,7 @@ impl State {
         let now = self.clock.now();
         let done = Arc::new(Mutex::new(None));
         let slot = done.clone();
+        crate::blocking::announce();
         let result = self.store.transact(Box::new(move |inner| {
             let mut tx = Tx { inner, now, revoked: Vec::new() };
             let result = job(&mut tx)?;

@@ -82,8 +82,8 @@ impl HttpUpstream {
     fn exchange(&self, request: &mut Request<'_>, origin: &Origin, held: &Held) -> Result<Response, Failure> {
         let id = request.id;
         let fields = headers::request(&request.parts.headers, origin, &self.external, &self.config);
-        if has_dot_segment(request.parts.uri.path()) {
-            return Err(Failure::BadRequest("the path has a dot segment, which servers read in different ways"));
+        if let Some(why) = ambiguity(request.parts.uri.path()) {
+            return Err(Failure::BadRequest(why));
         }
         let asked = self.target(&request.parts.uri);
         let method = &request.parts.method;
@@ -177,14 +177,24 @@ fn is_repeatable(method: &Method, held: &Held) -> bool {
     }
 }
 
-/// Has the path a segment `.` or `..`, in any spelling that some server would read as one? It could lead out of the
-/// prefix, or past a rule of a server in between.
-fn has_dot_segment(path: &str) -> bool {
-    if !path.contains('.') && !path.contains('%') {
-        return false;
+/// What would make servers read `path` in different ways. A segment `.` or `..`, in any spelling that some server would
+/// read as one, could lead out of the prefix, or past a rule of a server in between; a control character, or what only
+/// looks like percent-encoding, ends or changes the path for some.
+fn ambiguity(path: &str) -> Option<&'static str> {
+    if !path.contains(['.', '%']) {
+        return None;
+    }
+    let digits = |escape: &str| escape.get(..2).is_some_and(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
+    if !path.split('%').skip(1).all(digits) {
+        return Some("the path has a percent sign that encodes nothing");
     }
     let decoded = percent_encoding::percent_decode_str(path).collect::<Vec<u8>>();
-    decoded.split(|b| matches!(b, b'/' | b'\\')).any(|segment| matches!(segment, b"." | b".."))
+    if decoded.iter().any(u8::is_ascii_control) {
+        return Some("the path has an encoded control character");
+    }
+    let is_dot = |segment: &[u8]| matches!(segment.split(|b| *b == b';').next(), Some(b"." | b".."));
+    let dots = decoded.split(|b| matches!(b, b'/' | b'\\')).any(is_dot);
+    dots.then_some("the path has a dot segment, which servers read in different ways")
 }
 
 /// Is this the type of server-sent events?
@@ -396,7 +406,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dot_segments_are_seen_in_every_spelling() {
+    fn paths_that_servers_read_in_different_ways_are_seen() {
         for path in [
             "/..",
             "/../a",
@@ -408,11 +418,21 @@ mod tests {
             "/a\\..\\b",
             "/a%5c..%5cb",
             "/%2e",
+            "/..;/a",
+            "/a/..;x=1/b",
+            "/a%00",
+            "/a%0d%0ab",
+            "/a%7f",
+            "/a%",
+            "/a%2",
+            "/a%zz",
+            "/a%u002e",
         ] {
-            assert!(has_dot_segment(path), "{path}");
+            assert!(ambiguity(path).is_some(), "{path}");
         }
-        for path in ["/", "/mcp", "/a.b/..c", "/...", "/%2eidp", "/a%20b", "/.hidden"] {
-            assert!(!has_dot_segment(path), "{path}");
+        for path in ["/", "/mcp", "/a.b/..c", "/...", "/%2eidp", "/a%20b", "/.hidden", "/a%2Fb", "/%e2%82%ac", "/a;b=c"]
+        {
+            assert_eq!(ambiguity(path), None, "{path}");
         }
     }
 }

@@ -54,7 +54,7 @@ pub(super) struct Socket {
 impl Socket {
     /// Connects to the first of `addresses` that answers; the time is shared among those that are left.
     pub(super) fn open_tcp(addresses: &[SocketAddr], timeout: Duration, pace: Pace) -> io::Result<Socket> {
-        crate::http::step_aside();
+        crate::blocking::announce();
         let deadline = Instant::now() + timeout;
         let mut last = io::Error::from(io::ErrorKind::NotConnected);
         for (i, address) in addresses.iter().enumerate() {

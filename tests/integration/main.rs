@@ -5,12 +5,15 @@
 mod authorization;
 mod command_line;
 mod faults;
+mod hostile;
 mod http_layer;
 mod parsers;
 mod proxying;
 mod shutdown;
 mod signin;
 mod simulation;
+mod smuggling;
 mod support;
 mod surface;
 mod tokens;
+mod upstream;
