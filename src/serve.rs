@@ -49,7 +49,7 @@ pub fn run(settings: Settings) -> Result<(), String> {
     let listener = listen(&config)?;
     let drain = new_drain()?;
     let url = config.upstream.url.clone().ok_or("no upstream server")?;
-    let upstream = HttpUpstream::new(url.clone(), config.upstream.clone(), config.external.clone())?;
+    let upstream = HttpUpstream::new(url.clone(), config.upstream.clone(), &config.external)?;
     warn_of_traps(&config, &listener);
     let client_url = config.client_url();
     let server = build(config, &secret, store, Box::new(upstream), listener, &drain)?;

@@ -1,6 +1,8 @@
 //! The request body: framing (RFC 9112 sections 6 and 7.1), limits and deadlines.
 
+use std::cell::RefCell;
 use std::io::{self, Read};
+use std::mem::take;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -93,8 +95,8 @@ impl<'c> Body<'c> {
 
     /// Takes what can be held: all of a short body, and then `true`, or the first [`HELD`] bytes or more of a long one.
     pub fn hold(&mut self) -> io::Result<(Vec<u8>, bool)> {
-        let mut held = std::mem::take(&mut self.held);
-        held.drain(..std::mem::take(&mut self.at));
+        let mut held = take(&mut self.held);
+        held.drain(..take(&mut self.at));
         let Some(rest) = &mut self.rest else { return Ok((held, true)) };
         let room = (HELD + 1).saturating_sub(held.len()) as u64;
         let whole = rest.take(room).read_to_end(&mut held)? < room as usize;
@@ -127,12 +129,12 @@ impl Read for Body<'_> {
 
 /// Where a connection's bytes come from.
 pub trait Source {
-    /// Appends up to `room` bytes to `buffer`, waiting at most `wait`: with zero, `WouldBlock` says that none are there.
-    fn read(&mut self, buffer: &mut Vec<u8>, room: usize, wait: Duration) -> io::Result<usize>;
+    /// Reads bytes into `buffer`, waiting at most `wait`: with zero, `WouldBlock` says that none are there.
+    fn read(&mut self, buffer: &mut [u8], wait: Duration) -> io::Result<usize>;
 }
 
 /// Appends what `read` puts into `room` bytes behind `buffer`: never more, since what follows is another message.
-pub fn append_with(
+fn append_with(
     buffer: &mut Vec<u8>,
     room: usize,
     read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
@@ -145,31 +147,31 @@ pub fn append_with(
 }
 
 /// A socket that is asked before it is waited for.
-pub(super) struct SocketSource(pub(super) Arc<TcpStream>);
+pub(super) struct SocketSource {
+    pub(super) socket: Arc<TcpStream>,
+    /// The next read waits for the time that the socket itself has been given.
+    pub(super) in_person: bool,
+}
 
 impl Source for SocketSource {
-    fn read(&mut self, buffer: &mut Vec<u8>, room: usize, wait: Duration) -> io::Result<usize> {
-        let deadline = Instant::now() + wait;
-        append_with(buffer, room, |free| {
-            loop {
-                match recv(&*self.0, &mut *free, RecvFlags::DONTWAIT) {
-                    Ok((n, _)) => return Ok(n),
-                    Err(Errno::INTR) => {}
-                    Err(Errno::AGAIN) if wait.is_zero() => return Err(io::ErrorKind::WouldBlock.into()),
-                    Err(Errno::AGAIN) => crate::net::wait_until(&*self.0, PollFlags::IN, deadline)?,
-                    Err(e) => return Err(e.into()),
-                }
+    fn read(&mut self, buffer: &mut [u8], wait: Duration) -> io::Result<usize> {
+        let begun = Instant::now();
+        loop {
+            let flags = if take(&mut self.in_person) { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
+            match recv(&*self.socket, &mut *buffer, flags) {
+                Ok((n, _)) => return Ok(n),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if wait.is_zero() => return Err(io::ErrorKind::WouldBlock.into()),
+                Err(Errno::AGAIN) => crate::net::wait_until(&*self.socket, PollFlags::IN, begun + wait)?,
+                Err(e) => return Err(e.into()),
             }
-        })
+        }
     }
 }
 
 impl Source for &[u8] {
-    fn read(&mut self, buffer: &mut Vec<u8>, room: usize, _: Duration) -> io::Result<usize> {
-        let n = room.min(self.len());
-        buffer.extend_from_slice(&self[..n]);
-        *self = &self[n..];
-        Ok(n)
+    fn read(&mut self, buffer: &mut [u8], _: Duration) -> io::Result<usize> {
+        io::Read::read(self, buffer)
     }
 }
 
@@ -182,6 +184,11 @@ pub struct Input<S> {
 
 /// Bytes asked for at a time, where no more are known to come.
 const STEP: usize = 4 << 10;
+
+thread_local! {
+    /// The buffer that was released last: most requests begin with one and end with none.
+    static SPARE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 impl<S: Source> Input<S> {
     /// Nothing read yet.
@@ -218,35 +225,41 @@ impl<S: Source> Input<S> {
         if target <= old {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        self.source.read(&mut self.buffer, target - old, wait)
+        if self.buffer.capacity() == 0 {
+            self.buffer = SPARE.take();
+        }
+        append_with(&mut self.buffer, target - old, |free| self.source.read(free, wait))
     }
 
     /// Gives the buffer's memory back while nothing is in it.
     pub fn release(&mut self) {
         if self.buffered().is_empty() {
-            self.buffer = Vec::new();
+            let mut buffer = take(&mut self.buffer);
             self.start = 0;
+            if buffer.capacity() == STEP {
+                buffer.clear();
+                SPARE.set(buffer);
+            }
         }
     }
 
-    /// Reads like [`Read::read`], from the buffer first, for as long as it takes.
-    pub fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let mut piece = Vec::new();
-        let n = self.append(&mut piece, out.len(), FOREVER)?;
-        out[..n].copy_from_slice(&piece);
-        Ok(n)
-    }
-
-    /// Appends up to `room` bytes to `out`, from the buffer first.
-    fn append(&mut self, out: &mut Vec<u8>, room: usize, wait: Duration) -> io::Result<usize> {
+    /// Reads like [`Read::read`], from the buffer first, waiting at most `wait`.
+    fn read(&mut self, out: &mut [u8], wait: Duration) -> io::Result<usize> {
         let ready = self.buffered();
         if ready.is_empty() {
-            return self.source.read(out, room, wait);
+            return self.source.read(out, wait);
         }
-        let n = ready.len().min(room);
-        out.extend_from_slice(&ready[..n]);
+        let n = ready.len().min(out.len());
+        out[..n].copy_from_slice(&ready[..n]);
         self.consume(n);
         Ok(n)
+    }
+}
+
+impl<S: Source> Read for Input<S> {
+    /// Waits for as long as it takes.
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.read(out, FOREVER)
     }
 }
 
@@ -331,18 +344,17 @@ pub struct Framed<'i, S> {
     input: &'i mut Input<S>,
     progress: &'i mut Progress,
     waits: bool,
-    piece: Vec<u8>,
 }
 
 impl<'i, S: Source> Framed<'i, S> {
     /// A reader that goes on where `progress` stands, waiting for the client.
     pub fn new(input: &'i mut Input<S>, progress: &'i mut Progress) -> Framed<'i, S> {
-        Framed { input, progress, waits: true, piece: Vec::new() }
+        Framed { input, progress, waits: true }
     }
 
     /// A reader of what is there: the rest is `WouldBlock`.
     pub(super) fn of_what_is_there(input: &'i mut Input<S>, progress: &'i mut Progress) -> Framed<'i, S> {
-        Framed { input, progress, waits: false, piece: Vec::new() }
+        Framed { input, progress, waits: false }
     }
 
     /// How long the next read may wait.
@@ -357,45 +369,55 @@ impl<'i, S: Source> Framed<'i, S> {
 
     /// Appends up to `room` bytes of the body to `out`; 0 means its end.
     pub fn append(&mut self, out: &mut Vec<u8>, room: usize) -> io::Result<usize> {
-        loop {
-            match self.step(out, room) {
-                Ok(Some(n)) => return Ok(n),
-                Ok(None) => {}
-                Err(e) => {
-                    if e.kind() != io::ErrorKind::WouldBlock {
-                        self.progress.state = State::Failed(BodyError::of(&e).unwrap_or(BodyError::Gone));
-                    }
-                    return Err(e);
-                }
-            }
-        }
+        self.reach_data()?;
+        let State::Data(left) = self.progress.state else { return Ok(0) };
+        append_with(out, usize::try_from(left).unwrap_or(usize::MAX).min(room), |free| self.read_data(free))
     }
 
-    fn step(&mut self, out: &mut Vec<u8>, room: usize) -> io::Result<Option<usize>> {
+    /// Reads framing, up to the next data or the end.
+    fn reach_data(&mut self) -> io::Result<()> {
+        while !matches!(self.progress.state, State::Data(_) | State::Done) {
+            self.read_framing().map_err(|e| self.failed(e))?;
+        }
+        Ok(())
+    }
+
+    /// Reads of the data before which `progress` stands.
+    fn read_data(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let State::Data(left) = self.progress.state else { return Ok(0) };
+        let room = usize::try_from(left).unwrap_or(usize::MAX).min(out.len());
+        let read = self.patience().and_then(|wait| self.input.read(&mut out[..room], wait).map_err(typed));
+        let n = match read {
+            Ok(0) => return Err(self.failed(BodyError::Gone.into())),
+            Ok(n) => n,
+            Err(e) => return Err(self.failed(e)),
+        };
+        self.progress.received += n as u64;
+        self.progress.state = match left - n as u64 {
+            0 if self.progress.chunked => State::DataEnd,
+            0 => State::Done,
+            left => State::Data(left),
+        };
+        Ok(n)
+    }
+
+    /// Remembers `error`, unless it is that nothing is there.
+    fn failed(&mut self, error: io::Error) -> io::Error {
+        if error.kind() != io::ErrorKind::WouldBlock {
+            self.progress.state = State::Failed(BodyError::of(&error).unwrap_or(BodyError::Gone));
+        }
+        error
+    }
+
+    fn read_framing(&mut self) -> io::Result<()> {
         match self.progress.state {
-            State::Done => Ok(Some(0)),
-            State::Failed(error) => Err(error.into()),
-            State::Data(left) => {
-                let room = usize::try_from(left).unwrap_or(usize::MAX).min(room);
-                let wait = self.patience()?;
-                let n = self.input.append(out, room, wait).map_err(typed)?;
-                if n == 0 {
-                    return Err(BodyError::Gone.into());
-                }
-                self.progress.received += n as u64;
-                self.progress.state = match left - n as u64 {
-                    0 if self.progress.chunked => State::DataEnd,
-                    0 => State::Done,
-                    left => State::Data(left),
-                };
-                Ok(Some(n))
-            }
+            State::Done | State::Data(_) => {}
+            State::Failed(error) => return Err(error.into()),
             State::DataEnd => {
                 if !self.line()?.is_empty() {
                     return Err(BodyError::Malformed.into());
                 }
                 self.progress.state = State::Size;
-                Ok(None)
             }
             State::Size => {
                 let size = chunk_size(&self.line()?)?;
@@ -404,16 +426,15 @@ impl<'i, S: Source> Framed<'i, S> {
                 }
                 self.progress.allowance -= size;
                 self.progress.state = if size == 0 { State::Trailers } else { State::Data(size) };
-                Ok(None)
             }
             State::Trailers => {
                 // RFC 9112 section 7.1.2: fields that nothing here uses, up to an empty line.
                 if self.line()?.is_empty() {
                     self.progress.state = State::Done;
                 }
-                Ok(None)
             }
         }
+        Ok(())
     }
 
     /// A framing line without its CRLF.
@@ -436,7 +457,7 @@ impl<'i, S: Source> Framed<'i, S> {
                 return Err(BodyError::Gone.into());
             }
         }
-        let mut line = std::mem::take(&mut self.progress.line);
+        let mut line = take(&mut self.progress.line);
         line.pop();
         if line.pop() != Some(b'\r') || line.iter().any(|b| matches!(b, 0..=8 | 10..=31 | 127)) {
             return Err(BodyError::Malformed.into());
@@ -454,11 +475,8 @@ impl<S: Source> Read for Framed<'_, S> {
         if out.is_empty() {
             return Ok(0);
         }
-        let mut piece = std::mem::take(&mut self.piece);
-        let read = self.append(&mut piece, out.len()).inspect(|n| out[..*n].copy_from_slice(&piece[..*n]));
-        piece.clear();
-        self.piece = piece;
-        read
+        self.reach_data()?;
+        self.read_data(out)
     }
 }
 

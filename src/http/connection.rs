@@ -31,6 +31,8 @@ const LINGER: Duration = Duration::from_secs(30);
 const LINGER_SILENCE: Duration = Duration::from_secs(2);
 /// Pipelined requests that are answered before other connections get their turn.
 const IN_A_ROW: usize = 16;
+/// A client that sends its next request within this time is waited for in person, if there is nothing else to do.
+const BRISK: Duration = Duration::from_millis(1);
 
 /// What a connection works with.
 pub(super) struct Services<'s> {
@@ -75,6 +77,9 @@ pub(super) struct Connection {
     stage: Stage,
     /// The socket may have bytes that have not been read.
     readable: bool,
+    /// When its wait for a request began, and whether the last such wait was short.
+    idle_since: Option<Instant>,
+    is_brisk: bool,
 }
 
 enum Stage {
@@ -135,11 +140,12 @@ enum Step {
 impl Connection {
     pub(super) fn new(socket: TcpStream, peer: IpAddr) -> Connection {
         let socket = Arc::new(socket);
-        let input = Input::new(SocketSource(socket.clone()));
-        Connection { socket, peer, input, stage: Stage::Head(HeadStage::default()), readable: false }
+        let input = Input::new(SocketSource { socket: socket.clone(), in_person: false });
+        let stage = Stage::Head(HeadStage::default());
+        Connection { socket, peer, input, stage, readable: false, idle_since: None, is_brisk: false }
     }
 
-    pub(super) fn socket(&self) -> &TcpStream {
+    pub(super) fn socket(&self) -> &Arc<TcpStream> {
         &self.socket
     }
 
@@ -151,6 +157,9 @@ impl Connection {
     /// Goes on as far as it can. `ready` says that the socket is.
     pub(super) fn go_on(&mut self, ready: bool, services: &Services<'_>) -> Next {
         self.readable = ready;
+        if let Some(since) = self.idle_since.take() {
+            self.is_brisk = since.elapsed() <= BRISK;
+        }
         let mut answered = 0;
         loop {
             let step = match std::mem::replace(&mut self.stage, Stage::Ended) {
@@ -177,6 +186,19 @@ impl Connection {
                 Step::Close => return Next::Close,
             }
         }
+    }
+
+    /// Does this client, as a rule, send the next request as soon as it has the answer to the one before?
+    pub(super) fn is_brisk(&self) -> bool {
+        self.is_brisk
+    }
+
+    /// Waits for the next request itself, for [`BRIEF`](crate::net::BRIEF): whether its bytes come, and not the connection's end, if
+    /// either does.
+    pub(super) fn await_request(&mut self, limits: &Limits) -> Option<bool> {
+        self.input.source_mut().in_person = true;
+        self.readable = true;
+        self.fill(limits.head_size).map(|read| matches!(read, Ok(1..)))
     }
 
     /// The time that it asked for is up.
@@ -248,8 +270,10 @@ impl Connection {
                 Some(_) => return Step::Close,
                 None if stage.seen == 0 && !stage.forgiven => {
                     self.input.release();
-                    let deadline = Instant::now() + limits.idle_timeout;
-                    return Step::Wait(Stage::Head(stage), Wait { for_what: For::Request, deadline });
+                    let now = Instant::now();
+                    self.idle_since = Some(now);
+                    let wait = Wait { for_what: For::Request, deadline: now + limits.idle_timeout };
+                    return Step::Wait(Stage::Head(stage), wait);
                 }
                 None => {
                     let deadline = *stage.deadline.get_or_insert_with(|| Instant::now() + limits.head_timeout);

@@ -2,10 +2,16 @@
 //!
 //! What two parsers may read differently is refused, since the difference is what request smuggling lives on.
 
+use std::mem::MaybeUninit;
+
+use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
+
+/// Fields for which there is room on the stack.
+pub const FIELDS: usize = 128;
 
 /// A parsed head with what it says about the message and the connection.
 #[derive(Debug)]
@@ -49,37 +55,38 @@ const fn bad(reason: &'static str) -> HeadError {
 /// Returns the length of the head with its empty line. Bytes that no head may hold are refused as soon as they are
 /// seen, so that a line without an end can't hide them.
 pub fn find_end(buffer: &[u8], seen: usize) -> Result<Option<usize>, HeadError> {
-    // A CR at the end of what was seen is judged again with its successor.
-    let start = seen.saturating_sub(3);
-    let mut i = start;
-    while i < buffer.len() {
-        match buffer[i] {
-            b'\r' => match buffer.get(i + 1) {
-                None => return Ok(None),
-                Some(b'\n') => {
-                    if i >= 2 && &buffer[i - 2..i] == b"\r\n" {
-                        return Ok(Some(i + 2));
-                    }
-                    i += 1;
-                }
-                Some(_) => return Err(bad("a carriage return stands without a line feed")),
-            },
-            b'\n' if i == 0 || buffer[i - 1] != b'\r' => {
-                return Err(bad("a line ends without a carriage return"));
-            }
-            b'\n' | b'\t' | 0x20..=0x7e | 0x80..=0xff => {}
-            _ => return Err(bad("the head has a control character")),
-        }
-        i += 1;
+    let is_end = |i: &usize| buffer[..=*i].ends_with(b"\r\n\r\n");
+    let end = memchr::memchr_iter(b'\n', &buffer[seen..]).map(|i| seen + i).find(is_end).map(|i| i + 1);
+    // A CR at the end of what was seen is judged with its successor. No branches: most of a head is long and harmless.
+    let new = &buffer[seen.saturating_sub(1)..end.unwrap_or(buffer.len())];
+    let is_control = |b: &u8| (*b < 0x20 && !matches!(b, b'\t' | b'\r' | b'\n')) || *b == 0x7f;
+    if new.iter().fold(false, |found, b| found | is_control(b)) {
+        return Err(bad("the head has a control character"));
     }
-    Ok(None)
+    let is_torn = |before: u8, after: u8| (before == b'\r') != (after == b'\n');
+    let mut pairs = new.iter().zip(new.get(1..).unwrap_or_default());
+    if buffer.starts_with(b"\n") || pairs.clone().fold(false, |found, (a, b)| found | is_torn(*a, *b)) {
+        return Err(match pairs.find(|(a, b)| is_torn(**a, **b)) {
+            Some((b'\r', _)) => bad("a carriage return stands without a line feed"),
+            _ => bad("a line ends without a carriage return"),
+        });
+    }
+    Ok(end)
 }
 
 /// Parses a whole head, as found by [`find_end`].
 pub fn parse(bytes: &[u8], max_fields: usize) -> Result<Head, HeadError> {
-    let mut fields = vec![httparse::EMPTY_HEADER; max_fields];
-    let mut request = httparse::Request::new(&mut fields);
-    match request.parse(bytes) {
+    let mut on_stack = [const { MaybeUninit::uninit() }; FIELDS];
+    let mut on_heap;
+    let room = match on_stack.get_mut(..max_fields) {
+        Some(room) => room,
+        None => {
+            on_heap = vec![MaybeUninit::uninit(); max_fields];
+            &mut on_heap[..]
+        }
+    };
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(bytes, room) {
         Ok(httparse::Status::Complete(n)) if n == bytes.len() => {}
         Ok(_) => return Err(bad("the head is not complete")),
         Err(httparse::Error::TooManyHeaders) => {
@@ -99,13 +106,7 @@ pub fn parse(bytes: &[u8], max_fields: usize) -> Result<Head, HeadError> {
     let version = if request.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
     let method = Method::from_bytes(request.method.unwrap_or_default().as_bytes())
         .map_err(|_| bad("the method is malformed"))?;
-    let mut headers = HeaderMap::with_capacity(request.headers.len());
-    for field in request.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| bad("a field name is malformed"))?;
-        let value = HeaderValue::from_bytes(field.value).map_err(|_| bad("a field value is malformed"))?;
-        headers.append(name, value);
-    }
-
+    let headers = fields(bytes, request.headers).ok_or(bad("a field is malformed"))?;
     let host = host(&headers, version)?;
     let uri = target(request.path.unwrap_or_default(), &method, host.as_ref())?;
     let framing = framing(&headers, version)?;
@@ -116,6 +117,19 @@ pub fn parse(bytes: &[u8], max_fields: usize) -> Result<Head, HeadError> {
     let mut parts = http::Request::new(()).into_parts().0;
     (parts.method, parts.uri, parts.version, parts.headers) = (method, uri, version, headers);
     Ok(Head { parts, framing, keep_alive, expects_continue })
+}
+
+/// The fields that httparse has found in `head`. Their values share one copy of it.
+pub fn fields(head: &[u8], found: &[httparse::Header<'_>]) -> Option<HeaderMap> {
+    let mut fields = HeaderMap::with_capacity(found.len());
+    let copy = Bytes::copy_from_slice(head);
+    for field in found {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        let start = field.value.as_ptr() as usize - head.as_ptr() as usize;
+        let value = copy.slice(start..start + field.value.len());
+        fields.append(name, HeaderValue::from_maybe_shared(value).ok()?);
+    }
+    Some(fields)
 }
 
 /// RFC 9112 section 3.2: exactly one Host in HTTP/1.1, at most one in HTTP/1.0.

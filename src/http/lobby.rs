@@ -180,10 +180,17 @@ impl Lobby {
         if table.draining && wait.for_what == For::Request {
             return self.close(table, key, connection);
         }
-        if epoll::modify(&self.epoll, connection.socket(), key.data(), flags(wait.for_what)).is_err() {
-            return self.close(table, key, connection);
-        }
+        let socket = connection.socket().clone();
         self.store(&mut table, key, connection, wait);
+        // Whoever gets the event needs the table at once.
+        drop(table);
+        if let Err(e) = epoll::modify(&self.epoll, &*socket, key.data(), flags(wait.for_what)) {
+            log::error!(error:% = e; "a connection was closed: it could not be watched");
+            let lost = self.table().take(key);
+            if let Some(connection) = lost {
+                self.forget(key, connection);
+            }
+        }
     }
 
     /// A connection has ended.

@@ -71,6 +71,12 @@ impl Workers {
         self.fill_vacancy(counts);
     }
 
+    /// Is this leader the only one that has something to do, and another there for what comes next?
+    pub(super) fn am_alone(&self) -> bool {
+        let counts = self.counts();
+        blocking::is_listening() && counts.busy == 1 && counts.leaders > 1
+    }
+
     /// Runs `work`, which may take hours, without counting this thread.
     pub(super) fn without_me<R>(&self, work: impl FnOnce() -> R) -> R {
         blocking::announce();

@@ -16,6 +16,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
+/// How long a thread waits in one read, without `poll` and so without anything to end the wait: an answer or a request
+/// that comes at once costs one system call. The system knows no shorter time.
+pub const BRIEF: Duration = Duration::from_millis(4);
+
 /// A pause for `poll` and its like.
 pub fn timespec(time: Duration) -> Timespec {
     Timespec { tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() }

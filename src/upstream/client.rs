@@ -1,27 +1,27 @@
 //! HTTP/1.1 towards the upstream server (RFC 9112): connections kept for further requests, bodies streamed both ways.
 
 use std::io::{self, Read};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use ::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use ::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
 use super::wire::{Pace, Socket, Wire};
 use crate::config::UpstreamUrl;
 use crate::http::body::{Framed, Input, Progress};
-use crate::http::head::{Framing, connection_tokens};
+use crate::http::head::{self, Framing, connection_tokens};
 use crate::net::resolver::CachingResolver;
 
 /// Node ends an idle connection after five seconds; a request that races with that end would be lost.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(4);
-/// Idle connections kept.
-const MAX_IDLE: usize = 64;
+/// Idle connections kept: as many as there are requests in flight, since each that is closed costs another handshake.
+const MAX_IDLE: usize = 256;
 const MAX_HEAD: usize = 64 << 10;
-const MAX_FIELDS: usize = 128;
 /// One read of an answer or of a request body that is passed on.
 const PIECE: usize = 16 << 10;
 
@@ -326,22 +326,17 @@ impl ResponseHead {
         if bytes.is_empty() {
             return Ok(None);
         }
-        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-        let mut response = httparse::Response::new(&mut fields);
-        let size = match response.parse(bytes) {
+        let mut found = [const { MaybeUninit::uninit() }; head::FIELDS];
+        let mut response = httparse::Response::new(&mut []);
+        let parser = httparse::ParserConfig::default();
+        let size = match parser.parse_response_with_uninit_headers(&mut response, bytes, &mut found) {
             Ok(httparse::Status::Complete(size)) => size,
             Ok(httparse::Status::Partial) => return Ok(None),
             Err(httparse::Error::TooManyHeaders) => return Err("the head of its answer has too many fields"),
             Err(_) => return Err("its answer is not HTTP/1.1"),
         };
         let status = StatusCode::from_u16(response.code.unwrap_or_default()).map_err(|_| "its status is none")?;
-        let mut fields = HeaderMap::with_capacity(response.headers.len());
-        for field in response.headers.iter() {
-            let name =
-                HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "a field of its answer has no name")?;
-            let value = HeaderValue::from_bytes(field.value).map_err(|_| "a field of its answer is malformed")?;
-            fields.append(name, value);
-        }
+        let fields = head::fields(&bytes[..size], response.headers).ok_or("a field of its answer is malformed")?;
         let says = |token: &str| connection_tokens(&fields).any(|t| t.eq_ignore_ascii_case(token));
         let keep_alive = !says("close") && (response.version == Some(1) || says("keep-alive"));
         Ok(Some(ResponseHead { size, status, fields, keep_alive }))

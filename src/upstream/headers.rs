@@ -1,10 +1,8 @@
 //! Which fields pass, in both directions.
 
-use ::http::header::{
-    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE,
-    EXPECT, FORWARDED, HOST, LOCATION, ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
-};
+use std::borrow::Cow;
+
+use ::http::header::{AUTHORIZATION, LOCATION};
 use ::http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
@@ -12,118 +10,126 @@ use super::Origin;
 use crate::config::{ExternalUrl, UpstreamConfig};
 use crate::http::head::connection_tokens;
 
-/// Fields that belong to one connection and not to the message (RFC 9110 section 7.6.1).
-const HOP_BY_HOP: [HeaderName; 9] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
-
-/// Fields by which a server learns who a request is from. A client's own are never passed on, in whatever spelling:
-/// servers that follow CGI read `X_Forwarded_User` as `X-Forwarded-User`.
-const IDENTITY: &[&str] = &[
-    "authorization",
-    "cookie",
-    "cookie2",
-    "forwarded",
-    "x-real-ip",
-    "x-client-ip",
-    "x-cluster-client-ip",
-    "true-client-ip",
-    "cf-connecting-ip",
-    "x-original-url",
-    "x-rewrite-url",
-    "x-original-host",
-    "x-remote-user",
-    "remote-user",
-];
 const FORWARDED_PREFIX: &str = "x-forwarded-";
+
+/// Does the field belong to one connection and not to the message (RFC 9110 section 7.6.1)?
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// Is it by this field that a server learns who a request is from, or which path it is for?
+fn is_identity(name: &str) -> bool {
+    name.starts_with(FORWARDED_PREFIX)
+        || matches!(
+            name,
+            "authorization"
+                | "cf-connecting-ip"
+                | "cookie"
+                | "cookie2"
+                | "forwarded"
+                | "remote-user"
+                | "true-client-ip"
+                | "x-client-ip"
+                | "x-cluster-client-ip"
+                | "x-original-host"
+                | "x-original-url"
+                | "x-real-ip"
+                | "x-remote-user"
+                | "x-rewrite-url"
+        )
+}
+
+/// Is the field written here? Origin and CORS are this server's affair: it has answered them.
+fn is_own(name: &str) -> bool {
+    matches!(
+        name,
+        "access-control-request-headers"
+            | "access-control-request-method"
+            | "content-length"
+            | "expect"
+            | "host"
+            | "origin"
+    )
+}
 
 /// What percent-encoding leaves alone in an identity field: visible ASCII but the percent sign.
 const VISIBLE: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
 /// Fields that the proxy writes itself, so that no configuration may.
 pub fn is_managed_field(name: &HeaderName) -> bool {
-    HOP_BY_HOP.contains(name)
-        || [HOST, CONTENT_LENGTH, EXPECT].contains(name)
-        || name.as_str().starts_with(FORWARDED_PREFIX)
+    let name = name.as_str();
+    is_hop_by_hop(name) || matches!(name, "content-length" | "expect" | "host") || name.starts_with(FORWARDED_PREFIX)
+}
+
+/// The fields that every request to the upstream server has. The public face is what was configured, whatever a
+/// request or a proxy before this one says.
+pub fn fixed(external: &ExternalUrl, config: &UpstreamConfig) -> Vec<(HeaderName, HeaderValue)> {
+    let host = external.origin.split_once("://").map_or("", |(_, authority)| authority);
+    let scheme = if external.secure { "https" } else { "http" };
+    let port = external.port.to_string();
+    let face = [("x-forwarded-host", host), ("x-forwarded-proto", scheme), ("x-forwarded-port", &port)]
+        .map(|(name, value)| Some((HeaderName::from_static(name), HeaderValue::from_str(value).ok()?)));
+    let token = config.bearer_token.iter().map(|token| (AUTHORIZATION, token.clone()));
+    face.into_iter().flatten().chain(token).chain(config.headers.iter().cloned()).collect()
 }
 
 /// The fields of the request to the upstream server.
-pub fn request(from: &HeaderMap, origin: &Origin, external: &ExternalUrl, config: &UpstreamConfig) -> HeaderMap {
+pub fn request(from: &HeaderMap, origin: &Origin, fixed: &[(HeaderName, HeaderValue)]) -> HeaderMap {
     let mut out = HeaderMap::with_capacity(from.len() + 8);
     let listed: Vec<&str> = connection_tokens(from).collect();
     for (name, value) in from {
-        if passes(name) && !listed.iter().any(|l| l.eq_ignore_ascii_case(name.as_str())) {
+        if passes(name.as_str()) && !listed.iter().any(|l| l.eq_ignore_ascii_case(name.as_str())) {
             out.append(name, value.clone());
         }
     }
-    let mut set = |name: &'static str, value: String| {
-        if let Ok(value) = HeaderValue::try_from(value) {
+    let mut set = |name: &'static str, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
             out.insert(HeaderName::from_static(name), value);
         }
     };
     let chain: Vec<String> = origin.chain.iter().map(|a| a.to_string()).collect();
-    set("x-forwarded-for", chain.join(", "));
-    // The public face is what was configured, whatever the request or a proxy before this one says.
-    set("x-forwarded-host", external.origin.split_once("://").map(|(_, a)| a.to_string()).unwrap_or_default());
-    set("x-forwarded-proto", if external.secure { "https" } else { "http" }.into());
-    set("x-forwarded-port", external.port.to_string());
-    let encode = |text: &str| utf8_percent_encode(text, VISIBLE).to_string();
-    set("x-forwarded-user", encode(origin.principal.user.as_str()));
-    set("x-forwarded-client", encode(origin.principal.client.as_str()));
+    set("x-forwarded-for", &chain.join(", "));
+    let encode = |text| Cow::from(utf8_percent_encode(text, VISIBLE));
+    set("x-forwarded-user", &encode(origin.principal.user.as_str()));
+    set("x-forwarded-client", &encode(origin.principal.client.as_str()));
     if let Some(email) = &origin.principal.email {
-        set("x-forwarded-email", encode(email));
+        set("x-forwarded-email", &encode(email));
     }
-    if let Some(token) = &config.bearer_token {
-        out.insert(AUTHORIZATION, token.clone());
-    }
-    for (name, value) in &config.headers {
+    for (name, value) in fixed {
         out.insert(name, value.clone());
     }
     out
 }
 
-fn passes(name: &HeaderName) -> bool {
-    // Origin and CORS are this server's affair: it has answered them.
-    const OWN: [HeaderName; 6] =
-        [HOST, CONTENT_LENGTH, EXPECT, ORIGIN, ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD];
-    if HOP_BY_HOP.contains(name) || OWN.contains(name) {
-        return false;
-    }
-    // Most names are known constants without an underscore: they are compared without a copy.
-    let text = name.as_str();
-    let dashed;
-    let text = if text.contains('_') {
-        dashed = text.replace('_', "-");
-        dashed.as_str()
-    } else {
-        text
-    };
-    let named = HeaderName::from_bytes(text.as_bytes());
-    let taken = named
-        .is_ok_and(|n| HOP_BY_HOP.contains(&n) || OWN.contains(&n) || [AUTHORIZATION, COOKIE, FORWARDED].contains(&n));
-    !taken && !text.starts_with(FORWARDED_PREFIX) && !IDENTITY.contains(&text)
+/// May a client's field go on? In whatever spelling: servers that follow CGI read `X_Forwarded_User` as
+/// `X-Forwarded-User`.
+fn passes(name: &str) -> bool {
+    let is_free = |name: &str| !is_hop_by_hop(name) && !is_own(name) && !is_identity(name);
+    if name.contains('_') { is_free(&name.replace('_', "-")) } else { is_free(name) }
 }
 
 /// The fields of the upstream server's answer that go on to the client.
 pub fn response(mut from: HeaderMap) -> HeaderMap {
     let listed: Vec<String> = connection_tokens(&from).map(str::to_ascii_lowercase).collect();
-    for name in HOP_BY_HOP.iter().chain(&[CONTENT_LENGTH, SET_COOKIE, WWW_AUTHENTICATE]) {
-        from.remove(name);
-    }
-    let cors: Vec<HeaderName> = from
-        .keys()
-        .filter(|n| n.as_str().starts_with("access-control-") || listed.iter().any(|l| l == n.as_str()))
-        .cloned()
-        .collect();
-    for name in cors {
+    let stays = |name: &str| {
+        !is_hop_by_hop(name)
+            && !matches!(name, "content-length" | "set-cookie" | "www-authenticate")
+            && !name.starts_with("access-control-")
+            && !listed.iter().any(|l| l == name)
+    };
+    let dropped: Vec<HeaderName> = from.keys().filter(|name| !stays(name.as_str())).cloned().collect();
+    for name in dropped {
         from.remove(name);
     }
     from
@@ -217,7 +223,7 @@ mod tests {
             from.append(HeaderName::from_static(name), value.parse().unwrap());
         }
         let external = ExternalUrl::parse("https://mcp.example.com:8443").unwrap();
-        let out = request(&from, &origin(), &external, &config());
+        let out = request(&from, &origin(), &fixed(&external, &config()));
         let mut found: Vec<(&str, &str)> = out.iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
         found.sort();
         assert_eq!(

@@ -28,21 +28,22 @@ pub struct HttpUpstream {
     client: Arc<Client>,
     url: UpstreamUrl,
     config: UpstreamConfig,
-    external: ExternalUrl,
+    /// Fields that every request has.
+    fixed: Vec<(HeaderName, HeaderValue)>,
     redirects: Redirects,
     announced: Announced,
 }
 
 impl HttpUpstream {
     /// A server at `url`; nothing is sent yet. The error is one line.
-    pub fn new(url: UpstreamUrl, config: UpstreamConfig, external: ExternalUrl) -> Result<HttpUpstream, String> {
+    pub fn new(url: UpstreamUrl, config: UpstreamConfig, external: &ExternalUrl) -> Result<HttpUpstream, String> {
         let tls = if url.scheme == Scheme::HTTPS { Some(trust(&url, &config)?) } else { None };
         let client = Client::new(url.clone(), tls, config.connect_timeout, config.response_timeout);
         Ok(HttpUpstream {
             client: Arc::new(client),
             url,
+            fixed: headers::fixed(external, &config),
             config,
-            external,
             redirects: Redirects::default(),
             announced: Announced::default(),
         })
@@ -81,7 +82,7 @@ impl HttpUpstream {
 
     fn exchange(&self, request: &mut Request<'_>, origin: &Origin, held: &Held) -> Result<Response, Failure> {
         let id = request.id;
-        let fields = headers::request(&request.parts.headers, origin, &self.external, &self.config);
+        let fields = headers::request(&request.parts.headers, origin, &self.fixed);
         if let Some(why) = ambiguity(request.parts.uri.path()) {
             return Err(Failure::BadRequest(why));
         }

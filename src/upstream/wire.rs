@@ -17,13 +17,11 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
-use crate::http::body::{Source, append_with};
-use crate::net::interrupt;
+use crate::http::body::Source;
+use crate::net::{BRIEF, interrupt};
 
-/// An answer that comes within this time, as a rule, is waited for by the thread that leads.
+/// An answer that comes within this time, as a rule, is waited for by the thread that leads, for [`BRIEF`].
 const QUICK: Duration = Duration::from_millis(1);
-/// And so long at most, since it is a wait that nothing can end. The system knows no shorter one.
-const BRIEF: Duration = Duration::from_millis(4);
 
 /// How long the server takes to answer, on average.
 #[derive(Clone, Debug, Default)]
@@ -198,10 +196,10 @@ impl Wire {
 }
 
 impl Source for Wire {
-    fn read(&mut self, buffer: &mut Vec<u8>, room: usize, _: Duration) -> io::Result<usize> {
-        append_with(buffer, room, |free| match self {
-            Wire::Plain(socket) => socket.read(free),
-            Wire::Tls(stream) => stream.read(free),
-        })
+    fn read(&mut self, buffer: &mut [u8], _: Duration) -> io::Result<usize> {
+        match self {
+            Wire::Plain(socket) => socket.read(buffer),
+            Wire::Tls(stream) => stream.read(buffer),
+        }
     }
 }
