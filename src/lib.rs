@@ -12,7 +12,7 @@
 //! | [`flags`], [`config`] | every option once, as data; what the options mean, checked |
 //! | [`serve`], [`demo`] | composition: build everything, listen, stop when told |
 //! | [`routes`] | the public surface as one table; Host, Origin and CORS |
-//! | [`http`] | HTTP/1.1: heads, bodies, connections, answers |
+//! | [`http`] | HTTP/1.1: connections that wait in a lobby, workers, heads, bodies, answers |
 //! | [`oauth`] | one file per endpoint of the authorization server |
 //! | [`login`] | one file per concern of signing a person in |
 //! | [`guard`], [`admission`] | who may reach the MCP server, and how many at once |

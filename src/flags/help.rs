@@ -6,7 +6,7 @@ const USAGE: &str = "\
 Puts an MCP server on the internet behind OAuth 2.1.
 
 Usage:
-  mcp-auth-proxy [options] URL        publish the MCP server at URL (http:// or https://)
+  mcp-auth-proxy [options] URL        publish the MCP server at URL (http://, https:// or unix:/SOCKET)
 ";
 
 const NOTES: &str = "

@@ -290,7 +290,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("COUNT"),
         default: "10000",
         section: Section::Limits,
-        help: "Connections at one time; further ones are closed at once",
+        help: "Connections at one time; beyond that the one that has been idle the longest makes room",
         set: |s, v| count(v).map(|n| s.max_connections = n),
         ..BASE
     },
@@ -300,7 +300,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("COUNT"),
         default: "256",
         section: Section::Limits,
-        help: "Connections at one time from one address (IPv6: /64), trusted proxies aside",
+        help: "Connections at one time from one address (IPv6: /64), trusted proxies aside; beyond that its longest idle one makes room",
         set: |s, v| count(v).map(|n| s.max_connections_per_address = n),
         ..BASE
     },

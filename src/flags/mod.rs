@@ -178,7 +178,7 @@ fn dispatch(mut settings: Settings, words: Vec<String>) -> Result<Invocation, St
         (Some(word), []) => {
             if !word.contains(['/', ':', '.']) {
                 let hint = suggestion(word, COMMANDS.iter().map(|c| c.name)).unwrap_or_default();
-                return Err(format!("'{word}' is neither a command nor an http:// or https:// URL{hint}"));
+                return Err(format!("'{word}' is neither a command nor a URL with http://, https:// or unix:/{hint}"));
             }
             settings.upstream = Some(word.to_string());
             Ok(Invocation::Serve(Box::new(settings)))
