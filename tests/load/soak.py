@@ -94,6 +94,8 @@ class Soak:
     def connect(self):
         s = socket.socket()
         s.settimeout(30)
+        # Whoever looks for a free port meanwhile may have this one as well.
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # As many addresses as a real crowd has, so that no one of them is at its bound.
         s.bind((f"127.0.{random.randrange(1, 200)}.{random.randrange(1, 250)}", 0))
         s.connect(("127.0.0.1", self.port))
