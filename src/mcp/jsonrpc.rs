@@ -8,7 +8,15 @@ use serde_json::value::RawValue;
 
 use crate::http::Response;
 
-/// "Internal error" (JSON-RPC 2.0 section 5.1).
+/// "Parse error" (JSON-RPC 2.0 section 5.1).
+pub const PARSE_ERROR: i32 = -32700;
+/// "Invalid Request".
+pub const INVALID_REQUEST: i32 = -32600;
+/// "Method not found".
+pub const METHOD_NOT_FOUND: i32 = -32601;
+/// "Invalid params".
+pub const INVALID_PARAMS: i32 = -32602;
+/// "Internal error".
 pub const INTERNAL_ERROR: i32 = -32603;
 
 #[derive(Deserialize)]
@@ -61,13 +69,20 @@ pub fn only_asks(body: &[u8]) -> bool {
 /// An error answer: in JSON-RPC where `body` was a JSON-RPC request, else as text.
 pub fn error(status: StatusCode, body: Option<&[u8]>, code: i32, message: &str) -> Response {
     match body.and_then(request_id) {
-        Some(id) => {
-            let message = serde_json::Value::from(message);
-            let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":{message}}}}}"#);
-            Response::new(status).with_body("application/json", text.into_bytes())
-        }
+        Some(id) => error_for(status, id.get(), code, message),
         None => Response::text(status, message),
     }
+}
+
+/// An error answer in JSON-RPC to the request whose id is written as `id`, which is `null` when there is none.
+pub fn error_for(status: StatusCode, id: &str, code: i32, message: &str) -> Response {
+    Response::new(status).with_body("application/json", error_message(id, code, message).into_bytes())
+}
+
+/// An error response to the request whose id is written as `id`.
+pub fn error_message(id: &str, code: i32, message: &str) -> String {
+    let message = serde_json::Value::from(message);
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":{message}}}}}"#)
 }
 
 #[cfg(test)]

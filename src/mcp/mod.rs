@@ -1,3 +1,4 @@
 //! The vocabulary of MCP and JSON-RPC, as far as a proxy needs it.
 
 pub mod jsonrpc;
+pub mod message;

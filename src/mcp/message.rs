@@ -1,0 +1,341 @@
+//! One JSON-RPC message as a proxy reads it: whom it is for, and nothing else of it. What is not changed stays byte for
+//! byte as it was written.
+
+use std::ops::Range;
+
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// A message, still in its text.
+#[derive(Debug)]
+pub struct Message<'m> {
+    text: &'m str,
+    /// What it is.
+    pub kind: Kind,
+    id: Option<&'m RawValue>,
+    params: Option<&'m RawValue>,
+    result: Option<&'m RawValue>,
+    /// A member that decides what the message means occurs twice: readers may disagree about it.
+    pub is_ambiguous: bool,
+}
+
+/// The three kinds of JSON-RPC messages.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    /// Wants an answer.
+    Request {
+        /// Names it.
+        id: Id,
+        /// What is asked.
+        method: String,
+    },
+    /// Wants none.
+    Notification {
+        /// What happened.
+        method: String,
+    },
+    /// Answers a request.
+    Response {
+        /// The request; `None` when its id could not be read.
+        id: Option<Id>,
+        /// Is it an error?
+        is_error: bool,
+    },
+}
+
+/// An id or progress token by its value: `1`, `1.0` and `1e0` are one number, whoever writes it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Id {
+    /// A number that every implementation reads alike.
+    Number(i64),
+    /// Another number, as it was written.
+    Unusual(String),
+    /// A string.
+    Text(String),
+}
+
+impl Id {
+    /// The id that `raw` writes; null, lists and objects are none.
+    pub fn of(raw: &RawValue) -> Option<Id> {
+        let text = raw.get();
+        match text.as_bytes().first()? {
+            b'"' => serde_json::from_str(text).ok().map(Id::Text),
+            b'-' | b'0'..=b'9' => Some(text.parse().map_or_else(|_| Id::of_float(text), Id::Number)),
+            _ => None,
+        }
+    }
+
+    fn of_float(text: &str) -> Id {
+        const EXACT: f64 = (1u64 << 53) as f64;
+        match text.parse::<f64>() {
+            Ok(n) if n.fract() == 0.0 && n.abs() < EXACT => Id::Number(n as i64),
+            _ => Id::Unusual(text.into()),
+        }
+    }
+}
+
+/// Why a text is no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// It is not JSON.
+    NotJson,
+    /// It is JSON, but no JSON-RPC message; says why.
+    NotMessage(&'static str),
+}
+
+impl Flaw {
+    fn of(error: &serde_json::Error) -> Flaw {
+        if error.is_data() { Flaw::NotMessage("a message is an object") } else { Flaw::NotJson }
+    }
+}
+
+impl<'m> Message<'m> {
+    /// Reads what a proxy has to know of a message.
+    pub fn parse(text: &'m str) -> Result<Message<'m>, Flaw> {
+        let [mut version, mut id, mut method, mut params, mut result, mut error] = [None; 6];
+        let mut is_ambiguous = false;
+        each_member(text, |name, value| {
+            let place = match name {
+                "jsonrpc" => &mut version,
+                "id" => &mut id,
+                "method" => &mut method,
+                "params" => &mut params,
+                "result" => &mut result,
+                "error" => &mut error,
+                _ => return,
+            };
+            is_ambiguous |= place.replace(value).is_some();
+        })
+        .map_err(|e| Flaw::of(&e))?;
+        if version.and_then(string).as_deref() != Some("2.0") {
+            return Err(Flaw::NotMessage("jsonrpc must be \"2.0\""));
+        }
+        let kind = match (method, id) {
+            (Some(method), id) => {
+                let method = string(method).ok_or(Flaw::NotMessage("method must be a string"))?;
+                match id {
+                    None => Kind::Notification { method },
+                    Some(id) => {
+                        let id = Id::of(id).ok_or(Flaw::NotMessage("id must be a string or a number"))?;
+                        Kind::Request { id, method }
+                    }
+                }
+            }
+            (None, Some(id)) if result.is_some() || error.is_some() => {
+                Kind::Response { id: Id::of(id), is_error: error.is_some() }
+            }
+            _ => return Err(Flaw::NotMessage("it is neither request, notification nor response")),
+        };
+        Ok(Message { text, kind, id, params, result, is_ambiguous })
+    }
+
+    /// Its text.
+    pub fn text(&self) -> &'m str {
+        self.text
+    }
+
+    /// Its id as written.
+    pub fn raw_id(&self) -> Option<&'m RawValue> {
+        self.id
+    }
+
+    /// Its result as written.
+    pub fn result(&self) -> Option<&'m RawValue> {
+        self.result
+    }
+
+    /// The member of its parameters that `path` leads to.
+    pub fn param(&self, path: &[&str]) -> Option<&'m RawValue> {
+        path.iter().try_fold(self.params?, |object, name| member(object, name))
+    }
+
+    /// The member of its result that `path` leads to.
+    pub fn outcome(&self, path: &[&str]) -> Option<&'m RawValue> {
+        path.iter().try_fold(self.result?, |object, name| member(object, name))
+    }
+
+    /// By this token the sender of a request wants to hear of its progress; in a progress notification, which request
+    /// it is about.
+    pub fn progress_token(&self) -> Option<&'m RawValue> {
+        match &self.kind {
+            Kind::Notification { method } if method == "notifications/progress" => self.param(&["progressToken"]),
+            _ => self.param(&["_meta", "progressToken"]),
+        }
+    }
+
+    /// The message with some values, which must be parts of it, written differently; every other byte stays.
+    pub fn splice(&self, changes: &[(&'m RawValue, &str)]) -> String {
+        let start = self.text.as_ptr() as usize;
+        let place = |value: &RawValue| -> Range<usize> {
+            let at = value.get().as_ptr() as usize - start;
+            at..at + value.get().len()
+        };
+        let mut places: Vec<_> = changes.iter().map(|(value, to)| (place(value), *to)).collect();
+        places.sort_by_key(|(place, _)| place.start);
+        let mut out = String::with_capacity(self.text.len() + 24);
+        let mut at = 0;
+        for (place, to) in places {
+            out.push_str(&self.text[at..place.start]);
+            out.push_str(to);
+            at = place.end;
+        }
+        out.push_str(&self.text[at..]);
+        out
+    }
+}
+
+/// The messages of a text that is one, or a batch of them (MCP 2025-03-26), and whether it is a batch.
+pub fn split(text: &str) -> Result<(Vec<&str>, bool), Flaw> {
+    if !text.trim_start().starts_with('[') {
+        return Ok((vec![text], false));
+    }
+    let batch: Vec<&RawValue> = serde_json::from_str(text).map_err(|e| Flaw::of(&e))?;
+    if batch.is_empty() {
+        return Err(Flaw::NotMessage("a batch has at least one message"));
+    }
+    Ok((batch.into_iter().map(RawValue::get).collect(), true))
+}
+
+/// `text` on one line, as MCP over stdio wants it. Line ends between the tokens of JSON mean as much as blanks, and
+/// within strings there are none.
+pub fn one_line(text: &str) -> String {
+    text.trim_matches([' ', '\t', '\r', '\n']).replace(['\r', '\n'], " ")
+}
+
+fn string(raw: &RawValue) -> Option<String> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+/// The last member of `object` that is called `name`.
+fn member<'m>(object: &'m RawValue, name: &str) -> Option<&'m RawValue> {
+    let mut found = None;
+    each_member(object.get(), |n, value| {
+        if n == name {
+            found = Some(value);
+        }
+    })
+    .ok()?;
+    found
+}
+
+fn each_member<'m>(object: &'m str, visit: impl FnMut(&str, &'m RawValue)) -> serde_json::Result<()> {
+    let mut deserializer = serde_json::Deserializer::from_str(object);
+    EachMember(visit).deserialize(&mut deserializer)?;
+    deserializer.end()
+}
+
+struct EachMember<F>(F);
+
+impl<'m, F: FnMut(&str, &'m RawValue)> DeserializeSeed<'m> for EachMember<F> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'m>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'m, F: FnMut(&str, &'m RawValue)> Visitor<'m> for EachMember<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'m>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key::<String>()? {
+            let value = map.next_value()?;
+            (self.0)(&name, value);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(text: &str) -> Result<Kind, Flaw> {
+        Message::parse(text).map(|m| m.kind)
+    }
+
+    #[test]
+    fn requests_notifications_and_responses_are_told_apart() {
+        let request = |id| Kind::Request { id, method: "ping".into() };
+        for (text, id) in [
+            (r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, Id::Number(1)),
+            (r#" { "method" : "p\u0069ng" , "id" : 1.0 , "jsonrpc" : "2.0" } "#, Id::Number(1)),
+            (r#"{"jsonrpc":"2.0","id":10e-1,"method":"ping"}"#, Id::Number(1)),
+            (r#"{"jsonrpc":"2.0","id":"1","method":"ping"}"#, Id::Text("1".into())),
+            (r#"{"jsonrpc":"2.0","id":"\u0061","method":"ping"}"#, Id::Text("a".into())),
+            (
+                r#"{"jsonrpc":"2.0","id":123456789012345678901,"method":"ping"}"#,
+                Id::Unusual("123456789012345678901".into()),
+            ),
+        ] {
+            assert_eq!(kind(text), Ok(request(id)), "{text}");
+        }
+        assert_eq!(kind(r#"{"jsonrpc":"2.0","method":"a"}"#), Ok(Kind::Notification { method: "a".into() }));
+        let response = |id, is_error| Ok(Kind::Response { id, is_error });
+        assert_eq!(kind(r#"{"jsonrpc":"2.0","id":1,"result":null}"#), response(Some(Id::Number(1)), false));
+        assert_eq!(kind(r#"{"jsonrpc":"2.0","id":null,"error":{}}"#), response(None, true));
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        for text in ["", "{", "nonsense", "{}x", r#"{"jsonrpc":"2.0","id":1,"method":"a"}}"#, "\u{feff}{}"] {
+            assert_eq!(kind(text), Err(Flaw::NotJson), "{text}");
+        }
+        for text in [
+            "1",
+            "[]",
+            "null",
+            "{}",
+            r#"{"jsonrpc":"1.0","id":1,"method":"a"}"#,
+            r#"{"jsonrpc":"2.0","id":1}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":7}"#,
+            r#"{"jsonrpc":"2.0","id":null,"method":"a"}"#,
+            r#"{"jsonrpc":"2.0","id":[1],"method":"a"}"#,
+            r#"{"jsonrpc":"2.0","result":{}}"#,
+        ] {
+            assert!(matches!(kind(text), Err(Flaw::NotMessage(_))), "{text}");
+        }
+        let deep = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"a","params":{}"#, "[".repeat(10_000));
+        assert_eq!(kind(&deep), Err(Flaw::NotJson));
+        assert!(kind(&format!("{deep}{}}}", "]".repeat(10_000))).is_ok());
+    }
+
+    #[test]
+    fn a_second_spelling_of_a_member_is_noticed() {
+        let is_ambiguous = |text| Message::parse(text).unwrap().is_ambiguous;
+        assert!(is_ambiguous(r#"{"jsonrpc":"2.0","id":1,"i\u0064":2,"method":"a"}"#));
+        assert!(is_ambiguous(r#"{"jsonrpc":"2.0","method":"a","method":"b"}"#));
+        assert!(!is_ambiguous(r#"{"jsonrpc":"2.0","ID":1,"id":1,"method":"a","x":1,"x":2,"params":{"id":1}}"#));
+    }
+
+    #[test]
+    fn splicing_leaves_every_other_byte() {
+        let text = r#"{ "params":{"_meta":{"progressToken": "t\u0061", "n": 1e400}, "id":7},"id" : 7.0 ,"method":"x","jsonrpc":"2.0"}"#;
+        let message = Message::parse(text).unwrap();
+        let token = message.progress_token().unwrap();
+        assert_eq!(Id::of(token), Some(Id::Text("ta".into())));
+        let changed = message.splice(&[(message.raw_id().unwrap(), "41"), (token, "42")]);
+        assert_eq!(
+            changed,
+            r#"{ "params":{"_meta":{"progressToken": 42, "n": 1e400}, "id":7},"id" : 41 ,"method":"x","jsonrpc":"2.0"}"#
+        );
+        assert_eq!(message.splice(&[]), text);
+    }
+
+    #[test]
+    fn batches_are_split_into_their_texts() {
+        assert_eq!(split(r#"{"a":1}"#), Ok((vec![r#"{"a":1}"#], false)));
+        assert_eq!(split(" [ {\"a\": 1e2} ,\n{}]"), Ok((vec![r#"{"a": 1e2}"#, "{}"], true)));
+        assert!(matches!(split("[]"), Err(Flaw::NotMessage(_))));
+        assert_eq!(split("[{}"), Err(Flaw::NotJson));
+    }
+
+    #[test]
+    fn a_line_is_a_line() {
+        assert_eq!(one_line("{\r\n  \"a\": \"\\n\"\n}\r\n"), "{    \"a\": \"\\n\" }");
+    }
+}
