@@ -262,6 +262,9 @@ class Soak:
             if all(after[what] <= before[what] + 2 for what in before):
                 break
         print(f"{sum(self.counts.values())} attempts in {len(memory)} s: {json.dumps(self.counts)}")
+        tenth = max(1, len(memory) // 10)
+        course = " ".join(f"{statistics.median(memory[at : at + tenth]) / MIB:.2f}" for at in range(0, len(memory), tenth))
+        print(f"resident MiB by tenths: {course}")
         print(f"resident MiB: {early / MIB:.2f} early, {late / MIB:.2f} late, {max(memory) / MIB:.2f} at most, {self.proxy.memory() / MIB:.2f} in the end")
         print(f"before {before}, after {after}")
         errors = [line for line in self.log.read_text().splitlines() if '"level":"error"' in line.lower() or "panicked" in line]
