@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Uri};
 use ipnet::IpNet;
+use rustix::process::{Resource, geteuid, getrlimit};
 
 use crate::flags::{LogFormat, Settings};
 use crate::tokens::Secret;
+use crate::upstream::stdio::{RunAs, StdioConfig};
 
 /// Everything that the program was told, checked.
 pub struct Config {
@@ -28,6 +30,8 @@ pub struct Config {
     pub previous_secrets: Vec<Secret>,
     /// How to talk to the upstream server.
     pub upstream: UpstreamConfig,
+    /// The stdio server to run, instead of one at a URL.
+    pub stdio: Option<StdioConfig>,
     /// Reverse proxies whose forwarding fields are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Web origins that may call the MCP endpoint.
@@ -291,10 +295,10 @@ pub fn log_settings(settings: &Settings, terminal: bool) -> (LogFormat, log::Lev
 impl Config {
     /// Checks `settings` for serving an upstream URL; each failure is one line.
     pub fn for_serving(settings: Settings) -> Result<Config, String> {
-        if settings.upstream.is_none() {
+        if settings.upstream.is_none() && settings.command.is_empty() {
             return Err(
-                "no upstream server: give the URL of the MCP server to publish, such as http://127.0.0.1:3001; \
-                        to see the program at work first, run: mcp-auth-proxy demo"
+                "no upstream server: give the URL of the MCP server to publish, such as http://127.0.0.1:3001, \
+                        or -- and the command of one that speaks over stdio, such as: -- npx -y server; to see the program at work first, run: mcp-auth-proxy demo"
                     .into(),
             );
         }
@@ -315,6 +319,12 @@ impl Config {
         format!("{}{}", self.external.origin, if has_path { "/" } else { "/mcp" })
     }
 
+    /// The upstream server in a word, for the log: arguments of a command may be secrets.
+    pub fn upstream_name(&self) -> String {
+        let program = self.stdio.as_ref().and_then(|s| s.command.first()).map(|p| p.to_string_lossy().into_owned());
+        program.or(self.upstream.url.as_ref().map(UpstreamUrl::to_string)).unwrap_or_default()
+    }
+
     /// Checks `settings`, without asking for an upstream URL or a password.
     pub fn build(settings: Settings) -> Result<Config, String> {
         let s = settings;
@@ -328,6 +338,7 @@ impl Config {
         if s.max_head_size < 1_024 {
             return Err("--max-head-size (MAX_HEAD_SIZE): less than 1KiB leaves no room for a token".into());
         }
+        let stdio = if s.command.is_empty() { None } else { Some(stdio_config(&s)?) };
         Ok(Config {
             listen: Listen::parse(&s.listen)?,
             external,
@@ -350,6 +361,7 @@ impl Config {
                 connect_timeout: s.upstream_connect_timeout,
                 response_timeout: s.upstream_response_timeout,
             },
+            stdio,
             trusted_proxies: s.trusted_proxies.iter().map(|t| network(t)).collect::<Result<_, _>>()?,
             allowed_origins: s.allowed_origins.iter().map(|t| origin(t)).collect::<Result<_, _>>()?,
             allowed_hosts: s.allowed_hosts.iter().map(|h| host(h)).collect::<Result<_, _>>()?,
@@ -378,6 +390,37 @@ impl Config {
             drain_timeout: s.drain_timeout,
         })
     }
+}
+
+fn stdio_config(s: &Settings) -> Result<StdioConfig, String> {
+    let user = |text: &String| {
+        let refuse = |why: String| format!("--stdio-user (STDIO_USER): {why}");
+        if !geteuid().is_root() {
+            return Err(refuse(
+                "only root can run processes under another user; start the proxy as root, or leave it out".into(),
+            ));
+        }
+        RunAs::parse(text, &std::fs::read_to_string("/etc/passwd").unwrap_or_default()).map_err(refuse)
+    };
+    if s.stdio_buffer < 64 << 10 {
+        return Err(
+            "--stdio-buffer (STDIO_BUFFER): less than 64KiB is too little for the messages of many servers".into()
+        );
+    }
+    Ok(StdioConfig {
+        command: s.command.clone(),
+        is_shared: s.stdio_shared,
+        spare: s.stdio_spare,
+        max_children: s.stdio_max_children,
+        idle_timeout: s.stdio_idle_timeout,
+        max_sessions_per_user: s.stdio_max_sessions_per_user,
+        session_lifetime: s.stdio_session_lifetime.as_secs(),
+        user: s.stdio_user.as_ref().map(user).transpose()?,
+        memory: s.stdio_memory,
+        nice: s.stdio_nice,
+        buffer: usize::try_from(s.stdio_buffer).unwrap_or(usize::MAX / 4),
+        open_files: getrlimit(Resource::Nofile).current,
+    })
 }
 
 fn passwords(plain: Option<String>, hash: Option<String>) -> Result<Vec<Password>, String> {

@@ -1,15 +1,48 @@
 //! The program: parse, dispatch, print the error, choose the exit code.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
 use mcp_auth_proxy::flags::{self, Invocation};
+use mcp_auth_proxy::upstream::stdio::{init, keeper, launcher};
 use mcp_auth_proxy::{demo, hash_password, serve};
 
 fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match own_use(&arguments).unwrap_or_else(|| run(&arguments)) {
+        Ok(code) => ExitCode::from(code),
+        Err(message) => {
+            eprintln!("mcp-auth-proxy: {message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The commands by which the program runs itself, which no user types.
+fn own_use(arguments: &[OsString]) -> Option<Result<u8, String>> {
+    let (word, rest) = arguments.split_first()?;
+    match word.to_str()? {
+        launcher::COMMAND => Some(launcher::run(rest).map(|()| 0)),
+        keeper::COMMAND => Some(keeper::run().map(|()| 0)),
+        init::COMMAND => Some(init::run(rest)),
+        _ => None,
+    }
+}
+
+/// What the user asks for; the exit code.
+fn run(arguments: &[OsString]) -> Result<u8, String> {
     let env = |name: &str| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned());
-    let invocation = flags::parse(std::env::args_os().skip(1), env, |path| std::fs::read_to_string(path));
-    let result = invocation.and_then(|invocation| match invocation {
+    let invocation = flags::parse(arguments.iter().cloned(), env, |path| std::fs::read_to_string(path))?;
+    let has_children = match &invocation {
+        Invocation::Serve(settings) => !settings.command.is_empty(),
+        Invocation::Demo(_) => true,
+        _ => false,
+    };
+    if has_children && init::is_first() {
+        return init::run(arguments);
+    }
+    match invocation {
         Invocation::Serve(settings) => serve::run(*settings),
         Invocation::Demo(settings) => demo::run(*settings),
         Invocation::HashPassword => hash_password::run(),
@@ -18,12 +51,6 @@ fn main() -> ExitCode {
             let _ = std::io::stdout().write_all(text.as_bytes());
             Ok(())
         }
-    });
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            eprintln!("mcp-auth-proxy: {message}");
-            ExitCode::from(2)
-        }
     }
+    .map(|()| 0)
 }

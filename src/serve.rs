@@ -28,6 +28,7 @@ use crate::store::embedded::{EmbeddedStore, OpenError};
 use crate::tokens::Secret;
 use crate::upstream::Upstream;
 use crate::upstream::http::HttpUpstream;
+use crate::upstream::stdio::StdioUpstream;
 
 /// Pause between two sweeps of expired rows.
 const COLLECT_EVERY: Duration = Duration::from_secs(3_600);
@@ -35,6 +36,9 @@ const COLLECT_EVERY: Duration = Duration::from_secs(3_600);
 const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(30);
 /// Descriptors besides those of connections: listener, store, epoll and event descriptors, standard streams.
 const OWN_DESCRIPTORS: usize = 24;
+
+/// Descriptors of a child process: three pipes, its end, its bell, and those of its session.
+const CHILD_DESCRIPTORS: usize = 6;
 
 /// Publishes the upstream server of `settings` until the process is told to stop. The error is one line.
 pub fn run(settings: Settings) -> Result<(), String> {
@@ -48,12 +52,11 @@ pub fn run(settings: Settings) -> Result<(), String> {
     };
     let listener = listen(&config)?;
     let drain = new_drain()?;
-    let url = config.upstream.url.clone().ok_or("no upstream server")?;
-    let upstream = HttpUpstream::new(url.clone(), config.upstream.clone(), &config.external)?;
     warn_of_traps(&config, &listener);
     let client_url = config.client_url();
-    let server = build(config, &secret, store, Box::new(upstream), listener, &drain)?;
-    log::info!(upstream:% = url; "ready: give this URL to MCP clients: {client_url}");
+    let upstream = config.upstream_name();
+    let server = build(config, &secret, store, publish, listener, &drain)?;
+    log::info!(upstream = upstream.as_str(); "ready: give this URL to MCP clients: {client_url}");
     server(&stop)?;
     log::info!("stopped");
     Ok(())
@@ -105,12 +108,15 @@ pub fn listen(config: &Config) -> Result<TcpListener, String> {
     })
 }
 
+/// Makes the MCP server's side, once there is a context; the error is one line.
+pub type Publish = fn(&Arc<Context>) -> Result<Box<dyn Upstream>, String>;
+
 /// Puts the parts together; the result runs until `stop` becomes readable.
 pub fn build(
     mut config: Config,
     secret: &Secret,
     store: Box<dyn Store>,
-    upstream: Box<dyn Upstream>,
+    publish: Publish,
     listener: TcpListener,
     drain: &Drain,
 ) -> Result<impl FnOnce(&OwnedFd) -> Result<(), String> + use<>, String> {
@@ -122,12 +128,26 @@ pub fn build(
     let context = Context::new(config, secret, store, clock).map_err(|e| format!("the state can't be read: {e}"))?;
     let context = Arc::new(context);
     let seen = Seen::start(context.state.clone()).map_err(|e| format!("no thread could be started: {e}"))?;
-    let upstream: Arc<dyn Upstream> = upstream.into();
+    let upstream: Arc<dyn Upstream> = publish(&context)?.into();
     keep_house(context.clone(), upstream.clone())?;
     let failed = |e| format!("the server can't be started: {e}");
-    let app = App { context, upstream, admission, seen };
+    let app = App { context, upstream: upstream.clone(), admission, seen };
     let server = Server::new(listener, app, limits, drain.clone()).map_err(failed)?;
-    Ok(move |stop: &OwnedFd| server.run(stop.as_fd(), drain_timeout).map_err(failed))
+    Ok(move |stop: &OwnedFd| {
+        let served = server.run(stop.as_fd(), drain_timeout).map_err(failed);
+        upstream.end();
+        served
+    })
+}
+
+/// The MCP server that the configuration names.
+pub fn publish(context: &Arc<Context>) -> Result<Box<dyn Upstream>, String> {
+    let config = &context.config;
+    if let Some(stdio) = &config.stdio {
+        return Ok(Box::new(StdioUpstream::new(stdio.clone(), context.clone())?));
+    }
+    let url = config.upstream.url.clone().ok_or("no upstream server")?;
+    Ok(Box::new(HttpUpstream::new(url, config.upstream.clone(), &config.external)?))
 }
 
 /// Sweeps expired rows, closes what upstream is not used, and watches the clock.
@@ -158,7 +178,8 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), String> 
 /// give, the bound on connections follows.
 fn raise_descriptor_limit(config: &mut Config) {
     let connections = config.http.connections;
-    let upstream = config.max_requests + config.max_streams;
+    let children = config.stdio.as_ref().map_or(0, |s| s.max_children * CHILD_DESCRIPTORS);
+    let upstream = config.max_requests + config.max_streams + children;
     let wanted = (connections + upstream + OWN_DESCRIPTORS) as u64;
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|c| c < wanted) {
@@ -176,6 +197,12 @@ fn raise_descriptor_limit(config: &mut Config) {
 }
 
 fn warn_of_traps(config: &Config, listener: &TcpListener) {
+    if config.stdio.as_ref().is_some_and(|s| s.user.is_none()) {
+        log::warn!(
+            "the MCP server runs under the same user as this proxy: if it can be made to read any file, it can read {} and make itself tokens; give it a user of its own with --stdio-user (STDIO_USER)",
+            config.data_path.join("secret").display()
+        );
+    }
     let external = &config.external;
     if !external.secure && !external.is_loopback() {
         log::warn!(url = external.origin.as_str(); "--external-url (EXTERNAL_URL) is plain http: passwords and tokens can be read on the way; use https");

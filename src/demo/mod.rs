@@ -4,12 +4,15 @@
 mod server;
 
 use std::io::Write;
+use std::sync::Arc;
 
 use crate::config::Config;
+use crate::context::Context;
 use crate::flags::Settings;
 use crate::serve;
 use crate::store::embedded::EmbeddedStore;
 use crate::tokens::{Secret, base64url, random};
+use crate::upstream::Upstream;
 
 /// Where the demo listens unless told otherwise; with the port taken, any free one does.
 const LISTEN: &str = "127.0.0.1:8080";
@@ -42,11 +45,14 @@ pub fn run(mut settings: Settings) -> Result<(), String> {
     let origin = config.external.origin.clone();
     let drain = serve::new_drain()?;
     let store = EmbeddedStore::in_memory().map_err(|e| format!("no state could be made: {e:?}"))?;
-    let upstream = server::DemoServer;
-    let server = serve::build(config, &Secret::generate(), Box::new(store), Box::new(upstream), listener, &drain)?;
+    let server = serve::build(config, &Secret::generate(), Box::new(store), publish, listener, &drain)?;
     let shown = if given { "the one that you gave" } else { password.as_str() };
     let _ = std::io::stdout().write_all(welcome(&origin, shown).as_bytes());
     server(&stop)
+}
+
+fn publish(_: &Arc<Context>) -> Result<Box<dyn Upstream>, String> {
+    Ok(Box::new(server::DemoServer))
 }
 
 /// What to do next, for each client.

@@ -1,6 +1,6 @@
 //! The list: every flag, in the order in which help prints them.
 
-use super::values::{count, duration, list, size, switch};
+use super::values::{count, count_or_none, duration, list, size, switch};
 use super::{Command, Flag, LogFormat, Section};
 
 /// The subcommands.
@@ -194,6 +194,124 @@ pub const FLAGS: &[Flag] = &[
         help: "How long the upstream server may take to begin an answer; beyond that 504",
         more: "An answer that has begun, such as an event stream, may go on for as long as it likes.",
         set: |s, v| duration(v).map(|d| s.upstream_response_timeout = d),
+        ..BASE
+    },
+    Flag {
+        long: Some("stdio-mode"),
+        env: "STDIO_MODE",
+        value: Some("session|shared"),
+        default: "session",
+        section: Section::Stdio,
+        help: "One process for each session, or one that all sessions share",
+        more: "A shared process suits servers that are heavy and keep nothing of one client from another. What it asks of \
+               a client (sampling, elicitation, roots) and what it logs belongs to nobody, and is refused or dropped.",
+        set: |s, v| {
+            s.stdio_shared = match v {
+                "session" => false,
+                "shared" => true,
+                _ => return Err(format!("'{v}' is not one of session, shared")),
+            };
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("stdio-user"),
+        env: "STDIO_USER",
+        value: Some("USER"),
+        section: Section::Stdio,
+        help: "Run the server under another user of the system: a name, a user id, or user and group id as in 1000:1000",
+        more: "Without it the server runs under the user of the proxy, and can read the data directory: the key that signs \
+               tokens is in it. Changing the user needs root.",
+        set: |s, v| {
+            s.stdio_user = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("stdio-spare"),
+        env: "STDIO_SPARE",
+        value: Some("COUNT"),
+        default: "1",
+        section: Section::Stdio,
+        help: "Processes kept ready for the next session of a user and client that have had one; 0 for none",
+        set: |s, v| count_or_none(v).map(|n| s.stdio_spare = n),
+        ..BASE
+    },
+    Flag {
+        long: Some("stdio-max-children"),
+        env: "STDIO_MAX_CHILDREN",
+        value: Some("COUNT"),
+        default: "16",
+        section: Section::Stdio,
+        help: "Processes at one time; beyond that the one that has been idle the longest makes room",
+        more: "Its session goes on with another process when it is used again.",
+        set: |s, v| count(v).map(|n| s.stdio_max_children = n),
+        ..BASE
+    },
+    Flag {
+        long: Some("stdio-idle-timeout"),
+        env: "STDIO_IDLE_TIMEOUT",
+        value: Some("DURATION"),
+        default: "5m",
+        section: Section::Stdio,
+        help: "When to end the process of a session that is not used and to which no client listens",
+        set: |s, v| duration(v).map(|d| s.stdio_idle_timeout = d),
+        ..BASE
+    },
+    Flag {
+        long: Some("stdio-max-sessions-per-user"),
+        env: "STDIO_MAX_SESSIONS_PER_USER",
+        value: Some("COUNT"),
+        default: "32",
+        section: Section::Stdio,
+        help: "Sessions of one user, those without a process included; beyond that the longest idle one ends",
+        set: |s, v| count(v).map(|n| s.stdio_max_sessions_per_user = n),
+        ..BASE
+    },
+    Flag {
+        long: Some("stdio-session-lifetime"),
+        env: "STDIO_SESSION_LIFETIME",
+        value: Some("DURATION"),
+        default: "1d",
+        section: Section::Stdio,
+        help: "How long a session that is not used can be taken up again",
+        set: |s, v| duration(v).map(|d| s.stdio_session_lifetime = d),
+        ..BASE
+    },
+    Flag {
+        long: Some("stdio-memory"),
+        env: "STDIO_MEMORY",
+        value: Some("SIZE"),
+        section: Section::Stdio,
+        help: "Memory for the data of each of the server's processes (RLIMIT_DATA)",
+        set: |s, v| size(v).map(|n| s.stdio_memory = Some(n)),
+        ..BASE
+    },
+    Flag {
+        long: Some("stdio-nice"),
+        env: "STDIO_NICE",
+        value: Some("NUMBER"),
+        section: Section::Stdio,
+        help: "Niceness of the server's processes, from 0 to 19",
+        set: |s, v| match v.parse() {
+            Ok(n @ 0..=19) => {
+                s.stdio_nice = Some(n);
+                Ok(())
+            }
+            _ => Err(format!("'{v}' is not a number from 0 to 19")),
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("stdio-buffer"),
+        env: "STDIO_BUFFER",
+        value: Some("SIZE"),
+        default: "32MiB",
+        section: Section::Stdio,
+        help: "Longest message of the server, and what is held of a session for a client that is slow or away",
+        set: |s, v| size(v).map(|n| s.stdio_buffer = n),
         ..BASE
     },
     Flag {

@@ -26,6 +26,8 @@ pub enum Section {
     SignIn,
     /// What the upstream server gets to see.
     Upstream,
+    /// Servers that speak over stdio.
+    Stdio,
     /// Names and networks that are trusted.
     Trust,
     /// How long things last.
@@ -38,10 +40,11 @@ pub enum Section {
 
 impl Section {
     /// All sections, in the order in which they are printed.
-    pub const ALL: [Section; 7] = [
+    pub const ALL: [Section; 8] = [
         Section::Main,
         Section::SignIn,
         Section::Upstream,
+        Section::Stdio,
         Section::Trust,
         Section::Lifetimes,
         Section::Limits,
@@ -54,6 +57,7 @@ impl Section {
             Section::Main => "Options",
             Section::SignIn => "Sign-in",
             Section::Upstream => "Upstream",
+            Section::Stdio => "Stdio servers",
             Section::Trust => "Trust",
             Section::Lifetimes => "Lifetimes",
             Section::Limits => "Limits",
@@ -127,6 +131,9 @@ pub fn parse(
     env: impl Fn(&str) -> Option<String>,
     file: impl Fn(&str) -> std::io::Result<String>,
 ) -> Result<Invocation, String> {
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    // What follows two dashes is the server's command line, dashes and all.
+    let command = args.iter().position(|arg| arg == "--").map(|at| args.split_off(at)[1..].to_vec());
     let mut parser = lexopt::Parser::from_args(args);
     let mut typed: Vec<(&'static Flag, String)> = Vec::new();
     let mut words: Vec<String> = Vec::new();
@@ -163,10 +170,30 @@ pub fn parse(
             (flag.set)(&mut settings, &value).map_err(|e| format!("{source}: {e}"))?;
         }
     }
-    dispatch(settings, words)
+    dispatch(settings, words, command)
 }
 
-fn dispatch(mut settings: Settings, words: Vec<String>) -> Result<Invocation, String> {
+fn dispatch(
+    mut settings: Settings,
+    mut words: Vec<String>,
+    command: Option<Vec<OsString>>,
+) -> Result<Invocation, String> {
+    match command.as_deref() {
+        None => {}
+        Some([]) => return Err("the command of an MCP server is expected behind --, such as: -- npx -y server".into()),
+        Some(_) if !words.is_empty() => {
+            return Err(format!(
+                "either an upstream URL or a command behind -- is expected, but there is '{}' too",
+                words[0]
+            ));
+        }
+        // The one word may be a URL all the same.
+        Some([url]) if url.to_str().is_some_and(is_url) => words.push(url.to_string_lossy().into_owned()),
+        Some(command) => {
+            settings.command = command.to_vec();
+            return Ok(Invocation::Serve(Box::new(settings)));
+        }
+    }
     let rest: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
     match (words.first().map(String::as_str), rest.as_slice()) {
         (Some("demo"), []) => Ok(Invocation::Demo(Box::new(settings))),
@@ -185,9 +212,13 @@ fn dispatch(mut settings: Settings, words: Vec<String>) -> Result<Invocation, St
         }
         (None, _) => Ok(Invocation::Serve(Box::new(settings))),
         (Some(word), [extra, ..]) => Err(format!(
-            "one upstream URL is expected, but '{extra}' follows '{word}'; put flags before or after the URL with two dashes"
+            "one upstream URL is expected, but '{extra}' follows '{word}'; write -- before the command of a stdio server, as in: mcp-auth-proxy -- {word} {extra}"
         )),
     }
+}
+
+fn is_url(text: &str) -> bool {
+    text.starts_with("unix:") || text.contains("://")
 }
 
 /// The value that the environment gives a flag, with the variable's name. Empty counts as unset.
@@ -319,6 +350,22 @@ mod tests {
         assert!(run(&["--no-auto-tls"], &[]).unwrap_err().contains("unknown flag --no-auto-tls"));
         assert!(run(&["--listen"], &[]).unwrap_err().contains("--listen needs a value"));
         assert!(run(&["http://a", "http://b"], &[]).unwrap_err().contains("one upstream URL"));
+        assert!(run(&["npx", "server"], &[]).unwrap_err().contains("-- npx server"));
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_the_command() {
+        let command = |args: &[&str]| settings(args, &[]).command;
+        assert_eq!(
+            command(&["--listen", ":1", "--", "npx", "-y", "--listen", "--", "x"]),
+            ["npx", "-y", "--listen", "--", "x"]
+        );
+        assert_eq!(command(&["--", "server"]), ["server"]);
+        assert_eq!(settings(&["--", "http://a"], &[]).upstream.as_deref(), Some("http://a"));
+        assert!(command(&["http://a"]).is_empty());
+        assert!(run(&["--"], &[]).unwrap_err().contains("expected behind --"));
+        assert!(run(&["http://a", "--", "server"], &[]).unwrap_err().contains("either"));
+        assert!(run(&["demo", "--", "server"], &[]).unwrap_err().contains("either"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What was typed, field by field, with the defaults.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 /// Form of the log lines.
@@ -16,6 +17,7 @@ pub enum LogFormat {
 #[allow(missing_docs, reason = "each field is the flag of the same name, documented in the list")]
 pub struct Settings {
     pub upstream: Option<String>,
+    pub command: Vec<OsString>,
     pub listen: String,
     pub external_url: String,
     pub data_path: String,
@@ -29,6 +31,16 @@ pub struct Settings {
     pub upstream_insecure_skip_verify: bool,
     pub upstream_connect_timeout: Duration,
     pub upstream_response_timeout: Duration,
+    pub stdio_shared: bool,
+    pub stdio_spare: usize,
+    pub stdio_max_children: usize,
+    pub stdio_idle_timeout: Duration,
+    pub stdio_max_sessions_per_user: usize,
+    pub stdio_session_lifetime: Duration,
+    pub stdio_user: Option<String>,
+    pub stdio_memory: Option<u64>,
+    pub stdio_nice: Option<i32>,
+    pub stdio_buffer: u64,
     pub trusted_proxies: Vec<String>,
     pub allowed_origins: Vec<String>,
     pub allowed_hosts: Vec<String>,
@@ -63,6 +75,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             upstream: None,
+            command: Vec::new(),
             listen: ":80".into(),
             external_url: "http://localhost".into(),
             data_path: "./data".into(),
@@ -76,6 +89,16 @@ impl Default for Settings {
             upstream_insecure_skip_verify: false,
             upstream_connect_timeout: Duration::from_secs(10),
             upstream_response_timeout: Duration::from_secs(10 * 60),
+            stdio_shared: false,
+            stdio_spare: 1,
+            stdio_max_children: 16,
+            stdio_idle_timeout: Duration::from_secs(5 * 60),
+            stdio_max_sessions_per_user: 32,
+            stdio_session_lifetime: Duration::from_secs(DAY),
+            stdio_user: None,
+            stdio_memory: None,
+            stdio_nice: None,
+            stdio_buffer: 32 << 20,
             trusted_proxies: Vec::new(),
             allowed_origins: Vec::new(),
             allowed_hosts: Vec::new(),

@@ -51,6 +51,11 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
         .ok_or_else(|| format!("'{text}' is not a whole number above zero"))
 }
 
+/// Like [`count`], and nought too.
+pub(super) fn count_or_none(text: &str) -> Result<usize, String> {
+    if text == "0" { Ok(0) } else { count(text) }
+}
+
 /// Comma-separated, blanks trimmed, empty items dropped.
 pub(super) fn list(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_string).collect()

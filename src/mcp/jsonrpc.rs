@@ -66,6 +66,19 @@ pub fn only_asks(body: &[u8]) -> bool {
     }
 }
 
+/// The code of an error response; `None` for anything else.
+pub fn error_code(message: &str) -> Option<i32> {
+    #[derive(Deserialize)]
+    struct Response {
+        error: Error,
+    }
+    #[derive(Deserialize)]
+    struct Error {
+        code: i32,
+    }
+    Some(serde_json::from_str::<Response>(message).ok()?.error.code)
+}
+
 /// An error answer: in JSON-RPC where `body` was a JSON-RPC request, else as text.
 pub fn error(status: StatusCode, body: Option<&[u8]>, code: i32, message: &str) -> Response {
     match body.and_then(request_id) {

@@ -27,11 +27,14 @@ pub enum Table {
     Sessions,
     /// Grants whose access tokens must be refused though their time is not over.
     Revocations,
+    /// MCP sessions with stdio servers.
+    McpSessions,
 }
 
 impl Table {
     /// All tables.
-    pub const ALL: [Table; 5] = [Table::Clients, Table::Grants, Table::Consents, Table::Sessions, Table::Revocations];
+    pub const ALL: [Table; 6] =
+        [Table::Clients, Table::Grants, Table::Consents, Table::Sessions, Table::Revocations, Table::McpSessions];
 
     /// Its name in the store.
     pub fn name(self) -> &'static str {
@@ -41,6 +44,7 @@ impl Table {
             Table::Consents => "consents",
             Table::Sessions => "sessions",
             Table::Revocations => "revocations",
+            Table::McpSessions => "mcp_sessions",
         }
     }
 }

@@ -1,11 +1,13 @@
 //! The rows.
 
+use std::collections::BTreeMap;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Table;
 use crate::clock::Timestamp;
-use crate::identity::{ClientId, GrantId, SessionId, User};
+use crate::identity::{ClientId, GrantId, SessionId, User, UserId};
 
 /// A typed row.
 pub trait Stored: Serialize + DeserializeOwned {
@@ -127,6 +129,32 @@ pub struct Revocation {
     pub expires_at: Timestamp,
 }
 
+/// A session of an MCP client with a stdio server: what another child has to be told to go on with it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct McpSession {
+    /// Its name.
+    pub name: String,
+    /// Whose it is.
+    pub user: UserId,
+    /// The user's verified address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// With which client.
+    pub client: ClientId,
+    /// The client's `initialize` request.
+    pub initialize: String,
+    /// The result of it.
+    pub answer: String,
+    /// The client's `notifications/initialized`, once it has sent it.
+    pub initialized: Option<String>,
+    /// The client's last `logging/setLevel` request.
+    pub log_level: Option<String>,
+    /// The client's `resources/subscribe` requests, by URI.
+    pub subscriptions: BTreeMap<String, String>,
+    /// End.
+    pub expires_at: Timestamp,
+}
+
 macro_rules! stored {
     ($($row:ident in $table:ident),*) => {$(
         impl Stored for $row {
@@ -137,4 +165,4 @@ macro_rules! stored {
         }
     )*};
 }
-stored!(Client in Clients, Grant in Grants, Session in Sessions, Consent in Consents, Revocation in Revocations);
+stored!(Client in Clients, Grant in Grants, Session in Sessions, Consent in Consents, Revocation in Revocations, McpSession in McpSessions);

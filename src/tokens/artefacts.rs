@@ -90,6 +90,22 @@ pub struct DeviceCookie {
     pub exp: Timestamp,
 }
 
+/// An `Mcp-Session-Id`: names a session, and is of no use to anyone but its owner.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub struct McpSessionId {
+    /// The session.
+    pub session: String,
+    /// Digest of user and client.
+    pub owner: String,
+}
+
+impl Artefact for McpSessionId {
+    const KIND: Kind = Kind::McpSession;
+    fn expires_at(&self) -> Option<Timestamp> {
+        None
+    }
+}
+
 impl Artefact for AuthorizationCode {
     const KIND: Kind = Kind::AuthorizationCode;
     fn expires_at(&self) -> Option<Timestamp> {
@@ -180,6 +196,7 @@ mod tests {
             (Kind::PlainForm, keys.seal(&PlainForm { browser: text(), exp }), opens::<PlainForm>),
             (Kind::Browser, keys.seal(&BrowserCookie { browser: text() }), opens::<BrowserCookie>),
             (Kind::Device, keys.seal(&DeviceCookie { device: text(), exp }), opens::<DeviceCookie>),
+            (Kind::McpSession, keys.seal(&McpSessionId { session: text(), owner: text() }), opens::<McpSessionId>),
             (Kind::AccessToken, access.sign(keys), |keys, text| AccessToken::verify(text, keys, NOW).is_ok()),
         ]
     }

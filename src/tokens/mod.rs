@@ -71,11 +71,13 @@ pub enum Kind {
     ClientSecret,
     /// Stands for a credential in rows and tokens.
     Credential,
+    /// Names a session of an MCP client.
+    McpSession,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::AccessToken,
         Kind::RefreshToken,
         Kind::AuthorizationCode,
@@ -86,6 +88,7 @@ impl Kind {
         Kind::PlainForm,
         Kind::ClientSecret,
         Kind::Credential,
+        Kind::McpSession,
     ];
 
     fn label(self) -> &'static str {
@@ -100,6 +103,7 @@ impl Kind {
             Kind::PlainForm => "plain form",
             Kind::ClientSecret => "client secret",
             Kind::Credential => "credential",
+            Kind::McpSession => "mcp session",
         }
     }
 }

@@ -5,12 +5,14 @@
 //! - [`headers`] – what it gets to see, and what of its answer goes on
 //! - [`endpoint`] – the path for messages that an HTTP+SSE server announces
 //! - [`redirects`] – 307 and 308 on its own host
+//! - [`stdio`] – a server that speaks over stdio, as child processes
 
 mod client;
 mod endpoint;
 pub mod headers;
 pub mod http;
 mod redirects;
+pub mod stdio;
 mod wire;
 
 use std::net::IpAddr;
@@ -35,6 +37,9 @@ pub trait Upstream: Send + Sync + 'static {
 
     /// Gives back what has not been used for a while; called now and then.
     fn tidy(&self) {}
+
+    /// Ends what it runs; called once, when requests have been answered.
+    fn end(&self) {}
 
     /// The path of its MCP endpoint, where there is just one.
     fn endpoint(&self) -> Option<&str>;

@@ -15,6 +15,7 @@ use super::support::eventually;
 use super::support::flow::Client;
 use super::support::proxy::{Proxy, Scratch, arguments, command, free_port};
 use super::support::upstream::{FakeUpstream, text};
+use super::support::usage::{Usage, usage};
 use super::support::wire::{Connection, Transport, request};
 
 const MIB: usize = 1 << 20;
@@ -29,29 +30,6 @@ struct Siege {
     answers: Arc<AtomicUsize>,
     neighbour: Option<std::thread::JoinHandle<()>>,
     before: Usage,
-}
-
-/// What the process uses.
-#[derive(Clone, Copy, Debug)]
-struct Usage {
-    memory: usize,
-    peak: usize,
-    threads: usize,
-    descriptors: usize,
-}
-
-fn usage(pid: u32) -> Usage {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let field = |name: &str| -> usize {
-        let line = status.lines().find(|l| l.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    };
-    Usage {
-        memory: field("VmRSS:") << 10,
-        peak: field("VmHWM:") << 10,
-        threads: field("Threads:"),
-        descriptors: std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(),
-    }
 }
 
 /// Lets this process open as many files as the system allows it to.

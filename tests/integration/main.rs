@@ -13,6 +13,7 @@ mod shutdown;
 mod signin;
 mod simulation;
 mod smuggling;
+mod stdio;
 mod support;
 mod surface;
 mod tokens;

@@ -3,7 +3,9 @@
 pub mod flow;
 pub mod local;
 pub mod proxy;
+pub mod stdio;
 pub mod upstream;
+pub mod usage;
 pub mod wire;
 
 use std::time::{Duration, Instant};

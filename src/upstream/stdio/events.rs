@@ -1,0 +1,402 @@
+//! Event streams: what a client has been sent, is yet to be sent, and may ask for again.
+
+use std::collections::VecDeque;
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use super::bell::Bell;
+use crate::http::{Payload, Response};
+use crate::net::interrupt::{self, Interrupted};
+
+/// A comment so often keeps middleboxes from closing a silent stream.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+const COMMENT: &[u8] = b": \n\n";
+/// The client may come back at once, in milliseconds.
+const RETRY: &[u8] = b"retry: 1000\n\n";
+
+/// A stream of events that outlives the connections it is read through.
+pub(super) struct EventStream {
+    /// What the ids of its events begin with; without one they have none, and nothing is kept for a second reading.
+    name: Option<String>,
+    /// Without an end of its own: it is cut as soon as the process is told to stop.
+    is_endless: bool,
+    /// Bytes held by this stream and those beside it.
+    held: Arc<AtomicUsize>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    events: VecDeque<Arc<Vec<u8>>>,
+    /// Number of the first of `events`; numbers begin with 1, after the priming event.
+    first: u64,
+    /// Number of the next event to be read.
+    next: u64,
+    is_finished: bool,
+    /// Counts readers; only the newest reads.
+    reader: u64,
+    /// Rung when there is something for the reader.
+    bell: Option<Arc<Bell>>,
+}
+
+impl State {
+    fn end(&self) -> u64 {
+        self.first + self.events.len() as u64
+    }
+
+    fn ring(&self) {
+        if let Some(bell) = &self.bell {
+            bell.ring();
+        }
+    }
+}
+
+/// What there is for a reader.
+enum Piece {
+    Event(u64, Arc<Vec<u8>>),
+    Nothing,
+    End,
+}
+
+impl EventStream {
+    pub(super) fn new(name: Option<String>, is_endless: bool, held: Arc<AtomicUsize>) -> Arc<EventStream> {
+        let state = Mutex::new(State { first: 1, next: 1, ..State::default() });
+        Arc::new(EventStream { name, is_endless, held, state })
+    }
+
+    /// Adds an event; its data has no line end.
+    pub(super) fn push(&self, data: Vec<u8>) {
+        self.held.fetch_add(data.len(), Ordering::Relaxed);
+        let mut state = self.state();
+        state.events.push_back(Arc::new(data));
+        state.ring();
+    }
+
+    /// Nothing follows.
+    pub(super) fn finish(&self) {
+        let mut state = self.state();
+        state.is_finished = true;
+        state.ring();
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.state().is_finished
+    }
+
+    /// Does a client read it?
+    pub(super) fn is_connected(&self) -> bool {
+        self.state().bell.is_some()
+    }
+
+    /// Has all of it been read, as far as it has come?
+    pub(super) fn is_read(&self) -> bool {
+        let state = self.state();
+        state.next == state.end()
+    }
+
+    /// Lets go of what has been read, and with `everything` of the rest too.
+    pub(super) fn forget(&self, everything: bool) {
+        let mut state = self.state();
+        let keep = if everything { 0 } else { (state.end() - state.next) as usize };
+        let gone = state.events.len() - keep;
+        let bytes: usize = state.events.drain(..gone).map(|e| e.len()).sum();
+        state.first += gone as u64;
+        state.next = state.next.max(state.first);
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// A reader that goes on behind the event `after`, or where the one before stopped. It takes the place of a reader
+    /// that there is. With `priming` the stream begins with an event without data, so that its id is known.
+    pub(super) fn read(self: &Arc<Self>, after: Option<u64>, priming: bool) -> io::Result<Reader> {
+        let bell = Arc::new(Bell::new()?);
+        let mut state = self.state();
+        state.ring();
+        state.reader += 1;
+        if let Some(after) = after {
+            state.next = (after + 1).clamp(state.first, state.end());
+        }
+        state.bell = Some(bell.clone());
+        bell.ring();
+        let (reader, next) = (state.reader, state.next);
+        drop(state);
+        let mut reader = Reader {
+            stream: self.clone(),
+            number: reader,
+            bell,
+            head: Vec::new(),
+            data: None,
+            tail: &[],
+            at: 0,
+            is_cut: false,
+            when_left: None,
+        };
+        if let (true, Some(name)) = (priming, &self.name) {
+            reader.head = format!("id: {name}.{}\ndata: \n\n", next - 1).into_bytes();
+        }
+        Ok(reader)
+    }
+
+    fn take(&self, reader: u64) -> Piece {
+        let mut state = self.state();
+        if state.reader != reader {
+            return Piece::End;
+        }
+        let index = (state.next - state.first) as usize;
+        let Some(data) = state.events.get(index).cloned() else {
+            return if state.is_finished { Piece::End } else { Piece::Nothing };
+        };
+        let number = state.next;
+        state.next += 1;
+        if self.name.is_none() {
+            state.events.pop_front();
+            state.first += 1;
+            self.held.fetch_sub(data.len(), Ordering::Relaxed);
+        }
+        Piece::Event(number, data)
+    }
+
+    fn leave(&self, reader: u64) {
+        let mut state = self.state();
+        if state.reader == reader {
+            state.bell = None;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        let bytes: usize = self.state().events.iter().map(|e| e.len()).sum();
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Called with whether the stream had come to its end when its reader left.
+pub(super) type WhenLeft = Box<dyn FnOnce(bool) + Send>;
+
+/// An event stream on its way to a client.
+pub(super) struct Reader {
+    stream: Arc<EventStream>,
+    number: u64,
+    bell: Arc<Bell>,
+    /// What is being passed on: `head`, then `data`, then `tail`, of which `at` bytes are gone.
+    head: Vec<u8>,
+    data: Option<Arc<Vec<u8>>>,
+    tail: &'static [u8],
+    at: usize,
+    /// Told to stop.
+    is_cut: bool,
+    when_left: Option<WhenLeft>,
+}
+
+impl Reader {
+    /// Has `then` called when the client has left or the stream is over.
+    pub(super) fn when_left(mut self, then: WhenLeft) -> Reader {
+        self.when_left = Some(then);
+        self
+    }
+
+    /// Puts an event of the transport's own before everything else.
+    pub(super) fn announce(&mut self, event: &str, data: &str) {
+        self.head = format!("event: {event}\ndata: {data}\n\n").into_bytes();
+    }
+
+    /// The answer whose body this is.
+    pub(super) fn into_response(self) -> Response {
+        const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+        let mut response = Response::new(StatusCode::OK)
+            .with(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"))
+            .with(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"))
+            .with(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        response.body = Payload::Stream { reader: Box::new(self), length: None };
+        response
+    }
+
+    /// What is left of the piece that is being passed on.
+    fn piece(&self) -> &[u8] {
+        let data: &[u8] = self.data.as_ref().map_or(&[], |d| d);
+        let mut at = self.at;
+        for part in [&self.head, data, self.tail] {
+            match part.get(at..) {
+                Some([]) | None => at -= part.len(),
+                Some(rest) => return rest,
+            }
+        }
+        &[]
+    }
+
+    fn begin(&mut self, head: Vec<u8>, data: Option<Arc<Vec<u8>>>, tail: &'static [u8]) {
+        (self.head, self.data, self.tail, self.at) = (head, data, tail, 0);
+    }
+
+    fn begin_event(&mut self, number: u64, data: Arc<Vec<u8>>) {
+        let id = self.stream.name.as_ref().map(|name| format!("id: {name}.{number}\n")).unwrap_or_default();
+        self.begin(format!("event: message\n{id}data: ").into_bytes(), Some(data), b"\n\n");
+    }
+
+    /// Begins the next event, if there is one.
+    fn next_at_once(&mut self) -> bool {
+        let Piece::Event(number, data) = self.stream.take(self.number) else { return false };
+        self.begin_event(number, data);
+        true
+    }
+
+    /// Waits for the next piece; false at the end.
+    fn next(&mut self) -> io::Result<bool> {
+        loop {
+            if self.is_cut {
+                return Ok(false);
+            }
+            match self.stream.take(self.number) {
+                Piece::Event(number, data) => {
+                    self.begin_event(number, data);
+                    return Ok(true);
+                }
+                Piece::End => return Ok(false),
+                Piece::Nothing => {}
+            }
+            let wait = || self.bell.wait(HEARTBEAT);
+            let waited = if self.stream.is_endless { interrupt::as_stream(wait) } else { wait() };
+            match waited {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+                    self.begin(COMMENT.to_vec(), None, &[]);
+                    return Ok(true);
+                }
+                // It ends as if the server had ended it: the client comes back.
+                Err(e) if Interrupted::of(&e) == Some(Interrupted::Draining) => {
+                    self.is_cut = true;
+                    self.begin(RETRY.to_vec(), None, &[]);
+                    return Ok(true);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+impl Read for Reader {
+    /// As much as there is: one write for a whole event, or several.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let piece = self.piece();
+            if piece.is_empty() {
+                let goes_on = if filled == 0 { self.next()? } else { self.next_at_once() };
+                if goes_on {
+                    continue;
+                }
+                break;
+            }
+            let n = piece.len().min(buffer.len() - filled);
+            buffer[filled..filled + n].copy_from_slice(&piece[..n]);
+            self.at += n;
+            filled += n;
+        }
+        Ok(filled)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.stream.leave(self.number);
+        if let Some(then) = self.when_left.take() {
+            then(self.stream.is_finished() && self.stream.is_read());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream(name: Option<&str>) -> (Arc<EventStream>, Arc<AtomicUsize>) {
+        let held = Arc::new(AtomicUsize::new(0));
+        (EventStream::new(name.map(String::from), false, held.clone()), held)
+    }
+
+    fn all(mut reader: Reader) -> String {
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn what_was_missed_can_be_read_again() {
+        let (stream, held) = stream(Some("s"));
+        for data in ["a", "bb", "c"] {
+            stream.push(data.into());
+        }
+        stream.finish();
+        let event = |n: u64, data: &str| format!("event: message\nid: s.{n}\ndata: {data}\n\n");
+        let whole = format!("{}{}{}", event(1, "a"), event(2, "bb"), event(3, "c"));
+        let primed = all(stream.read(None, true).unwrap());
+        assert_eq!(primed, format!("id: s.0\ndata: \n\n{whole}"));
+        assert_eq!(all(stream.read(None, false).unwrap()), "");
+        assert_eq!(all(stream.read(Some(1), false).unwrap()), event(2, "bb") + &event(3, "c"));
+        assert_eq!(all(stream.read(Some(0), false).unwrap()), whole);
+        assert_eq!(all(stream.read(Some(99), false).unwrap()), "");
+        assert_eq!(held.load(Ordering::Relaxed), 4);
+        stream.forget(false);
+        assert_eq!(all(stream.read(Some(0), false).unwrap()), "");
+        assert_eq!(held.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn only_what_was_read_is_forgotten_first() {
+        let (stream, held) = stream(Some("s"));
+        stream.push(b"aaa".to_vec());
+        stream.push(b"bb".to_vec());
+        let mut reader = stream.read(None, false).unwrap();
+        let mut buffer = [0; 8];
+        assert!(reader.read(&mut buffer).unwrap() > 0);
+        stream.forget(false);
+        assert_eq!(held.load(Ordering::Relaxed), 2);
+        stream.finish();
+        assert!(all(reader).ends_with("event: message\nid: s.2\ndata: bb\n\n"));
+        drop(stream);
+        assert_eq!(held.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_new_reader_takes_the_place_of_the_old_one() {
+        let (stream, _) = stream(Some("s"));
+        let old = stream.read(None, false).unwrap();
+        let new = stream.read(None, false).unwrap();
+        stream.push(b"a".to_vec());
+        assert_eq!(all(old), "");
+        assert!(stream.is_connected());
+        stream.finish();
+        assert_eq!(all(new), "event: message\nid: s.1\ndata: a\n\n");
+        assert!(!stream.is_connected());
+    }
+
+    #[test]
+    fn a_stream_without_a_name_keeps_nothing() {
+        let (stream, held) = stream(None);
+        stream.push(b"a".to_vec());
+        stream.finish();
+        let left = Arc::new(Mutex::new(None));
+        let told = left.clone();
+        let reader = stream.read(None, true).unwrap().when_left(Box::new(move |end| *told.lock().unwrap() = Some(end)));
+        assert_eq!(all(reader), "event: message\ndata: a\n\n");
+        assert_eq!((held.load(Ordering::Relaxed), *left.lock().unwrap()), (0, Some(true)));
+    }
+
+    #[test]
+    fn a_long_event_is_passed_on_in_pieces() {
+        let (stream, _) = stream(None);
+        let data = "x".repeat(1_000_000);
+        stream.push(data.clone().into_bytes());
+        stream.finish();
+        assert_eq!(all(stream.read(None, false).unwrap()), format!("event: message\ndata: {data}\n\n"));
+    }
+}

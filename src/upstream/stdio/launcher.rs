@@ -1,0 +1,125 @@
+//! How a child becomes the MCP server: a process of this same binary waits until the keeper knows of it, takes on the
+//! limits that it is given, and turns into the server.
+
+use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
+
+/// The word on the command line that makes the program a launcher.
+pub const COMMAND: &str = "stdio-child";
+/// What the proxy sends when the child may go on.
+pub(super) const GO: u8 = b'\n';
+/// Stands for a limit that is not set.
+const NONE: &str = "-";
+
+/// What a launcher takes on before it becomes the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// Added to the niceness.
+    pub(super) nice: Option<i32>,
+    /// Bytes of data that each process may have (`RLIMIT_DATA`).
+    pub(super) memory: Option<u64>,
+    /// Open files: the proxy has raised its own bound.
+    pub(super) open_files: Option<u64>,
+}
+
+impl Limits {
+    /// As words of a command line.
+    pub(super) fn words(&self) -> [String; 3] {
+        let word = |n: Option<String>| n.unwrap_or_else(|| NONE.into());
+        [
+            word(self.nice.map(|n| n.to_string())),
+            word(self.memory.map(|n| n.to_string())),
+            word(self.open_files.map(|n| n.to_string())),
+        ]
+    }
+
+    fn of_words(words: &[OsString]) -> Option<Limits> {
+        let text = |i: usize| words.get(i)?.to_str().filter(|t| *t != NONE);
+        (words.len() >= 3).then(|| Limits {
+            nice: text(0).and_then(|t| t.parse().ok()),
+            memory: text(1).and_then(|t| t.parse().ok()),
+            open_files: text(2).and_then(|t| t.parse().ok()),
+        })
+    }
+
+    fn take_on(&self) -> Result<(), String> {
+        let failed = |what: &str, e: rustix::io::Errno| format!("{what} can't be set: {e}");
+        if let Some(n) = self.nice {
+            nice(n).map_err(|e| failed("--stdio-nice (STDIO_NICE)", e))?;
+        }
+        if let Some(bytes) = self.memory {
+            let both = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+            setrlimit(Resource::Data, both).map_err(|e| failed("--stdio-memory (STDIO_MEMORY)", e))?;
+        }
+        if let Some(count) = self.open_files {
+            let limit = Rlimit { current: Some(count), ..getrlimit(Resource::Nofile) };
+            setrlimit(Resource::Nofile, limit).map_err(|e| failed("the limit of open files", e))?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs as a launcher: `words` are the limits, then the server's command line. Returns only when it can't go on.
+pub fn run(words: &[OsString]) -> Result<(), String> {
+    let limits = Limits::of_words(words).ok_or("this command is for the proxy's own use")?;
+    let [program, arguments @ ..] = &words[3..] else { return Err("there is no command to run".into()) };
+    // Not buffered: what follows is the server's.
+    match rustix::io::read(std::io::stdin(), &mut [0]) {
+        Ok(1) => {}
+        // The proxy has gone.
+        _ => return Ok(()),
+    }
+    limits.take_on()?;
+    let error = Command::new(program).args(arguments).exec();
+    Err(format!("{} can't be run: {error}", Path::new(program).display()))
+}
+
+/// Is the program of `command` there? The error says what to do.
+pub(super) fn check_program(command: &[OsString]) -> Result<(), String> {
+    let Some(program) = command.first() else { return Err("there is no command behind --".into()) };
+    let shown = Path::new(program).display();
+    let is_program = |path: &Path| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    if program.as_encoded_bytes().contains(&b'/') {
+        return match is_program(Path::new(program)) {
+            true => Ok(()),
+            false => Err(format!("the MCP server's command '{shown}' is no program that can be run; check the path")),
+        };
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&path).any(|directory| is_program(&directory.join(program))) {
+        return Ok(());
+    }
+    Err(format!(
+        "the MCP server's command '{shown}' is in no directory of PATH ({}); install it, or give its full path",
+        path.display()
+    ))
+}
+
+/// This binary, also when its file has been replaced since.
+pub(super) fn own_program() -> PathBuf {
+    let link = PathBuf::from("/proc/self/exe");
+    if link.exists() { link } else { std::env::args_os().next().map(PathBuf::from).unwrap_or(link) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_survive_the_command_line() {
+        for limits in [
+            Limits::default(),
+            Limits { nice: Some(5), memory: Some(1 << 30), open_files: Some(1_024) },
+            Limits { nice: None, memory: Some(1), open_files: None },
+        ] {
+            let words: Vec<OsString> = limits.words().into_iter().map(OsString::from).collect();
+            assert_eq!(Limits::of_words(&words), Some(limits));
+        }
+        assert_eq!(Limits::of_words(&["1".into()]), None);
+    }
+}

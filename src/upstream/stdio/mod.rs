@@ -1,0 +1,640 @@
+//! An MCP server that speaks over stdio, on the network: child processes, one for each session unless they are shared.
+//!
+//! - [`streamable`], [`sse`], [`modern`] – HTTP as each generation of clients speaks it
+//! - [`session`] – what a session is, and how it outlives its child
+//! - [`shared`] – one child for clients that do not know of each other
+//! - [`child`], [`lines`], [`launcher`], [`keeper`] – the process, from its start to its orderly end
+//! - [`events`], [`bell`] – what clients are sent, and how those who wait for it are woken
+//! - [`users`] – under whom they run
+//! - [`init`] – the proxy as the first process of a container
+
+mod bell;
+mod child;
+mod events;
+pub mod init;
+pub mod keeper;
+pub mod launcher;
+pub mod lines;
+mod modern;
+mod session;
+mod shared;
+mod sse;
+mod streamable;
+mod users;
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+
+pub use users::RunAs;
+
+use self::child::{Child, Full, Launch, Listener};
+use self::keeper::Keeper;
+use self::launcher::Limits;
+use self::modern::Era;
+use self::session::Session;
+use self::shared::{Ear, SharedChild};
+use super::{Origin, Upstream};
+use crate::clock::Timestamp;
+use crate::context::Context;
+use crate::http::{Request, Response};
+use crate::identity::{ClientId, UserId};
+use crate::store::rows::McpSession;
+use crate::tokens::artefacts::McpSessionId;
+use crate::tokens::{digest, random_name};
+
+/// The MCP endpoint.
+const ENDPOINT: &str = "/mcp";
+/// How long a request waits for another session's child to make room.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a child may take to say which revisions it knows; npx may have to fetch it first.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long silence is taken for an answer.
+const SILENCE_LASTS: Duration = Duration::from_secs(600);
+/// How long children may take at the end of the process, each step of theirs included.
+const END_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// The stdio server and how it is run.
+#[derive(Clone, Debug)]
+pub struct StdioConfig {
+    /// Program and arguments.
+    pub command: Vec<OsString>,
+    /// One child for all sessions.
+    pub is_shared: bool,
+    /// Children kept ready for the next session.
+    pub spare: usize,
+    /// Children at one time.
+    pub max_children: usize,
+    /// How long a child may be idle.
+    pub idle_timeout: Duration,
+    /// Sessions of one user, those without a child included.
+    pub max_sessions_per_user: usize,
+    /// How long a session is kept after its last use, in seconds.
+    pub session_lifetime: u64,
+    /// Under whom children run; `None` for the user of the proxy.
+    pub user: Option<RunAs>,
+    /// Bytes of data that each process of a child may have.
+    pub memory: Option<u64>,
+    /// Added to children's niceness.
+    pub nice: Option<i32>,
+    /// Bytes held for a client that does not read, and for a child that does not; longest message of a child.
+    pub buffer: usize,
+    /// The limit of open files that the proxy was started with, which children get.
+    pub open_files: Option<u64>,
+}
+
+/// On whose behalf a child runs.
+#[derive(Clone, Debug, PartialEq)]
+struct Account {
+    user: UserId,
+    email: Option<String>,
+    client: ClientId,
+}
+
+impl Account {
+    fn is_same(&self, other: &Account) -> bool {
+        self.user == other.user && self.client == other.client
+    }
+
+    /// Stands for the account in session ids.
+    fn digest(&self) -> String {
+        digest(format!("{}\0{}", self.user, self.client).as_bytes())
+    }
+}
+
+/// Where lines for a server go. Dropping it ends a child, or leaves a shared one.
+trait Line: Send + Sync {
+    /// Sends a line, and waits for nothing.
+    fn send(&self, line: Vec<u8>) -> Result<(), Full>;
+}
+
+impl Line for Child {
+    fn send(&self, line: Vec<u8>) -> Result<(), Full> {
+        Child::send(self, line)
+    }
+}
+
+/// The server, as the rest of the program sees it.
+pub struct StdioUpstream(Arc<Host>);
+
+impl StdioUpstream {
+    /// Gets ready to run the server of `config`. The error is one line.
+    pub fn new(config: StdioConfig, context: Arc<Context>) -> Result<StdioUpstream, String> {
+        launcher::check_program(&config.command)?;
+        // Children of the same user could else read the proxy's memory and environment.
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)
+            .map_err(|e| format!("the process can't be hidden: {e}"))?;
+        let host = Host::new(config, context)?;
+        let sweeper = Arc::downgrade(&host);
+        let pause = (host.config.idle_timeout / 4).clamp(Duration::from_millis(250), Duration::from_secs(30));
+        let sweep = move || {
+            while let Some(host) = sweeper.upgrade() {
+                host.sweep();
+                drop(host);
+                std::thread::sleep(pause);
+            }
+        };
+        let thread = std::thread::Builder::new().name("sessions".into()).stack_size(128 << 10).spawn(sweep);
+        thread.map_err(|e| format!("no thread could be started: {e}"))?;
+        host.prepare_spare(host.last_account());
+        Ok(StdioUpstream(host))
+    }
+}
+
+impl Upstream for StdioUpstream {
+    fn forward(&self, request: &mut Request<'_>, origin: &Origin) -> Response {
+        let principal = &origin.principal;
+        let account =
+            Account { user: principal.user.clone(), email: principal.email.clone(), client: principal.client.clone() };
+        match request.parts.uri.path().trim_end_matches('/') {
+            ENDPOINT => streamable::handle(&self.0, &account, request),
+            sse::STREAM => sse::stream(&self.0, &account, request),
+            sse::MESSAGES => sse::message(&self.0, &account, request),
+            _ => Response::text(StatusCode::NOT_FOUND, "the MCP endpoint is /mcp"),
+        }
+    }
+
+    fn endpoint(&self) -> Option<&str> {
+        Some(ENDPOINT)
+    }
+
+    fn end(&self) {
+        self.0.end();
+    }
+}
+
+/// Everything that runs, and the bounds on it.
+struct Host {
+    context: Arc<Context>,
+    config: StdioConfig,
+    launch: Launch,
+    keeper: Arc<Keeper>,
+    state: Mutex<State>,
+    has_room: Condvar,
+    /// Held while a child is asked which revisions it knows.
+    probing: Mutex<()>,
+    me: Weak<Host>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Processes, those that are about to end included.
+    children: usize,
+    spares: Vec<Spare>,
+    sessions: HashMap<String, Arc<Session>>,
+    /// All sessions that there are, those without a child included, and when they were last used.
+    known: HashMap<String, Known>,
+    /// Children of several clients: of an account's for the modern revisions, of everyone for shared mode.
+    shared: HashMap<String, Arc<SharedChild>>,
+    era: Option<(Era, Instant)>,
+    is_ending: bool,
+}
+
+struct Spare {
+    account: Option<Account>,
+    child: Child,
+}
+
+struct Known {
+    user: UserId,
+    used: Timestamp,
+    saved: Timestamp,
+}
+
+/// One of the children that there may be.
+struct Slot(Weak<Host>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(host) = self.0.upgrade() {
+            host.state().children -= 1;
+            host.has_room.notify_all();
+        }
+    }
+}
+
+impl Host {
+    fn new(config: StdioConfig, context: Arc<Context>) -> Result<Arc<Host>, String> {
+        let (program, arguments) = config.command.split_first().ok_or("there is no command to run")?;
+        let launch = Launch {
+            program: program.clone(),
+            arguments: arguments.to_vec(),
+            user: config.user.clone(),
+            limits: Limits { nice: config.nice, memory: config.memory, open_files: config.open_files },
+            buffer: config.buffer,
+        };
+        let keeper = Keeper::start().map_err(|e| format!("the keeper of the child processes can't be started: {e}"))?;
+        let mut known = HashMap::new();
+        let lifetime = config.session_lifetime;
+        context
+            .state
+            .scan(|name: &str, row: McpSession| {
+                let used = row.expires_at.saturating_sub(lifetime);
+                known.insert(name.to_string(), Known { user: row.user, used, saved: used });
+            })
+            .map_err(|e| format!("the state can't be read: {e}"))?;
+        Ok(Arc::new_cyclic(|me| Host {
+            context,
+            config,
+            launch,
+            keeper: Arc::new(keeper),
+            state: Mutex::new(State { known, ..State::default() }),
+            has_room: Condvar::new(),
+            probing: Mutex::new(()),
+            me: me.clone(),
+        }))
+    }
+
+    /// Bytes held for one session.
+    fn buffer(&self) -> usize {
+        self.config.buffer
+    }
+
+    /// The id by which a client names a session.
+    fn session_id(&self, session: &Session) -> String {
+        self.context.keys.seal(&McpSessionId { session: session.name.clone(), owner: session.account.digest() })
+    }
+
+    /// The session that `id` names, if it is one of `account`'s.
+    fn find(self: &Arc<Self>, id: &str, account: &Account) -> Option<Arc<Session>> {
+        let id: McpSessionId = self.context.keys.open(id, self.context.now()).ok()?;
+        if id.owner != account.digest() {
+            return None;
+        }
+        if let Some(session) = self.state().sessions.get(&id.session) {
+            return Some(session.clone());
+        }
+        let row: McpSession = self.context.state.get(&id.session).ok()??;
+        if row.user != account.user || row.client != account.client {
+            return None;
+        }
+        let session = Session::restore(self, row);
+        let mut state = self.state();
+        if !state.known.contains_key(&id.session) {
+            // It was ended while it was read.
+            return None;
+        }
+        Some(state.sessions.entry(id.session).or_insert(session).clone())
+    }
+
+    /// Keeps a new session. The user's longest idle one ends, if that makes too many.
+    fn adopt(&self, session: &Arc<Session>) {
+        let now = self.context.now();
+        let user = &session.account.user;
+        let mut state = self.state();
+        state.sessions.insert(session.name.clone(), session.clone());
+        let known = Known { user: user.clone(), used: now, saved: 0 };
+        state.known.insert(session.name.clone(), known);
+        let mut of_user: Vec<_> =
+            state.known.iter().filter(|(_, k)| k.user == *user).map(|(n, k)| (k.used, n.clone())).collect();
+        drop(state);
+        of_user.sort();
+        let too_many = of_user.len().saturating_sub(self.config.max_sessions_per_user);
+        for (_, name) in of_user.into_iter().filter(|(_, name)| *name != session.name).take(too_many) {
+            log::info!(session = name.as_str(), user:% = user; "the user's longest idle session is ended to make room for another (--stdio-max-sessions-per-user, STDIO_MAX_SESSIONS_PER_USER)");
+            let old = self.state().sessions.get(&name).cloned();
+            old.inspect(|s| s.end());
+            self.forget(&name);
+        }
+        if let Some(row) = session.row(now + self.config.session_lifetime) {
+            self.write(row);
+        }
+    }
+
+    /// Writes what a session needs to survive.
+    fn save(&self, session: &Session) {
+        let now = self.context.now();
+        let is_known = self.state().known.contains_key(&session.name);
+        if let Some(row) = session.row(now + self.config.session_lifetime).filter(|_| is_known) {
+            self.write(row);
+        }
+    }
+
+    fn write(&self, row: McpSession) {
+        let (name, now) = (row.name.clone(), self.context.now());
+        // A failure is told by the state itself; the session is then lost with the process only.
+        if self
+            .context
+            .state
+            .transact(move |tx| {
+                tx.put(&row.name, &row);
+                Ok(())
+            })
+            .is_ok()
+            && let Some(known) = self.state().known.get_mut(&name)
+        {
+            known.saved = now;
+        }
+    }
+
+    /// A session has ended for good.
+    fn forget(&self, name: &str) {
+        let mut state = self.state();
+        let session = state.sessions.remove(name);
+        let known = state.known.remove(name);
+        drop(state);
+        drop(session);
+        if known.is_some() {
+            let name = name.to_string();
+            let _ = self.context.state.transact(move |tx| {
+                tx.delete::<McpSession>(&name);
+                Ok(())
+            });
+        }
+    }
+
+    /// A way to a server for a session of `account`; the error is for the client.
+    fn connect(&self, account: &Account, listener: Arc<dyn Listener>) -> Result<Arc<dyn Line>, String> {
+        if self.config.is_shared {
+            let shared = self.shared_child("shared", None, SharedChild::legacy)?;
+            return Ok(Arc::new(shared.attach(listener)));
+        }
+        let child = match self.take_spare(account, &listener) {
+            Some(child) => child,
+            None => self.start(Some(account), listener)?,
+        };
+        log::info!(user:% = account.user, client:% = account.client, pid = child.pid(); "a session has an MCP server of its own");
+        self.prepare_spare(Some(account.clone()));
+        Ok(Arc::new(child))
+    }
+
+    fn start(&self, account: Option<&Account>, listener: Arc<dyn Listener>) -> Result<Child, String> {
+        let slot = self.take_slot()?;
+        let started = Child::start(&self.launch, account, &self.keeper, listener, Box::new(slot));
+        started.map_err(|e| {
+            log::error!(error:% = e; "the MCP server can't be started");
+            "the MCP server can't be started; its operator finds the reason in the log".to_string()
+        })
+    }
+
+    /// The child that several clients share under `key`, started if there is none.
+    fn shared_child(
+        &self,
+        key: &str,
+        account: Option<&Account>,
+        new: fn(String) -> Arc<SharedChild>,
+    ) -> Result<Arc<SharedChild>, String> {
+        // One starts it, the others wait.
+        let _starting = self.probing.lock().unwrap_or_else(|e| e.into_inner());
+        self.shared_child_alone(key, account, new)
+    }
+
+    fn shared_child_alone(
+        &self,
+        key: &str,
+        account: Option<&Account>,
+        new: fn(String) -> Arc<SharedChild>,
+    ) -> Result<Arc<SharedChild>, String> {
+        let found = self.state().shared.get(key).filter(|s| !s.has_ended()).cloned();
+        if let Some(shared) = found {
+            return Ok(shared);
+        }
+        let shared = new(new_name());
+        let child = self.start(account, Arc::new(Ear(Arc::downgrade(&shared))))?;
+        log::info!(pid = child.pid(); "an MCP server was started for several clients");
+        shared.run(child);
+        self.state().shared.insert(key.into(), shared.clone());
+        Ok(shared)
+    }
+
+    /// The child for `account`'s modern clients; `None` if the server knows no modern revision.
+    fn modern(&self, account: &Account) -> Result<Option<Arc<SharedChild>>, String> {
+        let _probing = self.probing.lock().unwrap_or_else(|e| e.into_inner());
+        let era = self.state().era;
+        match era {
+            Some((Era::Legacy, _)) => return Ok(None),
+            Some((Era::Silent, since)) if since.elapsed() < SILENCE_LASTS => return Ok(None),
+            _ => {}
+        }
+        let (key, account) = match self.config.is_shared {
+            true => ("modern".to_string(), None),
+            false => (format!("modern {}", account.digest()), Some(account)),
+        };
+        let shared = self.shared_child_alone(&key, account, SharedChild::modern)?;
+        if matches!(era, Some((Era::Modern, _))) {
+            return Ok(Some(shared));
+        }
+        let era = modern::probe(&shared, PROBE_TIMEOUT);
+        log::info!(answer:? = era; "the MCP server was asked whether it knows revision 2026-07-28");
+        self.state().era = Some((era, Instant::now()));
+        if era == Era::Modern {
+            return Ok(Some(shared));
+        }
+        self.state().shared.remove(&key);
+        shared.end();
+        Ok(None)
+    }
+
+    /// Room for one more child, made if need be.
+    fn take_slot(&self) -> Result<Slot, String> {
+        let deadline = Instant::now() + ROOM_TIMEOUT;
+        loop {
+            let mut state = self.state();
+            if state.is_ending {
+                return Err("the proxy is stopping; try again".into());
+            }
+            if state.children < self.config.max_children {
+                state.children += 1;
+                return Ok(Slot(self.me.clone()));
+            }
+            drop(state);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !self.make_way() || left.is_zero() {
+                log::warn!(children = self.config.max_children; "no MCP server can be started: all are at work (--stdio-max-children, STDIO_MAX_CHILDREN)");
+                return Err("all MCP servers that there may be are at work; try again".into());
+            }
+            crate::blocking::announce();
+            let is_full = |state: &mut State| state.children >= self.config.max_children;
+            drop(self.has_room.wait_timeout_while(self.state(), left, is_full));
+        }
+    }
+
+    /// Has the child end that is needed the least: a spare one, else the one that has been idle the longest, those first
+    /// to which no client listens. False when all are at work.
+    fn make_way(&self) -> bool {
+        let mut state = self.state();
+        if let Some(spare) = state.spares.pop() {
+            drop(state);
+            drop(spare);
+            return true;
+        }
+        let sessions: Vec<_> = state.sessions.values().cloned().collect();
+        let shared: Vec<_> = state.shared.iter().map(|(key, s)| (key.clone(), s.clone())).collect();
+        drop(state);
+        let mut idle: Vec<_> =
+            sessions.iter().filter_map(|s| s.idle_since().map(|(at, heard)| (heard, at, Some(s), None))).collect();
+        idle.extend(shared.iter().filter_map(|(key, s)| s.idle_since().map(|at| (false, at, None, Some((key, s))))));
+        idle.sort_by_key(|(heard, at, ..)| (*heard, *at));
+        idle.into_iter().any(|(_, _, session, shared)| match (session, shared) {
+            (Some(session), _) => session.park(),
+            (_, Some((key, shared))) => {
+                self.state().shared.remove(key);
+                shared.end();
+                true
+            }
+            _ => false,
+        })
+    }
+
+    /// A spare child that was started for `account`.
+    fn take_spare(&self, account: &Account, listener: &Arc<dyn Listener>) -> Option<Child> {
+        loop {
+            let mut state = self.state();
+            let fits = |s: &Spare| s.account.as_ref().is_some_and(|a| a.is_same(account));
+            let at = state.spares.iter().position(fits)?;
+            let spare = state.spares.remove(at);
+            drop(state);
+            if spare.child.hand_over(listener.clone()) {
+                return Some(spare.child);
+            }
+        }
+    }
+
+    /// Sees to it that a child waits for `account`'s next session. Its environment tells it who that is, so that it is
+    /// of no use to another; without an account it only shows whether the server starts, and has npx fetch it.
+    fn prepare_spare(&self, account: Option<Account>) {
+        let wanted = if self.config.is_shared { 0 } else { self.config.spare };
+        let mut state = self.state();
+        let is_for = |s: &Spare| match (&s.account, &account) {
+            (Some(a), Some(b)) => a.is_same(b),
+            (None, None) => true,
+            _ => false,
+        };
+        let room = self.config.max_children.saturating_sub(state.children);
+        if wanted == 0 || state.is_ending || state.spares.iter().any(is_for) {
+            return;
+        }
+        let others = (state.spares.len() >= wanted).then(|| state.spares.remove(0));
+        if room == 0 {
+            return;
+        }
+        state.children += 1;
+        drop(state);
+        drop(others);
+        let slot = Slot(self.me.clone());
+        let listener = Arc::new(SpareEar(self.me.clone()));
+        match Child::start(&self.launch, account.as_ref(), &self.keeper, listener, Box::new(slot)) {
+            Ok(child) => {
+                log::debug!(pid = child.pid(); "a spare MCP server is ready for the next session");
+                let mut state = self.state();
+                state.spares.push(Spare { account, child });
+                let gone = state.spares.extract_if(.., |s| s.child.has_ended()).collect::<Vec<_>>();
+                drop(state);
+                drop(gone);
+            }
+            Err(e) => log::error!(error:% = e; "the MCP server can't be started"),
+        }
+    }
+
+    /// Whose session was the last one before the proxy was started?
+    fn last_account(&self) -> Option<Account> {
+        let last = self.state().known.iter().max_by_key(|(_, k)| k.used).map(|(name, _)| name.clone())?;
+        let row: McpSession = self.context.state.get(&last).ok()??;
+        Some(Account { user: row.user, email: row.email, client: row.client })
+    }
+
+    /// Ends what has been idle for too long, and notes what has been used.
+    fn sweep(&self) {
+        let (now, lifetime) = (self.context.now(), self.config.session_lifetime);
+        let state = self.state();
+        let sessions: Vec<_> = state.sessions.values().cloned().collect();
+        let shared: Vec<_> = state.shared.iter().map(|(key, s)| (key.clone(), s.clone())).collect();
+        drop(state);
+        let mut to_save = Vec::new();
+        for session in &sessions {
+            let unused = session.unused();
+            if unused >= self.config.idle_timeout && session.idle_since().is_some_and(|(_, is_heard)| !is_heard) {
+                session.park();
+            }
+            let mut state = self.state();
+            if let Some(known) = state.known.get_mut(&session.name) {
+                known.used = now.saturating_sub(unused.as_secs());
+                // An hour or less is lost of a session's life when the machine stops.
+                let is_stale = known.used.saturating_sub(known.saved) > (lifetime / 8).min(3_600);
+                to_save.extend(is_stale.then(|| session.clone()));
+            }
+            if unused >= self.config.idle_timeout && session.is_dispensable() {
+                state.sessions.remove(&session.name);
+            }
+        }
+        to_save.iter().for_each(|s| self.save(s));
+        for (key, shared) in shared {
+            if shared.has_ended() || (shared.idle() >= self.config.idle_timeout && !self.config.is_shared) {
+                self.state().shared.remove(&key);
+                shared.end();
+            }
+        }
+        let mut state = self.state();
+        let State { known, sessions, .. } = &mut *state;
+        known.retain(|name, k| k.used + lifetime > now || sessions.contains_key(name));
+    }
+
+    /// Ends every child, in order; the sessions stay in the store.
+    fn end(&self) {
+        let mut state = self.state();
+        state.is_ending = true;
+        let spares = std::mem::take(&mut state.spares);
+        let sessions: Vec<_> = state.sessions.drain().map(|(_, s)| s).collect();
+        let shared: Vec<_> = state.shared.drain().map(|(_, s)| s).collect();
+        drop(state);
+        drop(spares);
+        sessions.iter().for_each(|s| s.put_aside());
+        shared.iter().for_each(|s| s.end());
+        let has_children = |state: &mut State| state.children > 0;
+        drop(self.has_room.wait_timeout_while(self.state(), END_TIMEOUT, has_children));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+/// Hears a child that nobody works with yet.
+struct SpareEar(Weak<Host>);
+
+impl Listener for SpareEar {
+    fn line(&self, _: Vec<u8>) {
+        log::debug!("a spare MCP server spoke before it was asked; that is lost");
+    }
+
+    fn long_line(&self, _: usize) {}
+
+    fn ended(&self, _: Duration) {
+        let Some(host) = self.0.upgrade() else { return };
+        // Another is started with the next session, not now: one that can't run would be started without end.
+        let gone = host.state().spares.extract_if(.., |s| s.child.has_ended()).collect::<Vec<_>>();
+        drop(gone);
+    }
+
+    fn name(&self) -> String {
+        "spare".into()
+    }
+}
+
+/// A random name for a session or a child.
+fn new_name() -> String {
+    random_name()
+}
+
+/// A line of a child as text. A bare carriage return within it, which JSON takes for a blank, would end a line of an
+/// event.
+fn text_of(line: Vec<u8>, session: &str) -> Option<String> {
+    match String::from_utf8(line) {
+        Ok(text) if text.contains('\r') => Some(text.replace('\r', " ")),
+        Ok(text) => Some(text),
+        Err(e) => {
+            note_noise(&String::from_utf8_lossy(e.as_bytes()), session);
+            None
+        }
+    }
+}
+
+/// Tells the operator of a line that is no message.
+fn note_noise(text: &str, session: &str) {
+    let shown: String = text.chars().take(200).collect();
+    log::warn!(session = session, line = shown.as_str(); "the MCP server wrote to stdout what is no JSON-RPC message; it is skipped");
+}

@@ -1,0 +1,68 @@
+//! HTTP+SSE (MCP 2024-11-05), for clients that know nothing newer: one stream for everything that the server says, and
+//! a path for what the client says. The session lives as long as its stream.
+
+use std::sync::Arc;
+
+use form_urlencoded::Serializer;
+use http::header::ALLOW;
+use http::{Method, StatusCode};
+
+use super::session::Session;
+use super::streamable::{parse, read_message, refuse_flaw, refused};
+use super::{Account, Host};
+use crate::http::{Request, Response};
+use crate::mcp::message::Message;
+
+/// Where the stream begins.
+pub(super) const STREAM: &str = "/sse";
+/// Where the client's messages go.
+pub(super) const MESSAGES: &str = "/messages";
+
+/// Answers a request for the stream.
+pub(super) fn stream(host: &Arc<Host>, account: &Account, request: &Request<'_>) -> Response {
+    if request.parts.method != Method::GET {
+        // Newer clients try Streamable HTTP first, and take this for the sign that it is not spoken here.
+        return Response::text(StatusCode::METHOD_NOT_ALLOWED, "the method here is GET; the MCP endpoint is /mcp")
+            .with(ALLOW, "GET");
+    }
+    let session = match Session::open_with_one_stream(host, account.clone()) {
+        Ok(session) => session,
+        Err(refusal) => return refused(&refusal, None),
+    };
+    let reader = match session.listen(None, false) {
+        Ok(Some(reader)) => reader,
+        _ => {
+            session.end();
+            return Response::text(StatusCode::SERVICE_UNAVAILABLE, "the session has ended");
+        }
+    };
+    host.adopt(&session);
+    let query = Serializer::new(String::new()).append_pair("sessionId", &host.session_id(&session)).finish();
+    let mut reader = reader.when_left(Box::new(move |_| session.end()));
+    reader.announce("endpoint", &format!("{MESSAGES}?{query}"));
+    reader.into_response()
+}
+
+/// Takes a message.
+pub(super) fn message(host: &Arc<Host>, account: &Account, request: &mut Request<'_>) -> Response {
+    if request.parts.method != Method::POST {
+        return Response::text(StatusCode::METHOD_NOT_ALLOWED, "the method here is POST").with(ALLOW, "POST");
+    }
+    let query = request.parts.uri.query().unwrap_or_default();
+    let id = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "sessionId").map(|(_, id)| id);
+    let Some(session) = id.and_then(|id| host.find(&id, account)).filter(|s| s.has_one_stream()) else {
+        return Response::text(StatusCode::NOT_FOUND, "there is no such session; its stream may have been closed");
+    };
+    let text = match read_message(&request.parts.headers, &mut request.body) {
+        Ok(text) => text,
+        Err(refused) => return *refused,
+    };
+    match parse(&text) {
+        Ok((messages, false)) => match session.post(&messages, false) {
+            Ok(_) => Response::text(StatusCode::ACCEPTED, "Accepted"),
+            Err(refusal) => refused(&refusal, messages.first().and_then(Message::raw_id)),
+        },
+        Ok(_) => Response::text(StatusCode::BAD_REQUEST, "this revision has no batches"),
+        Err(flaw) => refuse_flaw(flaw),
+    }
+}

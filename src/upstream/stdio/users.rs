@@ -1,0 +1,70 @@
+//! The user of the system under whom children run.
+
+use std::path::PathBuf;
+
+/// A user of the system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunAs {
+    /// Name, where it has one.
+    pub name: Option<String>,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Home directory, where it has one.
+    pub home: Option<PathBuf>,
+}
+
+impl RunAs {
+    /// Reads `name`, `uid` or `uid:gid`; `passwd` is the content of `/etc/passwd` (passwd(5)).
+    pub fn parse(text: &str, passwd: &str) -> Result<RunAs, String> {
+        let (user, group) = text.split_once(':').map_or((text, None), |(u, g)| (u, Some(g)));
+        let number = user.parse::<u32>().ok();
+        let entry = passwd.lines().filter_map(RunAs::entry).find(|e| match number {
+            Some(uid) => e.uid == uid,
+            None => e.name.as_deref() == Some(user),
+        });
+        let gid = group.map(|g| g.parse().map_err(|_| format!("the group '{g}' is not a number"))).transpose()?;
+        let found = match (entry, number, gid) {
+            (Some(entry), _, gid) => RunAs { gid: gid.unwrap_or(entry.gid), ..entry },
+            (None, Some(uid), Some(gid)) => RunAs { name: None, uid, gid, home: None },
+            (None, Some(_), None) => {
+                return Err(format!("no user has the id {user}; give a group id too, as in {user}:{user}"));
+            }
+            (None, None, _) => return Err(format!("there is no user '{user}'; make it, or give ids, as in 1000:1000")),
+        };
+        if found.uid == 0 {
+            return Err("the user must be another than root".into());
+        }
+        Ok(found)
+    }
+
+    fn entry(line: &str) -> Option<RunAs> {
+        let mut fields = line.split(':');
+        let name = fields.next()?.to_string();
+        let (uid, gid) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
+        let home = fields.nth(1).filter(|home| !home.is_empty()).map(PathBuf::from);
+        Some(RunAs { name: Some(name), uid, gid, home })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nmcp:x:990:991:MCP,,,:/home/mcp:/bin/false\nbare:x:7:8:::\n";
+
+    #[test]
+    fn users_are_found_by_name_and_by_id() {
+        let mcp = RunAs { name: Some("mcp".into()), uid: 990, gid: 991, home: Some("/home/mcp".into()) };
+        for text in ["mcp", "990", "990:991"] {
+            assert_eq!(RunAs::parse(text, PASSWD), Ok(mcp.clone()), "{text}");
+        }
+        assert_eq!(RunAs::parse("mcp:5", PASSWD), Ok(RunAs { gid: 5, ..mcp }));
+        assert_eq!(RunAs::parse("bare", PASSWD).unwrap().home, None);
+        assert_eq!(RunAs::parse("1:2", PASSWD), Ok(RunAs { name: None, uid: 1, gid: 2, home: None }));
+        for text in ["", "nobody", "1", "1:x", "root", "0", "0:0", "mcp:staff"] {
+            assert!(RunAs::parse(text, PASSWD).is_err(), "{text}");
+        }
+    }
+}

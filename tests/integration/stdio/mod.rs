@@ -1,0 +1,7 @@
+//! Servers over stdio.
+
+mod modern;
+mod processes;
+mod sessions;
+mod shared;
+mod transport;

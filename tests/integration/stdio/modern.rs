@@ -1,0 +1,187 @@
+//! Clients of revision 2026-07-28.
+
+use serde_json::{Value, json};
+
+use crate::support::eventually;
+use crate::support::stdio::{McpClient, Published, Stream, events};
+use crate::support::wire::Reply;
+
+const MODERN: (&str, &str) = ("CHILD_MODERN", "1");
+
+/// A request as such a client sends it.
+fn body(id: &str, method: &str, mut params: Value) -> String {
+    let meta = params["_meta"].take();
+    let mut all = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}});
+    if let Some(more) = meta.as_object() {
+        all.as_object_mut().unwrap().extend(more.clone());
+    }
+    params["_meta"] = all;
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#)
+}
+
+fn post(client: &McpClient<'_>, method: &str, more: &[(&str, &str)], body: &str) -> Reply {
+    let usual = [("MCP-Protocol-Version", "2026-07-28"), ("Mcp-Method", method)];
+    let fields: Vec<_> =
+        usual.into_iter().filter(|(n, _)| !more.iter().any(|(m, _)| m == n)).chain(more.iter().copied()).collect();
+    client.send("POST", &fields, body.as_bytes())
+}
+
+fn answer(reply: &Reply) -> Value {
+    match reply.header("content-type") {
+        Some("text/event-stream") => events(&reply.text()).last().unwrap().json(),
+        _ => reply.json(),
+    }
+}
+
+#[test]
+fn a_server_of_the_other_era_sends_clients_back_to_initialize() {
+    let published = Published::start(&[], &[]);
+    let mut client = published.client();
+    for method in ["server/discover", "tools/list"] {
+        let reply = post(&client, method, &[], &body("1", method, json!({})));
+        assert_eq!(reply.status, 400);
+        let code = reply.json()["error"]["code"].as_i64().unwrap();
+        assert!(!(-32022..=-32020).contains(&code) && reply.json()["id"] == 1, "{}", reply.text());
+    }
+    // The field alone is enough, and so is the body alone.
+    let plain = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+    assert_eq!(client.send("POST", &[("MCP-Protocol-Version", "2026-07-28")], plain.as_bytes()).status, 400);
+    assert_eq!(client.post(&body("1", "tools/list", json!({}))).status, 400);
+    client.initialize();
+    assert_eq!(client.result("echo", json!({"x": 1}))["x"], 1);
+    // The child that was asked is not the one that serves.
+    assert!(!client.result("history", json!({}))["lines"].to_string().contains("server/discover"));
+}
+
+#[test]
+fn ids_and_tokens_are_kept_apart_and_nothing_else_is_touched() {
+    let published = Published::start(&[], &[MODERN]);
+    std::thread::scope(|scope| {
+        for n in 0..4 {
+            let client = published.client();
+            scope.spawn(move || {
+                for id in ["1", "1.0", "\"1\"", "\"\\u0041\""] {
+                    let params = json!({"steps": 2, "_meta": {"progressToken": "same"}, "n": n});
+                    let reply = post(&client, "progress", &[], &body(id, "progress", params));
+                    assert_eq!(reply.status, 200, "{}", reply.text());
+                    let all: Vec<Value> = events(&reply.text()).iter().map(|e| e.json()).collect();
+                    assert_eq!(all.len(), 3, "{all:?}");
+                    assert!(all[..2].iter().all(|m| m["params"]["progressToken"] == "same"), "{all:?}");
+                    assert!(
+                        events(&reply.text())[2].data.contains(&format!(r#""id": {id}"#))
+                            || events(&reply.text())[2].data.contains(&format!(r#""id":{id}"#)),
+                        "{}",
+                        reply.text()
+                    );
+                }
+            });
+        }
+    });
+    let client = published.client();
+    let line = r#"{"result":{"n":1e400,"a":1,"a":2,"s":"\u00e9"}, "id": @ID@ ,"jsonrpc":"2.0"}"#;
+    let reply = post(&client, "raw", &[], &body("\"x\\u0079\"", "raw", json!({"lines": [line]})));
+    assert_eq!(reply.header("content-type"), Some("application/json"));
+    assert_eq!(reply.text(), line.replace("@ID@", "\"x\\u0079\""));
+    let history = answer(&post(&client, "history", &[], &body("1", "history", json!({}))))["result"]["lines"].clone();
+    let sent: Vec<Value> =
+        history.as_array().unwrap().iter().map(|l| serde_json::from_str(l.as_str().unwrap()).unwrap()).collect();
+    let mut ids: Vec<String> = sent.iter().filter_map(|m| m.get("id").map(Value::to_string)).collect();
+    let count = ids.len();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), count);
+}
+
+#[test]
+fn fields_that_contradict_the_body_are_refused() {
+    let published = Published::start(&[], &[MODERN]);
+    let client = published.client();
+    let call = body("7", "tools/call", json!({"name": "größe"}));
+    let encoded = "=?base64?Z3LDtsOfZQ==?=";
+    let code = |reply: Reply| (reply.status, reply.json()["error"]["code"].as_i64().unwrap_or_default());
+    let mismatch = (400, -32020);
+    assert_eq!(code(post(&client, "tools/call", &[], &call)), mismatch);
+    assert_eq!(code(post(&client, "tools/list", &[("Mcp-Name", encoded)], &call)), mismatch);
+    assert_eq!(code(post(&client, "tools/call", &[("Mcp-Name", "other")], &call)), mismatch);
+    assert_eq!(code(post(&client, "tools/call", &[("Mcp-Name", "=?base64?!?=")], &call)), mismatch);
+    assert_eq!(
+        code(post(&client, "tools/call", &[("Mcp-Name", encoded), ("MCP-Protocol-Version", "2026-08-01")], &call)),
+        mismatch
+    );
+    // All is well: the server's own answer, with its own status.
+    assert_eq!(code(post(&client, "tools/call", &[("Mcp-Name", encoded)], &call)), (404, -32601));
+    let without = r#"{"jsonrpc":"2.0","id":1,"method":"echo","params":{}}"#;
+    assert_eq!(code(post(&client, "echo", &[], without)), (400, -32602));
+    let without = r#"{"jsonrpc":"2.0","id":1,"method":"echo","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
+    assert_eq!(code(post(&client, "echo", &[], without)), (400, -32602));
+    // Parameters that others know are passed over.
+    assert_eq!(post(&client, "echo", &[("Mcp-Param-Region", "eu")], &body("1", "echo", json!({}))).status, 200);
+}
+
+#[test]
+fn closing_a_stream_cancels_its_request() {
+    let published = Published::start(&[], &[MODERN]);
+    let client = published.client();
+    let fields = [("MCP-Protocol-Version", "2026-07-28"), ("Mcp-Method", "never")];
+    let connection = client.begin("POST", &fields, body("\"mine\"", "never", json!({})).as_bytes());
+    let lines = || answer(&post(&client, "history", &[], &body("1", "history", json!({}))))["result"]["lines"].clone();
+    let sent = |method: &str| {
+        let all = lines();
+        let all = all.as_array().unwrap().iter().map(|l| serde_json::from_str::<Value>(l.as_str().unwrap()).unwrap());
+        all.filter(|m| m["method"] == method).collect::<Vec<_>>()
+    };
+    eventually("the request has arrived", || sent("never").len() == 1);
+    drop(connection);
+    eventually("it is cancelled", || sent("notifications/cancelled").len() == 1);
+    assert_eq!(sent("notifications/cancelled")[0]["params"]["requestId"], sent("never")[0]["id"]);
+}
+
+#[test]
+fn a_subscription_is_a_stream_of_its_own() {
+    let published = Published::start(&[], &[MODERN]);
+    let client = published.client();
+    let fields = [("MCP-Protocol-Version", "2026-07-28"), ("Mcp-Method", "subscriptions/listen")];
+    let open = |id: &str| {
+        Stream::of(client.begin(
+            "POST",
+            &fields,
+            body(id, "subscriptions/listen", json!({"notifications": {}})).as_bytes(),
+        ))
+    };
+    let (mut a, mut b) = (open("\"s\""), open("1"));
+    for (stream, id) in [(&mut a, json!("s")), (&mut b, json!(1))] {
+        for method in ["notifications/subscriptions/acknowledged", "notifications/tools/list_changed"] {
+            let message = stream.message().unwrap();
+            assert_eq!(message["method"], method);
+            assert_eq!(message["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], id);
+        }
+    }
+}
+
+#[test]
+fn each_user_and_client_has_a_child_and_another_takes_its_place() {
+    let published = Published::start(&[], &[MODERN]);
+    let pid = |user: &str, client: &str| {
+        let client = published.client_of(user, client);
+        answer(&post(&client, "pid", &[], &body("1", "pid", json!({}))))["result"]["pid"].as_u64().unwrap()
+    };
+    let first = pid("alice", "one");
+    assert_eq!(pid("alice", "one"), first);
+    assert_ne!(pid("alice", "two"), first);
+    assert_ne!(pid("bob", "one"), first);
+    let client = published.client_of("alice", "one");
+    let reply = post(&client, "exit", &[], &body("1", "exit", json!({"code": 1})));
+    assert!(answer(&reply)["error"]["message"].as_str().unwrap().contains("ended while"), "{}", reply.text());
+    eventually("there is another", || pid("alice", "one") != first);
+}
+
+#[test]
+fn a_dual_server_serves_both_eras() {
+    let published = Published::start(&[], &[MODERN]);
+    let client = published.client();
+    let reply = post(&client, "server/discover", &[], &body("1", "server/discover", json!({})));
+    assert_eq!(reply.json()["result"]["supportedVersions"], json!(["2026-07-28"]));
+    let mut legacy = published.client();
+    legacy.initialize();
+    assert_eq!(legacy.result("echo", json!({"x": 1}))["x"], 1);
+}

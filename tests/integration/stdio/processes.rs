@@ -1,0 +1,240 @@
+//! Children as processes: how they start, what they may do, and that they end.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use mcp_auth_proxy::flags::FLAGS;
+use serde_json::json;
+
+use crate::support::eventually;
+use crate::support::proxy::{PASSWORD, Proxy, Scratch, arguments, command, free_port};
+use crate::support::stdio::{McpClient, Published};
+
+/// A user that every system has: nobody, by number, since the name of its group differs.
+const NOBODY: &str = "65534:65534";
+
+fn pid(client: &mut McpClient<'_>) -> u64 {
+    client.result("pid", json!({}))["pid"].as_u64().unwrap()
+}
+
+fn is_running(pid: u64) -> bool {
+    // A zombie has ended.
+    let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    status.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
+}
+
+#[test]
+fn a_session_that_ends_takes_its_child_and_grandchildren_along() {
+    let published = Published::start(&["--stdio-spare", "0"], &[("CHILD_STUBBORN", "1")]);
+    let mut client = published.client();
+    client.initialize();
+    let child = pid(&mut client);
+    let grandchild = client.result("grandchild", json!({}))["pid"].as_u64().unwrap();
+    assert!(is_running(child) && is_running(grandchild));
+    assert_eq!(client.send("DELETE", &[], b"").status, 200);
+    // Closing its stdin and SIGTERM do not move it; SIGKILL does.
+    eventually("both have ended", || !is_running(child) && !is_running(grandchild));
+}
+
+#[test]
+fn nothing_outlives_a_proxy_that_was_killed() {
+    let mut published = Published::start(&[], &[("CHILD_STUBBORN", "1")]);
+    let mut client = published.client();
+    client.initialize();
+    let child = pid(&mut client);
+    let grandchild = client.result("grandchild", json!({}))["pid"].as_u64().unwrap();
+    let spare_and_all = children_of(published.proxy.pid().into());
+    assert!(spare_and_all.len() >= 3, "a keeper, a child and a spare: {spare_and_all:?}");
+    published.proxy.signal("KILL");
+    published.proxy.wait();
+    eventually("all have ended", || {
+        !is_running(child) && !is_running(grandchild) && spare_and_all.iter().all(|p| !is_running(*p))
+    });
+}
+
+#[test]
+fn nothing_outlives_a_proxy_that_was_stopped() {
+    let mut published = Published::start(&[], &[]);
+    let mut client = published.client();
+    client.initialize();
+    let grandchild = client.result("grandchild", json!({}))["pid"].as_u64().unwrap();
+    let all = children_of(published.proxy.pid().into());
+    published.proxy.signal("TERM");
+    assert!(published.proxy.wait().success());
+    eventually("all have ended", || !is_running(grandchild) && all.iter().all(|p| !is_running(*p)));
+}
+
+#[test]
+fn a_keeper_that_was_killed_is_replaced() {
+    let mut published = Published::start(&["--stdio-spare", "0"], &[("CHILD_STUBBORN", "1")]);
+    let mut client = published.client();
+    client.initialize();
+    let first = pid(&mut client);
+    let is_keeper = |pid: &u64| {
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.contains("stdio-keeper")
+    };
+    let keeper = children_of(published.proxy.pid().into()).into_iter().find(is_keeper).expect("a keeper");
+    assert!(Command::new("kill").args(["-9", &keeper.to_string()]).status().unwrap().success());
+    eventually("the keeper has gone", || !is_running(keeper));
+    let mut other = published.client_of("other", "c");
+    other.initialize();
+    let second = pid(&mut other);
+    published.proxy.signal("KILL");
+    published.proxy.wait();
+    eventually("both have ended", || !is_running(first) && !is_running(second));
+}
+
+#[test]
+fn the_environment_has_nothing_of_the_proxys_own() {
+    let secrets = Scratch::new();
+    std::fs::write(secrets.path("token"), "a-file-secret").unwrap();
+    let mut env: Vec<(String, String)> = FLAGS
+        .iter()
+        .filter(|f| !f.secret && !f.default.is_empty() && !matches!(f.env, "LISTEN" | "EXTERNAL_URL" | "DATA_PATH"))
+        .map(|f| (f.env.to_string(), f.default.to_string()))
+        .collect();
+    env.push(("PROXY_BEARER_TOKEN_FILE".into(), secrets.path("token")));
+    env.push(("PASSWORD_HASH".into(), bcrypt::hash("another", 4).unwrap()));
+    env.extend(
+        [("MCP_AUTH_USER", "forged"), ("MCP_AUTH_EMAIL", "forged"), ("KEPT", "yes")].map(|(a, b)| (a.into(), b.into())),
+    );
+    let env: Vec<(&str, &str)> = env.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+    let published = Published::start(&[], &env);
+    let mut client = published.client_of("alice", "client id");
+    client.initialize();
+    let seen = client.result("environment", json!({}));
+    for flag in FLAGS {
+        let file = format!("{}_FILE", flag.env);
+        assert!(seen.get(flag.env).is_none() && seen.get(&file).is_none(), "{}", flag.env);
+    }
+    assert_eq!(
+        (&seen["KEPT"], &seen["MCP_AUTH_USER"], &seen["MCP_AUTH_CLIENT"]),
+        (&json!("yes"), &json!("alice"), &json!("client id"))
+    );
+    assert!(seen.get("MCP_AUTH_EMAIL").is_none(), "{seen}");
+    let all = seen.to_string();
+    assert!(!all.contains(PASSWORD) && !all.contains("a-file-secret") && !all.contains("$2b$"), "{all}");
+}
+
+/// Tests that change the user are for root, as which CI runs.
+#[test]
+fn a_child_under_another_user_can_not_read_what_signs_its_tokens() {
+    let published = Published::start_without_secret(&["--stdio-user", NOBODY]);
+    let mut client = published.client();
+    client.initialize();
+    let who = client.result("whoami", json!({}));
+    assert_eq!((&who["uid"], &who["gid"]), (&json!(65534), &json!(65534)));
+    let data = published.proxy.data.path("data");
+    let proxy = published.proxy.pid();
+    for path in [
+        format!("{data}/secret"),
+        format!("{data}/state.redb"),
+        format!("/proc/{proxy}/environ"),
+        format!("/proc/{proxy}/mem"),
+        format!("/proc/{proxy}/fd/0"),
+        format!("/proc/{}/environ", who["parent"]),
+    ] {
+        let answer = client.call("read", json!({"path": path}));
+        let refused = answer["error"]["message"].as_str().is_some_and(|m| m.contains("Permission denied"));
+        assert!(refused, "{path}: {answer}");
+    }
+    // The test itself could: there is something to be read.
+    assert!(std::fs::read(format!("{data}/secret")).is_ok_and(|s| !s.is_empty()));
+    // What it can do it does as itself.
+    assert!(client.result("read", json!({"path": "/proc/self/environ"}))["content"].as_str().is_some());
+    assert!(!published.proxy.log().contains("runs under the same user"));
+}
+
+#[test]
+fn without_another_user_the_log_warns() {
+    let published = Published::start(&[], &[]);
+    published.proxy.has_logged("--stdio-user (STDIO_USER)");
+    let error = refusal(&["--stdio-user", "no-such-user", "--", "sh"]);
+    assert!(error.contains("--stdio-user (STDIO_USER)") && error.contains("no-such-user"), "{error}");
+    let error = refusal(&["--stdio-user", "root", "--", "sh"]);
+    assert!(error.contains("another than root"), "{error}");
+}
+
+#[test]
+fn limits_are_taken_on() {
+    let published = Published::start(&["--stdio-nice", "7", "--stdio-memory", "1GiB"], &[]);
+    let mut client = published.client();
+    client.initialize();
+    assert_eq!(client.result("whoami", json!({}))["nice"], 7);
+    let limits = client.result("limits", json!({}));
+    assert_eq!(limits["data"], 1 << 30);
+    // The proxy has raised its own limit of open files; the server gets the one that it would have without it.
+    let own = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap();
+    assert_eq!(limits["files"], own);
+}
+
+#[test]
+fn a_command_that_is_not_there_is_refused_at_start() {
+    for command in ["no-such-program", "/no/such/program", "/etc/passwd"] {
+        let error = refusal(&["--", command]);
+        assert!(error.contains(command) && error.lines().count() == 1, "{error}");
+    }
+}
+
+/// What a proxy says that does not start.
+fn refusal(args: &[&str]) -> String {
+    let data = Scratch::new();
+    let output = command()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .args(arguments(&data, free_port()))
+        .args(args)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8(output.stderr).unwrap();
+    text.lines().filter(|l| l.starts_with("mcp-auth-proxy: ")).collect()
+}
+
+#[test]
+fn a_child_that_does_not_read_costs_itself_only() {
+    let published = Published::start(&["--stdio-buffer", "256KiB"], &[]);
+    let (mut deaf, mut other) = (published.client(), published.client());
+    deaf.initialize();
+    other.initialize();
+    deaf.result("deaf", json!({}));
+    let text = "x".repeat(100_000);
+    let mut streams = Vec::new();
+    eventually("the inbox is full", || {
+        let mut stream = deaf.stream("echo", json!({"text": text}));
+        streams.push(stream.head.status);
+        // An answer that comes at once is the one that says no.
+        stream
+            .is_answered()
+            .is_some_and(|m| m["error"]["message"].as_str().is_some_and(|m| m.contains("does not read")))
+    });
+    assert!(streams.len() < 10, "{streams:?}");
+    assert_eq!(other.result("echo", json!({"x": 1}))["x"], 1);
+}
+
+#[test]
+fn the_first_process_of_a_container_passes_signals_on_and_buries_orphans() {
+    let (data, port) = (Arc::new(Scratch::new()), free_port());
+    let mut init = command();
+    init.env("PATH", std::env::var_os("PATH").unwrap_or_default()).arg("stdio-init").args(arguments(&data, port));
+    // A grandchild whose parent ends at once becomes the first process's.
+    init.args(["--", "sh", "-c", "setsid sh -c 'sleep 0.2' & exec cat >/dev/null"]);
+    let mut proxy = Proxy::spawn(init, port, data);
+    let first = u64::from(proxy.pid());
+    eventually("orphans are buried", || {
+        let children = children_of(first);
+        children.len() == 1 && children.iter().all(|pid| is_running(*pid))
+    });
+    let real = children_of(first)[0];
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait().code(), Some(0));
+    assert!(!Path::new(&format!("/proc/{real}")).exists());
+    proxy.has_logged("told to stop");
+}
+
+fn children_of(pid: u64) -> Vec<u64> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = tasks.map(|t| std::fs::read_to_string(t.path().join("children")).unwrap_or_default());
+    lists.flat_map(|l| l.split_whitespace().map(|p| p.parse().unwrap()).collect::<Vec<_>>()).collect()
+}
