@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use mcp_auth_proxy::flags::{self, Invocation};
-use mcp_auth_proxy::upstream::stdio::{init, keeper, launcher};
+use mcp_auth_proxy::upstream::stdio::{init, launcher, supervisor};
 use mcp_auth_proxy::{demo, hash_password, serve};
 
 fn main() -> ExitCode {
@@ -24,7 +24,7 @@ fn own_use(arguments: &[OsString]) -> Option<Result<u8, String>> {
     let (word, rest) = arguments.split_first()?;
     match word.to_str()? {
         launcher::COMMAND => Some(launcher::run(rest).map(|()| 0)),
-        keeper::COMMAND => Some(keeper::run().map(|()| 0)),
+        supervisor::COMMAND => Some(supervisor::run(rest)),
         init::COMMAND => Some(init::run(rest)),
         _ => None,
     }

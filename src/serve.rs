@@ -38,7 +38,7 @@ const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(30);
 const OWN_DESCRIPTORS: usize = 24;
 
 /// Descriptors of a child process: three pipes, its end, its bell, and those of its session.
-const CHILD_DESCRIPTORS: usize = 6;
+const CHILD_DESCRIPTORS: usize = 7;
 
 /// Publishes the upstream server of `settings` until the process is told to stop. The error is one line.
 pub fn run(settings: Settings) -> Result<(), String> {

@@ -3,29 +3,31 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
+use std::io::{self, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::ioctl_fionbio;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, pidfd_open, waitid,
+};
 
 use super::Account;
 use super::bell::Bell;
-use super::keeper::Keeper;
-use super::launcher::{self, Limits, own_program};
+use super::launcher::{Limits, own_program};
 use super::lines::{Lines, TooLong};
+use super::supervisor;
 use super::users::RunAs;
 use crate::flags::FLAGS;
 
-/// How long a child may take to end after its stdin was closed, and again after SIGTERM.
-const GRACE: Duration = Duration::from_secs(2);
-/// How long what a child leaves behind may take.
-const LAST_GRACE: Duration = Duration::from_secs(1);
+/// How long after a child's end its last words are waited for.
+const LAST_WORDS_WAIT: Duration = Duration::from_secs(1);
 /// Where the system can't tell when a process ends, it is asked so often.
 const ASK_EVERY: Duration = Duration::from_millis(250);
 /// Stack of a child's thread.
@@ -74,7 +76,7 @@ pub(super) struct Child {
 }
 
 struct Shared {
-    pid: u32,
+    pid: AtomicU32,
     inbox: Mutex<Inbox>,
     bell: Bell,
     room: usize,
@@ -96,48 +98,51 @@ impl Child {
     pub(super) fn start(
         launch: &Launch,
         account: Option<&Account>,
-        keeper: &Arc<Keeper>,
         listener: Arc<dyn Listener>,
         slot: Box<dyn Send>,
     ) -> io::Result<Child> {
-        let mut process = command(launch, account).spawn()?;
-        let pid = process.id();
-        let pipes = (process.stdin.take(), process.stdout.take(), process.stderr.take());
-        let (Some(mut stdin), Some(stdout), Some(stderr)) = pipes else {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        };
-        let group = Pid::from_child(&process);
-        let inbox = Inbox { lines: VecDeque::new(), sent: 0, bytes: 0, is_ending: false, has_ended: false, listener };
-        let shared = Arc::new(Shared { pid, inbox: Mutex::new(inbox), bell: Bell::new()?, room: launch.buffer });
-        for pipe in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] {
+        let (control, theirs) = UnixStream::pair()?;
+        let (to_read, stdin) = io::pipe()?;
+        let bell = Bell::new()?;
+        control.set_nonblocking(true)?;
+        ioctl_fionbio(&stdin, true)?;
+        let mut process = command(launch, account).stdin(OwnedFd::from(theirs)).spawn()?;
+        let pipes = (process.stdout.take(), process.stderr.take());
+        let (Some(stdout), Some(stderr)) = pipes else { return Err(io::ErrorKind::BrokenPipe.into()) };
+        for pipe in [stdout.as_fd(), stderr.as_fd()] {
             ioctl_fionbio(pipe, true)?;
         }
-        keeper.add(pid);
-        // Before this the process does nothing, and without it it ends: none escapes the keeper.
-        stdin.write_all(&[launcher::GO])?;
+        let supervisor = Pid::from_child(&process);
+        let inbox = Inbox { lines: VecDeque::new(), sent: 0, bytes: 0, is_ending: false, has_ended: false, listener };
+        let shared =
+            Arc::new(Shared { pid: AtomicU32::new(process.id()), inbox: Mutex::new(inbox), bell, room: launch.buffer });
         let pump = Pump {
             shared: shared.clone(),
             process,
-            group,
-            exit: pidfd_open(group, PidfdFlags::empty()).ok(),
+            supervisor,
+            exit: pidfd_open(supervisor, PidfdFlags::empty()).ok(),
+            control: Some(control),
+            server: None,
             stdin: Some(stdin),
             stdout: Some(stdout),
             stderr: Some(stderr),
+            buffer: vec![0; STEP],
             lines: Lines::new(launch.buffer),
             words: Lines::new(MAX_WORDS),
             last_words: VecDeque::new(),
-            keeper: keeper.clone(),
             started: Instant::now(),
             phase: Phase::Runs,
             _slot: slot,
         };
+        // What fails from here on drops the control socket, and with it the supervisor ends.
+        supervisor::begin(pump.control.as_ref().ok_or(io::ErrorKind::BrokenPipe)?, to_read.into())?;
         std::thread::Builder::new().name("child".into()).stack_size(STACK).spawn(move || pump.run())?;
         Ok(Child { shared })
     }
 
-    /// Its process id, which is also that of its group.
+    /// The server's process id, or its supervisor's as long as that has not told it.
     pub(super) fn pid(&self) -> u32 {
-        self.shared.pid
+        self.shared.pid()
     }
 
     /// Sends it a line. Nothing waits here: a child that does not read fills its inbox, and then this fails.
@@ -165,7 +170,7 @@ impl Child {
         self.shared.inbox().has_ended
     }
 
-    /// Ends it in order: its stdin is closed, then comes SIGTERM, then SIGKILL, for its whole group.
+    /// Ends it in order: its stdin is closed, then comes SIGTERM, then SIGKILL, for all that it has started.
     pub(super) fn end(&self) {
         self.shared.inbox().is_ending = true;
         self.shared.bell.ring();
@@ -186,12 +191,19 @@ impl Shared {
     fn listener(&self) -> Arc<dyn Listener> {
         self.inbox().listener.clone()
     }
+
+    fn pid(&self) -> u32 {
+        self.pid.load(Ordering::Relaxed)
+    }
 }
 
-/// The launcher with the server's command line; its environment has nothing of the proxy's own.
+/// The supervisor with the server's command line; its environment has nothing of the proxy's own.
 fn command(launch: &Launch, account: Option<&Account>) -> Command {
     let mut command = Command::new(own_program());
-    command.arg(launcher::COMMAND).args(launch.limits.words()).arg(&launch.program).args(&launch.arguments);
+    let ids = launch.user.as_ref().map(|u| [u.uid, u.gid]);
+    let word = |i: usize| ids.map_or_else(|| supervisor::NONE.to_string(), |ids| ids[i].to_string());
+    command.args([supervisor::COMMAND, &word(0), &word(1)]).args(launch.limits.words());
+    command.arg(&launch.program).args(&launch.arguments);
     for flag in FLAGS {
         command.env_remove(flag.env).env_remove(format!("{}_FILE", flag.env));
     }
@@ -207,7 +219,6 @@ fn command(launch: &Launch, account: Option<&Account>) -> Command {
         };
     }
     if let Some(user) = &launch.user {
-        command.uid(user.uid).gid(user.gid);
         if let Some(home) = &user.home {
             command.env("HOME", home);
         }
@@ -215,7 +226,7 @@ fn command(launch: &Launch, account: Option<&Account>) -> Command {
             command.env("USER", name).env("LOGNAME", name);
         }
     }
-    command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
@@ -223,12 +234,11 @@ fn command(launch: &Launch, account: Option<&Account>) -> Command {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Phase {
     Runs,
-    /// Its stdin is closed; next comes SIGTERM.
-    Closed(Instant),
-    /// It got SIGTERM; next comes SIGKILL.
-    Terminated(Instant),
+    /// Its stdin is closed and its supervisor sees to the rest, until then.
+    Ending(Instant),
+    /// The supervisor was killed.
     Killed,
-    /// It has ended; what it left behind has until then.
+    /// It has ended; its last words have until then.
     Ended(Instant),
 }
 
@@ -236,16 +246,20 @@ enum Phase {
 struct Pump {
     shared: Arc<Shared>,
     process: std::process::Child,
-    group: Pid,
-    /// Readable when the process has ended.
+    supervisor: Pid,
+    /// Readable when the supervisor has ended.
     exit: Option<OwnedFd>,
-    stdin: Option<ChildStdin>,
+    /// While it is open, the server is to run.
+    control: Option<UnixStream>,
+    /// The server's process and group, once the supervisor has told it.
+    server: Option<Pid>,
+    stdin: Option<PipeWriter>,
     stdout: Option<ChildStdout>,
     stderr: Option<ChildStderr>,
+    buffer: Vec<u8>,
     lines: Lines,
     words: Lines,
     last_words: VecDeque<String>,
-    keeper: Arc<Keeper>,
     started: Instant,
     phase: Phase,
     _slot: Box<dyn Send>,
@@ -254,6 +268,7 @@ struct Pump {
 /// What a child's thread waits for.
 #[derive(Clone, Copy, PartialEq)]
 enum Event {
+    Control,
     Bell,
     Stdin,
     Stdout,
@@ -266,6 +281,7 @@ impl Pump {
         while !self.is_over() {
             for event in self.wait() {
                 match event {
+                    Event::Control => self.read_control(),
                     Event::Bell => self.shared.bell.clear(),
                     Event::Stdin => self.write(),
                     Event::Stdout => self.read_stdout(),
@@ -278,7 +294,7 @@ impl Pump {
         self.bury();
     }
 
-    /// Ended, and nothing of it writes any more, or its last grace is over.
+    /// Ended, and nothing of it writes any more, or its last words took too long.
     fn is_over(&self) -> bool {
         match self.phase {
             Phase::Ended(until) => (self.stdout.is_none() && self.stderr.is_none()) || Instant::now() >= until,
@@ -290,7 +306,9 @@ impl Pump {
         let (input, output) = (PollFlags::IN, PollFlags::OUT);
         let has_lines = !self.shared.inbox().lines.is_empty();
         let has_ended = matches!(self.phase, Phase::Ended(_));
+        let is_expected = self.server.is_none();
         let watched = [
+            (Event::Control, self.control.as_ref().filter(|_| is_expected).map(AsFd::as_fd), input),
             (Event::Bell, Some(self.shared.bell.as_fd()), input),
             (Event::Stdin, self.stdin.as_ref().filter(|_| has_lines).map(AsFd::as_fd), output),
             (Event::Stdout, self.stdout.as_ref().map(AsFd::as_fd), input),
@@ -311,12 +329,27 @@ impl Pump {
     fn patience(&self) -> Option<Duration> {
         let due = match self.phase {
             Phase::Runs | Phase::Killed => None,
-            Phase::Closed(due) | Phase::Terminated(due) | Phase::Ended(due) => Some(due),
+            Phase::Ending(due) | Phase::Ended(due) => Some(due),
         };
         let left = due.map(|due| due.saturating_duration_since(Instant::now()));
         match &self.exit {
             Some(_) => left,
             None => Some(left.map_or(ASK_EVERY, |left| left.min(ASK_EVERY))),
+        }
+    }
+
+    /// The supervisor tells which process is the server.
+    fn read_control(&mut self) {
+        let Some(control) = &mut self.control else { return };
+        let mut id = [0; 4];
+        match control.read(&mut id) {
+            Ok(4) => {
+                self.server = Pid::from_raw(i32::from_ne_bytes(id));
+                self.shared.pid.store(u32::from_ne_bytes(id), Ordering::Relaxed);
+            }
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            // It has ended, which is noticed elsewhere.
+            _ => self.control = None,
         }
     }
 
@@ -347,15 +380,18 @@ impl Pump {
 
     fn read_stdout(&mut self) {
         let listener = self.shared.listener();
+        let pid = self.shared.pid();
         let mut take = |line: Result<Vec<u8>, TooLong>| match line {
             Ok(line) => listener.line(line),
             Err(TooLong(limit)) => {
-                log::error!(pid = self.shared.pid, bytes = limit; "the MCP server wrote a line longer than --stdio-buffer (STDIO_BUFFER); it is lost");
+                log::error!(pid = pid, bytes = limit; "the MCP server wrote a line longer than --stdio-buffer (STDIO_BUFFER); it is lost");
                 listener.long_line(limit);
             }
         };
-        if read(&mut self.stdout, |bytes| self.lines.add(bytes, &mut take)) {
-            self.lines.finish(&mut take);
+        match read(&mut self.stdout, &mut self.buffer) {
+            Some(0) => self.lines.finish(&mut take),
+            Some(n) => self.lines.add(&self.buffer[..n], &mut take),
+            None => {}
         }
     }
 
@@ -365,12 +401,14 @@ impl Pump {
             Ok(line) => lines.push(String::from_utf8_lossy(&line).into_owned()),
             Err(_) => lines.push("(a line too long to be shown)".into()),
         };
-        if read(&mut self.stderr, |bytes| self.words.add(bytes, &mut take)) {
-            self.words.finish(&mut take);
+        match read(&mut self.stderr, &mut self.buffer) {
+            Some(0) => self.words.finish(&mut take),
+            Some(n) => self.words.add(&self.buffer[..n], &mut take),
+            None => {}
         }
         let name = self.shared.listener().name();
         for line in lines {
-            log::info!(session = name.as_str(), pid = self.shared.pid; "stderr: {line}");
+            log::info!(session = name.as_str(), pid = self.shared.pid(); "stderr: {line}");
             self.last_words.truncate(LAST_WORDS - 1);
             self.last_words.push_front(line);
         }
@@ -381,72 +419,69 @@ impl Pump {
         let now = Instant::now();
         if !matches!(self.phase, Phase::Ended(_)) && self.has_exited() {
             self.stdin = None;
-            // Its children learn it too.
-            let _ = kill_process_group(self.group, Signal::TERM);
-            self.phase = Phase::Ended(now + LAST_GRACE);
+            self.phase = Phase::Ended(now + LAST_WORDS_WAIT);
             return;
         }
         match self.phase {
             Phase::Runs if self.shared.inbox().is_ending => {
-                self.stdin = None;
-                self.phase = Phase::Closed(now + GRACE);
+                (self.stdin, self.control) = (None, None);
+                self.phase = Phase::Ending(now + supervisor::LONGEST_END);
             }
-            Phase::Closed(due) if now >= due => {
-                let _ = kill_process_group(self.group, Signal::TERM);
-                self.phase = Phase::Terminated(now + GRACE);
-            }
-            Phase::Terminated(due) if now >= due => {
-                let _ = kill_process_group(self.group, Signal::KILL);
+            Phase::Ending(due) if now >= due => {
+                let _ = kill_process(self.supervisor, Signal::KILL);
                 self.phase = Phase::Killed;
             }
             _ => {}
         }
     }
 
-    /// Asks without letting go of the process id: the group still needs it.
+    /// Asks without letting go of the process id.
     fn has_exited(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-        !matches!(waitid(WaitId::Pid(self.group), options), Ok(None))
+        !matches!(waitid(WaitId::Pid(self.supervisor), options), Ok(None))
     }
 
     fn bury(mut self) {
-        let _ = kill_process_group(self.group, Signal::KILL);
-        self.keeper.remove(self.shared.pid);
-        let how = self.process.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
+        let status = self.process.wait();
+        // A supervisor that was killed leaves the server's group behind.
+        if let (Some(server), Ok(Some(_))) = (self.server, status.as_ref().map(ExitStatusExt::signal)) {
+            let _ = kill_process_group(server, Signal::KILL);
+        }
+        let how = status.map_or_else(|e| e.to_string(), how_it_ended);
         let (listener, was_asked) = {
             let mut inbox = self.shared.inbox();
             inbox.has_ended = true;
             (inbox.listener.clone(), inbox.is_ending)
         };
-        let name = listener.name();
+        let (name, pid) = (listener.name(), self.shared.pid());
         if was_asked {
-            log::debug!(session = name.as_str(), pid = self.shared.pid, how = how.as_str(); "the MCP server has ended");
+            log::debug!(session = name.as_str(), pid = pid, how = how.as_str(); "the MCP server has ended");
         } else {
             let last_words: Vec<String> = self.last_words.drain(..).rev().collect();
-            log::warn!(session = name.as_str(), pid = self.shared.pid, how = how.as_str(), stderr = last_words.join("\n").as_str(); "the MCP server has ended by itself");
+            log::warn!(session = name.as_str(), pid = pid, how = how.as_str(), stderr = last_words.join("\n").as_str(); "the MCP server has ended by itself");
         }
         listener.ended(self.started.elapsed());
     }
 }
 
-/// Reads what is there; true at the end of the pipe, which is closed then.
-fn read<P: Read>(pipe: &mut Option<P>, mut add: impl FnMut(&[u8])) -> bool {
-    let Some(open) = pipe else { return false };
-    let mut buffer = vec![0; STEP];
-    loop {
-        match open.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(n) => {
-                add(&buffer[..n]);
-                if n < buffer.len() {
-                    return false;
-                }
-            }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => break,
+/// A supervisor ends as its server did, with a signal as a number beyond 128.
+fn how_it_ended(status: ExitStatus) -> String {
+    match status.code() {
+        Some(code @ 129..) => format!("signal {}", code - 128),
+        Some(code) => format!("exit code {code}"),
+        None => format!("its supervisor: {status}"),
+    }
+}
+
+/// Reads once, so that a child that never stops writing does not keep its thread from all else; the count is 0 at the
+/// end of the pipe, which is closed then.
+fn read<P: Read>(pipe: &mut Option<P>, buffer: &mut [u8]) -> Option<usize> {
+    match pipe.as_mut()?.read(buffer) {
+        Ok(n @ 1..) => Some(n),
+        Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
+        Ok(0) | Err(_) => {
+            *pipe = None;
+            Some(0)
         }
     }
-    *pipe = None;
-    true
 }

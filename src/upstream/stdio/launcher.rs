@@ -1,5 +1,5 @@
-//! How a child becomes the MCP server: a process of this same binary waits until the keeper knows of it, takes on the
-//! limits that it is given, and turns into the server.
+//! How a child becomes the MCP server: a process of this same binary, already under the server's user, takes on the
+//! limits that it is given and turns into the server.
 
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
@@ -7,14 +7,13 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, nice, set_parent_process_death_signal, setrlimit};
+use rustix::thread::set_no_new_privs;
 
 /// The word on the command line that makes the program a launcher.
-pub const COMMAND: &str = "stdio-child";
-/// What the proxy sends when the child may go on.
-pub(super) const GO: u8 = b'\n';
-/// Stands for a limit that is not set.
-const NONE: &str = "-";
+pub const COMMAND: &str = "stdio-launcher";
+/// The answer to people who type the proxy's own commands.
+pub(super) const OWN_USE: &str = "this command is for the proxy's own use";
 
 /// What a launcher takes on before it becomes the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,30 +24,39 @@ pub(super) struct Limits {
     pub(super) memory: Option<u64>,
     /// Open files: the proxy has raised its own bound.
     pub(super) open_files: Option<u64>,
+    /// No program that it runs may have more rights than it has.
+    pub(super) no_new_privileges: bool,
 }
 
 impl Limits {
     /// As words of a command line.
-    pub(super) fn words(&self) -> [String; 3] {
-        let word = |n: Option<String>| n.unwrap_or_else(|| NONE.into());
+    pub(super) fn words(&self) -> [String; 4] {
+        let word = |n: Option<String>| n.unwrap_or_else(|| super::supervisor::NONE.into());
         [
             word(self.nice.map(|n| n.to_string())),
             word(self.memory.map(|n| n.to_string())),
             word(self.open_files.map(|n| n.to_string())),
+            word(self.no_new_privileges.then(|| "no-new-privileges".into())),
         ]
     }
 
     fn of_words(words: &[OsString]) -> Option<Limits> {
-        let text = |i: usize| words.get(i)?.to_str().filter(|t| *t != NONE);
-        (words.len() >= 3).then(|| Limits {
+        let text = |i: usize| words.get(i)?.to_str().filter(|t| *t != super::supervisor::NONE);
+        (words.len() >= 4).then(|| Limits {
             nice: text(0).and_then(|t| t.parse().ok()),
             memory: text(1).and_then(|t| t.parse().ok()),
             open_files: text(2).and_then(|t| t.parse().ok()),
+            no_new_privileges: text(3).is_some(),
         })
     }
 
     fn take_on(&self) -> Result<(), String> {
         let failed = |what: &str, e: rustix::io::Errno| format!("{what} can't be set: {e}");
+        // Should someone kill the supervisor, the server must not go on without it.
+        set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| failed("the end with the supervisor", e))?;
+        if self.no_new_privileges {
+            set_no_new_privs(true).map_err(|e| failed("no_new_privs", e))?;
+        }
         if let Some(n) = self.nice {
             nice(n).map_err(|e| failed("--stdio-nice (STDIO_NICE)", e))?;
         }
@@ -66,14 +74,8 @@ impl Limits {
 
 /// Runs as a launcher: `words` are the limits, then the server's command line. Returns only when it can't go on.
 pub fn run(words: &[OsString]) -> Result<(), String> {
-    let limits = Limits::of_words(words).ok_or("this command is for the proxy's own use")?;
-    let [program, arguments @ ..] = &words[3..] else { return Err("there is no command to run".into()) };
-    // Not buffered: what follows is the server's.
-    match rustix::io::read(std::io::stdin(), &mut [0]) {
-        Ok(1) => {}
-        // The proxy has gone.
-        _ => return Ok(()),
-    }
+    let limits = Limits::of_words(words).ok_or(OWN_USE)?;
+    let [program, arguments @ ..] = &words[4..] else { return Err("there is no command to run".into()) };
     limits.take_on()?;
     let error = Command::new(program).args(arguments).exec();
     Err(format!("{} can't be run: {error}", Path::new(program).display()))
@@ -114,8 +116,8 @@ mod tests {
     fn limits_survive_the_command_line() {
         for limits in [
             Limits::default(),
-            Limits { nice: Some(5), memory: Some(1 << 30), open_files: Some(1_024) },
-            Limits { nice: None, memory: Some(1), open_files: None },
+            Limits { nice: Some(5), memory: Some(1 << 30), open_files: Some(1_024), no_new_privileges: true },
+            Limits { memory: Some(1), ..Limits::default() },
         ] {
             let words: Vec<OsString> = limits.words().into_iter().map(OsString::from).collect();
             assert_eq!(Limits::of_words(&words), Some(limits));

@@ -3,7 +3,7 @@
 //! - [`streamable`], [`sse`], [`modern`] – HTTP as each generation of clients speaks it
 //! - [`session`] – what a session is, and how it outlives its child
 //! - [`shared`] – one child for clients that do not know of each other
-//! - [`child`], [`lines`], [`launcher`], [`keeper`] – the process, from its start to its orderly end
+//! - [`child`], [`lines`], [`supervisor`], [`launcher`] – the process, from its start to its orderly end
 //! - [`events`], [`bell`] – what clients are sent, and how those who wait for it are woken
 //! - [`users`] – under whom they run
 //! - [`init`] – the proxy as the first process of a container
@@ -12,7 +12,6 @@ mod bell;
 mod child;
 mod events;
 pub mod init;
-pub mod keeper;
 pub mod launcher;
 pub mod lines;
 mod modern;
@@ -20,6 +19,7 @@ mod session;
 mod shared;
 mod sse;
 mod streamable;
+pub mod supervisor;
 mod users;
 
 use std::collections::HashMap;
@@ -33,7 +33,6 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 pub use users::RunAs;
 
 use self::child::{Child, Full, Launch, Listener};
-use self::keeper::Keeper;
 use self::launcher::Limits;
 use self::modern::Era;
 use self::session::Session;
@@ -172,7 +171,6 @@ struct Host {
     context: Arc<Context>,
     config: StdioConfig,
     launch: Launch,
-    keeper: Arc<Keeper>,
     state: Mutex<State>,
     has_room: Condvar,
     /// Held while a child is asked which revisions it knows.
@@ -224,10 +222,14 @@ impl Host {
             program: program.clone(),
             arguments: arguments.to_vec(),
             user: config.user.clone(),
-            limits: Limits { nice: config.nice, memory: config.memory, open_files: config.open_files },
+            limits: Limits {
+                nice: config.nice,
+                memory: config.memory,
+                open_files: config.open_files,
+                no_new_privileges: config.user.is_some(),
+            },
             buffer: config.buffer,
         };
-        let keeper = Keeper::start().map_err(|e| format!("the keeper of the child processes can't be started: {e}"))?;
         let mut known = HashMap::new();
         let lifetime = config.session_lifetime;
         context
@@ -241,7 +243,6 @@ impl Host {
             context,
             config,
             launch,
-            keeper: Arc::new(keeper),
             state: Mutex::new(State { known, ..State::default() }),
             has_room: Condvar::new(),
             probing: Mutex::new(()),
@@ -364,7 +365,7 @@ impl Host {
 
     fn start(&self, account: Option<&Account>, listener: Arc<dyn Listener>) -> Result<Child, String> {
         let slot = self.take_slot()?;
-        let started = Child::start(&self.launch, account, &self.keeper, listener, Box::new(slot));
+        let started = Child::start(&self.launch, account, listener, Box::new(slot));
         started.map_err(|e| {
             log::error!(error:% = e; "the MCP server can't be started");
             "the MCP server can't be started; its operator finds the reason in the log".to_string()
@@ -517,7 +518,7 @@ impl Host {
         drop(others);
         let slot = Slot(self.me.clone());
         let listener = Arc::new(SpareEar(self.me.clone()));
-        match Child::start(&self.launch, account.as_ref(), &self.keeper, listener, Box::new(slot)) {
+        match Child::start(&self.launch, account.as_ref(), listener, Box::new(slot)) {
             Ok(child) => {
                 log::debug!(pid = child.pid(); "a spare MCP server is ready for the next session");
                 let mut state = self.state();

@@ -45,7 +45,7 @@ fn nothing_outlives_a_proxy_that_was_killed() {
     let child = pid(&mut client);
     let grandchild = client.result("grandchild", json!({}))["pid"].as_u64().unwrap();
     let spare_and_all = children_of(published.proxy.pid().into());
-    assert!(spare_and_all.len() >= 3, "a keeper, a child and a spare: {spare_and_all:?}");
+    assert!(spare_and_all.len() >= 2, "supervisors of a child and its spares: {spare_and_all:?}");
     published.proxy.signal("KILL");
     published.proxy.wait();
     eventually("all have ended", || {
@@ -65,25 +65,75 @@ fn nothing_outlives_a_proxy_that_was_stopped() {
     eventually("all have ended", || !is_running(grandchild) && all.iter().all(|p| !is_running(*p)));
 }
 
+/// The scripted servers that run with `marker` in their environment, and what they started.
+fn servers(marker: &str) -> Vec<u64> {
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = all.filter_map(|e| e.file_name().to_str()?.parse::<u64>().ok());
+    let marker = format!("MARKER={marker}\0");
+    let has = |pid: &u64, file: &str, what: &str| {
+        let content = std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        String::from_utf8_lossy(&content).contains(what)
+    };
+    pids.filter(|pid| is_running(*pid) && has(pid, "comm", "python") && has(pid, "environ", &marker)).collect()
+}
+
 #[test]
-fn a_keeper_that_was_killed_is_replaced() {
-    let mut published = Published::start(&["--stdio-spare", "0"], &[("CHILD_STUBBORN", "1")]);
+fn nothing_escapes_the_end_of_its_session() {
+    let data = Scratch::new();
+    let marker = data.path("");
+    let published = Published::start(&["--stdio-spare", "0"], &[("CHILD_STUBBORN", "1"), ("MARKER", &marker)]);
+    let mut other = published.client_of("other", "c");
+    other.initialize();
+    for restless in [false, true] {
+        let mut client = published.client();
+        client.initialize();
+        let child = pid(&mut client);
+        let escaped = client.result("escape", json!({"restless": restless}))["pid"].as_u64().unwrap();
+        assert!(restless || is_running(escaped));
+        eventually("it is at large", || servers(&marker).len() > 2);
+        assert_eq!(client.send("DELETE", &[], b"").status, 200);
+        eventually("the child has ended", || !is_running(child));
+        let other = pid(&mut other);
+        eventually("nothing is at large", || servers(&marker) == [other]);
+    }
+}
+
+#[test]
+fn nothing_escapes_a_proxy_that_was_killed() {
+    let data = Scratch::new();
+    let marker = data.path("");
+    let mut published = Published::start(&[], &[("CHILD_STUBBORN", "1"), ("MARKER", &marker)]);
+    let mut client = published.client();
+    client.initialize();
+    let escaped = client.result("escape", json!({}))["pid"].as_u64().unwrap();
+    assert!(is_running(escaped));
+    published.proxy.signal("KILL");
+    published.proxy.wait();
+    eventually("all have ended", || servers(&marker).is_empty());
+}
+
+#[test]
+fn a_server_does_not_outlive_a_supervisor_that_was_killed() {
+    let published = Published::start(&["--stdio-spare", "0"], &[("CHILD_STUBBORN", "1")]);
     let mut client = published.client();
     client.initialize();
     let first = pid(&mut client);
-    let is_keeper = |pid: &u64| {
-        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.contains("stdio-keeper")
-    };
-    let keeper = children_of(published.proxy.pid().into()).into_iter().find(is_keeper).expect("a keeper");
-    assert!(Command::new("kill").args(["-9", &keeper.to_string()]).status().unwrap().success());
-    eventually("the keeper has gone", || !is_running(keeper));
-    let mut other = published.client_of("other", "c");
-    other.initialize();
-    let second = pid(&mut other);
-    published.proxy.signal("KILL");
-    published.proxy.wait();
-    eventually("both have ended", || !is_running(first) && !is_running(second));
+    let grandchild = client.result("grandchild", json!({}))["pid"].as_u64().unwrap();
+    let supervisor = client.result("whoami", json!({}))["parent"].as_u64().unwrap();
+    let line = std::fs::read_to_string(format!("/proc/{supervisor}/cmdline")).unwrap();
+    assert!(line.contains("stdio-supervisor"), "{line}");
+    assert!(Command::new("kill").args(["-9", &supervisor.to_string()]).status().unwrap().success());
+    eventually("both have ended", || !is_running(first) && !is_running(grandchild));
+    assert_ne!(pid(&mut client), first);
+    // Under another user it can't even do that.
+    let published = Published::start(&["--stdio-user", NOBODY], &[]);
+    let mut client = published.client();
+    client.initialize();
+    let supervisor = client.result("whoami", json!({}))["parent"].clone();
+    for target in [supervisor, json!(published.proxy.pid())] {
+        let answer = client.call("kill", json!({"pid": target}));
+        assert!(answer["error"]["message"].as_str().unwrap().contains("not permitted"), "{answer}");
+    }
 }
 
 #[test]

@@ -103,6 +103,29 @@ def request(id, method, params):
     elif method == "grandchild":
         process = subprocess.Popen(["sleep", "1000"], stdin=subprocess.DEVNULL)
         answer(id, {"pid": process.pid})
+    elif method == "escape":
+        # A session of its own, no parent, deaf to what can be ignored, and another of its kind every moment.
+        read, write_end = os.pipe()
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                for ignored in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+                    signal.signal(ignored, signal.SIG_IGN)
+                os.write(write_end, str(os.getpid()).encode())
+                os.closerange(0, 100)
+                while True:
+                    time.sleep(0.01)
+                    if params.get("restless") and os.fork() != 0:
+                        os._exit(0)
+            os._exit(0)
+        os.wait()
+        answer(id, {"pid": int(os.read(read, 20))})
+    elif method == "kill":
+        try:
+            os.kill(params["pid"], signal.SIGKILL)
+            answer(id, {"killed": True})
+        except OSError as e:
+            fail(id, -32000, str(e))
     elif method == "deaf":
         # Reads nothing any more.
         answer(id, {})

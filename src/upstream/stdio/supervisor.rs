@@ -1,0 +1,227 @@
+//! The supervisor: a process of this same binary between the proxy and one MCP server. The server and all that it starts
+//! are its descendants, also those that leave their process group or lose their parents, since it is the subreaper among
+//! their ancestors. It ends them when the proxy says so, and when the proxy is gone, even by `kill -9`.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, IoSlice, IoSliceMut, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, kill_process_group, set_child_subreaper, wait};
+use rustix::stdio::{dup2_stderr, dup2_stdout};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+
+use super::launcher::{self, own_program};
+
+/// The word on the command line that makes the program a supervisor.
+pub const COMMAND: &str = "stdio-supervisor";
+/// How long a server may take to end after its stdin was closed, and again after SIGTERM.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long what a server leaves behind may take.
+const LAST_GRACE: Duration = Duration::from_secs(1);
+/// How long processes that start others faster than they are killed are chased.
+const CHASE: Duration = Duration::from_secs(5);
+/// Pause between two rounds of SIGKILL.
+const ROUND: Duration = Duration::from_millis(5);
+/// The longest that ending a server takes.
+pub(super) const LONGEST_END: Duration = Duration::from_secs(12);
+/// Stands for an id that is not set.
+pub(super) const NONE: &str = "-";
+
+/// Gives the supervisor behind `control` the server's stdin, with which it begins.
+pub(super) fn begin(control: &UnixStream, stdin: OwnedFd) -> io::Result<()> {
+    let fds = [stdin.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut rights = SendAncillaryBuffer::new(&mut space);
+    if !rights.push(SendAncillaryMessage::ScmRights(&fds)) {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    sendmsg(control, &[IoSlice::new(&[0])], &mut rights, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+fn receive_stdin(control: impl AsFd) -> io::Result<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut rights = RecvAncillaryBuffer::new(&mut space);
+    recvmsg(control, &mut [IoSliceMut::new(&mut [0])], &mut rights, RecvFlags::CMSG_CLOEXEC)?;
+    let found = rights.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    found.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
+/// Runs as a supervisor, until the server and all of its descendants have ended; the server's exit code.
+pub fn run(words: &[OsString]) -> Result<u8, String> {
+    let [uid, gid, words @ ..] = words else { return Err(launcher::OWN_USE.into()) };
+    let failed = |what: &str, e: &dyn std::fmt::Display| format!("{what}: {e}");
+    // The proxy decides when the end is there: a Ctrl-C or `systemctl stop` reaches everybody.
+    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
+        let ignored = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(signal, ignored).map_err(|e| failed("signals can't be handled", &e))?;
+    }
+    let (child_ended, noted) = UnixStream::pair().map_err(|e| failed("no socket could be made", &e))?;
+    child_ended.set_nonblocking(true).map_err(|e| failed("no socket could be made", &e))?;
+    signal_hook::low_level::pipe::register(SIGCHLD, noted).map_err(|e| failed("signals can't be handled", &e))?;
+    // Without it a process could leave by losing its parent.
+    set_child_subreaper(Some(getpid())).map_err(|e| failed("the supervisor can't keep processes together", &e))?;
+    let control = io::stdin();
+    // The proxy is gone, and nothing has begun.
+    let Ok(stdin) = receive_stdin(control.as_fd()) else { return Ok(0) };
+
+    let mut command = Command::new(own_program());
+    command.arg(launcher::COMMAND).args(words).process_group(0).stdin(Stdio::from(stdin));
+    if let (Some(uid), Some(gid)) = (id(uid), id(gid)) {
+        command.uid(uid).gid(gid);
+    }
+    let server = command.spawn().map_err(|e| failed("the MCP server can't be started", &e))?;
+    let server = Pid::from_child(&server);
+    let _ = rustix::io::write(control.as_fd(), &server.as_raw_pid().to_ne_bytes());
+    // The pipes are the server's alone, so that their other ends see it close them.
+    let (_, nowhere) = io::pipe().map_err(|e| failed("no pipe could be made", &e))?;
+    let _ = (dup2_stdout(&nowhere), dup2_stderr(&nowhere));
+    Ok(Supervisor { server, code: None, phase: Phase::Runs, is_told: false }.run(control.as_fd(), &child_ended))
+}
+
+fn id(word: &OsStr) -> Option<u32> {
+    word.to_str()?.parse().ok()
+}
+
+/// How far the server's end has come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Phase {
+    Runs,
+    /// The proxy has closed its stdin; next comes SIGTERM.
+    Closed(Instant),
+    /// It got SIGTERM; next comes SIGKILL.
+    Terminated(Instant),
+    /// It has ended, and what it left behind got SIGTERM; next comes SIGKILL.
+    Left(Instant),
+    /// Whatever is found gets SIGKILL, until then.
+    Killed(Instant),
+}
+
+struct Supervisor {
+    server: Pid,
+    /// How the server ended.
+    code: Option<u8>,
+    phase: Phase,
+    /// The proxy wants the end, or is gone.
+    is_told: bool,
+}
+
+impl Supervisor {
+    fn run(mut self, control: impl AsFd, mut child_ended: &UnixStream) -> u8 {
+        loop {
+            if !self.bury() {
+                return self.code.unwrap_or(1);
+            }
+            if !self.go_on() {
+                return self.code.unwrap_or(1);
+            }
+            let mut fds = vec![PollFd::new(&child_ended, PollFlags::IN)];
+            if !self.is_told {
+                fds.push(PollFd::from_borrowed_fd(control.as_fd(), PollFlags::IN));
+            }
+            let patience = self.patience().map(crate::net::timespec);
+            if poll(&mut fds, patience.as_ref()).is_err() {
+                continue;
+            }
+            // Nothing is ever said there: it ends.
+            self.is_told |= fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
+            let _ = child_ended.read(&mut [0; 64]);
+        }
+    }
+
+    /// Takes note of those who have ended; false when nobody is left.
+    fn bury(&mut self) -> bool {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid == self.server => {
+                    let code = status.exit_status().or(status.terminating_signal().map(|s| 128 + s));
+                    self.code = Some(code.and_then(|c| u8::try_from(c).ok()).unwrap_or(1));
+                }
+                Ok(Some(_)) | Err(Errno::INTR) => {}
+                Ok(None) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Takes the steps that are due; false when there is nothing more to be done.
+    fn go_on(&mut self) -> bool {
+        let now = Instant::now();
+        if self.code.is_some() && !matches!(self.phase, Phase::Left(_) | Phase::Killed(_)) {
+            send_to_descendants(Signal::TERM);
+            self.phase = Phase::Left(now + LAST_GRACE);
+        }
+        match self.phase {
+            Phase::Runs if self.is_told => self.phase = Phase::Closed(now + GRACE),
+            Phase::Closed(due) if now >= due => {
+                let _ = kill_process_group(self.server, Signal::TERM);
+                self.phase = Phase::Terminated(now + GRACE);
+            }
+            Phase::Terminated(due) | Phase::Left(due) if now >= due => self.phase = Phase::Killed(now + CHASE),
+            _ => {}
+        }
+        if let Phase::Killed(until) = self.phase {
+            // Until it is buried, its id is nobody else's.
+            if self.code.is_none() {
+                let _ = kill_process_group(self.server, Signal::KILL);
+            }
+            send_to_descendants(Signal::KILL);
+            return now < until;
+        }
+        true
+    }
+
+    /// Until something has to be done though nothing happens.
+    fn patience(&self) -> Option<Duration> {
+        match self.phase {
+            Phase::Runs => None,
+            Phase::Closed(due) | Phase::Terminated(due) | Phase::Left(due) => {
+                Some(due.saturating_duration_since(Instant::now()))
+            }
+            Phase::Killed(_) => Some(ROUND),
+        }
+    }
+}
+
+fn send_to_descendants(signal: Signal) {
+    for pid in descendants() {
+        // It may have ended meanwhile.
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// All that descend from this process, the nearest first.
+fn descendants() -> Vec<Pid> {
+    let mut found = children(getpid());
+    let mut at = 0;
+    while let Some(pid) = found.get(at).copied() {
+        found.extend(children(pid));
+        at += 1;
+    }
+    found
+}
+
+/// The children of a process, those of each of its threads.
+fn children(pid: Pid) -> Vec<Pid> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_pid())).into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    lists
+        .flat_map(|l| l.split_whitespace().filter_map(|p| Pid::from_raw(p.parse().ok()?)).collect::<Vec<_>>())
+        .collect()
+}
