@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
+use mcp_auth_proxy::demo::server;
 use mcp_auth_proxy::flags::{self, Invocation};
 use mcp_auth_proxy::upstream::stdio::{init, launcher, supervisor};
 use mcp_auth_proxy::{demo, hash_password, serve};
@@ -26,6 +27,7 @@ fn own_use(arguments: &[OsString]) -> Option<Result<u8, String>> {
         launcher::COMMAND => Some(launcher::run(rest).map(|()| 0)),
         supervisor::COMMAND => Some(supervisor::run(rest)),
         init::COMMAND => Some(init::run(rest)),
+        server::COMMAND => Some(server::run().map(|()| 0)),
         _ => None,
     }
 }

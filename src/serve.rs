@@ -55,7 +55,7 @@ pub fn run(settings: Settings) -> Result<(), String> {
     warn_of_traps(&config, &listener);
     let client_url = config.client_url();
     let upstream = config.upstream_name();
-    let server = build(config, &secret, store, publish, listener, &drain)?;
+    let server = build(config, &secret, store, listener, &drain)?;
     log::info!(upstream = upstream.as_str(); "ready: give this URL to MCP clients: {client_url}");
     server(&stop)?;
     log::info!("stopped");
@@ -108,15 +108,11 @@ pub fn listen(config: &Config) -> Result<TcpListener, String> {
     })
 }
 
-/// Makes the MCP server's side, once there is a context; the error is one line.
-pub type Publish = fn(&Arc<Context>) -> Result<Box<dyn Upstream>, String>;
-
 /// Puts the parts together; the result runs until `stop` becomes readable.
 pub fn build(
     mut config: Config,
     secret: &Secret,
     store: Box<dyn Store>,
-    publish: Publish,
     listener: TcpListener,
     drain: &Drain,
 ) -> Result<impl FnOnce(&OwnedFd) -> Result<(), String> + use<>, String> {
@@ -141,7 +137,7 @@ pub fn build(
 }
 
 /// The MCP server that the configuration names.
-pub fn publish(context: &Arc<Context>) -> Result<Box<dyn Upstream>, String> {
+fn publish(context: &Arc<Context>) -> Result<Box<dyn Upstream>, String> {
     let config = &context.config;
     if let Some(stdio) = &config.stdio {
         return Ok(Box::new(StdioUpstream::new(stdio.clone(), context.clone())?));

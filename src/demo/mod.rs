@@ -1,18 +1,16 @@
-//! `mcp-auth-proxy demo`: the proxy before a small MCP server inside the binary. Nothing is kept after it ends: the
-//! state, the secret and the password live in memory.
+//! `mcp-auth-proxy demo`: the proxy before a small stdio server, which is the same binary again. Nothing is kept after it
+//! ends: the state, the secret and the password live in memory.
 
-mod server;
+pub mod server;
 
 use std::io::Write;
-use std::sync::Arc;
 
 use crate::config::Config;
-use crate::context::Context;
 use crate::flags::Settings;
 use crate::serve;
 use crate::store::embedded::EmbeddedStore;
 use crate::tokens::{Secret, base64url, random};
-use crate::upstream::Upstream;
+use crate::upstream::stdio::launcher::own_program;
 
 /// Where the demo listens unless told otherwise; with the port taken, any free one does.
 const LISTEN: &str = "127.0.0.1:8080";
@@ -41,18 +39,15 @@ pub fn run(mut settings: Settings) -> Result<(), String> {
     if !given {
         settings.password = Some(password.clone());
     }
+    settings.command = vec![own_program().into(), server::COMMAND.into()];
     let config = Config::build(settings)?;
     let origin = config.external.origin.clone();
     let drain = serve::new_drain()?;
     let store = EmbeddedStore::in_memory().map_err(|e| format!("no state could be made: {e:?}"))?;
-    let server = serve::build(config, &Secret::generate(), Box::new(store), publish, listener, &drain)?;
+    let server = serve::build(config, &Secret::generate(), Box::new(store), listener, &drain)?;
     let shown = if given { "the one that you gave" } else { password.as_str() };
     let _ = std::io::stdout().write_all(welcome(&origin, shown).as_bytes());
     server(&stop)
-}
-
-fn publish(_: &Arc<Context>) -> Result<Box<dyn Upstream>, String> {
-    Ok(Box::new(server::DemoServer))
 }
 
 /// What to do next, for each client.

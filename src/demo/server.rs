@@ -1,93 +1,130 @@
-//! The demo's MCP server: Streamable HTTP of the revisions up to 2025-11-25, without sessions.
+//! The demo's MCP server: the revisions up to 2025-11-25 over stdio, as the proxy's own child.
 
-use std::io::{self, Read};
+use std::collections::HashMap;
+use std::io::{self, BufRead, Write};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::{Duration, SystemTime};
 
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::http::{BodyError, Payload, Request, Response};
-use crate::net::interrupt;
-use crate::upstream::{Origin, Upstream};
+/// The word on the command line that makes the program the demo's server.
+pub const COMMAND: &str = "stdio-demo";
 
-/// The one path.
-const ENDPOINT: &str = "/mcp";
 /// Revisions spoken, the newest first.
 const REVISIONS: [&str; 3] = ["2025-11-25", "2025-06-18", "2025-03-26"];
-const MAX_BODY: usize = 1 << 20;
 const MAX_STEPS: u64 = 60;
+/// How long the user may take to answer a question.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(300);
+/// Tools that take their time, at one time.
+const MAX_AT_WORK: usize = 8;
 
-/// An MCP server with three tools, a resource and a prompt.
-pub(super) struct DemoServer;
-
-impl Upstream for DemoServer {
-    fn forward(&self, request: &mut Request<'_>, _: &Origin) -> Response {
-        if request.parts.uri.path() != ENDPOINT {
-            return Response::text(StatusCode::NOT_FOUND, "the demo's MCP endpoint is /mcp");
-        }
-        if request.parts.method != Method::POST {
-            return Response::text(StatusCode::METHOD_NOT_ALLOWED, "this server has no stream of its own")
-                .with(ALLOW, "POST");
-        }
-        if header(&request.parts.headers, CONTENT_TYPE).split(';').next().map(str::trim) != Some("application/json") {
-            return Response::text(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the Content-Type must be application/json");
-        }
-        let version = header(&request.parts.headers, HeaderName::from_static("mcp-protocol-version"));
-        if !version.is_empty() && !REVISIONS.contains(&version) {
-            return failure(
-                &Value::Null,
-                -32600,
-                &format!("the protocol revision is not one of {}", REVISIONS.join(", ")),
-                StatusCode::BAD_REQUEST,
-            );
-        }
-        match request.body.read_all(MAX_BODY) {
-            Ok(body) => answer(&body, &request.parts.headers),
-            Err(e) => {
-                let error = BodyError::of(&e).unwrap_or(BodyError::Gone);
-                Response::text(error.status(), error.to_string())
-            }
+/// Answers the requests on stdin until it ends.
+pub fn run() -> Result<(), String> {
+    let server = Arc::new(Server::default());
+    for line in io::stdin().lock().lines() {
+        let line = line.map_err(|e| format!("stdin can't be read: {e}"))?;
+        match serde_json::from_str::<Value>(&line) {
+            Ok(message) => server.receive(message),
+            Err(e) => eprintln!("a line that is not JSON was skipped: {e}"),
         }
     }
+    Ok(())
+}
 
-    fn endpoint(&self) -> Option<&str> {
-        Some(ENDPOINT)
+/// An MCP server with four tools, a resource and a prompt.
+#[derive(Default)]
+struct Server(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    can_ask: bool,
+    asked: u64,
+    /// Questions that the client has not answered.
+    questions: HashMap<u64, mpsc::Sender<Value>>,
+    at_work: usize,
+}
+
+impl Server {
+    fn receive(self: &Arc<Self>, message: Value) {
+        let Some(method) = message["method"].as_str() else { return self.answered(message) };
+        let Some(id) = message.get("id").cloned() else { return };
+        let params = message["params"].clone();
+        match (method, params["name"].as_str()) {
+            ("initialize", _) => self.state().can_ask = params["capabilities"]["elicitation"].is_object(),
+            ("tools/call", Some("slow")) => return self.work(id, move |_| slow(&params)),
+            ("tools/call", Some("ask")) => return self.work(id, Server::ask),
+            _ => {}
+        }
+        reply(&id, result(method, &params));
     }
-}
 
-fn header(headers: &HeaderMap, name: HeaderName) -> &str {
-    headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
-}
+    /// Runs a tool that takes its time, while other requests are answered.
+    fn work(self: &Arc<Self>, id: Value, tool: impl FnOnce(&Server) -> Outcome + Send + 'static) {
+        let mut state = self.state();
+        if state.at_work >= MAX_AT_WORK {
+            return reply(&id, Err((-32603, "too many tools are at work".into())));
+        }
+        state.at_work += 1;
+        drop(state);
+        let server = self.clone();
+        std::thread::spawn(move || {
+            reply(&id, tool(&server));
+            server.state().at_work -= 1;
+        });
+    }
 
-fn answer(body: &[u8], headers: &HeaderMap) -> Response {
-    let Ok(message) = serde_json::from_slice::<Value>(body) else {
-        return failure(&Value::Null, -32700, "the body is not JSON", StatusCode::BAD_REQUEST);
-    };
-    let Some(method) = message["method"].as_str() else {
-        // An answer to a question that this server never asks.
-        return if message.get("result").is_some() || message.get("error").is_some() {
-            Response::new(StatusCode::ACCEPTED)
-        } else {
-            failure(&Value::Null, -32600, "the body is not a JSON-RPC request", StatusCode::BAD_REQUEST)
+    /// Asks the client's user for a name (elicitation).
+    fn ask(&self) -> Outcome {
+        let mut state = self.state();
+        if !state.can_ask {
+            return Ok(text_result("this client can't ask its user (it did not offer elicitation)"));
+        }
+        state.asked += 1;
+        let number = state.asked;
+        let (sender, answers) = mpsc::channel();
+        state.questions.insert(number, sender);
+        drop(state);
+        let schema = json!({"type": "object", "properties": {"name": {"type": "string", "title": "Name"}}, "required": ["name"]});
+        let params = json!({"message": "What is your name?", "requestedSchema": schema});
+        send(&json!({"jsonrpc": "2.0", "id": number, "method": "elicitation/create", "params": params}));
+        let answer = answers.recv_timeout(QUESTION_TIMEOUT).unwrap_or_default();
+        self.state().questions.remove(&number);
+        let text = match (answer["action"].as_str(), answer["content"]["name"].as_str()) {
+            (Some("accept"), Some(name)) => format!("Hello, {name}!"),
+            (Some(action), _) => format!("no name was given ({action})"),
+            (None, _) => "no name was given".into(),
         };
-    };
-    let Some(id) = message.get("id") else { return Response::new(StatusCode::ACCEPTED) };
-    let params = &message["params"];
-    match (method, params["name"].as_str()) {
-        ("tools/call", Some("slow")) if header(headers, ACCEPT).contains("text/event-stream") => slow(id, params),
-        _ => match result(method, params) {
-            Ok(result) => Response::json(StatusCode::OK, &json!({"jsonrpc": "2.0", "id": id, "result": result})),
-            Err((code, text)) => failure(id, code, &text, StatusCode::OK),
-        },
+        Ok(text_result(&text))
+    }
+
+    fn answered(&self, message: Value) {
+        let question = message["id"].as_u64().and_then(|id| self.state().questions.remove(&id));
+        if let Some(sender) = question {
+            // Who asked may have given up.
+            let _ = sender.send(message["result"].clone());
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 
-fn failure(id: &Value, code: i32, message: &str, status: StatusCode) -> Response {
-    Response::json(status, &json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message}}))
+type Outcome = Result<Value, (i32, String)>;
+
+fn reply(id: &Value, outcome: Outcome) {
+    send(&match outcome {
+        Ok(result) => json!({"jsonrpc": "2.0", "id": id, "result": result}),
+        Err((code, message)) => json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message}}),
+    });
 }
 
-fn result(method: &str, params: &Value) -> Result<Value, (i32, String)> {
+/// Writes one line. When nobody reads it any more, stdin is about to end too.
+fn send(message: &Value) {
+    let _ = io::stdout().lock().write_all(format!("{message}\n").as_bytes());
+}
+
+fn result(method: &str, params: &Value) -> Outcome {
     Ok(match method {
         "initialize" => {
             let asked = params["protocolVersion"].as_str().unwrap_or_default();
@@ -95,7 +132,7 @@ fn result(method: &str, params: &Value) -> Result<Value, (i32, String)> {
                 "protocolVersion": REVISIONS.iter().find(|r| **r == asked).unwrap_or(&REVISIONS[0]),
                 "capabilities": {"tools": {}, "resources": {}, "prompts": {}},
                 "serverInfo": {"name": "mcp-auth-proxy demo", "version": env!("CARGO_PKG_VERSION")},
-                "instructions": "A demonstration: echo, clock, a slow tool with progress, a resource and a prompt.",
+                "instructions": "A demonstration: echo, clock, a slow tool with progress, one that asks the user, a resource and a prompt.",
             })
         }
         "ping" => json!({}),
@@ -133,15 +170,15 @@ fn tools() -> Value {
         {"name": "clock", "description": "Tells the time in UTC", "inputSchema": object(json!({}), json!([]))},
         {"name": "slow", "description": "Takes half a second for each step and reports progress",
          "inputSchema": object(json!({"steps": {"type": "integer", "minimum": 1, "maximum": MAX_STEPS, "default": 5}}), json!([]))},
+        {"name": "ask", "description": "Asks the user for a name, and greets", "inputSchema": object(json!({}), json!([]))},
     ])
 }
 
-fn call(params: &Value) -> Result<Value, (i32, String)> {
+fn call(params: &Value) -> Outcome {
     let arguments = &params["arguments"];
     let text = match params["name"].as_str() {
         Some("echo") => arguments["text"].as_str().ok_or((-32602, "echo needs a text".to_string()))?.to_string(),
         Some("clock") => httpdate::fmt_http_date(SystemTime::now()),
-        Some("slow") => return Err((-32600, "slow reports progress: accept text/event-stream".into())),
         _ => return Err((-32602, "there is no such tool".into())),
     };
     Ok(text_result(&text))
@@ -151,52 +188,16 @@ fn text_result(text: &str) -> Value {
     json!({"content": [{"type": "text", "text": text}]})
 }
 
-fn slow(id: &Value, params: &Value) -> Response {
+fn slow(params: &Value) -> Outcome {
     let steps = params["arguments"]["steps"].as_u64().unwrap_or(5).clamp(1, MAX_STEPS);
-    let slow =
-        Slow { id: id.clone(), token: params["_meta"]["progressToken"].clone(), step: 0, steps, pending: Vec::new() };
-    let mut response = Response::new(StatusCode::OK)
-        .with(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"))
-        .with(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response.body = Payload::Stream { reader: Box::new(slow), length: None };
-    response
-}
-
-/// The slow tool's event stream: progress, progress, result.
-struct Slow {
-    id: Value,
-    token: Value,
-    step: u64,
-    steps: u64,
-    pending: Vec<u8>,
-}
-
-impl Read for Slow {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.pending.is_empty() && self.step <= self.steps {
-            if let Some(message) = self.next_message()? {
-                self.pending = format!("event: message\ndata: {message}\n\n").into_bytes();
-            }
+    let token = &params["_meta"]["progressToken"];
+    for step in 1..=steps {
+        std::thread::sleep(Duration::from_millis(500));
+        if !token.is_null() {
+            let params =
+                json!({"progressToken": token, "progress": step, "total": steps, "message": format!("step {step}")});
+            send(&json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": params}));
         }
-        let n = self.pending.len().min(buffer.len());
-        buffer[..n].copy_from_slice(&self.pending[..n]);
-        self.pending.drain(..n);
-        Ok(n)
     }
-}
-
-impl Slow {
-    fn next_message(&mut self) -> io::Result<Option<Value>> {
-        self.step += 1;
-        if self.step > self.steps {
-            let result = text_result(&format!("done in {} steps", self.steps));
-            return Ok(Some(json!({"jsonrpc": "2.0", "id": self.id, "result": result})));
-        }
-        interrupt::sleep(Duration::from_millis(500))?;
-        if self.token.is_null() {
-            return Ok(None);
-        }
-        let params = json!({"progressToken": self.token, "progress": self.step, "total": self.steps, "message": format!("step {}", self.step)});
-        Ok(Some(json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": params})))
-    }
+    Ok(text_result(&format!("done in {steps} steps")))
 }

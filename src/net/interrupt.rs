@@ -68,36 +68,13 @@ pub fn as_stream<R>(wait: impl FnOnce() -> R) -> R {
 
 /// Waits until `socket` is ready for `events`.
 pub fn wait(socket: BorrowedFd<'_>, events: PollFlags, timeout: Option<Duration>) -> io::Result<()> {
-    match watch(Some((socket, events)), timeout)? {
-        Woken::Ready => Ok(()),
-        Woken::TimedOut => Err(io::ErrorKind::TimedOut.into()),
-    }
-}
-
-/// Sleeps, unless something ends the wait.
-pub fn sleep(time: Duration) -> io::Result<()> {
-    watch(None, Some(time)).map(drop)
-}
-
-/// Sends what is on its way to the client, as must be done before any wait.
-pub fn send_first() -> io::Result<()> {
-    super::outbox::flush().map_err(|_| io::Error::other(Interrupted::ClientGone))
-}
-
-enum Woken {
-    Ready,
-    TimedOut,
-}
-
-fn watch(socket: Option<(BorrowedFd<'_>, PollFlags)>, timeout: Option<Duration>) -> io::Result<Woken> {
     send_first()?;
     crate::blocking::announce();
     let deadline = timeout.map(|t| Instant::now() + t);
     INTEREST.with_borrow(|interest| {
         loop {
             let mut fds = Vec::with_capacity(3);
-            fds.extend(socket.map(|(fd, events)| PollFd::from_borrowed_fd(fd, events)));
-            let own = fds.len();
+            fds.push(PollFd::from_borrowed_fd(socket, events));
             if let Some(interest) = interest {
                 fds.push(PollFd::from_borrowed_fd(interest.drain.event(STREAMING.get()), PollFlags::IN));
                 fds.push(PollFd::from_borrowed_fd(interest.client.as_fd(), PollFlags::RDHUP));
@@ -106,16 +83,21 @@ fn watch(socket: Option<(BorrowedFd<'_>, PollFlags)>, timeout: Option<Duration>)
             match poll(&mut fds, left.as_ref()) {
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(e) => return Err(e.into()),
-                Ok(0) => return Ok(Woken::TimedOut),
+                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
                 Ok(_) => {}
             }
             let is_ready = |i: usize| fds.get(i).is_some_and(|f| !f.revents().is_empty());
             // What has arrived is passed on before the wait is called off.
-            if own == 1 && is_ready(0) {
-                return Ok(Woken::Ready);
+            if is_ready(0) {
+                return Ok(());
             }
-            let why = if is_ready(own) { Interrupted::Draining } else { Interrupted::ClientGone };
+            let why = if is_ready(1) { Interrupted::Draining } else { Interrupted::ClientGone };
             return Err(io::Error::other(why));
         }
     })
+}
+
+/// Sends what is on its way to the client, as must be done before any wait.
+pub fn send_first() -> io::Result<()> {
+    super::outbox::flush().map_err(|_| io::Error::other(Interrupted::ClientGone))
 }

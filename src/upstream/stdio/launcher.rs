@@ -103,7 +103,7 @@ pub(super) fn check_program(command: &[OsString]) -> Result<(), String> {
 }
 
 /// This binary, also when its file has been replaced since.
-pub(super) fn own_program() -> PathBuf {
+pub fn own_program() -> PathBuf {
     let link = PathBuf::from("/proc/self/exe");
     if link.exists() { link } else { std::env::args_os().next().map(PathBuf::from).unwrap_or(link) }
 }
