@@ -15,9 +15,20 @@ pub struct Message<'m> {
     id: Option<&'m RawValue>,
     params: Option<&'m RawValue>,
     result: Option<&'m RawValue>,
-    /// A member that decides what the message means occurs twice: readers may disagree about it.
-    pub is_ambiguous: bool,
+    has_twins: bool,
 }
+
+/// Members that decide what a message means.
+const MEMBERS: &[&str] = &["jsonrpc", "id", "method", "params", "result", "error"];
+/// Likewise of its parameters, where this program or the server's transport acts upon them.
+const PARAMS: &[&str] = &["_meta", "name", "progressToken", "requestId", "uri"];
+/// Likewise of `_meta`.
+const META: &[&str] = &[
+    "progressToken",
+    "io.modelcontextprotocol/clientCapabilities",
+    "io.modelcontextprotocol/protocolVersion",
+    "io.modelcontextprotocol/subscriptionId",
+];
 
 /// The three kinds of JSON-RPC messages.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,7 +104,7 @@ impl<'m> Message<'m> {
     /// Reads what a proxy has to know of a message.
     pub fn parse(text: &'m str) -> Result<Message<'m>, Flaw> {
         let [mut version, mut id, mut method, mut params, mut result, mut error] = [None; 6];
-        let mut is_ambiguous = false;
+        let mut has_twins = false;
         each_member(text, |name, value| {
             let place = match name {
                 "jsonrpc" => &mut version,
@@ -102,9 +113,12 @@ impl<'m> Message<'m> {
                 "params" => &mut params,
                 "result" => &mut result,
                 "error" => &mut error,
-                _ => return,
+                _ => {
+                    has_twins |= MEMBERS.iter().any(|member| is_spelling(name, member));
+                    return;
+                }
             };
-            is_ambiguous |= place.replace(value).is_some();
+            has_twins |= place.replace(value).is_some();
         })
         .map_err(|e| Flaw::of(&e))?;
         if version.and_then(string).as_deref() != Some("2.0") {
@@ -126,7 +140,16 @@ impl<'m> Message<'m> {
             }
             _ => return Err(Flaw::NotMessage("it is neither request, notification nor response")),
         };
-        Ok(Message { text, kind, id, params, result, is_ambiguous })
+        Ok(Message { text, kind, id, params, result, has_twins })
+    }
+
+    /// Does a member that decides what it means occur twice, or in another spelling? Readers disagree about which one
+    /// counts: most take the last, some the first, and those written in Go take `ID` for `id`.
+    pub fn is_ambiguous(&self) -> bool {
+        self.has_twins
+            || self.params.is_some_and(|params| {
+                has_twins(params, PARAMS) || member(params, "_meta").is_some_and(|meta| has_twins(meta, META))
+            })
     }
 
     /// Its text.
@@ -204,6 +227,28 @@ pub fn one_line(text: &str) -> String {
 
 fn string(raw: &RawValue) -> Option<String> {
     serde_json::from_str(raw.get()).ok()
+}
+
+/// Is `name` what a reader that does not care for case takes for `member`? As in Go, two letters beyond ASCII are among
+/// the spellings of k and s.
+pub fn is_spelling(name: &str, member: &str) -> bool {
+    let fold = |c: char| match c {
+        '\u{212a}' => 'k',
+        '\u{17f}' => 's',
+        c => c.to_ascii_lowercase(),
+    };
+    name.chars().map(fold).eq(member.chars().map(fold))
+}
+
+/// Does one of `members` occur twice in `object`, or in a spelling of its own?
+fn has_twins(object: &RawValue, members: &[&str]) -> bool {
+    let (mut seen, mut found) = (vec![false; members.len()], false);
+    let _ = each_member(object.get(), |name, _| {
+        if let Some(i) = members.iter().position(|member| is_spelling(name, member)) {
+            found |= std::mem::replace(&mut seen[i], true) || name != members[i];
+        }
+    });
+    found
 }
 
 /// The last member of `object` that is called `name`.
@@ -306,10 +351,29 @@ mod tests {
 
     #[test]
     fn a_second_spelling_of_a_member_is_noticed() {
-        let is_ambiguous = |text| Message::parse(text).unwrap().is_ambiguous;
+        let is_ambiguous = |text: &str| Message::parse(text).unwrap().is_ambiguous();
         assert!(is_ambiguous(r#"{"jsonrpc":"2.0","id":1,"i\u0064":2,"method":"a"}"#));
         assert!(is_ambiguous(r#"{"jsonrpc":"2.0","method":"a","method":"b"}"#));
-        assert!(!is_ambiguous(r#"{"jsonrpc":"2.0","ID":1,"id":1,"method":"a","x":1,"x":2,"params":{"id":1}}"#));
+        for other in ["ID", "Id", "Method", "PARAMS", "re\u{17f}ult", "JSONRPC"] {
+            assert!(is_ambiguous(&format!(r#"{{"jsonrpc":"2.0","id":1,"method":"a","{other}":1}}"#)), "{other}");
+        }
+        for params in [
+            r#"{"requestId":1,"requestId":2}"#,
+            r#"{"requestId":1,"RequestID":2}"#,
+            r#"{"name":"a","Name":"b"}"#,
+            r#"{"URI":"a"}"#,
+            r#"{"_Meta":{}}"#,
+            r#"{"_meta":{"progressToken":1,"progress\u0054oken":2}}"#,
+            r#"{"_meta":{"progressto\u212aen":2}}"#,
+        ] {
+            assert!(is_ambiguous(&format!(r#"{{"jsonrpc":"2.0","method":"a","params":{params}}}"#)), "{params}");
+        }
+        for params in [r#"{"id":1,"ID":2,"arguments":{"name":1,"Name":2}}"#, "[1]", "null"] {
+            assert!(
+                !is_ambiguous(&format!(r#"{{"jsonrpc":"2.0","id":1,"method":"a","x":1,"x":2,"params":{params}}}"#)),
+                "{params}"
+            );
+        }
     }
 
     #[test]

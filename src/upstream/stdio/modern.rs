@@ -168,7 +168,7 @@ impl Listener for Exchange {
 
 /// What the transport requires of a request, beyond what the server checks itself.
 fn check(message: &Message<'_>, headers: &HeaderMap) -> Result<(), (i32, &'static str)> {
-    if message.is_ambiguous {
+    if message.is_ambiguous() {
         return Err((INVALID_REQUEST, "a member of the message occurs twice"));
     }
     let Kind::Request { method, .. } = &message.kind else { return Ok(()) };

@@ -601,7 +601,7 @@ impl Inner {
     fn check(&self, messages: &[Message<'_>]) -> Result<(), Refusal> {
         let mut ids = HashSet::new();
         for message in messages {
-            if message.is_ambiguous {
+            if message.is_ambiguous() {
                 return Err(Refusal::Bad("a member of the message occurs twice"));
             }
             if let Kind::Request { id, .. } = &message.kind

@@ -84,7 +84,7 @@ fn post(host: &Arc<Host>, account: &Account, headers: &HeaderMap, body: &mut Bod
 fn initialize(host: &Arc<Host>, account: &Account, headers: &HeaderMap, messages: &[Message<'_>]) -> Response {
     let bad = |why| refuse(StatusCode::BAD_REQUEST, INVALID_REQUEST, why);
     let [message] = messages else { return bad("initialize must come alone") };
-    if message.is_ambiguous {
+    if message.is_ambiguous() {
         return bad("a member of the message occurs twice");
     }
     if message.text().len() > MAX_INITIALIZE {
