@@ -1,11 +1,12 @@
 //! What every handler works with.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::http::{Request, RequestId};
+use crate::identity::{ClientId, User};
 use crate::login::password::Passwords;
 use crate::login::throttle::Throttle;
 use crate::net::buckets::Buckets;
@@ -26,7 +27,11 @@ pub struct Context {
     pub throttle: Throttle,
     /// Registrations per address.
     pub registrations: Buckets,
+    /// Hears of consents.
+    consents: OnceLock<ConsentListener>,
 }
+
+type ConsentListener = Box<dyn Fn(&User, &ClientId) + Send + Sync>;
 
 /// Who sent a request, as far as the network tells.
 #[derive(Clone, Copy, Debug)]
@@ -57,8 +62,21 @@ impl Context {
             throttle: Throttle::default(),
             // A hosted client registers for many users from few addresses.
             registrations: Buckets::new(100, 1),
+            consents: OnceLock::new(),
             config,
         })
+    }
+
+    /// Has `listener` hear which user has just let which client in; only the first one does.
+    pub fn on_consent(&self, listener: impl Fn(&User, &ClientId) + Send + Sync + 'static) {
+        let _ = self.consents.set(Box::new(listener));
+    }
+
+    /// A user has let a client in.
+    pub fn has_consented(&self, user: &User, client: &ClientId) {
+        if let Some(listener) = self.consents.get() {
+            listener(user, client);
+        }
     }
 
     /// Now.

@@ -144,12 +144,23 @@ impl<'m> Message<'m> {
     }
 
     /// Does a member that decides what it means occur twice, or in another spelling? Readers disagree about which one
-    /// counts: most take the last, some the first, and those written in Go take `ID` for `id`.
+    /// counts: most take the last, some the first, and those written in Go take `ID` for `id`. What can't be read here,
+    /// though others may read it, is ambiguous too.
     pub fn is_ambiguous(&self) -> bool {
         self.has_twins
             || self.params.is_some_and(|params| {
                 has_twins(params, PARAMS) || member(params, "_meta").is_some_and(|meta| has_twins(meta, META))
             })
+    }
+
+    /// Is one of the members that `path` leads through its parameters ambiguous?
+    pub fn is_param_ambiguous<S: AsRef<str>>(&self, path: &[S]) -> bool {
+        let mut object = self.params;
+        path.iter().any(|name| {
+            let found = object.is_some_and(|object| has_twins(object, &[name.as_ref()]));
+            object = object.and_then(|object| member(object, name.as_ref()));
+            found
+        })
     }
 
     /// Its text.
@@ -168,8 +179,8 @@ impl<'m> Message<'m> {
     }
 
     /// The member of its parameters that `path` leads to.
-    pub fn param(&self, path: &[&str]) -> Option<&'m RawValue> {
-        path.iter().try_fold(self.params?, |object, name| member(object, name))
+    pub fn param<S: AsRef<str>>(&self, path: &[S]) -> Option<&'m RawValue> {
+        path.iter().try_fold(self.params?, |object, name| member(object, name.as_ref()))
     }
 
     /// The member of its result that `path` leads to.
@@ -231,7 +242,7 @@ fn string(raw: &RawValue) -> Option<String> {
 
 /// Is `name` what a reader that does not care for case takes for `member`? As in Go, two letters beyond ASCII are among
 /// the spellings of k and s.
-pub fn is_spelling(name: &str, member: &str) -> bool {
+fn is_spelling(name: &str, member: &str) -> bool {
     let fold = |c: char| match c {
         '\u{212a}' => 'k',
         '\u{17f}' => 's',
@@ -242,13 +253,16 @@ pub fn is_spelling(name: &str, member: &str) -> bool {
 
 /// Does one of `members` occur twice in `object`, or in a spelling of its own?
 fn has_twins(object: &RawValue, members: &[&str]) -> bool {
+    if !object.get().starts_with('{') {
+        return false;
+    }
     let (mut seen, mut found) = (vec![false; members.len()], false);
-    let _ = each_member(object.get(), |name, _| {
+    let read = each_member(object.get(), |name, _| {
         if let Some(i) = members.iter().position(|member| is_spelling(name, member)) {
             found |= std::mem::replace(&mut seen[i], true) || name != members[i];
         }
     });
-    found
+    found || read.is_err()
 }
 
 /// The last member of `object` that is called `name`.
@@ -365,9 +379,17 @@ mod tests {
             r#"{"_Meta":{}}"#,
             r#"{"_meta":{"progressToken":1,"progress\u0054oken":2}}"#,
             r#"{"_meta":{"progressto\u212aen":2}}"#,
+            // A name that only some can read.
+            r#"{"_meta":{"\ud800":0,"progressToken":1}}"#,
+            r#"{"\ud800":0}"#,
         ] {
             assert!(is_ambiguous(&format!(r#"{{"jsonrpc":"2.0","method":"a","params":{params}}}"#)), "{params}");
         }
+        let text = r#"{"jsonrpc":"2.0","method":"a","params":{"arguments":{"a":{"b":1,"B":2},"c":1}}}"#;
+        let message = Message::parse(text).unwrap();
+        assert!(
+            message.is_param_ambiguous(&["arguments", "a", "b"]) && !message.is_param_ambiguous(&["arguments", "c"])
+        );
         for params in [r#"{"id":1,"ID":2,"arguments":{"name":1,"Name":2}}"#, "[1]", "null"] {
             assert!(
                 !is_ambiguous(&format!(r#"{{"jsonrpc":"2.0","id":1,"method":"a","x":1,"x":2,"params":{params}}}"#)),

@@ -163,6 +163,7 @@ pub fn allow(ctx: &Context, asked: &AuthorizationRequest, user: &User, caller: C
         return Ok(signin::stale_form(ctx));
     }
     log::info!(request:% = caller.id, user:% = user.id, client:% = asked.client, address:% = caller.address, grant:% = id; "access was allowed");
+    ctx.has_consented(user, &asked.client);
     let code = ctx.keys.seal(&AuthorizationCode { grant: id, exp });
     Ok(answer(ctx, &redirect_of(asked), asked.state.as_deref(), &[("code", &code)]))
 }

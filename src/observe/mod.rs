@@ -1,3 +1,4 @@
 //! What the operator sees.
 
 pub mod log;
+pub mod quota;

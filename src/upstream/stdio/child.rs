@@ -6,10 +6,11 @@ use std::ffi::OsString;
 use std::io::{self, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -18,13 +19,14 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, pidfd_open, waitid,
 };
 
-use super::Account;
 use super::bell::Bell;
 use super::launcher::{Limits, own_program};
 use super::lines::{Lines, TooLong};
 use super::supervisor;
 use super::users::RunAs;
+use super::{Account, Slot};
 use crate::flags::FLAGS;
+use crate::observe::quota::Quota;
 
 /// How long after a child's end its last words are waited for.
 const LAST_WORDS_WAIT: Duration = Duration::from_secs(1);
@@ -36,6 +38,9 @@ const STACK: usize = 256 << 10;
 const STEP: usize = 64 << 10;
 /// Longest line of stderr that is logged whole.
 const MAX_WORDS: usize = 4 << 10;
+/// Lines of stderr that are logged at once, and in each second.
+const WORDS_AT_ONCE: u32 = 1_000;
+const WORDS_PER_SECOND: u32 = 100;
 /// Lines of stderr that are remembered for the moment when the child fails.
 const LAST_WORDS: usize = 10;
 
@@ -57,7 +62,7 @@ pub(super) trait Listener: Send + Sync {
     fn line(&self, line: Vec<u8>);
 
     /// It wrote a line that can't be held.
-    fn long_line(&self, limit: usize);
+    fn long_line(&self, line: &TooLong);
 
     /// It has ended, so long after its start.
     fn ended(&self, lived: Duration);
@@ -73,6 +78,8 @@ pub(super) struct Full;
 /// A running child. Dropping it ends the process in order.
 pub(super) struct Child {
     shared: Arc<Shared>,
+    /// Kept until the process has ended, by its thread.
+    slot: Weak<Slot>,
 }
 
 struct Shared {
@@ -91,6 +98,8 @@ struct Inbox {
     is_ending: bool,
     has_ended: bool,
     listener: Arc<dyn Listener>,
+    /// Lines that others hear as if it had written them.
+    own_words: Vec<(Arc<dyn Listener>, Vec<u8>)>,
 }
 
 impl Child {
@@ -99,23 +108,35 @@ impl Child {
         launch: &Launch,
         account: Option<&Account>,
         listener: Arc<dyn Listener>,
-        slot: Box<dyn Send>,
+        slot: Arc<Slot>,
     ) -> io::Result<Child> {
         let (control, theirs) = UnixStream::pair()?;
         let (to_read, stdin) = io::pipe()?;
         let bell = Bell::new()?;
         control.set_nonblocking(true)?;
         ioctl_fionbio(&stdin, true)?;
-        let mut process = command(launch, account).stdin(OwnedFd::from(theirs)).spawn()?;
-        let pipes = (process.stdout.take(), process.stderr.take());
+        let mut process = Process(command(launch, account).stdin(OwnedFd::from(theirs)).spawn()?);
+        let pipes = (process.0.stdout.take(), process.0.stderr.take());
         let (Some(stdout), Some(stderr)) = pipes else { return Err(io::ErrorKind::BrokenPipe.into()) };
         for pipe in [stdout.as_fd(), stderr.as_fd()] {
             ioctl_fionbio(pipe, true)?;
         }
-        let supervisor = Pid::from_child(&process);
-        let inbox = Inbox { lines: VecDeque::new(), sent: 0, bytes: 0, is_ending: false, has_ended: false, listener };
-        let shared =
-            Arc::new(Shared { pid: AtomicU32::new(process.id()), inbox: Mutex::new(inbox), bell, room: launch.buffer });
+        let supervisor = Pid::from_child(&process.0);
+        let inbox = Inbox {
+            lines: VecDeque::new(),
+            sent: 0,
+            bytes: 0,
+            is_ending: false,
+            has_ended: false,
+            listener,
+            own_words: Vec::new(),
+        };
+        let shared = Arc::new(Shared {
+            pid: AtomicU32::new(process.0.id()),
+            inbox: Mutex::new(inbox),
+            bell,
+            room: launch.buffer,
+        });
         let pump = Pump {
             shared: shared.clone(),
             process,
@@ -129,15 +150,17 @@ impl Child {
             buffer: vec![0; STEP],
             lines: Lines::new(launch.buffer),
             words: Lines::new(MAX_WORDS),
+            words_quota: Quota::new(WORDS_AT_ONCE, WORDS_PER_SECOND),
             last_words: VecDeque::new(),
             started: Instant::now(),
             phase: Phase::Runs,
-            _slot: slot,
+            slot,
         };
-        // What fails from here on drops the control socket, and with it the supervisor ends.
-        supervisor::begin(pump.control.as_ref().ok_or(io::ErrorKind::BrokenPipe)?, to_read.into())?;
-        std::thread::Builder::new().name("child".into()).stack_size(STACK).spawn(move || pump.run())?;
-        Ok(Child { shared })
+        // The server begins when everything is there that it takes to end it.
+        let slot = Arc::downgrade(&pump.slot);
+        let begin = move || pump.run(to_read.into());
+        std::thread::Builder::new().name("child".into()).stack_size(STACK).spawn(begin)?;
+        Ok(Child { shared, slot })
     }
 
     /// The server's process id, or its supervisor's as long as that has not told it.
@@ -159,6 +182,12 @@ impl Child {
         Ok(())
     }
 
+    /// Has `listener` hear `line` on the child's thread, where no lock is held.
+    pub(super) fn deliver(&self, listener: Arc<dyn Listener>, line: Vec<u8>) {
+        self.shared.inbox().own_words.push((listener, line));
+        self.shared.bell.ring();
+    }
+
     /// Has another hear what it says from now on; false when it has nothing to say any more.
     pub(super) fn hand_over(&self, listener: Arc<dyn Listener>) -> bool {
         let mut inbox = self.shared.inbox();
@@ -174,6 +203,9 @@ impl Child {
     pub(super) fn end(&self) {
         self.shared.inbox().is_ending = true;
         self.shared.bell.ring();
+        if let Some(slot) = self.slot.upgrade() {
+            slot.leave();
+        }
     }
 }
 
@@ -219,14 +251,14 @@ fn command(launch: &Launch, account: Option<&Account>) -> Command {
         };
     }
     if let Some(user) = &launch.user {
-        if let Some(home) = &user.home {
-            command.env("HOME", home);
-        }
-        if let Some(name) = &user.name {
-            command.env("USER", name).env("LOGNAME", name);
-        }
+        // Programs such as npx want a home that they may write to.
+        command.env("HOME", user.home.as_deref().unwrap_or(Path::new("/tmp")));
+        match &user.name {
+            Some(name) => command.env("USER", name).env("LOGNAME", name),
+            None => command.env_remove("USER").env_remove("LOGNAME"),
+        };
     }
-    command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
@@ -242,10 +274,23 @@ enum Phase {
     Ended(Instant),
 }
 
+/// A supervisor, which is not left behind.
+struct Process(std::process::Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Only one that was never told to begin is still there.
+        if !matches!(self.0.try_wait(), Ok(Some(_))) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+}
+
 /// The child's thread.
 struct Pump {
     shared: Arc<Shared>,
-    process: std::process::Child,
+    process: Process,
     supervisor: Pid,
     /// Readable when the supervisor has ended.
     exit: Option<OwnedFd>,
@@ -259,10 +304,11 @@ struct Pump {
     buffer: Vec<u8>,
     lines: Lines,
     words: Lines,
+    words_quota: Quota,
     last_words: VecDeque<String>,
     started: Instant,
     phase: Phase,
-    _slot: Box<dyn Send>,
+    slot: Arc<Slot>,
 }
 
 /// What a child's thread waits for.
@@ -277,12 +323,18 @@ enum Event {
 }
 
 impl Pump {
-    fn run(mut self) {
+    fn run(mut self, stdin: OwnedFd) {
+        if let Some(control) = &self.control
+            && let Err(e) = supervisor::begin(control, stdin)
+        {
+            log::error!(error:% = e; "the MCP server can't be started");
+            self.control = None;
+        }
         while !self.is_over() {
             for event in self.wait() {
                 match event {
                     Event::Control => self.read_control(),
-                    Event::Bell => self.shared.bell.clear(),
+                    Event::Bell => self.hear_bell(),
                     Event::Stdin => self.write(),
                     Event::Stdout => self.read_stdout(),
                     Event::Stderr => self.read_stderr(),
@@ -338,6 +390,14 @@ impl Pump {
         }
     }
 
+    fn hear_bell(&self) {
+        self.shared.bell.clear();
+        let own_words = std::mem::take(&mut self.shared.inbox().own_words);
+        for (listener, line) in own_words {
+            listener.line(line);
+        }
+    }
+
     /// The supervisor tells which process is the server.
     fn read_control(&mut self) {
         let Some(control) = &mut self.control else { return };
@@ -383,9 +443,9 @@ impl Pump {
         let pid = self.shared.pid();
         let mut take = |line: Result<Vec<u8>, TooLong>| match line {
             Ok(line) => listener.line(line),
-            Err(TooLong(limit)) => {
-                log::error!(pid = pid, bytes = limit; "the MCP server wrote a line longer than --stdio-buffer (STDIO_BUFFER); it is lost");
-                listener.long_line(limit);
+            Err(line) => {
+                log::error!(pid = pid, bytes = line.limit; "the MCP server wrote a line longer than --stdio-buffer (STDIO_BUFFER); it is lost");
+                listener.long_line(&line);
             }
         };
         match read(&mut self.stdout, &mut self.buffer) {
@@ -408,7 +468,13 @@ impl Pump {
         }
         let name = self.shared.listener().name();
         for line in lines {
-            log::info!(session = name.as_str(), pid = self.shared.pid(); "stderr: {line}");
+            match self.words_quota.take() {
+                Some(0) => log::info!(session = name.as_str(), pid = self.shared.pid(); "stderr: {line}"),
+                Some(omitted) => {
+                    log::info!(session = name.as_str(), pid = self.shared.pid(), omitted = omitted; "stderr: {line}");
+                }
+                None => {}
+            }
             self.last_words.truncate(LAST_WORDS - 1);
             self.last_words.push_front(line);
         }
@@ -423,7 +489,8 @@ impl Pump {
             return;
         }
         match self.phase {
-            Phase::Runs if self.shared.inbox().is_ending => {
+            // One that says nothing any more answers nothing either.
+            Phase::Runs if self.stdout.is_none() || self.shared.inbox().is_ending => {
                 (self.stdin, self.control) = (None, None);
                 self.phase = Phase::Ending(now + supervisor::LONGEST_END);
             }
@@ -442,7 +509,7 @@ impl Pump {
     }
 
     fn bury(mut self) {
-        let status = self.process.wait();
+        let status = self.process.0.wait();
         // A supervisor that was killed leaves the server's group behind.
         if let (Some(server), Ok(Some(_))) = (self.server, status.as_ref().map(ExitStatusExt::signal)) {
             let _ = kill_process_group(server, Signal::KILL);

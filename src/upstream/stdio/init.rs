@@ -21,6 +21,7 @@ pub fn is_first() -> bool {
 /// Runs the program with `arguments` as a child, until that ends; its exit code.
 pub fn run(arguments: &[OsString]) -> Result<u8, String> {
     let failed = |e: &dyn std::fmt::Display| format!("the first process of the container failed: {e}");
+    super::hide()?;
     // Processes whose parents end become this one's, which the first process has anyway.
     let _ = set_child_subreaper(Some(getpid()));
     let signals = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, nice, set_parent_process_death_signal, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, nice, set_parent_process_death_signal, setrlimit, setsid};
 use rustix::thread::set_no_new_privs;
 
 /// The word on the command line that makes the program a launcher.
@@ -52,6 +52,8 @@ impl Limits {
 
     fn take_on(&self) -> Result<(), String> {
         let failed = |what: &str, e: rustix::io::Errno| format!("{what} can't be set: {e}");
+        // A group to end, and no terminal: the one that the proxy was started from is none of the server's business.
+        setsid().map_err(|e| failed("the server's session", e))?;
         // Should someone kill the supervisor, the server must not go on without it.
         set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| failed("the end with the supervisor", e))?;
         if self.no_new_privileges {

@@ -1,21 +1,61 @@
 //! Lines out of a stream of bytes.
 
+/// Bytes that are kept of each end of a line that is too long.
+const KEPT: usize = 128;
+
 /// Collects bytes until a line is whole.
 pub struct Lines {
     bytes: Vec<u8>,
     limit: usize,
-    /// Within a line that was too long: dropped up to its end.
-    is_skipping: bool,
+    /// Within a line that is too long: dropped up to its end.
+    skipped: Option<TooLong>,
 }
 
-/// What a line was longer than.
-#[derive(Debug, PartialEq, Eq)]
-pub struct TooLong(pub usize);
+/// A line that was longer than is held.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TooLong {
+    /// The bytes that a line may have.
+    pub limit: usize,
+    head: Vec<u8>,
+    tail: Vec<u8>,
+}
+
+impl TooLong {
+    /// The id of the request that the line answers, as it was written, if it can be told from either end of the line.
+    pub fn answered(&self) -> Option<&str> {
+        const NAME: &str = "\"id\":";
+        const VERSION: &str = "\"jsonrpc\":\"2.0\",";
+        let head = self.head.iter().position(|b| !b.is_ascii_graphic()).map_or(&self.head[..], |end| &self.head[..end]);
+        let head = std::str::from_utf8(head).unwrap_or_default();
+        // A member of the message itself: nothing but the version stands before it, or behind it.
+        let first =
+            head.strip_prefix('{').map(|h| h.strip_prefix(VERSION).unwrap_or(h)).and_then(|h| h.strip_prefix(NAME));
+        if let Some(id) = first.and_then(|rest| rest.split(',').next()).filter(|id| is_number(id)) {
+            return Some(id);
+        }
+        let start = self.tail.iter().rposition(|b| !b.is_ascii()).map_or(0, |at| at + 1);
+        let tail = std::str::from_utf8(&self.tail[start..]).unwrap_or_default().strip_suffix('}')?;
+        let tail = tail.strip_suffix(",\"jsonrpc\":\"2.0\"").unwrap_or(tail);
+        let (_, id) = tail.rsplit_once(",\"id\":")?;
+        is_number(id).then_some(id)
+    }
+
+    fn add(&mut self, part: &[u8]) {
+        let room = KEPT - self.head.len().min(KEPT);
+        self.head.extend_from_slice(&part[..part.len().min(room)]);
+        self.tail.extend_from_slice(&part[part.len().saturating_sub(KEPT)..]);
+        self.tail.drain(..self.tail.len().saturating_sub(KEPT));
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.len() < 20 && text.bytes().all(|b| b.is_ascii_digit())
+}
 
 impl Lines {
     /// No bytes yet; a line may have `limit` of them.
     pub fn new(limit: usize) -> Lines {
-        Lines { bytes: Vec::new(), limit, is_skipping: false }
+        Lines { bytes: Vec::new(), limit, skipped: None }
     }
 
     /// Adds `bytes` and hands every line that is whole to `take`, without its end and the blanks around it. Empty lines
@@ -25,30 +65,31 @@ impl Lines {
         while let Some(end) = memchr::memchr(b'\n', rest) {
             let (head, tail) = rest.split_at(end);
             rest = &tail[1..];
-            self.extend(head, &mut take);
-            let line = std::mem::take(&mut self.bytes);
-            if !std::mem::take(&mut self.is_skipping) {
-                take_line(line, &mut take);
-            }
+            self.extend(head);
+            self.finish(&mut take);
         }
-        self.extend(rest, &mut take);
+        self.extend(rest);
     }
 
     /// The stream has ended: what there is of a line is one.
     pub fn finish(&mut self, mut take: impl FnMut(Result<Vec<u8>, TooLong>)) {
-        take_line(std::mem::take(&mut self.bytes), &mut take);
+        let line = std::mem::take(&mut self.bytes);
+        match self.skipped.take() {
+            Some(line) => take(Err(line)),
+            None => take_line(line, &mut take),
+        }
     }
 
-    fn extend(&mut self, part: &[u8], take: &mut impl FnMut(Result<Vec<u8>, TooLong>)) {
-        if self.is_skipping {
-            return;
+    fn extend(&mut self, part: &[u8]) {
+        if self.skipped.is_none() && self.bytes.len() + part.len() > self.limit {
+            let mut line = TooLong { limit: self.limit, ..TooLong::default() };
+            line.add(&std::mem::take(&mut self.bytes));
+            self.skipped = Some(line);
         }
-        if self.bytes.len() + part.len() > self.limit {
-            self.bytes = Vec::new();
-            self.is_skipping = true;
-            return take(Err(TooLong(self.limit)));
+        match &mut self.skipped {
+            Some(line) => line.add(part),
+            None => self.bytes.extend_from_slice(part),
         }
-        self.bytes.extend_from_slice(part);
     }
 }
 
@@ -84,9 +125,43 @@ mod tests {
 
     #[test]
     fn a_line_that_is_too_long_is_dropped_and_the_next_is_not() {
-        let want = vec![Err(TooLong(4)), Ok("ok".to_string())];
-        assert_eq!(lines(&["12345678\nok\n"], 4), want);
-        assert_eq!(lines(&["123", "45", "678", "9\no", "k"], 4), want);
-        assert_eq!(lines(&["1234\n"], 4), vec![Ok("1234".to_string())]);
+        let too_long = |text: &str| Err(TooLong { limit: 4, head: text.into(), tail: text.into() });
+        let ok = |text: &str| Ok(text.to_string());
+        assert_eq!(lines(&["12345678\nok\n"], 4), vec![too_long("12345678"), ok("ok")]);
+        assert_eq!(lines(&["123", "45", "678", "9\no", "k"], 4), vec![too_long("123456789"), ok("ok")]);
+        assert_eq!(lines(&["12345"], 4), vec![too_long("12345")]);
+        assert_eq!(lines(&["1234\n"], 4), vec![ok("1234")]);
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_tells_what_it_answers() {
+        let long = "x".repeat(1_000);
+        let answered = |text: &str| {
+            let mut out = None;
+            let mut collected = Lines::new(100);
+            // However it arrives.
+            for piece in text.as_bytes().chunks(7) {
+                collected.add(piece, |_| panic!("the line has not ended"));
+            }
+            collected.finish(|line| out = line.unwrap_err().answered().map(String::from));
+            out
+        };
+        for text in [
+            format!(r#"{{"jsonrpc":"2.0","id":12,"result":{{"text":"{long}"}}}}"#),
+            format!(r#"{{"id":12,"jsonrpc":"2.0","result":{{"text":"{long}"}}}}"#),
+            format!(r#"{{"result":{{"text":"{long}"}},"jsonrpc":"2.0","id":12}}"#),
+            format!(r#"{{"jsonrpc":"2.0","result":{{"text":"{long}"}},"id":12}}"#),
+            format!(r#"{{"result":{{"text":"ü{long}ü"}},"id":12,"jsonrpc":"2.0"}}"#),
+        ] {
+            assert_eq!(answered(&text).as_deref(), Some("12"), "{text}");
+        }
+        for text in [
+            long.clone(),
+            format!(r#"{{"jsonrpc":"2.0","id":"12","result":{{"text":"{long}"}}}}"#),
+            format!(r#"{{"jsonrpc":"2.0","method":"m","params":{{"text":"{long}","id":12}}}}"#),
+            format!(r#"{{"jsonrpc":"2.0","result":{{"text":"{long},\"id\":12}}"}}}}"#),
+        ] {
+            assert_eq!(answered(&text), None, "{text}");
+        }
     }
 }

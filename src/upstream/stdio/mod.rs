@@ -1,16 +1,19 @@
 //! An MCP server that speaks over stdio, on the network: child processes, one for each session unless they are shared.
 //!
-//! - [`streamable`], [`sse`], [`modern`] – HTTP as each generation of clients speaks it
+//! - [`streamable`], [`sse`], [`modern`], [`fields`] – HTTP as each generation of clients speaks it
 //! - [`session`] – what a session is, and how it outlives its child
 //! - [`shared`] – one child for clients that do not know of each other
 //! - [`child`], [`lines`], [`supervisor`], [`launcher`] – the process, from its start to its orderly end
 //! - [`events`], [`bell`] – what clients are sent, and how those who wait for it are woken
 //! - [`users`] – under whom they run
 //! - [`init`] – the proxy as the first process of a container
+//!
+//! Locks are taken in the order host, session, shared child, inbox of a child; a listener is told of nothing under any.
 
 mod bell;
 mod child;
 mod events;
+mod fields;
 pub mod init;
 pub mod launcher;
 pub mod lines;
@@ -24,7 +27,8 @@ mod users;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -34,6 +38,7 @@ pub use users::RunAs;
 
 use self::child::{Child, Full, Launch, Listener};
 use self::launcher::Limits;
+use self::lines::TooLong;
 use self::modern::Era;
 use self::session::Session;
 use self::shared::{Ear, SharedChild};
@@ -42,6 +47,7 @@ use crate::clock::Timestamp;
 use crate::context::Context;
 use crate::http::{Request, Response};
 use crate::identity::{ClientId, UserId};
+use crate::observe::quota::Quota;
 use crate::store::rows::McpSession;
 use crate::tokens::artefacts::McpSessionId;
 use crate::tokens::{digest, random_name};
@@ -52,8 +58,12 @@ const ENDPOINT: &str = "/mcp";
 const ROOM_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a child may take to say which revisions it knows; npx may have to fetch it first.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long silence is taken for an answer.
+/// How long an answer to that is believed.
+const ERA_LASTS: Duration = Duration::from_secs(3_600);
+/// How long silence is taken for one.
 const SILENCE_LASTS: Duration = Duration::from_secs(600);
+/// How long an error is that may pass.
+const ERROR_LASTS: Duration = Duration::from_secs(30);
 /// How long children may take at the end of the process, each step of theirs included.
 const END_TIMEOUT: Duration = Duration::from_secs(6);
 
@@ -124,9 +134,7 @@ impl StdioUpstream {
     /// Gets ready to run the server of `config`. The error is one line.
     pub fn new(config: StdioConfig, context: Arc<Context>) -> Result<StdioUpstream, String> {
         launcher::check_program(&config.command)?;
-        // Children of the same user could else read the proxy's memory and environment.
-        set_dumpable_behavior(DumpableBehavior::NotDumpable)
-            .map_err(|e| format!("the process can't be hidden: {e}"))?;
+        hide()?;
         let host = Host::new(config, context)?;
         let sweeper = Arc::downgrade(&host);
         let pause = (host.config.idle_timeout / 4).clamp(Duration::from_millis(250), Duration::from_secs(30));
@@ -140,6 +148,14 @@ impl StdioUpstream {
         let thread = std::thread::Builder::new().name("sessions".into()).stack_size(128 << 10).spawn(sweep);
         thread.map_err(|e| format!("no thread could be started: {e}"))?;
         host.prepare_spare(host.last_account());
+        // Who has just consented is about to begin a session.
+        let newcomers = Arc::downgrade(&host);
+        host.context.on_consent(move |user, client| {
+            let account = Account { user: user.id.clone(), email: user.email.clone(), client: client.clone() };
+            if let Some(host) = newcomers.upgrade() {
+                host.prepare_spare(Some(account));
+            }
+        });
         Ok(StdioUpstream(host))
     }
 }
@@ -172,6 +188,8 @@ struct Host {
     config: StdioConfig,
     launch: Launch,
     state: Mutex<State>,
+    /// Children that have been told to end.
+    leaving: AtomicUsize,
     has_room: Condvar,
     /// Held while a child is asked which revisions it knows.
     probing: Mutex<()>,
@@ -182,12 +200,15 @@ struct Host {
 struct State {
     /// Processes, those that are about to end included.
     children: usize,
+    /// Newcomers that wait for room.
+    waiting: usize,
     spares: Vec<Spare>,
     sessions: HashMap<String, Arc<Session>>,
     /// All sessions that there are, those without a child included, and when they were last used.
     known: HashMap<String, Known>,
     /// Children of several clients: of an account's for the modern revisions, of everyone for shared mode.
-    shared: HashMap<String, Arc<SharedChild>>,
+    shared: HashMap<String, Arc<Place>>,
+    /// Which revisions the server knows, and until when that is believed.
     era: Option<(Era, Instant)>,
     is_ending: bool,
 }
@@ -203,14 +224,84 @@ struct Known {
     saved: Timestamp,
 }
 
+/// Where a shared child is, or is going to be.
+#[derive(Default)]
+struct Place {
+    /// Whose it is; `None` for everyone's.
+    user: Option<UserId>,
+    tenant: Mutex<Tenant>,
+}
+
+#[derive(Default)]
+struct Tenant {
+    child: Option<Arc<SharedChild>>,
+    /// How often in a row it ended as soon as it was started.
+    crashes: u32,
+    not_before: Option<Instant>,
+}
+
+impl Place {
+    /// Waits for whoever is starting the child.
+    fn tenant(&self) -> MutexGuard<'_, Tenant> {
+        match self.tenant.try_lock() {
+            Ok(tenant) => tenant,
+            Err(TryLockError::Poisoned(e)) => e.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                crate::blocking::announce();
+                self.tenant.lock().unwrap_or_else(|e| e.into_inner())
+            }
+        }
+    }
+
+    /// The child, unless it is being started.
+    fn child(&self) -> Option<Arc<SharedChild>> {
+        self.tenant.try_lock().ok()?.child.clone()
+    }
+}
+
 /// One of the children that there may be.
-struct Slot(Weak<Host>);
+struct Slot {
+    host: Weak<Host>,
+    is_leaving: AtomicBool,
+}
+
+impl Slot {
+    /// Its child has been told to end.
+    fn leave(&self) {
+        if !self.is_leaving.swap(true, Ordering::Relaxed)
+            && let Some(host) = self.host.upgrade()
+        {
+            host.leaving.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Some(host) = self.0.upgrade() {
-            host.state().children -= 1;
+        if let Some(host) = self.host.upgrade() {
+            let mut state = host.state();
+            state.children -= 1;
+            if *self.is_leaving.get_mut() {
+                host.leaving.fetch_sub(1, Ordering::Relaxed);
+            }
+            drop(state);
             host.has_room.notify_all();
+        }
+    }
+}
+
+/// Whom room is made by.
+enum Occupant {
+    Session(Arc<Session>),
+    Shared(Arc<SharedChild>),
+}
+
+impl Occupant {
+    /// Ends the child, which has work to do.
+    fn evict(self) {
+        match self {
+            Occupant::Session(session) => session.evict(),
+            Occupant::Shared(shared) => shared.end(),
         }
     }
 }
@@ -244,6 +335,7 @@ impl Host {
             config,
             launch,
             state: Mutex::new(State { known, ..State::default() }),
+            leaving: AtomicUsize::new(0),
             has_room: Condvar::new(),
             probing: Mutex::new(()),
             me: me.clone(),
@@ -352,7 +444,8 @@ impl Host {
     fn connect(&self, account: &Account, listener: Arc<dyn Listener>) -> Result<Arc<dyn Line>, String> {
         if self.config.is_shared {
             let shared = self.shared_child("shared", None, SharedChild::legacy)?;
-            return Ok(Arc::new(shared.attach(listener)));
+            let port = shared.attach(&account.user, listener).ok_or("the MCP server has just ended; try again")?;
+            return Ok(Arc::new(port));
         }
         let child = match self.take_spare(account, &listener) {
             Some(child) => child,
@@ -364,9 +457,8 @@ impl Host {
     }
 
     fn start(&self, account: Option<&Account>, listener: Arc<dyn Listener>) -> Result<Child, String> {
-        let slot = self.take_slot()?;
-        let started = Child::start(&self.launch, account, listener, Box::new(slot));
-        started.map_err(|e| {
+        let slot = self.take_slot(account.map(|a| &a.user))?;
+        Child::start(&self.launch, account, listener, slot).map_err(|e| {
             log::error!(error:% = e; "the MCP server can't be started");
             "the MCP server can't be started; its operator finds the reason in the log".to_string()
         })
@@ -379,84 +471,111 @@ impl Host {
         account: Option<&Account>,
         new: fn(String) -> Arc<SharedChild>,
     ) -> Result<Arc<SharedChild>, String> {
-        // One starts it, the others wait.
-        let _starting = self.probing.lock().unwrap_or_else(|e| e.into_inner());
-        self.shared_child_alone(key, account, new)
-    }
-
-    fn shared_child_alone(
-        &self,
-        key: &str,
-        account: Option<&Account>,
-        new: fn(String) -> Arc<SharedChild>,
-    ) -> Result<Arc<SharedChild>, String> {
-        let found = self.state().shared.get(key).filter(|s| !s.has_ended()).cloned();
-        if let Some(shared) = found {
-            return Ok(shared);
+        let user = account.map(|a| a.user.clone());
+        let place = self
+            .state()
+            .shared
+            .entry(key.into())
+            .or_insert_with(|| Arc::new(Place { user, ..Place::default() }))
+            .clone();
+        let mut tenant = place.tenant();
+        if let Some(shared) = &tenant.child {
+            if !shared.has_ended() {
+                return Ok(shared.clone());
+            }
+            let has_crashed = shared.lived().is_some_and(|lived| lived < session::AT_ONCE);
+            tenant.crashes = if has_crashed { tenant.crashes + 1 } else { 0 };
+            // One may have been killed; it is replaced at once.
+            tenant.not_before = (tenant.crashes > 1).then(|| Instant::now() + session::pause_after(tenant.crashes - 1));
+            tenant.child = None;
+        }
+        if let Some(seconds) = session::seconds_left(tenant.not_before) {
+            return Err(session::tried_again_in(seconds));
         }
         let shared = new(new_name());
         let child = self.start(account, Arc::new(Ear(Arc::downgrade(&shared))))?;
         log::info!(pid = child.pid(); "an MCP server was started for several clients");
         shared.run(child);
-        self.state().shared.insert(key.into(), shared.clone());
+        tenant.child = Some(shared.clone());
         Ok(shared)
     }
 
     /// The child for `account`'s modern clients; `None` if the server knows no modern revision.
     fn modern(&self, account: &Account) -> Result<Option<Arc<SharedChild>>, String> {
-        let _probing = self.probing.lock().unwrap_or_else(|e| e.into_inner());
-        let era = self.state().era;
-        match era {
-            Some((Era::Legacy, _)) => return Ok(None),
-            Some((Era::Silent, since)) if since.elapsed() < SILENCE_LASTS => return Ok(None),
-            _ => {}
-        }
-        let (key, account) = match self.config.is_shared {
-            true => ("modern".to_string(), None),
-            false => (format!("modern {}", account.digest()), Some(account)),
+        let known = || self.state().era.filter(|(_, until)| Instant::now() < *until).map(|(era, _)| era);
+        let key = match self.config.is_shared {
+            true => "modern".to_string(),
+            false => format!("modern {}", account.digest()),
         };
-        let shared = self.shared_child_alone(&key, account, SharedChild::modern)?;
-        if matches!(era, Some((Era::Modern, _))) {
-            return Ok(Some(shared));
+        let owner = (!self.config.is_shared).then_some(account);
+        match known() {
+            Some(Era::Modern) => return self.shared_child(&key, owner, SharedChild::modern).map(Some),
+            Some(_) => return Ok(None),
+            None => {}
         }
-        let era = modern::probe(&shared, PROBE_TIMEOUT);
+        // One asks, the others wait for what it learns.
+        crate::blocking::announce();
+        let probing = self.probing.lock().unwrap_or_else(|e| e.into_inner());
+        if known().is_some() {
+            drop(probing);
+            return self.modern(account);
+        }
+        let shared = self.shared_child(&key, owner, SharedChild::modern)?;
+        let (era, is_lasting) = modern::probe(&shared, account, PROBE_TIMEOUT);
         log::info!(answer:? = era; "the MCP server was asked whether it knows revision 2026-07-28");
-        self.state().era = Some((era, Instant::now()));
+        let lasts = match era {
+            _ if !is_lasting => ERROR_LASTS,
+            Era::Silent => SILENCE_LASTS,
+            Era::Modern | Era::Legacy => ERA_LASTS,
+        };
+        self.state().era = Some((era, Instant::now() + lasts));
         if era == Era::Modern {
             return Ok(Some(shared));
         }
-        self.state().shared.remove(&key);
         shared.end();
         Ok(None)
     }
 
-    /// Room for one more child, made if need be.
-    fn take_slot(&self) -> Result<Slot, String> {
+    /// Room for one more child, of `user` or of everyone, made if need be.
+    fn take_slot(&self, user: Option<&UserId>) -> Result<Arc<Slot>, String> {
         let deadline = Instant::now() + ROOM_TIMEOUT;
+        let mut state = self.state();
         loop {
-            let mut state = self.state();
             if state.is_ending {
                 return Err("the proxy is stopping; try again".into());
             }
             if state.children < self.config.max_children {
                 state.children += 1;
-                return Ok(Slot(self.me.clone()));
+                return Ok(Arc::new(Slot { host: self.me.clone(), is_leaving: AtomicBool::new(false) }));
             }
-            drop(state);
+            // Each newcomer has room made for it once: those who leave already are for those who wait already.
+            if self.leaving.load(Ordering::Relaxed) <= state.waiting {
+                drop(state);
+                let has_way = self.make_way(user);
+                state = self.state();
+                if !has_way && self.leaving.load(Ordering::Relaxed) <= state.waiting {
+                    break;
+                }
+            }
             let left = deadline.saturating_duration_since(Instant::now());
-            if !self.make_way() || left.is_zero() {
-                log::warn!(children = self.config.max_children; "no MCP server can be started: all are at work (--stdio-max-children, STDIO_MAX_CHILDREN)");
-                return Err("all MCP servers that there may be are at work; try again".into());
+            if left.is_zero() {
+                break;
             }
             crate::blocking::announce();
-            let is_full = |state: &mut State| state.children >= self.config.max_children;
-            drop(self.has_room.wait_timeout_while(self.state(), left, is_full));
+            state.waiting += 1;
+            let is_full = |state: &mut State| state.children >= self.config.max_children && !state.is_ending;
+            let waited = self.has_room.wait_timeout_while(state, left, is_full);
+            state = waited.unwrap_or_else(|e| e.into_inner()).0;
+            state.waiting -= 1;
         }
+        log::warn!(children = self.config.max_children; "no MCP server can be started: all are at work (--stdio-max-children, STDIO_MAX_CHILDREN)");
+        Err("all MCP servers that there may be are at work; try again".into())
     }
 
-    /// Has the child end that is needed the least: a spare one, else the one that has been idle the longest, those first
-    /// to which no client listens. False when all are at work.
-    fn make_way(&self) -> bool {
+    /// Has a child end: a spare one, else the one that has been idle the longest, those first to which no client
+    /// listens. When all are at work, the user who has the most of them gives one, if that leaves it no fewer than `user`
+    /// has then. False when there is none to give.
+    fn make_way(&self, user: Option<&UserId>) -> bool {
         let mut state = self.state();
         if let Some(spare) = state.spares.pop() {
             drop(state);
@@ -464,21 +583,49 @@ impl Host {
             return true;
         }
         let sessions: Vec<_> = state.sessions.values().cloned().collect();
-        let shared: Vec<_> = state.shared.iter().map(|(key, s)| (key.clone(), s.clone())).collect();
+        let places: Vec<_> = state.shared.values().cloned().collect();
         drop(state);
-        let mut idle: Vec<_> =
-            sessions.iter().filter_map(|s| s.idle_since().map(|(at, heard)| (heard, at, Some(s), None))).collect();
-        idle.extend(shared.iter().filter_map(|(key, s)| s.idle_since().map(|at| (false, at, None, Some((key, s))))));
-        idle.sort_by_key(|(heard, at, ..)| (*heard, *at));
-        idle.into_iter().any(|(_, _, session, shared)| match (session, shared) {
-            (Some(session), _) => session.park(),
-            (_, Some((key, shared))) => {
-                self.state().shared.remove(key);
+        let shared: Vec<_> = places.iter().filter_map(|place| Some((place, place.child()?))).collect();
+        let shared: Vec<_> = shared.into_iter().filter(|(_, s)| !s.has_ended()).collect();
+
+        let mut idle: Vec<_> = sessions
+            .iter()
+            .filter_map(|s| s.idle_since().map(|(at, is_heard)| (is_heard, at, Occupant::Session(s.clone()))))
+            .collect();
+        idle.extend(
+            shared
+                .iter()
+                .filter_map(|(_, s)| s.idle_since().map(|at| (!s.is_unheard(), at, Occupant::Shared(s.clone())))),
+        );
+        idle.sort_by_key(|(is_heard, at, _)| (*is_heard, *at));
+        let has_gone = idle.into_iter().any(|(.., occupant)| match occupant {
+            Occupant::Session(session) => session.park(),
+            Occupant::Shared(shared) => {
                 shared.end();
                 true
             }
-            _ => false,
-        })
+        });
+        if has_gone {
+            return true;
+        }
+        let mut at_work: HashMap<&UserId, Vec<(Instant, Occupant)>> = HashMap::new();
+        for session in sessions.iter().filter(|s| s.has_child()) {
+            let occupant = Occupant::Session(session.clone());
+            at_work.entry(&session.account.user).or_default().push((session.used(), occupant));
+        }
+        for (place, shared) in &shared {
+            if let Some(user) = &place.user {
+                at_work.entry(user).or_default().push((shared.used(), Occupant::Shared(shared.clone())));
+            }
+        }
+        let own = user.and_then(|u| at_work.get(u)).map_or(0, Vec::len);
+        let most = at_work.into_iter().filter(|(_, has)| has.len() >= own + 2).max_by_key(|(_, has)| has.len());
+        let Some((heaviest, has)) = most.filter(|_| user.is_some()) else { return false };
+        log::warn!(user:% = heaviest, children = has.len(); "all MCP servers are at work: the user who has the most of them has to give one to another user (--stdio-max-children, STDIO_MAX_CHILDREN)");
+        if let Some((_, occupant)) = has.into_iter().min_by_key(|(used, _)| *used) {
+            occupant.evict();
+        }
+        true
     }
 
     /// A spare child that was started for `account`.
@@ -505,25 +652,29 @@ impl Host {
             (None, None) => true,
             _ => false,
         };
-        let room = self.config.max_children.saturating_sub(state.children);
         if wanted == 0 || state.is_ending || state.spares.iter().any(is_for) {
             return;
         }
-        let others = (state.spares.len() >= wanted).then(|| state.spares.remove(0));
-        if room == 0 {
+        let other = (state.spares.len() >= wanted).then(|| state.spares.remove(0));
+        let has_room = state.children < self.config.max_children;
+        state.children += usize::from(has_room);
+        drop(state);
+        drop(other);
+        if !has_room {
             return;
         }
-        state.children += 1;
-        drop(state);
-        drop(others);
-        let slot = Slot(self.me.clone());
+        let slot = Arc::new(Slot { host: self.me.clone(), is_leaving: AtomicBool::new(false) });
         let listener = Arc::new(SpareEar(self.me.clone()));
-        match Child::start(&self.launch, account.as_ref(), listener, Box::new(slot)) {
+        match Child::start(&self.launch, account.as_ref(), listener, slot) {
             Ok(child) => {
                 log::debug!(pid = child.pid(); "a spare MCP server is ready for the next session");
                 let mut state = self.state();
-                state.spares.push(Spare { account, child });
-                let gone = state.spares.extract_if(.., |s| s.child.has_ended()).collect::<Vec<_>>();
+                let mut gone = Vec::new();
+                match state.is_ending {
+                    true => gone.push(Spare { account, child }),
+                    false => state.spares.push(Spare { account, child }),
+                }
+                gone.extend(state.spares.extract_if(.., |s| s.child.has_ended()));
                 drop(state);
                 drop(gone);
             }
@@ -543,7 +694,7 @@ impl Host {
         let (now, lifetime) = (self.context.now(), self.config.session_lifetime);
         let state = self.state();
         let sessions: Vec<_> = state.sessions.values().cloned().collect();
-        let shared: Vec<_> = state.shared.iter().map(|(key, s)| (key.clone(), s.clone())).collect();
+        let places: Vec<_> = state.shared.values().cloned().collect();
         drop(state);
         let mut to_save = Vec::new();
         for session in &sessions {
@@ -558,20 +709,31 @@ impl Host {
                 let is_stale = known.used.saturating_sub(known.saved) > (lifetime / 8).min(3_600);
                 to_save.extend(is_stale.then(|| session.clone()));
             }
-            if unused >= self.config.idle_timeout && session.is_dispensable() {
+            // The table, and the list of this very sweep: nobody else holds it, and nobody can without the table.
+            let is_held = Arc::strong_count(session) > 2;
+            if unused >= self.config.idle_timeout && !is_held && session.is_dispensable() {
                 state.sessions.remove(&session.name);
             }
         }
         to_save.iter().for_each(|s| self.save(s));
-        for (key, shared) in shared {
-            if shared.has_ended() || (shared.idle() >= self.config.idle_timeout && !self.config.is_shared) {
-                self.state().shared.remove(&key);
+        for shared in places.iter().filter_map(|place| place.child()) {
+            let is_idle = shared.is_unheard() && shared.used().elapsed() >= self.config.idle_timeout;
+            if shared.is_stuck() || (is_idle && !self.config.is_shared) {
                 shared.end();
             }
         }
+        drop(places);
         let mut state = self.state();
-        let State { known, sessions, .. } = &mut *state;
+        let State { known, sessions, shared, .. } = &mut *state;
         known.retain(|name, k| k.used + lifetime > now || sessions.contains_key(name));
+        shared.retain(|_, place| {
+            let Ok(tenant) = place.tenant.try_lock() else { return true };
+            let is_over = tenant.child.as_ref().is_none_or(|child| child.has_ended());
+            // Who crashes is remembered for a while.
+            let is_forgiven =
+                tenant.child.as_ref().is_none_or(|child| child.used().elapsed() >= self.config.idle_timeout);
+            !is_over || !is_forgiven || Arc::strong_count(place) > 1
+        });
     }
 
     /// Ends every child, in order; the sessions stay in the store.
@@ -580,11 +742,12 @@ impl Host {
         state.is_ending = true;
         let spares = std::mem::take(&mut state.spares);
         let sessions: Vec<_> = state.sessions.drain().map(|(_, s)| s).collect();
-        let shared: Vec<_> = state.shared.drain().map(|(_, s)| s).collect();
+        let shared: Vec<_> = state.shared.drain().map(|(_, place)| place).collect();
         drop(state);
+        self.has_room.notify_all();
         drop(spares);
         sessions.iter().for_each(|s| s.put_aside());
-        shared.iter().for_each(|s| s.end());
+        shared.iter().filter_map(|place| place.child()).for_each(|child| child.end());
         let has_children = |state: &mut State| state.children > 0;
         drop(self.has_room.wait_timeout_while(self.state(), END_TIMEOUT, has_children));
     }
@@ -598,11 +761,11 @@ impl Host {
 struct SpareEar(Weak<Host>);
 
 impl Listener for SpareEar {
-    fn line(&self, _: Vec<u8>) {
-        log::debug!("a spare MCP server spoke before it was asked; that is lost");
+    fn line(&self, line: Vec<u8>) {
+        note_noise(&String::from_utf8_lossy(&line), "spare");
     }
 
-    fn long_line(&self, _: usize) {}
+    fn long_line(&self, _: &TooLong) {}
 
     fn ended(&self, _: Duration) {
         let Some(host) = self.0.upgrade() else { return };
@@ -614,6 +777,11 @@ impl Listener for SpareEar {
     fn name(&self) -> String {
         "spare".into()
     }
+}
+
+/// Keeps this process's memory and environment, and with them its secrets, from other processes of the same user.
+pub(crate) fn hide() -> Result<(), String> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| format!("the process can't be hidden: {e}"))
 }
 
 /// A random name for a session or a child.
@@ -636,6 +804,8 @@ fn text_of(line: Vec<u8>, session: &str) -> Option<String> {
 
 /// Tells the operator of a line that is no message.
 fn note_noise(text: &str, session: &str) {
+    static QUOTA: LazyLock<Mutex<Quota>> = LazyLock::new(|| Mutex::new(Quota::new(100, 10)));
+    let Some(omitted) = QUOTA.lock().unwrap_or_else(|e| e.into_inner()).take() else { return };
     let shown: String = text.chars().take(200).collect();
-    log::warn!(session = session, line = shown.as_str(); "the MCP server wrote to stdout what is no JSON-RPC message; it is skipped");
+    log::warn!(session = session, line = shown.as_str(), omitted = omitted; "the MCP server wrote to stdout what is no JSON-RPC message; it is skipped");
 }

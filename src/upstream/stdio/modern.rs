@@ -1,28 +1,26 @@
 //! Clients of the revisions from 2026-07-28 on: every request stands for itself, and closing its stream cancels it.
 
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, StatusCode};
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use super::child::Listener;
 use super::events::EventStream;
-use super::shared::{Port, SharedChild};
+use super::fields::{self, CLIENT_CAPABILITIES, HEADER_MISMATCH, PROTOCOL_VERSION, field};
+use super::lines::TooLong;
+use super::shared::{LISTEN, Port, SharedChild};
 use super::{Account, Host, Line, new_name};
 use crate::http::Response;
 use crate::mcp::jsonrpc::{self, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, error_for};
 use crate::mcp::message::{Kind, Message};
 
 /// The first of these revisions.
-pub(super) const REVISION: &str = "2026-07-28";
-const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
-const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
-/// "Header mismatch", "missing capability", "unsupported version".
-const HEADER_MISMATCH: i32 = -32020;
+const REVISION: &str = "2026-07-28";
+/// "Missing capability", "unsupported version".
 const MISSING_CAPABILITY: i32 = -32021;
 const UNSUPPORTED_VERSION: i32 = -32022;
 /// What the reference servers of the other revisions answer to a revision that they do not know. It must be none of the
@@ -30,6 +28,10 @@ const UNSUPPORTED_VERSION: i32 = -32022;
 const BAD_REQUEST: i32 = -32000;
 /// An answer that comes so soon decides the status, so that an error has its own.
 const AT_ONCE: Duration = Duration::from_secs(2);
+/// How long the server may take to list its tools, each page, before a call is passed on without comparing its fields.
+const LIST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pages of tools that are read.
+const MAX_PAGES: usize = 32;
 
 /// Is the request of one of these revisions?
 pub(super) fn is_modern(message: &Message<'_>, headers: &HeaderMap) -> bool {
@@ -53,21 +55,31 @@ pub(super) fn post(host: &Arc<Host>, account: &Account, message: &Message<'_>, h
         }
         Err(why) => return error_for(StatusCode::OK, id, INTERNAL_ERROR, &why),
     };
-    if let Err((code, why)) = check(message, headers) {
-        return refuse(code, why);
+    let mut checked = fields::check(message, headers);
+    let method = match &message.kind {
+        Kind::Request { method, .. } => method.as_str(),
+        _ => "",
+    };
+    if checked.is_ok() && method == "tools/call" {
+        checked = shared.tool_fields.check(message, headers, || list_tools(&shared, account));
     }
-    let exchange = Exchange::new(id);
-    let port = shared.attach(exchange.clone());
+    if let Err((code, why)) = checked {
+        return refuse(code, &why);
+    }
+    let exchange = Exchange::new(id, method == LISTEN, host.buffer());
+    let Some(port) = shared.attach(&account.user, exchange.clone()) else {
+        return error_for(StatusCode::OK, id, INTERNAL_ERROR, "the MCP server has just ended; try again");
+    };
     if port.send(message.text().as_bytes().to_vec()).is_err() {
         return error_for(StatusCode::OK, id, INTERNAL_ERROR, "the MCP server does not read what it is sent");
     }
     if !matches!(message.kind, Kind::Request { .. }) {
         return Response::new(StatusCode::ACCEPTED);
     }
-    answer(exchange, port)
+    answer(&exchange, port)
 }
 
-fn answer(exchange: Arc<Exchange>, port: Port) -> Response {
+fn answer(exchange: &Arc<Exchange>, port: Port) -> Response {
     if let Some((text, code)) = exchange.answered_at_once() {
         let status = match code {
             Some(METHOD_NOT_FOUND) => StatusCode::NOT_FOUND,
@@ -89,58 +101,81 @@ fn answer(exchange: Arc<Exchange>, port: Port) -> Response {
 struct Exchange {
     raw_id: String,
     stream: Arc<EventStream>,
-    first: Mutex<First>,
-    has_first: Condvar,
+    /// Bytes that the client has not read, and how many they may be.
+    held: Arc<AtomicUsize>,
+    room: usize,
+    progress: Mutex<Progress>,
+    has_begun: Condvar,
 }
 
 #[derive(Default)]
-enum First {
-    #[default]
-    Awaited,
-    /// The answer, and its error code.
-    Answer(Vec<u8>, Option<i32>),
-    /// Something else came, or nothing in time: it goes on as a stream.
-    Stream,
+struct Progress {
+    /// The answer, and its error code, as long as it may become a response of its own.
+    answer: Option<(Vec<u8>, Option<i32>)>,
+    /// What comes goes on the stream.
+    is_stream: bool,
+    /// It has been answered: whatever else comes belongs to nobody.
+    is_over: bool,
 }
 
 impl Exchange {
-    fn new(raw_id: &str) -> Arc<Exchange> {
-        let stream = EventStream::new(None, false, Arc::new(AtomicUsize::new(0)));
-        Arc::new(Exchange { raw_id: raw_id.into(), stream, first: Mutex::default(), has_first: Condvar::new() })
+    fn new(raw_id: &str, is_endless: bool, room: usize) -> Arc<Exchange> {
+        let held = Arc::new(AtomicUsize::new(0));
+        Arc::new(Exchange {
+            raw_id: raw_id.into(),
+            stream: EventStream::new(None, is_endless, held.clone()),
+            held,
+            room,
+            progress: Mutex::default(),
+            has_begun: Condvar::new(),
+        })
     }
 
     /// The answer, if it comes before anything else, and soon.
     fn answered_at_once(&self) -> Option<(Vec<u8>, Option<i32>)> {
         crate::blocking::announce();
-        let first = self.first.lock().unwrap_or_else(|e| e.into_inner());
-        let waited = self.has_first.wait_timeout_while(first, AT_ONCE, |f| matches!(f, First::Awaited));
-        let mut first = waited.unwrap_or_else(|e| e.into_inner()).0;
-        match std::mem::replace(&mut *first, First::Stream) {
-            First::Answer(text, code) => Some((text, code)),
-            _ => None,
-        }
+        let is_waiting = |p: &mut Progress| p.answer.is_none() && !p.is_stream;
+        let waited = self.has_begun.wait_timeout_while(self.progress(), AT_ONCE, is_waiting);
+        let mut progress = waited.unwrap_or_else(|e| e.into_inner()).0;
+        progress.is_stream = true;
+        progress.answer.take()
     }
 
+    /// Passes on what has come; `answer` has an error code, or none, where that is the answer.
     fn push(&self, text: Vec<u8>, answer: Option<Option<i32>>) {
-        let mut first = self.first.lock().unwrap_or_else(|e| e.into_inner());
-        match (&*first, answer) {
-            (First::Awaited, Some(code)) => *first = First::Answer(text, code),
+        let mut progress = self.progress();
+        if progress.is_over {
+            return;
+        }
+        progress.is_over = answer.is_some();
+        match answer {
+            Some(code) if !progress.is_stream => progress.answer = Some((text, code)),
+            _ if self.held.load(Ordering::Relaxed) > self.room => {
+                // Nobody reads this. The client learns it, should it come to it, and the server when the stream is left.
+                progress.is_over = true;
+                let why = "the client reads too slowly (--stdio-buffer, STDIO_BUFFER)";
+                self.stream.forget(true);
+                self.stream.push(jsonrpc::error_message(&self.raw_id, INTERNAL_ERROR, why).into_bytes());
+                self.stream.finish();
+            }
             _ => {
+                progress.is_stream = true;
                 self.stream.push(text);
-                if answer.is_some() {
+                if progress.is_over {
                     self.stream.finish();
                 }
-                *first = First::Stream;
             }
         }
-        self.has_first.notify_all();
+        self.has_begun.notify_all();
     }
-}
 
-impl Exchange {
     fn fail(&self, why: &str) {
         let text = jsonrpc::error_message(&self.raw_id, INTERNAL_ERROR, why);
         self.push(text.into_bytes(), Some(Some(INTERNAL_ERROR)));
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 
@@ -153,9 +188,7 @@ impl Listener for Exchange {
         self.push(line, code);
     }
 
-    fn long_line(&self, limit: usize) {
-        self.fail(&format!("the MCP server wrote a message of more than {limit} bytes"));
-    }
+    fn long_line(&self, _: &TooLong) {}
 
     fn ended(&self, _: Duration) {
         self.fail("the MCP server ended while it worked on this request");
@@ -163,51 +196,6 @@ impl Listener for Exchange {
 
     fn name(&self) -> String {
         String::new()
-    }
-}
-
-/// What the transport requires of a request, beyond what the server checks itself.
-fn check(message: &Message<'_>, headers: &HeaderMap) -> Result<(), (i32, &'static str)> {
-    if message.is_ambiguous() {
-        return Err((INVALID_REQUEST, "a member of the message occurs twice"));
-    }
-    let Kind::Request { method, .. } = &message.kind else { return Ok(()) };
-    let string = |raw: &RawValue| serde_json::from_str::<String>(raw.get()).ok();
-    let meta = |name| message.param(&["_meta", name]);
-    let (Some(version), Some(_)) = (meta(PROTOCOL_VERSION).and_then(string), meta(CLIENT_CAPABILITIES)) else {
-        return Err((INVALID_PARAMS, "_meta lacks the protocol version or the client's capabilities"));
-    };
-    let mismatch = |why| Err((HEADER_MISMATCH, why));
-    if field(headers, "mcp-protocol-version").as_ref() != Some(&version) {
-        return mismatch("MCP-Protocol-Version is missing or differs from the body's");
-    }
-    if field(headers, "mcp-method").as_ref() != Some(method) {
-        return mismatch("Mcp-Method is missing or differs from the body's method");
-    }
-    let named = match method.as_str() {
-        "tools/call" | "prompts/get" => message.param(&["name"]),
-        "resources/read" => message.param(&["uri"]),
-        _ => return Ok(()),
-    };
-    let name = named.and_then(string);
-    if name.is_none() || field(headers, "mcp-name").as_deref().and_then(plain) != name {
-        return mismatch("Mcp-Name is missing or differs from what the body names");
-    }
-    Ok(())
-}
-
-/// A field that occurs once.
-fn field(headers: &HeaderMap, name: &str) -> Option<String> {
-    let mut values = headers.get_all(name).iter();
-    let value = values.next()?.to_str().ok()?.trim().to_string();
-    values.next().is_none().then_some(value)
-}
-
-/// A field value in plain: names that no field can carry travel as `=?base64?…?=`.
-fn plain(value: &str) -> Option<String> {
-    match value.strip_prefix("=?base64?").and_then(|v| v.strip_suffix("?=")) {
-        Some(encoded) => String::from_utf8(STANDARD.decode(encoded).ok()?).ok(),
-        None => Some(value.to_string()),
     }
 }
 
@@ -222,58 +210,97 @@ pub(super) enum Era {
     Silent,
 }
 
-/// Asks a child which revisions it knows, within `patience`.
-pub(super) fn probe(shared: &Arc<SharedChild>, patience: Duration) -> Era {
-    let question = Arc::new(Probe::default());
-    let port = shared.attach(question.clone());
-    if port.send(super::shared::probe(&new_name()).into_bytes()).is_err() {
-        return Era::Silent;
+/// Asks a child which revisions it knows, within `patience`; and whether the answer is one that stays.
+pub(super) fn probe(shared: &Arc<SharedChild>, account: &Account, patience: Duration) -> (Era, bool) {
+    let Some(answer) = ask(shared, account, "server/discover", json!({}), patience) else { return (Era::Silent, true) };
+    let Ok(message) = Message::parse(&answer) else { return (Era::Silent, true) };
+    match jsonrpc::error_code(&answer) {
+        Some(HEADER_MISMATCH | MISSING_CAPABILITY | UNSUPPORTED_VERSION) => (Era::Modern, true),
+        Some(code) => (Era::Legacy, matches!(code, METHOD_NOT_FOUND | INVALID_PARAMS | INVALID_REQUEST)),
+        None => {
+            let has = |name| message.outcome(&[name]).is_some();
+            let is_modern = has("supportedVersions") || has("resultType");
+            (if is_modern { Era::Modern } else { Era::Legacy }, true)
+        }
     }
+}
+
+/// The results of `tools/list`, page by page.
+fn list_tools(shared: &Arc<SharedChild>, account: &Account) -> Vec<String> {
+    let (mut pages, mut params) = (Vec::new(), json!({}));
+    while pages.len() < MAX_PAGES {
+        let Some(answer) = ask(shared, account, "tools/list", params, LIST_TIMEOUT) else { break };
+        let Some(page) = Message::parse(&answer).ok().and_then(|m| Some(m.result()?.get().to_string())) else { break };
+        let next = serde_json::from_str::<Value>(&page).unwrap_or_default()["nextCursor"].take();
+        pages.push(page);
+        if !next.is_string() {
+            break;
+        }
+        params = json!({"cursor": next});
+    }
+    pages
+}
+
+/// Asks a child on the proxy's own behalf; the answer, if one comes within `patience`.
+fn ask(
+    shared: &Arc<SharedChild>,
+    account: &Account,
+    method: &str,
+    mut params: Value,
+    patience: Duration,
+) -> Option<String> {
+    params["_meta"] = json!({PROTOCOL_VERSION: REVISION, CLIENT_CAPABILITIES: {},
+        "io.modelcontextprotocol/clientInfo": {"name": "mcp-auth-proxy", "version": env!("CARGO_PKG_VERSION")}});
+    let request = json!({"jsonrpc": "2.0", "id": new_name(), "method": method, "params": params});
+    let question = Arc::new(Question::default());
+    let port = shared.attach(&account.user, question.clone())?;
+    port.send(request.to_string().into_bytes()).ok()?;
     crate::blocking::announce();
-    let found = question.found.lock().unwrap_or_else(|e| e.into_inner());
-    let waited = question.has_found.wait_timeout_while(found, patience, |f| f.is_none());
-    let era = *waited.unwrap_or_else(|e| e.into_inner()).0;
-    era.unwrap_or(Era::Silent)
-}
-
-#[derive(Default)]
-struct Probe {
-    found: Mutex<Option<Era>>,
-    has_found: Condvar,
-}
-
-impl Probe {
-    fn learn(&self, era: Era) {
-        self.found.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(era);
-        self.has_found.notify_all();
+    let deadline = Instant::now() + patience;
+    let mut answer = question.answer.lock().unwrap_or_else(|e| e.into_inner());
+    loop {
+        match answer.take() {
+            Some(text) => return text,
+            None if Instant::now() >= deadline => return None,
+            None => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let waited = question.has_answer.wait_timeout(answer, left);
+                answer = waited.unwrap_or_else(|e| e.into_inner()).0;
+            }
+        }
     }
 }
 
-impl Listener for Probe {
+/// A question of the proxy's own.
+#[derive(Default)]
+struct Question {
+    /// `Some(None)` when there will be no answer.
+    answer: Mutex<Option<Option<String>>>,
+    has_answer: Condvar,
+}
+
+impl Question {
+    fn learn(&self, answer: Option<String>) {
+        self.answer.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(answer);
+        self.has_answer.notify_all();
+    }
+}
+
+impl Listener for Question {
     fn line(&self, line: Vec<u8>) {
-        let Ok(text) = std::str::from_utf8(&line) else { return };
-        let Ok(message) = Message::parse(text) else { return };
-        if let Kind::Response { is_error, .. } = message.kind {
-            let is_modern = match is_error {
-                true => matches!(
-                    jsonrpc::error_code(text),
-                    Some(HEADER_MISMATCH | MISSING_CAPABILITY | UNSUPPORTED_VERSION)
-                ),
-                false => {
-                    message.outcome(&["supportedVersions"]).is_some() || message.outcome(&["resultType"]).is_some()
-                }
-            };
-            self.learn(if is_modern { Era::Modern } else { Era::Legacy });
+        let Ok(text) = String::from_utf8(line) else { return };
+        if Message::parse(&text).is_ok_and(|m| matches!(m.kind, Kind::Response { .. })) {
+            self.learn(Some(text));
         }
     }
 
-    fn long_line(&self, _: usize) {}
+    fn long_line(&self, _: &TooLong) {}
 
     fn ended(&self, _: Duration) {
-        self.learn(Era::Silent);
+        self.learn(None);
     }
 
     fn name(&self) -> String {
-        "probe".into()
+        "question".into()
     }
 }

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use super::bell::Bell;
 use super::child::{Full, Listener};
 use super::events::{EventStream, Reader};
+use super::lines::TooLong;
 use super::{Account, Host, Line};
 use crate::mcp::jsonrpc::{INTERNAL_ERROR, error_message};
 use crate::mcp::message::{Id, Kind, Message, split};
@@ -32,7 +33,7 @@ const REPLAY: usize = 1 << 20;
 /// Subscriptions remembered for a new child.
 const MAX_SUBSCRIPTIONS: usize = 256;
 /// A child that ends sooner after its start than this has crashed at once.
-const AT_ONCE: Duration = Duration::from_secs(10);
+pub(super) const AT_ONCE: Duration = Duration::from_secs(10);
 /// Longest pause before another start.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// Id of requests that repeat for a new child what the client asked of the old one.
@@ -369,6 +370,26 @@ impl Session {
         true
     }
 
+    /// Ends its child although that has work to do: another user has none.
+    pub(super) fn evict(&self) {
+        if self.has_one_stream {
+            return self.end();
+        }
+        let mut inner = self.inner();
+        inner.generation += 1;
+        inner.fail("the MCP server had to make room for another user's; try again".into());
+    }
+
+    /// Has it a child, or is about to have one?
+    pub(super) fn has_child(&self) -> bool {
+        matches!(self.inner().link, Link::Up(_) | Link::Starting { .. })
+    }
+
+    /// When it was last used.
+    pub(super) fn used(&self) -> Instant {
+        self.inner().used
+    }
+
     /// May it be dropped from memory? What it needs is in the store.
     pub(super) fn is_dispensable(&self) -> bool {
         let inner = self.inner();
@@ -494,10 +515,18 @@ impl Session {
         self.save();
     }
 
-    fn long_line(&self, generation: u64, limit: usize) {
+    fn long_line(&self, generation: u64, line: &TooLong) {
         let mut inner = self.inner();
         if inner.generation == generation {
-            inner.fail_pending(None, &format!("the MCP server wrote a message of more than {limit} bytes"));
+            let answered = line.answered().and_then(|id| id.parse().ok()).map(Id::Number);
+            let why = format!("the MCP server wrote a message of more than {} bytes", line.limit);
+            match answered.and_then(|id| inner.pending.remove(&id)) {
+                Some(pending) => {
+                    pending.stream.push(error_message(&pending.raw_id, INTERNAL_ERROR, &why).into_bytes());
+                    inner.finish(&pending);
+                }
+                None => inner.fail_pending(None, &why),
+            }
         }
     }
 
@@ -552,8 +581,20 @@ impl Session {
 }
 
 /// Twice as long after each crash, from one second on.
-fn pause_after(crashes: u32) -> Duration {
+pub(super) fn pause_after(crashes: u32) -> Duration {
     Duration::from_secs(1 << crashes.saturating_sub(1).min(6)).min(MAX_PAUSE)
+}
+
+/// Whole seconds until `at`, if that is yet to come.
+pub(super) fn seconds_left(at: Option<Instant>) -> Option<u64> {
+    let left = at?.saturating_duration_since(Instant::now());
+    (!left.is_zero()).then(|| left.as_secs() + 1)
+}
+
+pub(super) fn tried_again_in(seconds: u64) -> String {
+    format!(
+        "the MCP server ends as soon as it is started; it is tried again in {seconds} s, and its operator finds the reason in the log"
+    )
 }
 
 /// What the child is going to have to be told again, if it agrees to the request.
@@ -588,14 +629,10 @@ impl Inner {
 
     /// Likewise, unless the last ones crashed.
     fn start_again(&mut self) -> Result<u64, Refusal> {
-        let left = self.not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
-        if left.is_zero() {
-            return Ok(self.start());
+        match seconds_left(self.not_before) {
+            Some(seconds) => Err(Refusal::Unavailable(tried_again_in(seconds))),
+            None => Ok(self.start()),
         }
-        let seconds = left.as_secs() + 1;
-        Err(Refusal::Unavailable(format!(
-            "the MCP server ends as soon as it is started; it is tried again in {seconds} s, and its operator finds the reason in the log"
-        )))
     }
 
     fn check(&self, messages: &[Message<'_>]) -> Result<(), Refusal> {
@@ -841,9 +878,9 @@ impl Listener for Tie {
         }
     }
 
-    fn long_line(&self, limit: usize) {
+    fn long_line(&self, line: &TooLong) {
         if let Some(session) = self.session.upgrade() {
-            session.long_line(self.generation, limit);
+            session.long_line(self.generation, line);
         }
     }
 

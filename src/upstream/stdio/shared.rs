@@ -5,30 +5,48 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
 use super::Line;
 use super::child::{Child, Full, Listener};
-use crate::mcp::jsonrpc::{METHOD_NOT_FOUND, error_message};
-use crate::mcp::message::{Id, Kind, Message, one_line, split};
+use super::fields::ToolFields;
+use super::lines::TooLong;
+use crate::identity::UserId;
+use crate::mcp::jsonrpc::{INTERNAL_ERROR, METHOD_NOT_FOUND, error_message};
+use crate::mcp::message::{Id, Kind, Message, split};
 
 /// Requests of all clients in flight.
 const MAX_REQUESTS: usize = 4_096;
+/// Requests of one user in flight.
+const MAX_REQUESTS_OF_USER: usize = MAX_REQUESTS / 4;
+/// Resources that one client is subscribed to.
+const MAX_SUBSCRIPTIONS: usize = 256;
+/// Bytes of the URI of such a resource.
+const MAX_URI: usize = 4 << 10;
 /// The proxy's own `initialize`.
 const OWN_INITIALIZE: i64 = 0;
+/// How long a child may take to answer it.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(120);
 /// In a notification of the 2026-07-28 revision: the id of the `subscriptions/listen` request that it belongs to.
 const SUBSCRIPTION: &[&str] = &["_meta", "io.modelcontextprotocol/subscriptionId"];
+/// The request that a stream for hours answers.
+pub(super) const LISTEN: &str = "subscriptions/listen";
 
 /// The child.
 pub(super) struct SharedChild {
     name: String,
     state: Mutex<State>,
+    /// What its tools want repeated in fields.
+    pub(super) tool_fields: ToolFields,
 }
 
 struct State {
     child: Option<Child>,
     has_ended: bool,
+    /// How long the process lived, if it ended by itself.
+    lived: Option<Duration>,
+    started: Instant,
     /// The next number; each stands for one request and its progress token.
     next: i64,
     requests: HashMap<i64, Request>,
@@ -39,15 +57,18 @@ struct State {
 }
 
 struct Client {
+    user: UserId,
     listener: Arc<dyn Listener>,
     subscriptions: HashSet<String>,
 }
 
 struct Request {
     client: u64,
+    user: UserId,
     id: Id,
     raw_id: String,
     raw_token: Option<String>,
+    is_listen: bool,
 }
 
 /// How far the child is with `initialize`, which it hears once, from the proxy.
@@ -58,6 +79,9 @@ enum Handshake {
     Waiting(Vec<(u64, String)>),
     Done(String),
 }
+
+/// What clients are to be told; done without holding any lock, since it leads on into theirs.
+type Deliveries = Vec<(Arc<dyn Listener>, String)>;
 
 impl SharedChild {
     /// For clients of the revisions from 2026-07-28 on.
@@ -74,6 +98,8 @@ impl SharedChild {
         let state = State {
             child: None,
             has_ended: false,
+            lived: None,
+            started: Instant::now(),
             next: OWN_INITIALIZE + 1,
             requests: HashMap::new(),
             clients: HashMap::new(),
@@ -81,7 +107,7 @@ impl SharedChild {
             handshake,
             used: Instant::now(),
         };
-        Arc::new(SharedChild { name, state: Mutex::new(state) })
+        Arc::new(SharedChild { name, state: Mutex::new(state), tool_fields: ToolFields::default() })
     }
 
     /// Puts the process to work.
@@ -99,33 +125,56 @@ impl SharedChild {
         }
     }
 
-    /// Another client, which `listener` hears for.
-    pub(super) fn attach(self: &Arc<Self>, listener: Arc<dyn Listener>) -> Port {
+    /// Another client, which `listener` hears for; `None` when the process has ended meanwhile.
+    pub(super) fn attach(self: &Arc<Self>, user: &UserId, listener: Arc<dyn Listener>) -> Option<Port> {
         let mut state = self.state();
+        if state.has_ended || state.child.is_none() {
+            return None;
+        }
         let client = state.next_client;
         state.next_client += 1;
-        state.clients.insert(client, Client { listener, subscriptions: HashSet::new() });
-        Port { shared: self.clone(), client }
+        state.used = Instant::now();
+        state.clients.insert(client, Client { user: user.clone(), listener, subscriptions: HashSet::new() });
+        Some(Port { shared: self.clone(), client })
     }
 
     pub(super) fn has_ended(&self) -> bool {
         self.state().has_ended
     }
 
-    /// When it was last used, if nobody waits for it.
-    pub(super) fn idle_since(&self) -> Option<Instant> {
-        let state = self.state();
-        state.requests.is_empty().then_some(state.used)
+    /// How long it lived, if it ended by itself.
+    pub(super) fn lived(&self) -> Option<Duration> {
+        self.state().lived
     }
 
-    /// How long it has been idle.
-    pub(super) fn idle(&self) -> Duration {
-        self.idle_since().map_or(Duration::ZERO, |since| since.elapsed())
+    /// Has it not answered `initialize` for so long that it never will?
+    pub(super) fn is_stuck(&self) -> bool {
+        let state = self.state();
+        matches!(state.handshake, Handshake::Waiting(_)) && state.started.elapsed() > HANDSHAKE_TIMEOUT
+    }
+
+    /// When it was last used, if nobody waits for it. Those who listen only hear when something changes, and come back.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let state = self.state();
+        state.requests.values().all(|r| r.is_listen).then_some(state.used)
+    }
+
+    /// Does nobody wait for it or listen to it?
+    pub(super) fn is_unheard(&self) -> bool {
+        self.state().requests.is_empty()
+    }
+
+    /// When it was last used.
+    pub(super) fn used(&self) -> Instant {
+        self.state().used
     }
 
     /// Ends the process, in order.
     pub(super) fn end(&self) {
-        let child = self.state().child.take();
+        let mut state = self.state();
+        state.has_ended = true;
+        let child = state.child.take();
+        drop(state);
         drop(child);
     }
 
@@ -136,36 +185,18 @@ impl SharedChild {
         let mut state = self.state();
         state.used = Instant::now();
         match &message.kind {
-            Kind::Request { method, .. } if method == "initialize" => {
-                let raw_id = message.raw_id().map_or("null", RawValue::get).to_string();
-                match &mut state.handshake {
-                    Handshake::None => state.ask(client, &message),
-                    Handshake::Waiting(clients) => {
-                        clients.push((client, raw_id));
-                        Ok(())
-                    }
-                    Handshake::Done(result) => {
-                        let answer = answer_with(&raw_id, result);
-                        let listener = state.clients.get(&client).map(|c| c.listener.clone());
-                        drop(state);
-                        if let Some(listener) = listener {
-                            listener.line(answer.into_bytes());
-                        }
-                        Ok(())
-                    }
-                }
-            }
-            Kind::Request { method, .. } => {
-                state.note_subscription(client, method, &message);
-                state.ask(client, &message)
-            }
+            Kind::Request { method, .. } if method == "initialize" => state.initialize(client, &message),
+            Kind::Request { method, .. } => match state.subscription(client, method, &message) {
+                Some(answer) => state.answer_by_itself(client, answer),
+                None => state.ask(client, method, &message),
+            },
             Kind::Notification { method } if method == "notifications/initialized" => Ok(()),
             Kind::Notification { method } if method == "notifications/cancelled" => {
                 let Some(raw) = message.param(&["requestId"]) else { return Ok(()) };
-                match Id::of(raw).and_then(|id| state.number_of(client, &id)) {
-                    Some(number) => state.write(message.splice(&[(raw, &number.to_string())])),
-                    None => Ok(()),
-                }
+                let Some(number) = Id::of(raw).and_then(|id| state.number_of(client, &id)) else { return Ok(()) };
+                // Who keeps to the protocol does not answer it any more.
+                state.requests.remove(&number);
+                state.write(message.splice(&[(raw, &number.to_string())]))
             }
             Kind::Notification { .. } => state.write(text.into()),
             // The child's questions have been answered already.
@@ -174,13 +205,18 @@ impl SharedChild {
     }
 
     /// Where a message of the child's goes, in the words of those who get it.
-    fn deliveries(&self, message: &Message<'_>) -> Vec<(Arc<dyn Listener>, String)> {
+    fn deliveries(&self, message: &Message<'_>) -> Deliveries {
         let mut state = self.state();
-        state.used = Instant::now();
         match &message.kind {
-            Kind::Response { id: Some(Id::Number(OWN_INITIALIZE)), is_error } => state.initialized(message, *is_error),
+            Kind::Response { id: Some(Id::Number(OWN_INITIALIZE)), is_error } => {
+                let (answers, useless) = state.initialized(message, *is_error);
+                drop(state);
+                drop(useless);
+                answers
+            }
             Kind::Response { id: Some(Id::Number(number)), .. } => {
                 let Some(request) = state.requests.remove(number) else { return Vec::new() };
+                state.used = Instant::now();
                 let mut changes: Vec<_> =
                     message.raw_id().map(|raw| (raw, request.raw_id.as_str())).into_iter().collect();
                 let subscription = message.outcome(SUBSCRIPTION).filter(|raw| Id::of(raw) == Some(Id::Number(*number)));
@@ -202,8 +238,26 @@ impl SharedChild {
                 let _ = state.write(answer);
                 Vec::new()
             }
-            Kind::Notification { method } => state.notified(method, message),
+            Kind::Notification { method } => {
+                if method == "notifications/tools/list_changed" {
+                    self.tool_fields.forget();
+                }
+                state.notified(method, message)
+            }
         }
+    }
+
+    /// Who waits for what a line that can't be held was.
+    fn lost(&self, line: &TooLong) -> Deliveries {
+        let mut state = self.state();
+        let number = line.answered().and_then(|id| id.parse().ok()).or_else(|| {
+            // With one request in flight there is no doubt either.
+            let mut numbers = state.requests.keys();
+            numbers.next().copied().filter(|_| numbers.next().is_none())
+        });
+        let Some(request) = number.and_then(|n| state.requests.remove(&n)) else { return Vec::new() };
+        let why = format!("the MCP server wrote a message of more than {} bytes", line.limit);
+        state.to(request.client, error_message(&request.raw_id, INTERNAL_ERROR, &why))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -216,9 +270,37 @@ impl State {
         self.child.as_ref().ok_or(Full)?.send(text.into_bytes())
     }
 
-    fn ask(&mut self, client: u64, message: &Message<'_>) -> Result<(), Full> {
+    /// Has a client hear an answer that the child was not asked for, on the child's thread as all others.
+    fn answer_by_itself(&self, client: u64, text: String) -> Result<(), Full> {
+        if let (Some(child), Some(client)) = (&self.child, self.clients.get(&client)) {
+            child.deliver(client.listener.clone(), text.into_bytes());
+        }
+        Ok(())
+    }
+
+    fn initialize(&mut self, client: u64, message: &Message<'_>) -> Result<(), Full> {
+        let raw_id = message.raw_id().map_or("null", RawValue::get);
+        match &mut self.handshake {
+            Handshake::None => self.ask(client, "initialize", message),
+            Handshake::Waiting(clients) => {
+                clients.push((client, raw_id.to_string()));
+                Ok(())
+            }
+            Handshake::Done(result) => {
+                let answer = answer_with(raw_id, result);
+                self.answer_by_itself(client, answer)
+            }
+        }
+    }
+
+    fn ask(&mut self, client: u64, method: &str, message: &Message<'_>) -> Result<(), Full> {
         let (Kind::Request { id, .. }, Some(raw_id)) = (&message.kind, message.raw_id()) else { return Ok(()) };
-        if self.requests.len() >= MAX_REQUESTS {
+        let Some(user) = self.clients.get(&client).map(|c| c.user.clone()) else { return Ok(()) };
+        let in_flight = self.requests.len();
+        if in_flight >= MAX_REQUESTS
+            || (in_flight >= MAX_REQUESTS_OF_USER
+                && self.requests.values().filter(|r| r.user == user).count() >= MAX_REQUESTS_OF_USER)
+        {
             return Err(Full);
         }
         let number = self.next;
@@ -229,7 +311,8 @@ impl State {
         changes.extend(token.map(|raw| (raw, own.as_str())));
         self.write(message.splice(&changes))?;
         let raw_token = token.map(|raw| raw.get().to_string());
-        self.requests.insert(number, Request { client, id: id.clone(), raw_id: raw_id.get().into(), raw_token });
+        let (id, raw_id) = (id.clone(), raw_id.get().into());
+        self.requests.insert(number, Request { client, user, id, raw_id, raw_token, is_listen: method == LISTEN });
         Ok(())
     }
 
@@ -237,64 +320,128 @@ impl State {
         self.requests.iter().find(|(_, r)| r.client == client && r.id == *id).map(|(number, _)| *number)
     }
 
-    fn note_subscription(&mut self, client: u64, method: &str, message: &Message<'_>) {
-        let uri = || serde_json::from_str::<String>(message.param(&["uri"])?.get()).ok();
-        let Some(client) = self.clients.get_mut(&client) else { return };
-        match (method, uri()) {
-            ("resources/subscribe", Some(uri)) => drop(client.subscriptions.insert(uri)),
-            ("resources/unsubscribe", Some(uri)) => drop(client.subscriptions.remove(&uri)),
-            _ => {}
+    /// Keeps account of a client's subscriptions; the answer, where the child is not to be bothered with the request.
+    fn subscription(&mut self, client: u64, method: &str, message: &Message<'_>) -> Option<String> {
+        if !matches!(method, "resources/subscribe" | "resources/unsubscribe") {
+            return None;
         }
+        let raw_id = message.raw_id().map_or("null", RawValue::get);
+        let uri: String = serde_json::from_str(message.param(&["uri"])?.get()).ok()?;
+        let own = &mut self.clients.get_mut(&client)?.subscriptions;
+        if method == "resources/unsubscribe" {
+            own.remove(&uri);
+            // Others go on hearing of it.
+            return self.is_subscribed(&uri).then(|| answer_with(raw_id, "{}"));
+        }
+        if own.len() >= MAX_SUBSCRIPTIONS || uri.len() > MAX_URI {
+            return Some(error_message(raw_id, INTERNAL_ERROR, "too many subscriptions, or too long a URI"));
+        }
+        own.insert(uri);
+        None
     }
 
-    fn to(&self, client: u64, text: String) -> Vec<(Arc<dyn Listener>, String)> {
+    fn is_subscribed(&self, uri: &str) -> bool {
+        self.clients.values().any(|c| c.subscriptions.contains(uri))
+    }
+
+    /// A client has gone: what the child does for nobody else is called off.
+    fn leave(&mut self, client: u64) -> Option<Client> {
+        let gone = self.clients.remove(&client);
+        if let Handshake::Waiting(clients) = &mut self.handshake {
+            clients.retain(|(waiting, _)| *waiting != client);
+        }
+        let left: Vec<i64> = self.requests.extract_if(|_, r| r.client == client).map(|(number, _)| number).collect();
+        for number in left {
+            let params = json!({"requestId": number, "reason": "the client went away"});
+            let cancelled = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params});
+            let _ = self.write(cancelled.to_string());
+        }
+        for uri in gone.iter().flat_map(|c| &c.subscriptions) {
+            if self.is_subscribed(uri) {
+                continue;
+            }
+            let unsubscribe =
+                json!({"jsonrpc": "2.0", "id": self.next, "method": "resources/unsubscribe", "params": {"uri": uri}});
+            self.next += 1;
+            let _ = self.write(unsubscribe.to_string());
+        }
+        gone
+    }
+
+    fn to(&self, client: u64, text: String) -> Deliveries {
         self.clients.get(&client).map(|c| (c.listener.clone(), text)).into_iter().collect()
     }
 
-    fn to_all(&self, text: &str, concerned: impl Fn(&Client) -> bool) -> Vec<(Arc<dyn Listener>, String)> {
+    fn to_all(&self, text: &str, concerned: impl Fn(&Client) -> bool) -> Deliveries {
         self.clients.values().filter(|c| concerned(c)).map(|c| (c.listener.clone(), text.into())).collect()
     }
 
-    fn initialized(&mut self, message: &Message<'_>, is_error: bool) -> Vec<(Arc<dyn Listener>, String)> {
-        let Handshake::Waiting(clients) = &mut self.handshake else { return Vec::new() };
+    /// The child has answered `initialize`; with an error it is of no use to anybody, and another may be.
+    fn initialized(&mut self, message: &Message<'_>, is_error: bool) -> (Deliveries, Option<Child>) {
+        let Handshake::Waiting(clients) = &mut self.handshake else { return (Vec::new(), None) };
         let clients = std::mem::take(clients);
-        let Some(raw) = message.raw_id() else { return Vec::new() };
+        let Some(raw) = message.raw_id() else { return (Vec::new(), None) };
         let answers = clients.iter().flat_map(|(client, id)| self.to(*client, message.splice(&[(raw, id)]))).collect();
-        if let (false, Some(result)) = (is_error, message.result()) {
-            self.handshake = Handshake::Done(result.get().into());
-            let _ = self.write(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#.into());
+        match message.result().filter(|_| !is_error) {
+            Some(result) => {
+                self.handshake = Handshake::Done(result.get().into());
+                let _ = self.write(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#.into());
+                (answers, None)
+            }
+            None => {
+                self.has_ended = true;
+                (answers, self.child.take())
+            }
         }
-        answers
     }
 
     /// A notification goes to whom it is for. What may tell one client of another goes to nobody.
-    fn notified(&self, method: &str, message: &Message<'_>) -> Vec<(Arc<dyn Listener>, String)> {
-        let request_of = |raw: &RawValue| match Id::of(raw) {
-            Some(Id::Number(number)) => self.requests.get(&number),
+    fn notified(&mut self, method: &str, message: &Message<'_>) -> Deliveries {
+        let number_of = |raw: &RawValue| match Id::of(raw) {
+            Some(Id::Number(number)) => Some(number),
             _ => None,
         };
         if let Some(raw) = message.param(SUBSCRIPTION) {
-            let Some(request) = request_of(raw) else { return Vec::new() };
+            let Some(request) = number_of(raw).and_then(|n| self.requests.get(&n)) else { return Vec::new() };
             return self.to(request.client, message.splice(&[(raw, &request.raw_id)]));
         }
+        let is_modern = matches!(self.handshake, Handshake::None);
         match method {
             "notifications/progress" => {
-                let found = message.progress_token().and_then(|raw| Some((raw, request_of(raw)?)));
-                let Some((raw, request)) = found else { return Vec::new() };
+                let Some(raw) = message.progress_token() else { return Vec::new() };
+                let Some(request) = number_of(raw).and_then(|n| self.requests.get(&n)) else { return Vec::new() };
                 let Some(token) = &request.raw_token else { return Vec::new() };
                 self.to(request.client, message.splice(&[(raw, token)]))
             }
+            // Drafts of the 2026-07-28 revision end a subscription so.
+            "notifications/cancelled" => {
+                let Some(raw) = message.param(&["requestId"]) else { return Vec::new() };
+                let Some(request) = number_of(raw).and_then(|n| self.requests.remove(&n)) else { return Vec::new() };
+                let error = error_message(&request.raw_id, INTERNAL_ERROR, "the MCP server has ended this request");
+                let mut told = self.to(request.client, message.splice(&[(raw, &request.raw_id)]));
+                told.extend(self.to(request.client, error));
+                told
+            }
             "notifications/tools/list_changed"
             | "notifications/prompts/list_changed"
-            | "notifications/resources/list_changed" => self.to_all(message.text(), |_| true),
-            "notifications/resources/updated" => {
-                let uri: Option<String> = message.param(&["uri"]).and_then(|raw| serde_json::from_str(raw.get()).ok());
-                self.to_all(message.text(), |c| uri.as_ref().is_some_and(|uri| c.subscriptions.contains(uri)))
+            | "notifications/resources/list_changed"
+                if !is_modern =>
+            {
+                self.to_all(message.text(), |_| true)
             }
-            // With one request in flight there is no doubt whose it is.
-            _ if self.requests.len() == 1 => {
-                let client = self.requests.values().next().map_or(0, |r| r.client);
-                self.to(client, message.text().into())
+            "notifications/resources/updated" if !is_modern => {
+                let uri: Option<String> = message.param(&["uri"]).and_then(|raw| serde_json::from_str(raw.get()).ok());
+                // What lies below a resource belongs to it.
+                let concerns = |of: &String| uri.as_ref().is_some_and(|uri| uri.starts_with(of.as_str()));
+                self.to_all(message.text(), |c| c.subscriptions.iter().any(concerns))
+            }
+            // A child of one user and client: with one request in flight there is no doubt whose it is.
+            _ if is_modern => {
+                let mut asked = self.requests.values().filter(|r| !r.is_listen);
+                match (asked.next().map(|r| r.client), asked.next()) {
+                    (Some(client), None) => self.to(client, message.text().into()),
+                    _ => Vec::new(),
+                }
             }
             _ => Vec::new(),
         }
@@ -325,16 +472,18 @@ impl Listener for Ear {
         }
     }
 
-    fn long_line(&self, limit: usize) {
+    fn long_line(&self, line: &TooLong) {
         let Some(shared) = self.0.upgrade() else { return };
-        let listeners: Vec<_> = shared.state().clients.values().map(|c| c.listener.clone()).collect();
-        listeners.iter().for_each(|l| l.long_line(limit));
+        for (listener, text) in shared.lost(line) {
+            listener.line(text.into_bytes());
+        }
     }
 
     fn ended(&self, lived: Duration) {
         let Some(shared) = self.0.upgrade() else { return };
         let mut state = shared.state();
-        state.has_ended = true;
+        let was_asked = std::mem::replace(&mut state.has_ended, true);
+        state.lived = (!was_asked).then_some(lived);
         let child = state.child.take();
         let listeners: Vec<_> = state.clients.values().map(|c| c.listener.clone()).collect();
         drop(state);
@@ -361,24 +510,7 @@ impl Line for Port {
 
 impl Drop for Port {
     fn drop(&mut self) {
-        let mut state = self.shared.state();
-        let client = state.clients.remove(&self.client);
-        let left = state.requests.extract_if(|_, r| r.client == self.client).map(|(number, _)| number);
-        for number in left.collect::<Vec<_>>() {
-            let params = json!({"requestId": number, "reason": "the client went away"});
-            let cancelled = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params});
-            let _ = state.write(cancelled.to_string());
-        }
-        drop(state);
-        drop(client);
+        let gone = self.shared.state().leave(self.client);
+        drop(gone);
     }
-}
-
-/// The request that tells whether a server knows the revisions from 2026-07-28 on.
-pub(super) fn probe(id: &str) -> String {
-    let meta = json!({"io.modelcontextprotocol/protocolVersion": super::modern::REVISION,
-        "io.modelcontextprotocol/clientInfo": {"name": "mcp-auth-proxy", "version": env!("CARGO_PKG_VERSION")},
-        "io.modelcontextprotocol/clientCapabilities": {}});
-    let id = Value::from(id);
-    one_line(&format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"server/discover","params":{{"_meta":{meta}}}}}"#))
 }

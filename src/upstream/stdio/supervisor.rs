@@ -19,7 +19,9 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
 };
-use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, kill_process_group, set_child_subreaper, wait};
+use rustix::process::{
+    Pid, Signal, WaitOptions, getpid, kill_process, kill_process_group, set_child_subreaper, setsid, wait,
+};
 use rustix::stdio::{dup2_stderr, dup2_stdout};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
@@ -75,6 +77,7 @@ pub fn run(words: &[OsString]) -> Result<u8, String> {
     let (child_ended, noted) = UnixStream::pair().map_err(|e| failed("no socket could be made", &e))?;
     child_ended.set_nonblocking(true).map_err(|e| failed("no socket could be made", &e))?;
     signal_hook::low_level::pipe::register(SIGCHLD, noted).map_err(|e| failed("signals can't be handled", &e))?;
+    setsid().map_err(|e| failed("the supervisor can't have a session of its own", &e))?;
     // Without it a process could leave by losing its parent.
     set_child_subreaper(Some(getpid())).map_err(|e| failed("the supervisor can't keep processes together", &e))?;
     let control = io::stdin();
@@ -82,7 +85,7 @@ pub fn run(words: &[OsString]) -> Result<u8, String> {
     let Ok(stdin) = receive_stdin(control.as_fd()) else { return Ok(0) };
 
     let mut command = Command::new(own_program());
-    command.arg(launcher::COMMAND).args(words).process_group(0).stdin(Stdio::from(stdin));
+    command.arg(launcher::COMMAND).args(words).stdin(Stdio::from(stdin));
     if let (Some(uid), Some(gid)) = (id(uid), id(gid)) {
         command.uid(uid).gid(gid);
     }

@@ -109,7 +109,8 @@ fn fields_that_contradict_the_body_are_refused() {
         mismatch
     );
     // All is well: the server's own answer, with its own status.
-    assert_eq!(code(post(&client, "tools/call", &[("Mcp-Name", encoded)], &call)), (404, -32601));
+    assert_eq!(post(&client, "tools/call", &[("Mcp-Name", encoded)], &call).status, 200);
+    assert_eq!(code(post(&client, "no/such", &[], &body("7", "no/such", json!({})))), (404, -32601));
     let without = r#"{"jsonrpc":"2.0","id":1,"method":"echo","params":{}}"#;
     assert_eq!(code(post(&client, "echo", &[], without)), (400, -32602));
     let without = r#"{"jsonrpc":"2.0","id":1,"method":"echo","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
@@ -184,4 +185,92 @@ fn a_dual_server_serves_both_eras() {
     let mut legacy = published.client();
     legacy.initialize();
     assert_eq!(legacy.result("echo", json!({"x": 1}))["x"], 1);
+}
+
+#[test]
+fn fields_that_a_tool_asks_for_are_compared_with_its_arguments() {
+    let published = Published::start(&[], &[MODERN]);
+    let client = published.client();
+    // On the last page of the server's list.
+    let call = body("7", "tools/call", json!({"name": "tool 2", "arguments": {"region": "eu"}}));
+    let send =
+        |region: &str| post(&client, "tools/call", &[("Mcp-Name", "tool 2"), ("Mcp-Param-Region", region)], &call);
+    assert_eq!(send("eu").status, 200);
+    for wrong in ["us", "", "=?base64?ZX?="] {
+        let reply = send(wrong);
+        assert_eq!((reply.status, reply.json()["error"]["code"].as_i64()), (400, Some(-32020)), "{wrong}");
+    }
+    // The server is asked for its list now and then, not with every call.
+    let history =
+        answer(&post(&client, "history", &[], &body("1", "history", json!({}))))["result"]["lines"].to_string();
+    assert_eq!(history.matches(r#"\"tools/list\""#).count(), 3, "{history}");
+}
+
+#[test]
+fn an_answer_is_not_lost_to_what_comes_behind_it() {
+    let published = Published::start(&[], &[MODERN]);
+    let client = published.client();
+    let lines = [
+        r#"{"jsonrpc":"2.0","id":@ID@,"result":{"ok":1}}"#,
+        r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#,
+        r#"{"jsonrpc":"2.0","method":"notifications/message","params":{}}"#,
+    ];
+    for n in 0..20 {
+        let reply = post(&client, "raw", &[], &body(&n.to_string(), "raw", json!({"lines": [lines.join("\n")]})));
+        assert_eq!(answer(&reply), json!({"jsonrpc": "2.0", "id": n, "result": {"ok": 1}}));
+    }
+}
+
+#[test]
+fn a_client_that_does_not_read_is_given_up() {
+    let published = Published::start(&["--stdio-buffer", "1MiB"], &[MODERN]);
+    let client = published.client();
+    let fields = [("MCP-Protocol-Version", "2026-07-28"), ("Mcp-Method", "flood")];
+    let flood = body("1", "flood", json!({"bytes": 64 << 20, "_meta": {"progressToken": 1}}));
+    let before = crate::support::usage::usage(published.proxy.pid());
+    let mut stream = Stream::of(client.begin("POST", &fields, flood.as_bytes()));
+    eventually("the server has said all of it", || {
+        answer(&post(&client, "flooded", &[], &body("2", "flooded", json!({}))))["result"]["done"] == true
+    });
+    let peak = crate::support::usage::usage(published.proxy.pid()).peak;
+    assert!(peak <= before.peak + (16 << 20), "{peak}, before {before:?}");
+    let messages: Vec<Value> = std::iter::from_fn(|| stream.message()).collect();
+    let error = messages.last().unwrap()["error"]["message"].to_string();
+    assert!(error.contains("--stdio-buffer (STDIO_BUFFER)") || error.contains("reads too slowly"), "{error}");
+}
+
+#[test]
+fn a_server_that_does_not_answer_the_probe_holds_nobody_else_up() {
+    let published = Published::start(&[], &[("CHILD_SILENT", "1")]);
+    let client = published.client();
+    let fields = [("MCP-Protocol-Version", "2026-07-28"), ("Mcp-Method", "tools/list")];
+    let request = body("1", "tools/list", json!({}));
+    // More than there are threads that lead.
+    let held: Vec<_> = (0..40).map(|_| client.begin("POST", &fields, request.as_bytes())).collect();
+    eventually("the server is asked", || published.proxy.log().matches("the server has started").count() > 1);
+    let mut connection = published.proxy.connect();
+    connection.write(crate::support::wire::request(
+        "GET",
+        "/.well-known/oauth-authorization-server",
+        &published.proxy.host(),
+        &[],
+        b"",
+    ));
+    assert_eq!(connection.reply(false).unwrap().status, 200);
+    // Nobody who asked has been answered yet.
+    assert!(!published.proxy.log().contains("was asked whether it knows revision"));
+    drop(held);
+}
+
+#[test]
+fn a_subscription_ends_when_the_proxy_is_told_to_stop() {
+    let mut published = Published::start(&["--drain-timeout", "600s"], &[MODERN]);
+    let client = published.client();
+    let fields = [("MCP-Protocol-Version", "2026-07-28"), ("Mcp-Method", "subscriptions/listen")];
+    let listen = body("1", "subscriptions/listen", json!({"notifications": {}}));
+    let mut stream = Stream::of(client.begin("POST", &fields, listen.as_bytes()));
+    assert_eq!(stream.message().unwrap()["method"], "notifications/subscriptions/acknowledged");
+    published.proxy.signal("TERM");
+    while stream.next().is_some() {}
+    assert!(published.proxy.wait().success());
 }

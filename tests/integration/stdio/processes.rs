@@ -5,23 +5,18 @@ use std::process::Command;
 use std::sync::Arc;
 
 use mcp_auth_proxy::flags::FLAGS;
+use mcp_auth_proxy::tokens::Secret;
 use serde_json::json;
 
 use crate::support::eventually;
-use crate::support::proxy::{PASSWORD, Proxy, Scratch, arguments, command, free_port};
-use crate::support::stdio::{McpClient, Published};
+use crate::support::proxy::{self, PASSWORD, Proxy, Scratch, arguments, command, free_port};
+use crate::support::stdio::{McpClient, Published, is_running, servers};
 
 /// A user that every system has: nobody, by number, since the name of its group differs.
 const NOBODY: &str = "65534:65534";
 
 fn pid(client: &mut McpClient<'_>) -> u64 {
     client.result("pid", json!({}))["pid"].as_u64().unwrap()
-}
-
-fn is_running(pid: u64) -> bool {
-    // A zombie has ended.
-    let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    status.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
 }
 
 #[test]
@@ -63,18 +58,6 @@ fn nothing_outlives_a_proxy_that_was_stopped() {
     published.proxy.signal("TERM");
     assert!(published.proxy.wait().success());
     eventually("all have ended", || !is_running(grandchild) && all.iter().all(|p| !is_running(*p)));
-}
-
-/// The scripted servers that run with `marker` in their environment, and what they started.
-fn servers(marker: &str) -> Vec<u64> {
-    let all = std::fs::read_dir("/proc").unwrap().flatten();
-    let pids = all.filter_map(|e| e.file_name().to_str()?.parse::<u64>().ok());
-    let marker = format!("MARKER={marker}\0");
-    let has = |pid: &u64, file: &str, what: &str| {
-        let content = std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-        String::from_utf8_lossy(&content).contains(what)
-    };
-    pids.filter(|pid| is_running(*pid) && has(pid, "comm", "python") && has(pid, "environ", &marker)).collect()
 }
 
 #[test]
@@ -261,6 +244,64 @@ fn a_child_that_does_not_read_costs_itself_only() {
     });
     assert!(streams.len() < 10, "{streams:?}");
     assert_eq!(other.result("echo", json!({"x": 1}))["x"], 1);
+}
+
+#[test]
+fn a_server_that_never_stops_talking_costs_no_memory_and_can_be_ended() {
+    for command in ["exec yes >&2", "exec yes"] {
+        let (data, port) = (Arc::new(Scratch::new()), free_port());
+        let mut command_line = proxy::command();
+        command_line.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("LOG_LEVEL", "error");
+        command_line.args(arguments(&data, port)).args(["--", "sh", "-c", command]);
+        let mut proxy = Proxy::spawn(command_line, port, data);
+        let pid = u64::from(proxy.pid());
+        eventually("it talks", || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // Ticks of CPU time that the proxy has spent on listening.
+            let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+            fields.get(11).and_then(|t| t.parse::<u64>().ok()).is_some_and(|ticks| ticks > 50)
+        });
+        let usage = crate::support::usage::usage(proxy.pid());
+        assert!(usage.peak < 64 << 20, "{command}: {usage:?}");
+        let all = children_of(pid);
+        proxy.signal("TERM");
+        assert!(proxy.wait().success(), "{command}");
+        eventually("nothing is left", || all.iter().all(|pid| !is_running(*pid)));
+    }
+}
+
+#[test]
+fn a_server_that_closes_its_stdout_is_replaced() {
+    let published = Published::start(&["--stdio-spare", "0"], &[]);
+    let mut client = published.client();
+    client.initialize();
+    let before = pid(&mut client);
+    let answer = client.call("close stdout", json!({}));
+    assert!(answer["error"]["message"].as_str().unwrap().contains("ended while"), "{answer}");
+    assert_ne!(pid(&mut client), before);
+}
+
+#[test]
+fn the_first_process_of_a_container_keeps_its_secrets() {
+    // Under a user without rights, as in a container: what lies in the environment of the first process is the proxy's.
+    let (data, port) = (Arc::new(Scratch::new()), free_port());
+    let owner = Command::new("chown").args(["-R", "65534:65534", &data.path("")]).status().unwrap();
+    assert!(owner.success());
+    let binary = data.path("program");
+    std::fs::copy(env!("CARGO_BIN_EXE_mcp-auth-proxy"), &binary).unwrap();
+    let script = "cat /proc/$PPID/environ /proc/*/environ 2>/dev/null | tr '\\0' '\\n' >&2; exec cat >/dev/null";
+    let mut init = Command::new("setpriv");
+    init.args(["--reuid=65534", "--regid=65534", "--clear-groups", &binary, "stdio-init"]).env_clear();
+    init.env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("AUTH_HMAC_SECRET", Secret::generate().to_base64());
+    init.env("LISTED", "yes").args(arguments(&data, port)).args(["--", "sh", "-c", script]);
+    init.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+    let mut proxy = Proxy::spawn(init, port, data);
+    // It could read its own.
+    proxy.has_logged("LISTED=yes");
+    assert!(!proxy.log().contains("AUTH_HMAC_SECRET="), "{}", proxy.log());
+    proxy.signal("TERM");
+    proxy.wait();
 }
 
 #[test]

@@ -4,15 +4,11 @@ use serde_json::{Value, json};
 
 use crate::support::eventually;
 use crate::support::proxy::Scratch;
-use crate::support::stdio::{McpClient, Published};
+use crate::support::stdio::{McpClient, Published, is_running, servers};
 use crate::support::usage::usage;
 
 fn pid(client: &mut McpClient<'_>) -> u64 {
     client.result("pid", json!({}))["pid"].as_u64().unwrap()
-}
-
-fn is_running(pid: u64) -> bool {
-    std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
 
 fn kill(pid: u64) {
@@ -289,20 +285,67 @@ fn a_server_that_crashes_at_once_is_tried_more_and_more_rarely() {
 
 #[test]
 fn a_spare_is_ready_for_the_next_session_and_for_nobody_else() {
-    let published = Published::start(&[], &[("CHILD_DELAY", "0")]);
-    let mut first = published.client_of("alice", "c");
-    first.initialize();
-    published.proxy.has_logged("a spare MCP server is ready");
+    let marker = Scratch::new().path("");
+    let published = Published::start(&[], &[("MARKER", &marker)]);
     let count = || published.proxy.log().matches("a spare MCP server is ready").count();
-    // One at the start, for nobody; one after the first session, for its owner.
-    eventually("alice's spare is ready", || count() == 2);
+    // One at the start, which fetches what there is to fetch; one at the consent, before the client has its token.
+    eventually("the spare of who has consented is ready, and the first one gone", || {
+        count() == 2 && servers(&marker).len() == 1
+    });
+    let spare = servers(&marker)[0];
+    let mut consented = published.client();
+    consented.initialize();
+    assert_eq!(pid(&mut consented), spare);
+    assert_eq!(consented.result("environment", json!({}))["MCP_AUTH_USER"], "password");
+    eventually("there is another", || count() == 3);
     let mut second = published.client_of("alice", "c");
     second.initialize();
     assert_eq!(second.result("environment", json!({}))["MCP_AUTH_USER"], "alice");
     let mut third = published.client_of("bob", "c");
     third.initialize();
     assert_eq!(third.result("environment", json!({}))["MCP_AUTH_USER"], "bob");
-    eventually("each session is followed by a spare", || count() == 4);
+    eventually("each session is followed by a spare", || count() == 5);
+}
+
+#[test]
+fn at_the_cap_each_newcomer_gets_room_of_its_own() {
+    // Children take their time to end, so that newcomers have to wait for them together.
+    let options = ["--stdio-max-children", "4", "--stdio-spare", "0"];
+    let published = Published::start(&options, &[("CHILD_STUBBORN", "1")]);
+    let mut old: Vec<_> = (0..4).map(|n| published.client_of(&format!("old {n}"), "c")).collect();
+    old.iter_mut().for_each(|c| drop(c.initialize()));
+    std::thread::scope(|scope| {
+        for n in 0..2 {
+            let published = &published;
+            scope.spawn(move || published.client_of(&format!("new {n}"), "c").initialize());
+        }
+    });
+    // Two had to go for two who came, and not more.
+    assert_eq!(published.proxy.log().matches("an idle session's MCP server is ended").count(), 2);
+}
+
+#[test]
+fn who_has_the_most_gives_one_to_who_has_none() {
+    let published = Published::start(&["--stdio-max-children", "3", "--stdio-spare", "0"], &[]);
+    let mut greedy: Vec<_> = (0..3).map(|_| published.client_of("greedy", "c")).collect();
+    let mut streams: Vec<_> = greedy
+        .iter_mut()
+        .map(|c| {
+            c.initialize();
+            c.stream("never", json!({}))
+        })
+        .collect();
+    let mut modest = published.client_of("modest", "c");
+    modest.initialize();
+    let error = streams[0].message().unwrap()["error"]["message"].to_string();
+    assert!(error.contains("make room for another user's"), "{error}");
+    published.proxy.has_logged("the user who has the most of them has to give one");
+    // Two against one is fair.
+    let busy = modest.stream("never", json!({}));
+    let another = published.client_of("modest", "d");
+    let answer = another.post(&another.initialize_request()).json();
+    assert!(answer["error"]["message"].as_str().unwrap().contains("are at work"), "{answer}");
+    drop((busy, streams));
 }
 
 #[test]

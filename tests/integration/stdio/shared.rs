@@ -1,9 +1,11 @@
 //! One process for all sessions.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::eventually;
-use crate::support::stdio::Published;
+use crate::support::proxy::Scratch;
+use crate::support::stdio::{Published, Stream};
+use crate::support::wire::request;
 
 #[test]
 fn one_process_serves_clients_that_never_see_each_other() {
@@ -86,4 +88,132 @@ fn sessions_outlive_the_shared_process() {
     eventually("both go on", || {
         a.call("echo", json!({"x": 1}))["result"]["x"] == 1 && b.call("echo", json!({"x": 2}))["result"]["x"] == 2
     });
+}
+
+#[test]
+fn the_oldest_clients_share_it_too() {
+    let published = Published::start(&["--stdio-mode", "shared"], &[]);
+    let mut first = published.client();
+    first.initialize();
+    // The server has been initialized: the answer is the proxy's own.
+    let client = published.client_of("old", "c");
+    let bearer = format!("Bearer {}", client.token);
+    let mut connection = published.proxy.connect();
+    connection.write(request("GET", "/sse", &published.proxy.host(), &[("Authorization", &bearer)], b""));
+    let mut stream = Stream::of(connection);
+    let endpoint = stream.next().unwrap().data;
+    let post = |body: &str| {
+        let fields = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+        let mut connection = published.proxy.connect();
+        connection.write(request("POST", &endpoint, &published.proxy.host(), &fields, body.as_bytes()));
+        connection.reply(false).unwrap().status
+    };
+    assert_eq!(post(&client.initialize_request()), 202);
+    assert_eq!(stream.message().unwrap()["id"], "init");
+    assert_eq!(post(r#"{"jsonrpc":"2.0","id":"mine","method":"echo","params":{"x":1}}"#), 202);
+    assert_eq!(stream.message().unwrap(), json!({"jsonrpc": "2.0", "id": "mine", "result": {"x": 1}}));
+}
+
+#[test]
+fn no_spelling_reaches_what_is_anothers() {
+    let published = Published::start(&["--stdio-mode", "shared"], &[]);
+    let (mut a, mut b) = (published.client_of("a", "c"), published.client_of("b", "c"));
+    a.initialize();
+    b.initialize();
+    let mut victim = b.stream("sleep", json!({"seconds": 2, "_meta": {"progressToken": "mine"}}));
+    for n in 1..6 {
+        for message in [
+            format!(r#"{{"jsonrpc":"2.0","id":7,"ID":{n},"method":"echo"}}"#),
+            format!(r#"{{"jsonrpc":"2.0","ID":{n},"method":"echo"}}"#),
+            format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":7,"RequestID":{n}}}}}"#
+            ),
+            format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{n},"requestId":7}}}}"#
+            ),
+            format!(
+                r#"{{"jsonrpc":"2.0","id":7,"method":"progress","params":{{"steps":1,"_meta":{{"\ud800":0,"progressToken":{n}}}}}}}"#
+            ),
+            format!(
+                r#"{{"jsonrpc":"2.0","id":7,"method":"progress","params":{{"steps":1,"_meta":{{"progressToken":7,"PROGRESSTOKEN":{n}}}}}}}"#
+            ),
+        ] {
+            assert_eq!(a.post(&message).status, 400, "{message}");
+        }
+        // Said plainly it is the client's own, or nobody's.
+        let plain = format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{n}}}}}"#);
+        assert_eq!(a.post(&plain).status, 202);
+    }
+    let all: Vec<Value> = std::iter::from_fn(|| victim.message()).collect();
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert_eq!(all[0]["result"]["slept"], true);
+}
+
+#[test]
+fn what_was_cancelled_is_forgotten() {
+    let published = Published::start(&["--stdio-mode", "shared", "--max-streams", "8000"], &[]);
+    let mut client = published.client();
+    client.initialize();
+    // More of them than there may be in flight for one user.
+    for _ in 0..1_100 {
+        let body = client.request("never", json!({}));
+        let id = serde_json::from_str::<Value>(&body).unwrap()["id"].take();
+        let mut stream = Stream::of(client.begin("POST", &[], body.as_bytes()));
+        let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}});
+        assert_eq!(client.post(&cancel.to_string()).status, 202);
+        assert!(stream.message().unwrap()["error"]["message"].as_str().unwrap().contains("cancelled"));
+    }
+    assert_eq!(client.result("echo", json!({"x": 1}))["x"], 1);
+}
+
+#[test]
+fn an_answer_that_is_too_long_fails_its_own_request() {
+    let published = Published::start(&["--stdio-mode", "shared", "--stdio-buffer", "64KiB"], &[]);
+    let (mut a, mut b) = (published.client_of("a", "c"), published.client_of("b", "c"));
+    a.initialize();
+    b.initialize();
+    let mut waiting = a.stream("sleep", json!({"seconds": 1}));
+    let answer = b.call("big", json!({"bytes": 100_000}));
+    assert!(answer["error"]["message"].as_str().unwrap().contains("more than 65536 bytes"), "{answer}");
+    assert_eq!(waiting.message().unwrap()["result"]["slept"], true);
+    assert_eq!(b.result("echo", json!({"x": 1}))["x"], 1);
+}
+
+#[test]
+fn subscriptions_of_one_client_are_not_anothers_to_end() {
+    let published = Published::start(&["--stdio-mode", "shared"], &[]);
+    let (mut a, mut b) = (published.client_of("a", "c"), published.client_of("b", "c"));
+    a.initialize();
+    b.initialize();
+    let mut general = a.listen(None);
+    for client in [&mut a, &mut b] {
+        client.result("resources/subscribe", json!({"uri": "file:///notes"}));
+    }
+    b.result("resources/unsubscribe", json!({"uri": "file:///notes"}));
+    b.result("notify", json!({"method": "notifications/resources/updated", "params": {"uri": "file:///notes/today"}}));
+    assert_eq!(general.message().unwrap()["params"]["uri"], "file:///notes/today");
+    let told = |client: &mut crate::support::stdio::McpClient<'_>, method: &str| {
+        let lines = client.result("history", json!({}))["lines"].to_string();
+        lines.matches(&format!(r#"\"{method}\""#)).count()
+    };
+    assert_eq!(told(&mut b, "resources/unsubscribe"), 0);
+    // Nobody is left: it is over.
+    assert_eq!(a.send("DELETE", &[], b"").status, 200);
+    eventually("the server is told", || told(&mut b, "resources/unsubscribe") == 1);
+    let long = "x".repeat(5_000);
+    assert!(b.call("resources/subscribe", json!({"uri": long}))["error"].is_object());
+}
+
+#[test]
+fn a_server_that_refuses_to_initialize_is_tried_again() {
+    let crash = Scratch::new();
+    let file = crash.path("refuse");
+    std::fs::write(&file, "yes").unwrap();
+    let published = Published::start(&["--stdio-mode", "shared"], &[("CHILD_REFUSE", &file)]);
+    let mut client = published.client();
+    let answer = client.post(&client.initialize_request()).json();
+    assert_eq!(answer["error"]["message"], "not today", "{answer}");
+    std::fs::remove_file(&file).unwrap();
+    client.initialize();
+    assert_eq!(client.result("echo", json!({"x": 1}))["x"], 1);
 }

@@ -5,6 +5,8 @@ CHILD_MODERN    knows revision 2026-07-28 too
 CHILD_CRASH     a file: while it exists, the server ends at once
 CHILD_SALT      a file whose content is part of the answer to initialize
 CHILD_DELAY     seconds before it answers initialize
+CHILD_REFUSE    a file: while it exists, initialize is answered with an error
+CHILD_SILENT    does not answer what it does not know
 CHILD_STUBBORN  ends neither with its stdin nor with SIGTERM
 """
 
@@ -20,6 +22,7 @@ lock = threading.Lock()
 history = []
 asked = {}
 listening = {}
+flooded = []
 
 
 def write(line):
@@ -46,6 +49,8 @@ def content(variable):
 
 
 def initialize(id, params):
+    if content("CHILD_REFUSE"):
+        return fail(id, -32000, "not today")
     time.sleep(float(os.environ.get("CHILD_DELAY", "0")))
     version = os.environ.get("CHILD_VERSION", params["protocolVersion"])
     info = {"name": "scripted", "version": "1" + content("CHILD_SALT")}
@@ -97,6 +102,18 @@ def request(id, method, params):
         for step in range(params["steps"]):
             send({"method": "notifications/progress", "params": {"progressToken": token, "progress": step}})
         answer(id, {"token": token})
+    elif method == "flood":
+        token, rest = params["_meta"]["progressToken"], params["bytes"]
+
+        def flood():
+            for _ in range(rest >> 16):
+                send({"method": "notifications/progress", "params": {"progressToken": token, "progress": 1, "message": "x" * (1 << 16)}})
+            flooded.append(True)
+            answer(id, {})
+
+        threading.Thread(target=flood, daemon=True).start()
+    elif method == "flooded":
+        answer(id, {"done": bool(flooded)})
     elif method == "notify":
         send({"method": params["method"], "params": params.get("params", {})})
         answer(id, {})
@@ -137,7 +154,17 @@ def request(id, method, params):
         send({"method": "notifications/tools/list_changed", "params": tag})
     elif method in ("logging/setLevel", "resources/subscribe", "resources/unsubscribe", "ping"):
         answer(id, {})
-    else:
+    elif method == "tools/list" and "CHILD_MODERN" in os.environ:
+        # Page by page, one tool each.
+        page = int(params.get("cursor", "0"))
+        tool = {"name": "tool %d" % page, "inputSchema": {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}}
+        answer(id, {"resultType": "complete", "tools": [tool], **({"nextCursor": str(page + 1)} if page < 2 else {})})
+    elif method == "tools/call":
+        answer(id, {"resultType": "complete", "content": []})
+    elif method == "close stdout":
+        sys.stdout.flush()
+        os.close(1)
+    elif "CHILD_SILENT" not in os.environ:
         fail(id, -32601, "there is no method " + method)
 
 
