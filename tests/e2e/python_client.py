@@ -15,9 +15,11 @@ from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.auth import OAuthClientMetadata
+from mcp.types import ElicitResult
 
 REDIRECT = "http://127.0.0.1:53683/callback"
-URL, PASSWORD, ECHO, ECHO_ARGUMENTS, SLOW, SLOW_ARGUMENTS = sys.argv[1:7]
+URL, PASSWORD = sys.argv[1:3]
+TOOLS = json.loads(sys.argv[3])
 
 
 class Storage:
@@ -74,21 +76,29 @@ async def main():
     async with httpx2.AsyncClient(auth=provider, follow_redirects=True, timeout=30) as http_client:
         over_sse = urlsplit(URL).path == "/sse"
         transport = sse_client(URL, auth=provider) if over_sse else streamable_http_client(URL, http_client=http_client)
-        async with Client(transport) as client:
+
+        async def elicited(context, params):
+            return ElicitResult(action="accept", content={"name": "Ada"})
+
+        async with Client(transport, elicitation_callback=elicited) as client:
             names = [tool.name for tool in (await client.list_tools()).tools]
-            assert ECHO in names and SLOW in names, names
-            echoed = await client.call_tool(ECHO, json.loads(ECHO_ARGUMENTS))
-            assert "hello" in echoed.content[0].text, echoed
-            progress = []
+            assert all(TOOLS[tool] in names for tool in ("echo", "slow", "ask") if tool in TOOLS), names
+            echoed = await client.call_tool(TOOLS["echo"], TOOLS["echoArguments"])
+            assert TOOLS.get("answer", "hello") in echoed.content[0].text, echoed
+            if "slow" in TOOLS:
+                progress = []
 
-            async def note(value, total, message):
-                progress.append(value)
+                async def note(value, total, message):
+                    progress.append(value)
 
-            await client.call_tool(SLOW, json.loads(SLOW_ARGUMENTS), progress_callback=note)
-            assert len(progress) >= 2, progress
+                await client.call_tool(TOOLS["slow"], TOOLS["slowArguments"], progress_callback=note)
+                assert len(progress) >= 2, progress
+            if "ask" in TOOLS:
+                greeted = await client.call_tool(TOOLS["ask"], {})
+                assert greeted.content[0].text == "Hello, Ada!", greeted
             before = storage.tokens
             provider.context.token_expiry_time = time.time() - 10
-            await client.call_tool(ECHO, json.loads(ECHO_ARGUMENTS))
+            await client.call_tool(TOOLS["echo"], TOOLS["echoArguments"])
             assert storage.tokens.refresh_token != before.refresh_token, "the tokens were refreshed"
             assert seen["sign_ins"] == 1, seen
 

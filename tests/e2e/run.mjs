@@ -2,33 +2,40 @@
 //   node run.mjs BINARY PYTHON
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { mkdirSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { conformance } from "./conformance.mjs";
 import { answers, freePort, PASSWORD, start, startProxy, stopEverything } from "./harness.mjs";
 import { screens } from "./screens.mjs";
+import { getToken, startBearer } from "./token.mjs";
+import { checks, lost, REVISIONS, wholeScenarios } from "./transparency.mjs";
 import { typescriptFlow } from "./typescript_client.mjs";
 
 const [binary, python] = process.argv.slice(2);
 const here = import.meta.dirname;
 const modules = createRequire(import.meta.url);
 const node = process.execPath;
+// What each server is asked: a tool whose answer has "hello" in it, one that reports progress, one that asks the user.
 const EVERYTHING = { echo: "echo", echoArguments: { message: "hello" }, slow: "trigger-long-running-operation", slowArguments: { duration: 1, steps: 4 } };
-const DEMO = { echo: "echo", echoArguments: { text: "hello" }, slow: "slow", slowArguments: { steps: 3 } };
+const DEMO = { echo: "echo", echoArguments: { text: "hello" }, slow: "slow", slowArguments: { steps: 3 }, ask: "ask" };
+const MEMORY = { echo: "create_entities", echoArguments: { entities: [{ name: "hello", entityType: "word", observations: [] }] } };
+const FILESYSTEM = { echo: "read_text_file", echoArguments: { path: "greeting.txt" } };
+const TIME = { echo: "convert_time", echoArguments: { source_timezone: "UTC", time: "12:00", target_timezone: "Asia/Tokyo" }, answer: "21:00" };
+
+const script = (name) => join(dirname(modules.resolve(`@modelcontextprotocol/${name}/package.json`)), "dist/index.js");
 
 async function everything(kind) {
   const port = await freePort();
-  const script = join(dirname(modules.resolve("@modelcontextprotocol/server-everything/package.json")), "dist/index.js");
-  const server = start(node, [script, kind], { PORT: String(port) });
+  const server = start(node, [script("server-everything"), kind], { PORT: String(port) });
   await answers(`http://127.0.0.1:${port}/`, server);
   return Object.assign(server, { url: `http://127.0.0.1:${port}` });
 }
 
-// Runs a case with a server and a proxy before it, and both stopped after it.
-async function published(kind, run) {
-  const server = await everything(kind);
-  const proxy = await startProxy(binary, server.url);
+// Runs a case with a proxy, and stops it after it.
+async function proxied(upstream, run, env) {
+  const proxy = await startProxy(binary, upstream, env);
   try {
     await run(proxy);
     assert.equal(await proxy.stop(), 0, "SIGTERM ends it in order");
@@ -36,15 +43,37 @@ async function published(kind, run) {
     error.message += `\nlog:\n${proxy.stderr.slice(-4000)}`;
     throw error;
   } finally {
-    await server.stop("SIGKILL");
+    await proxy.stop("SIGKILL");
     proxy.clean();
   }
 }
 
-function pythonFlow(url, password, tools) {
-  const args = [join(here, "python_client.py"), url, password, tools.echo, JSON.stringify(tools.echoArguments), tools.slow, JSON.stringify(tools.slowArguments)];
-  const result = spawnSync(python, args, { encoding: "utf8", timeout: 180_000 });
-  assert.equal(result.status, 0, result.stderr + result.stdout);
+// The same with a server at a URL.
+async function published(kind, run) {
+  const server = await everything(kind);
+  try {
+    await proxied([server.url], run);
+  } finally {
+    await server.stop("SIGKILL");
+  }
+}
+
+// The same with a server over stdio, in a folder with a file in it.
+async function overStdio(command, run) {
+  const folder = mkdtempSync(join(tmpdir(), "mcp-auth-proxy-files-"));
+  writeFileSync(join(folder, "greeting.txt"), "hello\n");
+  try {
+    const env = { MEMORY_FILE_PATH: join(folder, "memory") };
+    await proxied(["--", ...command.map((word) => word.replace("FOLDER", folder))], (proxy) => run(proxy, folder), env);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+async function pythonFlow(url, password, tools) {
+  const program = start(python, [join(here, "python_client.py"), url, password, JSON.stringify(tools)]);
+  const code = await program.exited;
+  assert.equal(code, 0, program.stderr + program.stdout);
 }
 
 async function demo(run) {
@@ -63,6 +92,50 @@ function grepForSecrets(log, secrets) {
   assert.ok(secrets.length >= 8, `only ${secrets.length} secrets were seen`);
   for (const secret of [PASSWORD, ...secrets]) assert.ok(!log.includes(secret), `${secret} is in the log`);
 }
+
+// Both SDKs with a server over stdio.
+const bothOverStdio = (command, tools, then) => () =>
+  overStdio(command, async (proxy, folder) => {
+    // Files by their full paths; a word is learnt once only.
+    const as = (from, to) => ({ ...tools, echoArguments: JSON.parse(JSON.stringify(tools.echoArguments).replace(from, to)) });
+    await typescriptFlow({ url: `${proxy.origin}/mcp`, password: PASSWORD, tools: as("greeting.txt", join(folder, "greeting.txt")) });
+    await pythonFlow(`${proxy.origin}/mcp`, PASSWORD, as(/greeting.txt|hello/, (word) => (word === "hello" ? "hello again" : join(folder, word))));
+    then?.(proxy);
+  });
+
+// The official suite's server scenarios through the proxy, against those straight at the server.
+async function nothingIsLost() {
+  const suite = dirname(modules.resolve("@modelcontextprotocol/conformance/package.json"));
+  const fixture = join(here, "conformance_server.mjs");
+  const port = await freePort();
+  const server = start(node, [fixture, "--port", String(port)]);
+  const through = (upstream, revision) => {
+    let found;
+    const run = async (proxy) => {
+      const bearer = await startBearer({ port: await freePort(), origin: proxy.origin, token: await getToken({ origin: proxy.origin, password: PASSWORD }) });
+      found = await wholeScenarios({ suite, node, url: `http://localhost:${bearer.port}/mcp`, revision });
+      bearer.stop();
+    };
+    return proxied(upstream, run).then(() => found);
+  };
+  try {
+    await answers(`http://127.0.0.1:${port}/mcp`, server);
+    for (const revision of REVISIONS) {
+      const straight = await wholeScenarios({ suite, node, url: `http://localhost:${port}/mcp`, revision });
+      const overHttp = await through([`http://127.0.0.1:${port}`], revision);
+      const overStdio = await through(["--", node, fixture, "--stdio"], revision);
+      const count = ({ whole }) => `${whole.size} scenarios, ${checks(whole)} checks`;
+      console.log(`      ${revision}: straight ${count(straight)}; through the proxy over HTTP ${count(overHttp)}, over stdio ${count(overStdio)}`);
+      assert.ok(straight.whole.size >= 30, straight.output);
+      assert.deepEqual(lost(straight.whole, overHttp.whole), [], overHttp.output);
+      assert.deepEqual(lost(straight.whole, overStdio.whole), ALLOWED[revision] ?? [], overStdio.output);
+    }
+  } finally {
+    await server.stop("SIGKILL");
+  }
+}
+// What a server over stdio has no word for: that its stream be closed, for the client to come back.
+const ALLOWED = { "2025-11-25": ["server-sse-polling: 2 of 3"] };
 
 const cases = {
   "TypeScript SDK over Streamable HTTP, and no secret of it in the log": () =>
@@ -85,6 +158,14 @@ const cases = {
   },
   "TypeScript SDK to the demo": () => demo(({ url, password }) => typescriptFlow({ url, password, tools: DEMO })),
   "Python SDK to the demo": () => demo(async ({ url, password }) => pythonFlow(url, password, DEMO)),
+  "both SDKs to server-everything over stdio": bothOverStdio([node, script("server-everything"), "stdio"], EVERYTHING),
+  "both SDKs to server-filesystem over stdio": bothOverStdio([node, script("server-filesystem"), "FOLDER"], FILESYSTEM),
+  "both SDKs to server-memory over stdio": bothOverStdio([node, script("server-memory")], MEMORY),
+  "both SDKs to mcp-server-time over stdio, one of them in revision 2026-07-28": bothOverStdio([python, "-m", "mcp_server_time"], TIME, (proxy) => {
+    assert.match(proxy.stderr, /knows revision 2026-07-28.*Modern/);
+    assert.match(proxy.stderr, /a session has an MCP server of its own/);
+  }),
+  "the official server suite: nothing is lost on the way": nothingIsLost,
   "the official authorization suite, whole": () =>
     published("streamableHttp", async (proxy) => {
       const suite = dirname(modules.resolve("@modelcontextprotocol/conformance/package.json"));

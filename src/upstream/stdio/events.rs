@@ -16,8 +16,8 @@ use crate::net::interrupt::{self, Interrupted};
 /// A comment so often keeps middleboxes from closing a silent stream.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 const COMMENT: &[u8] = b": \n\n";
-/// The client may come back at once, in milliseconds.
-const RETRY: &[u8] = b"retry: 1000\n\n";
+/// How long a client is to wait before it comes back, in milliseconds.
+const RETRY_AFTER: u32 = 1_000;
 
 /// A stream of events that outlives the connections it is read through.
 pub(super) struct EventStream {
@@ -118,7 +118,7 @@ impl EventStream {
         state.ring();
         state.reader += 1;
         if let Some(after) = after {
-            state.next = (after + 1).clamp(state.first, state.end());
+            state.next = after.saturating_add(1).clamp(state.first, state.end());
         }
         state.bell = Some(bell.clone());
         bell.ring();
@@ -136,7 +136,7 @@ impl EventStream {
             when_left: None,
         };
         if let (true, Some(name)) = (priming, &self.name) {
-            reader.head = format!("id: {name}.{}\ndata: \n\n", next - 1).into_bytes();
+            reader.head = format!("id: {name}.{}\nretry: {RETRY_AFTER}\ndata: \n\n", next - 1).into_bytes();
         }
         Ok(reader)
     }
@@ -274,7 +274,7 @@ impl Reader {
                 // It ends as if the server had ended it: the client comes back.
                 Err(e) if Interrupted::of(&e) == Some(Interrupted::Draining) => {
                     self.is_cut = true;
-                    self.begin(RETRY.to_vec(), None, &[]);
+                    self.begin(format!("retry: {RETRY_AFTER}\n\n").into_bytes(), None, &[]);
                     return Ok(true);
                 }
                 Err(e) => return Err(e),
@@ -339,7 +339,7 @@ mod tests {
         let event = |n: u64, data: &str| format!("event: message\nid: s.{n}\ndata: {data}\n\n");
         let whole = format!("{}{}{}", event(1, "a"), event(2, "bb"), event(3, "c"));
         let primed = all(stream.read(None, true).unwrap());
-        assert_eq!(primed, format!("id: s.0\ndata: \n\n{whole}"));
+        assert_eq!(primed, format!("id: s.0\nretry: 1000\ndata: \n\n{whole}"));
         assert_eq!(all(stream.read(None, false).unwrap()), "");
         assert_eq!(all(stream.read(Some(1), false).unwrap()), event(2, "bb") + &event(3, "c"));
         assert_eq!(all(stream.read(Some(0), false).unwrap()), whole);

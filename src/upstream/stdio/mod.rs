@@ -96,6 +96,9 @@ pub struct StdioConfig {
     pub open_files: Option<u64>,
 }
 
+/// A child for modern clients, and the revisions that its server knows, if it named them.
+type Modern = (Arc<SharedChild>, Arc<[String]>);
+
 /// On whose behalf a child runs.
 #[derive(Clone, Debug, PartialEq)]
 struct Account {
@@ -500,16 +503,18 @@ impl Host {
         Ok(shared)
     }
 
-    /// The child for `account`'s modern clients; `None` if the server knows no modern revision.
-    fn modern(&self, account: &Account) -> Result<Option<Arc<SharedChild>>, String> {
-        let known = || self.state().era.filter(|(_, until)| Instant::now() < *until).map(|(era, _)| era);
+    /// The child for `account`'s modern clients, and the revisions that it knows; `None` if it knows no modern one.
+    fn modern(&self, account: &Account) -> Result<Option<Modern>, String> {
+        let known = || self.state().era.clone().filter(|(_, until)| Instant::now() < *until).map(|(era, _)| era);
         let key = match self.config.is_shared {
             true => "modern".to_string(),
             false => format!("modern {}", account.digest()),
         };
         let owner = (!self.config.is_shared).then_some(account);
         match known() {
-            Some(Era::Modern) => return self.shared_child(&key, owner, SharedChild::modern).map(Some),
+            Some(Era::Modern(versions)) => {
+                return self.shared_child(&key, owner, SharedChild::modern).map(|child| Some((child, versions)));
+            }
             Some(_) => return Ok(None),
             None => {}
         }
@@ -526,14 +531,16 @@ impl Host {
         let lasts = match era {
             _ if !is_lasting => ERROR_LASTS,
             Era::Silent => SILENCE_LASTS,
-            Era::Modern | Era::Legacy => ERA_LASTS,
+            Era::Modern(_) | Era::Legacy => ERA_LASTS,
         };
-        self.state().era = Some((era, Instant::now() + lasts));
-        if era == Era::Modern {
-            return Ok(Some(shared));
+        self.state().era = Some((era.clone(), Instant::now() + lasts));
+        match era {
+            Era::Modern(versions) => Ok(Some((shared, versions))),
+            Era::Legacy | Era::Silent => {
+                shared.end();
+                Ok(None)
+            }
         }
-        shared.end();
-        Ok(None)
     }
 
     /// Room for one more child, of `user` or of everyone, made if need be.

@@ -45,8 +45,8 @@ pub(super) fn is_modern(message: &Message<'_>, headers: &HeaderMap) -> bool {
 pub(super) fn post(host: &Arc<Host>, account: &Account, message: &Message<'_>, headers: &HeaderMap) -> Response {
     let id = message.raw_id().map_or("null", RawValue::get);
     let refuse = |code, why: &str| error_for(StatusCode::BAD_REQUEST, id, code, why);
-    let shared = match host.modern(account) {
-        Ok(Some(shared)) => shared,
+    let (shared, versions) = match host.modern(account) {
+        Ok(Some(found)) => found,
         Ok(None) => {
             return refuse(
                 BAD_REQUEST,
@@ -56,6 +56,11 @@ pub(super) fn post(host: &Arc<Host>, account: &Account, message: &Message<'_>, h
         Err(why) => return error_for(StatusCode::OK, id, INTERNAL_ERROR, &why),
     };
     let mut checked = fields::check(message, headers);
+    if checked.is_ok()
+        && let Some(refusal) = unsupported(message, &versions)
+    {
+        return refusal;
+    }
     let method = match &message.kind {
         Kind::Request { method, .. } => method.as_str(),
         _ => "",
@@ -77,6 +82,19 @@ pub(super) fn post(host: &Arc<Host>, account: &Account, message: &Message<'_>, h
         return Response::new(StatusCode::ACCEPTED);
     }
     answer(&exchange, port)
+}
+
+/// The answer to a revision that is none of the server's, which not every server looks at with each request.
+fn unsupported(message: &Message<'_>, versions: &[String]) -> Option<Response> {
+    let raw = message.param(&["_meta", PROTOCOL_VERSION])?;
+    let asked: String = serde_json::from_str(raw.get()).ok()?;
+    if versions.is_empty() || versions.contains(&asked) {
+        return None;
+    }
+    let id: Value = message.raw_id().and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
+    let error = json!({"code": UNSUPPORTED_VERSION, "message": "Unsupported protocol version",
+        "data": {"supported": versions, "requested": asked}});
+    Some(Response::json(StatusCode::BAD_REQUEST, &json!({"jsonrpc": "2.0", "id": id, "error": error})))
 }
 
 fn answer(exchange: &Arc<Exchange>, port: Port) -> Response {
@@ -200,10 +218,10 @@ impl Listener for Exchange {
 }
 
 /// What a child answered to the probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Era {
-    /// It knows these revisions.
-    Modern,
+    /// It knows these revisions, by name where it gave them.
+    Modern(Arc<[String]>),
     /// It answered something else.
     Legacy,
     /// It did not answer.
@@ -215,12 +233,13 @@ pub(super) fn probe(shared: &Arc<SharedChild>, account: &Account, patience: Dura
     let Some(answer) = ask(shared, account, "server/discover", json!({}), patience) else { return (Era::Silent, true) };
     let Ok(message) = Message::parse(&answer) else { return (Era::Silent, true) };
     match jsonrpc::error_code(&answer) {
-        Some(HEADER_MISMATCH | MISSING_CAPABILITY | UNSUPPORTED_VERSION) => (Era::Modern, true),
+        Some(HEADER_MISMATCH | MISSING_CAPABILITY | UNSUPPORTED_VERSION) => (Era::Modern(Arc::default()), true),
         Some(code) => (Era::Legacy, matches!(code, METHOD_NOT_FOUND | INVALID_PARAMS | INVALID_REQUEST)),
         None => {
-            let has = |name| message.outcome(&[name]).is_some();
-            let is_modern = has("supportedVersions") || has("resultType");
-            (if is_modern { Era::Modern } else { Era::Legacy }, true)
+            let versions = message.outcome(&["supportedVersions"]);
+            let is_modern = versions.is_some() || message.outcome(&["resultType"]).is_some();
+            let versions = versions.and_then(|raw| serde_json::from_str::<Vec<String>>(raw.get()).ok());
+            (if is_modern { Era::Modern(versions.unwrap_or_default().into()) } else { Era::Legacy }, true)
         }
     }
 }

@@ -115,6 +115,11 @@ fn fields_that_contradict_the_body_are_refused() {
     assert_eq!(code(post(&client, "echo", &[], without)), (400, -32602));
     let without = r#"{"jsonrpc":"2.0","id":1,"method":"echo","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
     assert_eq!(code(post(&client, "echo", &[], without)), (400, -32602));
+    // A revision that the server has not named, which this one does not look at.
+    let late = body("7", "echo", json!({"_meta": {"io.modelcontextprotocol/protocolVersion": "2026-08-01"}}));
+    let reply = post(&client, "echo", &[("MCP-Protocol-Version", "2026-08-01")], &late);
+    assert_eq!((reply.status, &reply.json()["error"]["code"]), (400, &json!(-32022)));
+    assert_eq!(reply.json()["error"]["data"], json!({"supported": ["2026-07-28"], "requested": "2026-08-01"}));
     // Parameters that others know are passed over.
     assert_eq!(post(&client, "echo", &[("Mcp-Param-Region", "eu")], &body("1", "echo", json!({}))).status, 200);
 }
