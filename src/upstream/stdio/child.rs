@@ -489,8 +489,8 @@ impl Pump {
             return;
         }
         match self.phase {
-            // One that says nothing any more answers nothing either.
-            Phase::Runs if self.stdout.is_none() || self.shared.inbox().is_ending => {
+            // One that says nothing any more answers nothing, and one that hears nothing neither.
+            Phase::Runs if self.stdout.is_none() || self.stdin.is_none() || self.shared.inbox().is_ending => {
                 (self.stdin, self.control) = (None, None);
                 self.phase = Phase::Ending(now + supervisor::LONGEST_END);
             }

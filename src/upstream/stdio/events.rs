@@ -15,6 +15,8 @@ use crate::net::interrupt::{self, Interrupted};
 
 /// A comment so often keeps middleboxes from closing a silent stream.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Bytes that an event takes besides its data.
+const OVERHEAD: usize = 64;
 const COMMENT: &[u8] = b": \n\n";
 /// How long a client is to wait before it comes back, in milliseconds.
 const RETRY_AFTER: u32 = 1_000;
@@ -71,7 +73,7 @@ impl EventStream {
 
     /// Adds an event; its data has no line end.
     pub(super) fn push(&self, data: Vec<u8>) {
-        self.held.fetch_add(data.len(), Ordering::Relaxed);
+        self.held.fetch_add(data.len() + OVERHEAD, Ordering::Relaxed);
         let mut state = self.state();
         state.events.push_back(Arc::new(data));
         state.ring();
@@ -104,7 +106,7 @@ impl EventStream {
         let mut state = self.state();
         let keep = if everything { 0 } else { (state.end() - state.next) as usize };
         let gone = state.events.len() - keep;
-        let bytes: usize = state.events.drain(..gone).map(|e| e.len()).sum();
+        let bytes: usize = state.events.drain(..gone).map(|e| e.len() + OVERHEAD).sum();
         state.first += gone as u64;
         state.next = state.next.max(state.first);
         self.held.fetch_sub(bytes, Ordering::Relaxed);
@@ -155,7 +157,7 @@ impl EventStream {
         if self.name.is_none() {
             state.events.pop_front();
             state.first += 1;
-            self.held.fetch_sub(data.len(), Ordering::Relaxed);
+            self.held.fetch_sub(data.len() + OVERHEAD, Ordering::Relaxed);
         }
         Piece::Event(number, data)
     }
@@ -174,7 +176,7 @@ impl EventStream {
 
 impl Drop for EventStream {
     fn drop(&mut self) {
-        let bytes: usize = self.state().events.iter().map(|e| e.len()).sum();
+        let bytes: usize = self.state().events.iter().map(|e| e.len() + OVERHEAD).sum();
         self.held.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
@@ -343,8 +345,10 @@ mod tests {
         assert_eq!(all(stream.read(None, false).unwrap()), "");
         assert_eq!(all(stream.read(Some(1), false).unwrap()), event(2, "bb") + &event(3, "c"));
         assert_eq!(all(stream.read(Some(0), false).unwrap()), whole);
-        assert_eq!(all(stream.read(Some(99), false).unwrap()), "");
-        assert_eq!(held.load(Ordering::Relaxed), 4);
+        for beyond in [99, u64::MAX] {
+            assert_eq!(all(stream.read(Some(beyond), false).unwrap()), "");
+        }
+        assert_eq!(held.load(Ordering::Relaxed), 4 + 3 * OVERHEAD);
         stream.forget(false);
         assert_eq!(all(stream.read(Some(0), false).unwrap()), "");
         assert_eq!(held.load(Ordering::Relaxed), 0);
@@ -359,7 +363,7 @@ mod tests {
         let mut buffer = [0; 8];
         assert!(reader.read(&mut buffer).unwrap() > 0);
         stream.forget(false);
-        assert_eq!(held.load(Ordering::Relaxed), 2);
+        assert_eq!(held.load(Ordering::Relaxed), 2 + OVERHEAD);
         stream.finish();
         assert!(all(reader).ends_with("event: message\nid: s.2\ndata: bb\n\n"));
         drop(stream);

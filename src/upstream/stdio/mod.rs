@@ -40,7 +40,7 @@ use self::child::{Child, Full, Launch, Listener};
 use self::launcher::Limits;
 use self::lines::TooLong;
 use self::modern::Era;
-use self::session::Session;
+use self::session::{Idleness, Session};
 use self::shared::{Ear, SharedChild};
 use super::{Origin, Upstream};
 use crate::clock::Timestamp;
@@ -48,6 +48,7 @@ use crate::context::Context;
 use crate::http::{Request, Response};
 use crate::identity::{ClientId, UserId};
 use crate::observe::quota::Quota;
+use crate::store::Tx;
 use crate::store::rows::McpSession;
 use crate::tokens::artefacts::McpSessionId;
 use crate::tokens::{digest, random_name};
@@ -368,7 +369,7 @@ impl Host {
         if row.user != account.user || row.client != account.client {
             return None;
         }
-        let session = Session::restore(self, row);
+        let session = Session::restore(self, account.clone(), row);
         let mut state = self.state();
         if !state.known.contains_key(&id.session) {
             // It was ended while it was read.
@@ -397,32 +398,37 @@ impl Host {
             self.forget(&name);
         }
         if let Some(row) = session.row(now + self.config.session_lifetime) {
-            self.write(row);
-        }
-    }
-
-    /// Writes what a session needs to survive.
-    fn save(&self, session: &Session) {
-        let now = self.context.now();
-        let is_known = self.state().known.contains_key(&session.name);
-        if let Some(row) = session.row(now + self.config.session_lifetime).filter(|_| is_known) {
-            self.write(row);
-        }
-    }
-
-    fn write(&self, row: McpSession) {
-        let (name, now) = (row.name.clone(), self.context.now());
-        // A failure is told by the state itself; the session is then lost with the process only.
-        if self
-            .context
-            .state
-            .transact(move |tx| {
+            let write = move |tx: &mut Tx<'_>| {
                 tx.put(&row.name, &row);
                 Ok(())
-            })
-            .is_ok()
-            && let Some(known) = self.state().known.get_mut(&name)
-        {
+            };
+            if self.context.state.transact(write).is_ok() {
+                self.note_saved(&session.name);
+            }
+        }
+    }
+
+    /// Writes what a session needs to survive, unless it was ended meanwhile.
+    fn save(&self, session: &Arc<Session>) {
+        let expires_at = self.context.now() + self.config.session_lifetime;
+        let (session, name) = (session.clone(), session.name.clone());
+        // The row is made in the transaction, so that the last one has all that there is.
+        let written = self.context.state.transact(move |tx| {
+            let is_kept = tx.get::<McpSession>(&session.name)?.is_some();
+            if let Some(row) = session.row(expires_at).filter(|_| is_kept) {
+                tx.put(&row.name, &row);
+            }
+            Ok(())
+        });
+        // A failure is told by the state itself; the session is then lost with the process only.
+        if written.is_ok() {
+            self.note_saved(&name);
+        }
+    }
+
+    fn note_saved(&self, name: &str) {
+        let now = self.context.now();
+        if let Some(known) = self.state().known.get_mut(name) {
             known.saved = now;
         }
     }
@@ -546,12 +552,15 @@ impl Host {
     /// Room for one more child, of `user` or of everyone, made if need be.
     fn take_slot(&self, user: Option<&UserId>) -> Result<Arc<Slot>, String> {
         let deadline = Instant::now() + ROOM_TIMEOUT;
+        let mut is_waiting = false;
         let mut state = self.state();
         loop {
             if state.is_ending {
                 return Err("the proxy is stopping; try again".into());
             }
-            if state.children < self.config.max_children {
+            // Those who wait already come first.
+            let awaited = if is_waiting { 0 } else { state.waiting };
+            if state.children + awaited < self.config.max_children {
                 state.children += 1;
                 return Ok(Arc::new(Slot { host: self.me.clone(), is_leaving: AtomicBool::new(false) }));
             }
@@ -574,6 +583,7 @@ impl Host {
             let waited = self.has_room.wait_timeout_while(state, left, is_full);
             state = waited.unwrap_or_else(|e| e.into_inner()).0;
             state.waiting -= 1;
+            is_waiting = true;
         }
         log::warn!(children = self.config.max_children; "no MCP server can be started: all are at work (--stdio-max-children, STDIO_MAX_CHILDREN)");
         Err("all MCP servers that there may be are at work; try again".into())
@@ -597,15 +607,11 @@ impl Host {
 
         let mut idle: Vec<_> = sessions
             .iter()
-            .filter_map(|s| s.idle_since().map(|(at, is_heard)| (is_heard, at, Occupant::Session(s.clone()))))
+            .filter_map(|s| Some((s.idleness().filter(Idleness::is_evident)?, Occupant::Session(s.clone()))))
             .collect();
-        idle.extend(
-            shared
-                .iter()
-                .filter_map(|(_, s)| s.idle_since().map(|at| (!s.is_unheard(), at, Occupant::Shared(s.clone())))),
-        );
-        idle.sort_by_key(|(is_heard, at, _)| (*is_heard, *at));
-        let has_gone = idle.into_iter().any(|(.., occupant)| match occupant {
+        idle.extend(shared.iter().filter_map(|(_, s)| Some((s.idleness()?, Occupant::Shared(s.clone())))));
+        idle.sort_by_key(|(idleness, _)| *idleness);
+        let has_gone = idle.into_iter().any(|(_, occupant)| match occupant {
             Occupant::Session(session) => session.park(),
             Occupant::Shared(shared) => {
                 shared.end();
@@ -706,7 +712,8 @@ impl Host {
         let mut to_save = Vec::new();
         for session in &sessions {
             let unused = session.unused();
-            if unused >= self.config.idle_timeout && session.idle_since().is_some_and(|(_, is_heard)| !is_heard) {
+            session.give_up();
+            if unused >= self.config.idle_timeout && session.idleness().is_some_and(|i| !i.is_heard) {
                 session.park();
             }
             let mut state = self.state();

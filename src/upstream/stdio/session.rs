@@ -1,7 +1,7 @@
 //! One MCP session of the revisions with `initialize`: its child, its streams, and what it takes to give it a new child
 //! when the old one has gone.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -24,20 +24,28 @@ use crate::tokens::{base64url, random};
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// Requests of one session in flight.
 const MAX_PENDING: usize = 256;
-/// Questions of a child that wait for the client.
+/// Questions of a child that wait for the client, and of earlier children that it may still answer.
 const MAX_ASKED: usize = 1_024;
+/// Bytes of a request id or progress token of the client's.
+const MAX_ID: usize = 1 << 10;
 /// Streams kept for clients that come back.
 const MAX_STREAMS: usize = 64;
 /// Bytes kept for clients that come back, though they have been sent.
 const REPLAY: usize = 1 << 20;
 /// Subscriptions remembered for a new child.
 const MAX_SUBSCRIPTIONS: usize = 256;
+/// Bytes of one message that is remembered for a new child.
+const MAX_REMEMBERED: usize = 4 << 10;
+/// How long after its last use a session whose requests nobody waits for makes room for others.
+const ABANDONED_AFTER: Duration = Duration::from_secs(30);
 /// A child that ends sooner after its start than this has crashed at once.
 pub(super) const AT_ONCE: Duration = Duration::from_secs(10);
 /// Longest pause before another start.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// Id of requests that repeat for a new child what the client asked of the old one.
-const REPLAYED: &str = "mcp-auth-proxy:replay";
+const REPLAYED: &str = "mcp-auth-proxy:replay:";
+/// What a new child is told instead of a `notifications/initialized` too long to be remembered.
+const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 /// A request id up to this size travels in event ids.
 const MAX_ECHOED_ID: usize = 96;
 
@@ -63,12 +71,11 @@ struct Inner {
     is_unsaved: bool,
     /// Requests of the client that the child works on.
     pending: HashMap<Id, Pending>,
-    /// Requests of the child that the client has not answered.
-    asked: HashSet<Id>,
+    questions: Questions,
     /// The stream for what belongs to no request.
     general: Arc<EventStream>,
     /// Those of requests, the oldest first.
-    streams: Vec<(String, Arc<EventStream>)>,
+    streams: Vec<RequestStream>,
     streams_made: u64,
     /// Sets the names of this session's streams apart from those that it had before a restart.
     epoch: String,
@@ -79,6 +86,14 @@ struct Inner {
     trouble: String,
     /// Those who wait for the link to change.
     waiting: Vec<Arc<Bell>>,
+}
+
+/// The stream of a request, or of those of a batch.
+struct RequestStream {
+    name: String,
+    stream: Arc<EventStream>,
+    /// Their ids as the client wrote them.
+    raw_ids: Vec<String>,
 }
 
 /// What a new child has to be told.
@@ -99,6 +114,7 @@ enum Link {
     Starting {
         line: Option<Arc<dyn Line>>,
         queue: Vec<String>,
+        since: Instant,
     },
     Up(Arc<dyn Line>),
     /// For good.
@@ -119,6 +135,24 @@ enum Remember {
     LogLevel(String),
     Subscribed(String, String),
     Unsubscribed(String),
+}
+
+/// How much a session's child is needed; the least needed first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Idleness {
+    /// It works on what nobody waits for.
+    pub(super) is_abandoned: bool,
+    /// A client listens.
+    pub(super) is_heard: bool,
+    /// When it was last used.
+    pub(super) since: Instant,
+}
+
+impl Idleness {
+    /// Is it time enough since that nobody is on the way to come back for the answer?
+    pub(super) fn is_evident(&self) -> bool {
+        !self.is_abandoned || self.since.elapsed() >= ABANDONED_AFTER
+    }
 }
 
 /// Why a session can't do what it is asked.
@@ -185,7 +219,7 @@ impl Session {
     }
 
     /// A session that was begun before the proxy was started, or that has been put aside since.
-    pub(super) fn restore(host: &Arc<Host>, row: McpSession) -> Arc<Session> {
+    pub(super) fn restore(host: &Arc<Host>, account: Account, row: McpSession) -> Arc<Session> {
         let memory = Memory {
             initialize: row.initialize,
             answer: Some(row.answer),
@@ -193,7 +227,6 @@ impl Session {
             log_level: row.log_level,
             subscriptions: row.subscriptions,
         };
-        let account = Account { user: row.user, email: row.email, client: row.client };
         Session::new(host, account, memory, false, row.name)
     }
 
@@ -201,6 +234,8 @@ impl Session {
         let held = Arc::new(AtomicUsize::new(0));
         let epoch = base64url(random::<6>());
         let general_name = (!has_one_stream).then(|| format!("{epoch}.0"));
+        let has_forgotten = memory.answer.is_some();
+        let questions = Questions { has_forgotten, epoch: epoch.clone(), ..Questions::default() };
         Arc::new(Session {
             name,
             account,
@@ -214,7 +249,7 @@ impl Session {
                 first_answer: None,
                 is_unsaved: false,
                 pending: HashMap::new(),
-                asked: HashSet::new(),
+                questions,
                 general: EventStream::new(general_name, true, held),
                 streams: Vec::new(),
                 streams_made: 0,
@@ -236,19 +271,19 @@ impl Session {
         let start = match inner.link {
             Link::Ended => return Err(Refusal::Gone),
             Link::Down if self.has_one_stream => return Err(Refusal::Gone),
+            // Nobody is there who could have asked, or whose work could be cancelled.
+            Link::Down if !messages.iter().any(wants_child) => return Ok(Posted::Accepted),
             Link::Down => Some(inner.start_again()?),
             _ => None,
         };
         let stream = self.await_answers(&mut inner, messages);
-        let mut sent = Ok(());
+        let mut has_lost = false;
         for message in messages {
-            if inner.is_for_the_child(message) {
-                sent = sent.and(inner.send(message));
+            if inner.send(message, self.host.buffer()).is_err() {
+                has_lost |= !inner.fail_request(message, "the MCP server does not read what it is sent");
             }
         }
-        if sent.is_err() {
-            inner.fail_pending(stream.as_ref(), "the MCP server does not read what it is sent");
-        }
+        self.make_room(&mut inner);
         drop(inner);
         if let Some(generation) = start {
             self.connect(generation);
@@ -258,6 +293,7 @@ impl Session {
         match stream {
             Some(_) if self.has_one_stream => Ok(Posted::Accepted),
             Some(stream) => stream.read(None, priming).map(Posted::Stream).map_err(|_| Refusal::Interrupted),
+            None if has_lost => Err(Refusal::Unavailable("the MCP server does not read what it is sent".into())),
             None => Ok(Posted::Accepted),
         }
     }
@@ -275,7 +311,8 @@ impl Session {
             let echo = if requests.len() == 1 && echo.len() <= MAX_ECHOED_ID { base64url(echo) } else { String::new() };
             let name = format!("{}.{stream_number}.{echo}", inner.epoch);
             let stream = EventStream::new(Some(name.clone()), false, self.held.clone());
-            inner.streams.push((name, stream.clone()));
+            let raw_ids = requests.iter().filter_map(|r| Some(r.raw_id()?.get().to_string())).collect();
+            inner.streams.push(RequestStream { name, stream: stream.clone(), raw_ids });
             stream
         };
         for request in requests {
@@ -302,7 +339,7 @@ impl Session {
         inner.used = Instant::now();
         let (name, after) = last.and_then(|id| id.rsplit_once('.')).unwrap_or_default();
         let after = after.parse().ok();
-        let known = inner.streams.iter().find(|(n, _)| n == name).map(|(_, s)| s.clone());
+        let known = inner.streams.iter().find(|s| s.name == name).map(|s| s.stream.clone());
         let missed = match (known, &after) {
             (Some(stream), Some(after)) => Some((stream, Some(*after))),
             (None, Some(after)) if name == format!("{}.0", inner.epoch) => Some((inner.general.clone(), Some(*after))),
@@ -339,7 +376,7 @@ impl Session {
 
     fn end_with(&self, link: Link) {
         let mut inner = self.inner();
-        inner.fail_pending(None, "the session has ended");
+        inner.fail_pending("the session has ended");
         inner.generation += 1;
         inner.general.finish();
         let old = std::mem::replace(&mut inner.link, link);
@@ -348,26 +385,41 @@ impl Session {
         drop(old);
     }
 
-    /// When it was last used, if its child has nothing to do; and whether a client listens.
-    pub(super) fn idle_since(&self) -> Option<(Instant, bool)> {
+    /// How much its child is needed, if it can be done without.
+    pub(super) fn idleness(&self) -> Option<Idleness> {
         let inner = self.inner();
-        let is_idle = matches!(inner.link, Link::Up(_)) && inner.pending.is_empty() && !self.has_one_stream;
-        is_idle.then(|| (inner.used, inner.general.is_connected()))
+        if !matches!(inner.link, Link::Up(_)) || self.has_one_stream || inner.pending.values().any(Pending::is_heard) {
+            return None;
+        }
+        // What nobody waits for may be asked for again, so it is worth more than nothing.
+        let is_abandoned = !inner.pending.is_empty();
+        Some(Idleness { is_abandoned, is_heard: inner.general.is_connected(), since: inner.used })
     }
 
-    /// Ends its child if that has nothing to do. The session gets another when it is used again.
+    /// Ends its child if it can be done without. The session gets another when it is used again.
     pub(super) fn park(&self) -> bool {
         let mut inner = self.inner();
-        if !matches!(inner.link, Link::Up(_)) || !inner.pending.is_empty() {
+        if !matches!(inner.link, Link::Up(_)) || inner.pending.values().any(Pending::is_heard) {
             return false;
         }
+        inner.fail_pending("nobody waited for the answer, and the MCP server was needed elsewhere");
         inner.generation += 1;
-        inner.asked.clear();
+        inner.leave_questions();
         let old = std::mem::replace(&mut inner.link, Link::Down);
         drop(inner);
         drop(old);
         log::info!(session = self.name.as_str(); "an idle session's MCP server is ended; the session goes on with a new one");
         true
+    }
+
+    /// Gives up a child that does not answer `initialize` any more.
+    pub(super) fn give_up(&self) {
+        let mut inner = self.inner();
+        if matches!(inner.link, Link::Starting { since, .. } if since.elapsed() >= START_TIMEOUT) {
+            log::warn!(session = self.name.as_str(), seconds = START_TIMEOUT.as_secs(); "the MCP server does not answer initialize");
+            inner.generation += 1;
+            inner.fail("the MCP server does not answer initialize".into());
+        }
     }
 
     /// Ends its child although that has work to do: another user has none.
@@ -376,13 +428,15 @@ impl Session {
             return self.end();
         }
         let mut inner = self.inner();
-        inner.generation += 1;
-        inner.fail("the MCP server had to make room for another user's; try again".into());
+        if matches!(inner.link, Link::Up(_) | Link::Starting { .. }) {
+            inner.generation += 1;
+            inner.fail("the MCP server had to make room for another user's; try again".into());
+        }
     }
 
-    /// Has it a child, or is about to have one?
+    /// Has it a child?
     pub(super) fn has_child(&self) -> bool {
-        matches!(self.inner().link, Link::Up(_) | Link::Starting { .. })
+        matches!(self.inner().link, Link::Up(_) | Link::Starting { line: Some(_), .. })
     }
 
     /// When it was last used.
@@ -390,11 +444,11 @@ impl Session {
         self.inner().used
     }
 
-    /// May it be dropped from memory? What it needs is in the store.
+    /// May it be dropped from memory? What it needs is in the store; what has not been fetched by now is lost.
     pub(super) fn is_dispensable(&self) -> bool {
         let inner = self.inner();
-        let is_read = inner.streams.iter().all(|(_, s)| !s.is_connected() && s.is_read());
-        matches!(inner.link, Link::Down) && !inner.general.is_connected() && is_read
+        let is_heard = inner.general.is_connected() || inner.streams.iter().any(|s| s.stream.is_connected());
+        matches!(inner.link, Link::Down) && !is_heard
     }
 
     /// Is it one of HTTP+SSE?
@@ -433,7 +487,7 @@ impl Session {
     }
 
     /// Writes what has changed, if anything has.
-    fn save(&self) {
+    fn save(self: &Arc<Self>) {
         let is_unsaved = std::mem::take(&mut self.inner().is_unsaved);
         if is_unsaved && !self.has_one_stream {
             self.host.save(self);
@@ -469,23 +523,21 @@ impl Session {
 
     /// Waits until the child, if one is being started, has answered `initialize`.
     fn settle(&self) -> Result<(), Refusal> {
-        let deadline = Instant::now() + START_TIMEOUT;
         loop {
             let mut inner = self.inner();
-            match inner.link {
-                Link::Starting { .. } => {}
+            let since = match inner.link {
+                Link::Starting { since, .. } => since,
                 Link::Ended if inner.first_answer.is_none() => return Err(inner.end_of()),
                 _ => return Ok(()),
-            }
+            };
             let bell = Arc::new(Bell::new().map_err(|_| Refusal::Interrupted)?);
             inner.waiting.push(bell.clone());
             drop(inner);
-            match bell.wait(deadline.saturating_duration_since(Instant::now())) {
+            let waited = bell.wait((since + START_TIMEOUT).saturating_duration_since(Instant::now()));
+            self.inner().waiting.retain(|other| !Arc::ptr_eq(other, &bell));
+            match waited {
                 Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::TimedOut => {
-                    log::warn!(session = self.name.as_str(), seconds = START_TIMEOUT.as_secs(); "the MCP server does not answer initialize");
-                    self.inner().fail("the MCP server does not answer initialize".into());
-                }
+                Err(e) if e.kind() == io::ErrorKind::TimedOut => self.give_up(),
                 Err(_) => return Err(Refusal::Interrupted),
             }
         }
@@ -495,38 +547,47 @@ impl Session {
     fn line(self: &Arc<Self>, generation: u64, line: Vec<u8>) {
         let Some(text) = super::text_of(line, &self.name) else { return };
         let Ok((texts, _)) = split(&text) else { return super::note_noise(&text, &self.name) };
+        let messages: Vec<_> = texts
+            .iter()
+            .filter_map(|part| Message::parse(part).inspect_err(|_| super::note_noise(part, &self.name)).ok())
+            .collect();
         let mut inner = self.inner();
         if inner.generation != generation {
             return;
         }
-        inner.used = Instant::now();
-        for part in texts {
-            match Message::parse(part) {
-                Ok(message) => inner.route(&message, &self.name),
-                Err(_) => super::note_noise(part, &self.name),
+        // What a new child is going to have to be told is kept before the client hears that it is so.
+        if messages.iter().filter(|message| inner.learn_from(message)).count() > 0 {
+            drop(inner);
+            self.save();
+            inner = self.inner();
+            if inner.generation != generation {
+                return;
             }
         }
+        messages.iter().for_each(|message| inner.route(message, &self.name));
         self.make_room(&mut inner);
         let is_over = matches!(inner.link, Link::Ended);
         drop(inner);
         if is_over {
             self.host.forget(&self.name);
         }
-        self.save();
     }
 
     fn long_line(&self, generation: u64, line: &TooLong) {
         let mut inner = self.inner();
-        if inner.generation == generation {
-            let answered = line.answered().and_then(|id| id.parse().ok()).map(Id::Number);
-            let why = format!("the MCP server wrote a message of more than {} bytes", line.limit);
-            match answered.and_then(|id| inner.pending.remove(&id)) {
-                Some(pending) => {
-                    pending.stream.push(error_message(&pending.raw_id, INTERNAL_ERROR, &why).into_bytes());
-                    inner.finish(&pending);
-                }
-                None => inner.fail_pending(None, &why),
-            }
+        if inner.generation != generation {
+            return;
+        }
+        let why = format!("the MCP server wrote a message of more than {} bytes", line.limit);
+        if matches!(inner.link, Link::Starting { .. }) {
+            inner.generation += 1;
+            return inner.fail(why);
+        }
+        let answered = line.answered().and_then(|id| id.parse().ok()).map(Id::Number);
+        // With one request in flight there is no doubt either.
+        let only = || inner.pending.keys().next().filter(|_| inner.pending.len() == 1).cloned();
+        if let Some(pending) = answered.or_else(only).and_then(|id| inner.pending.remove(&id)) {
+            inner.answer_with_error(&pending, &why);
         }
     }
 
@@ -556,12 +617,15 @@ impl Session {
     /// Keeps what the streams hold within bounds: first goes what has been sent, then what nobody comes for.
     fn make_room(&self, inner: &mut Inner) {
         let held = || self.held.load(Ordering::Relaxed);
-        let is_done = |s: &EventStream| s.is_finished() && s.is_read() && !s.is_connected();
-        while held() > REPLAY || inner.streams.len() > MAX_STREAMS {
-            let Some(i) = inner.streams.iter().position(|(_, s)| is_done(s)) else { break };
-            inner.streams.remove(i);
+        let is_over = |s: &EventStream| s.is_finished() && !s.is_connected();
+        for wants_read in [true, false] {
+            while (wants_read && held() > REPLAY) || inner.streams.len() > MAX_STREAMS {
+                let is_next = |s: &RequestStream| is_over(&s.stream) && s.stream.is_read() == wants_read;
+                let Some(i) = inner.streams.iter().position(is_next) else { break };
+                inner.streams.remove(i);
+            }
         }
-        let all = || std::iter::once(&inner.general).chain(inner.streams.iter().map(|(_, s)| s));
+        let all = || std::iter::once(&inner.general).chain(inner.streams.iter().map(|s| &s.stream));
         for stream in all().filter(|_| held() > REPLAY) {
             stream.forget(false);
         }
@@ -570,6 +634,14 @@ impl Session {
                 if held() > self.host.buffer() && stream.is_connected() == wants_connected {
                     log::warn!(session = self.name.as_str(); "messages for a client that does not read them are dropped (--stdio-buffer, STDIO_BUFFER)");
                     stream.forget(true);
+                    // Whoever comes for an answer learns at least that there is none.
+                    for lost in inner.streams.iter().filter(|s| Arc::ptr_eq(&s.stream, stream) && stream.is_finished())
+                    {
+                        for id in &lost.raw_ids {
+                            let why = "the answer was dropped: the client reads too slowly";
+                            stream.push(error_message(id, INTERNAL_ERROR, why).into_bytes());
+                        }
+                    }
                 }
             }
         }
@@ -597,10 +669,22 @@ pub(super) fn tried_again_in(seconds: u64) -> String {
     )
 }
 
+/// Is it for a child that has work to do, so that one has to be started?
+fn wants_child(message: &Message<'_>) -> bool {
+    match &message.kind {
+        Kind::Request { .. } => true,
+        Kind::Notification { method } => method != "notifications/cancelled",
+        Kind::Response { .. } => false,
+    }
+}
+
 /// What the child is going to have to be told again, if it agrees to the request.
 fn remember(method: &str, request: &Message<'_>) -> Option<Remember> {
     let uri = || serde_json::from_str::<String>(request.param(&["uri"])?.get()).ok();
     let text = request.text().to_string();
+    if text.len() > MAX_REMEMBERED {
+        return None;
+    }
     match method {
         "logging/setLevel" => Some(Remember::LogLevel(text)),
         "resources/subscribe" => Some(Remember::Subscribed(uri()?, text)),
@@ -618,12 +702,18 @@ fn lost_request(name: &str) -> Option<String> {
     Id::of(&id).map(|_| id.get().to_string())
 }
 
+impl Pending {
+    /// Does a client wait for it?
+    fn is_heard(&self) -> bool {
+        self.stream.is_connected()
+    }
+}
+
 impl Inner {
     /// A child is about to be started: its number.
     fn start(&mut self) -> u64 {
         self.generation += 1;
-        self.asked.clear();
-        self.link = Link::Starting { line: None, queue: Vec::new() };
+        self.link = Link::Starting { line: None, queue: Vec::new(), since: Instant::now() };
         self.generation
     }
 
@@ -639,7 +729,10 @@ impl Inner {
         let mut ids = HashSet::new();
         for message in messages {
             if message.is_ambiguous() {
-                return Err(Refusal::Bad("a member of the message occurs twice"));
+                return Err(Refusal::Bad("a member of the message occurs twice, or in another spelling"));
+            }
+            if [message.raw_id(), message.progress_token()].iter().flatten().any(|raw| raw.get().len() > MAX_ID) {
+                return Err(Refusal::Bad("an id or progress token is too long"));
             }
             if let Kind::Request { id, .. } = &message.kind
                 && (self.pending.contains_key(id) || !ids.insert(id))
@@ -653,63 +746,94 @@ impl Inner {
         Ok(())
     }
 
-    /// Answers go to the child that asked; what answers nothing goes nowhere.
-    fn is_for_the_child(&mut self, message: &Message<'_>) -> bool {
+    /// Sends a message of the client's; `room` bounds what waits for a child that is being started.
+    fn send(&mut self, message: &Message<'_>, room: usize) -> Result<(), Full> {
         match &message.kind {
-            Kind::Response { id, .. } => id.as_ref().is_some_and(|id| self.asked.remove(id)),
-            _ => true,
-        }
-    }
-
-    /// Sends a message of the client's.
-    fn send(&mut self, message: &Message<'_>) -> Result<(), Full> {
-        if let Kind::Notification { method } = &message.kind {
-            match method.as_str() {
-                "notifications/initialized" if self.memory.initialized.is_none() => {
-                    self.memory.initialized = Some(message.text().into());
+            Kind::Notification { method } if method == "notifications/initialized" => {
+                if self.memory.initialized.is_none() {
+                    let is_short = message.text().len() <= MAX_REMEMBERED;
+                    self.memory.initialized = Some(if is_short { message.text() } else { INITIALIZED }.into());
                     self.is_unsaved = true;
                     // A child that is told all of it from the memory must not be told twice.
                     if matches!(self.link, Link::Starting { .. }) {
                         return Ok(());
                     }
                 }
-                "notifications/cancelled" => self.cancel(message.param(&["requestId"])),
-                _ => {}
+                self.pass_on(message.text().into(), room)
             }
+            Kind::Notification { method } if method == "notifications/cancelled" => {
+                self.cancel(message.param(&["requestId"]));
+                self.pass_on(message.text().into(), room)
+            }
+            Kind::Response { id, .. } => {
+                // What answers nothing goes nowhere.
+                let Some(question) = id.as_ref().and_then(|id| self.questions.answered(id)) else { return Ok(()) };
+                let text = match (&question.renamed_from, message.raw_id()) {
+                    (Some(own), Some(raw)) => message.splice(&[(raw, own)]),
+                    _ => message.text().into(),
+                };
+                self.pass_on(text, room).inspect_err(|_| self.questions.add(question))
+            }
+            _ => self.pass_on(message.text().into(), room),
         }
+    }
+
+    fn pass_on(&mut self, text: String, room: usize) -> Result<(), Full> {
         match &mut self.link {
-            Link::Up(line) => line.send(message.text().as_bytes().to_vec()),
+            Link::Up(line) => line.send(text.into_bytes()),
             Link::Starting { queue, .. } => {
-                queue.push(message.text().into());
+                if queue.iter().map(String::len).sum::<usize>() + text.len() > room {
+                    return Err(Full);
+                }
+                queue.push(text);
                 Ok(())
             }
             Link::Down | Link::Ended => Ok(()),
         }
     }
 
+    /// Answers a request that did not reach the child; false when the message was none.
+    fn fail_request(&mut self, message: &Message<'_>, why: &str) -> bool {
+        let Kind::Request { id, .. } = &message.kind else { return false };
+        if let Some(pending) = self.pending.remove(id) {
+            self.answer_with_error(&pending, why);
+        }
+        true
+    }
+
+    fn answer_with_error(&self, pending: &Pending, why: &str) {
+        pending.stream.push(error_message(&pending.raw_id, INTERNAL_ERROR, why).into_bytes());
+        self.finish(pending);
+    }
+
+    /// The child is gone, or about to be: what it asked the client is of no use any more.
+    fn leave_questions(&mut self) {
+        for id in self.questions.leave() {
+            let params = serde_json::json!({"reason": "the MCP server has ended"});
+            let params = params.to_string().replacen('{', &format!("{{\"requestId\":{id},"), 1);
+            let cancelled = format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{params}}}"#);
+            self.general.push(cancelled.into_bytes());
+        }
+    }
+
     /// The child need not answer a request that was cancelled, and its stream must not wait for ever.
     fn cancel(&mut self, id: Option<&RawValue>) {
         if let Some(pending) = id.and_then(Id::of).and_then(|id| self.pending.remove(&id)) {
-            pending
-                .stream
-                .push(error_message(&pending.raw_id, INTERNAL_ERROR, "the request was cancelled").into_bytes());
-            self.finish(&pending);
+            self.answer_with_error(&pending, "the request was cancelled");
         }
     }
 
     /// Sends a message of the child's where it belongs.
     fn route(&mut self, message: &Message<'_>, session: &str) {
         match &message.kind {
-            Kind::Response { id: Some(id), is_error } => {
+            Kind::Response { id: Some(id), .. } => {
                 if matches!(self.link, Link::Starting { .. }) && self.is_answer_to_initialize(id) {
                     self.initialized(message);
                 } else if let Some(pending) = self.pending.remove(id) {
+                    self.used = Instant::now();
                     pending.stream.push(message.text().as_bytes().to_vec());
                     self.finish(&pending);
-                    if let Some(remember) = pending.remember.filter(|_| !is_error) {
-                        self.learn(remember);
-                    }
-                } else if *id != Id::Text(REPLAYED.into()) {
+                } else if !matches!(id, Id::Text(text) if text.starts_with(REPLAYED)) {
                     log::debug!(session = session; "the MCP server answered what nobody waits for");
                 }
             }
@@ -717,10 +841,21 @@ impl Inner {
                 log::warn!(session = session; "the MCP server answered a request whose id it could not read")
             }
             Kind::Request { id, .. } => {
-                if self.asked.len() < MAX_ASKED {
-                    self.asked.insert(id.clone());
-                }
-                self.stream_for(None).push(message.text().as_bytes().to_vec());
+                let new_id = self.questions.ask(id, message.raw_id().map_or("null", RawValue::get));
+                let text = match (new_id, message.raw_id()) {
+                    (Some(new_id), Some(raw)) => message.splice(&[(raw, &new_id)]),
+                    _ => message.text().into(),
+                };
+                self.stream_for(None).push(text.into_bytes());
+            }
+            Kind::Notification { method } if method == "notifications/cancelled" => {
+                let raw = message.param(&["requestId"]);
+                let question = raw.and_then(Id::of).and_then(|id| self.questions.withdrawn(&id));
+                let text = match (question.and_then(|q| q.renamed_to()), raw) {
+                    (Some(new_id), Some(raw)) => message.splice(&[(raw, &new_id)]),
+                    _ => message.text().into(),
+                };
+                self.stream_for(None).push(text.into_bytes());
             }
             Kind::Notification { method } => {
                 let stream = match method.as_str() {
@@ -759,7 +894,7 @@ impl Inner {
 
     /// The child has answered `initialize`: for the first time, or as the one before it did.
     fn initialized(&mut self, message: &Message<'_>) {
-        let Link::Starting { line, queue } = std::mem::replace(&mut self.link, Link::Ended) else { return };
+        let Link::Starting { line, queue, .. } = std::mem::replace(&mut self.link, Link::Ended) else { return };
         let result = message.result().map(RawValue::get);
         match (&self.memory.answer, result, line) {
             (None, Some(result), Some(line)) => {
@@ -771,30 +906,38 @@ impl Inner {
             (None, ..) => self.first_answer = Some(message.text().into()),
             (Some(old), Some(new), Some(line)) if is_same(old, new) => {
                 for text in self.memory.replay().into_iter().chain(queue) {
-                    let _ = line.send(text.into_bytes());
+                    if line.send(text.clone().into_bytes()).is_err()
+                        && let Ok(message) = Message::parse(&text)
+                    {
+                        self.fail_request(&message, "the MCP server does not read what it is sent");
+                    }
                 }
                 self.link = Link::Up(line);
             }
             _ => {
-                self.fail_pending(None, "the MCP server has changed: initialize again");
+                self.fail_pending("the MCP server has changed: initialize again");
                 self.general.finish();
             }
         }
         self.wake();
     }
 
-    fn learn(&mut self, what: Remember) {
+    /// Takes note of what the child's answer has changed in its state; true when there is something to be saved.
+    fn learn_from(&mut self, message: &Message<'_>) -> bool {
+        let Kind::Response { id: Some(id), is_error: false } = &message.kind else { return false };
+        let Some(what) = self.pending.get_mut(id).and_then(|pending| pending.remember.take()) else { return false };
         match what {
             Remember::LogLevel(text) => self.memory.log_level = Some(text),
             Remember::Subscribed(uri, text) if self.memory.subscriptions.len() < MAX_SUBSCRIPTIONS => {
                 self.memory.subscriptions.insert(uri, text);
             }
-            Remember::Subscribed(..) => return,
+            Remember::Subscribed(..) => return false,
             Remember::Unsubscribed(uri) => {
                 self.memory.subscriptions.remove(&uri);
             }
         }
         self.is_unsaved = true;
+        true
     }
 
     /// A request has been answered: its stream ends with the last of its requests.
@@ -807,24 +950,20 @@ impl Inner {
 
     /// There is no child any more, or none could be had.
     fn fail(&mut self, why: String) {
-        self.fail_pending(None, &why);
+        self.fail_pending(&why);
         self.trouble = why;
         let is_new = self.memory.answer.is_none();
         let old = std::mem::replace(&mut self.link, if is_new { Link::Ended } else { Link::Down });
         // It may be a child whose thread this is, and whose end takes the lock of its inbox only.
         drop(old);
-        self.asked.clear();
+        self.leave_questions();
         self.wake();
     }
 
-    /// Answers the requests in flight, or those on one stream, with an error.
-    fn fail_pending(&mut self, only: Option<&Arc<EventStream>>, why: &str) {
-        let concerned = |p: &Pending| only.is_none_or(|stream| Arc::ptr_eq(stream, &p.stream));
-        let failed: Vec<Pending> = self.pending.extract_if(|_, p| concerned(p)).map(|(_, p)| p).collect();
-        for pending in failed {
-            pending.stream.push(error_message(&pending.raw_id, INTERNAL_ERROR, why).into_bytes());
-            self.finish(&pending);
-        }
+    /// Answers the requests in flight with an error.
+    fn fail_pending(&mut self, why: &str) {
+        let failed: Vec<Pending> = self.pending.drain().map(|(_, pending)| pending).collect();
+        failed.iter().for_each(|pending| self.answer_with_error(pending, why));
     }
 
     fn unavailable(&self) -> Refusal {
@@ -848,13 +987,104 @@ impl Inner {
 impl Memory {
     /// The messages that bring a new child to where the old one was, behind `initialize`.
     fn replay(&self) -> Vec<String> {
-        let again = |text: &String| {
+        let again = |(number, text): (usize, &String)| {
             let message = Message::parse(text).ok()?;
             let id = message.raw_id()?;
-            Some(message.splice(&[(id, &Value::from(REPLAYED).to_string())]))
+            Some(message.splice(&[(id, &format!("\"{REPLAYED}{number}\""))]))
         };
-        let requests = self.log_level.iter().chain(self.subscriptions.values()).filter_map(again);
+        let requests = self.log_level.iter().chain(self.subscriptions.values()).enumerate().filter_map(again);
         self.initialized.clone().into_iter().chain(requests).collect()
+    }
+}
+
+/// What children asked the client and it has not answered. A late answer to an earlier child's question must not pass
+/// for one to its successor's, which may have the same id: then the successor's goes by another.
+#[derive(Default)]
+struct Questions {
+    open: VecDeque<Question>,
+    /// Ids of questions whose child has gone.
+    stale: VecDeque<Id>,
+    /// There may be more of those: the session is older than this process.
+    has_forgotten: bool,
+    /// Sets new ids apart from those that were given before a restart.
+    epoch: String,
+    renamed: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Question {
+    /// As the client knows it.
+    id: Id,
+    /// The id that the child gave it, as it was written, if the client knows another.
+    renamed_from: Option<String>,
+}
+
+impl Question {
+    /// The id by which the client knows it, as it is written, if it is not the child's.
+    fn renamed_to(&self) -> Option<String> {
+        match (&self.renamed_from, &self.id) {
+            (Some(_), Id::Text(text)) => Some(format!("\"{text}\"")),
+            _ => None,
+        }
+    }
+}
+
+impl Questions {
+    /// Takes note of a question; the id by which the client is to know it, if not by `id`.
+    fn ask(&mut self, id: &Id, raw_id: &str) -> Option<String> {
+        let mut question = Question { id: id.clone(), renamed_from: None };
+        if self.has_forgotten || self.stale.contains(id) {
+            self.renamed += 1;
+            question = Question {
+                id: Id::Text(format!("mcp-auth-proxy:question:{}:{}", self.epoch, self.renamed)),
+                renamed_from: Some(raw_id.into()),
+            };
+        }
+        let new_id = question.renamed_to();
+        self.add(question);
+        new_id
+    }
+
+    fn add(&mut self, question: Question) {
+        self.open.push_back(question);
+        // The oldest is the one that nobody answers any more.
+        if self.open.len() > MAX_ASKED {
+            self.open.pop_front();
+        }
+    }
+
+    /// The client answers; the question, if there is one.
+    fn answered(&mut self, id: &Id) -> Option<Question> {
+        if let Some(i) = self.stale.iter().position(|stale| stale == id) {
+            self.stale.remove(i);
+            return None;
+        }
+        let i = self.open.iter().position(|q| q.id == *id)?;
+        self.open.remove(i)
+    }
+
+    /// The child wants no answer any more to the question that it knows by `id`.
+    fn withdrawn(&mut self, id: &Id) -> Option<Question> {
+        let is_own = |q: &Question| match &q.renamed_from {
+            Some(raw) => serde_json::from_str::<Box<RawValue>>(raw).is_ok_and(|raw| Id::of(&raw).as_ref() == Some(id)),
+            None => q.id == *id,
+        };
+        let i = self.open.iter().position(is_own)?;
+        self.open.remove(i)
+    }
+
+    /// The child has gone; its questions, as the client would write their ids.
+    fn leave(&mut self) -> Vec<String> {
+        let left: Vec<Question> = self.open.drain(..).collect();
+        self.stale.extend(left.iter().map(|q| q.id.clone()));
+        self.stale.drain(..self.stale.len().saturating_sub(MAX_ASKED));
+        left.iter()
+            .map(|q| match &q.id {
+                Id::Number(n) => n.to_string(),
+                Id::Unusual(text) => text.clone(),
+                Id::Text(text) => Value::from(text.as_str()).to_string(),
+            })
+            .collect()
     }
 }
 

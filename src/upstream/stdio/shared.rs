@@ -12,6 +12,7 @@ use super::Line;
 use super::child::{Child, Full, Listener};
 use super::fields::ToolFields;
 use super::lines::TooLong;
+use super::session::Idleness;
 use crate::identity::UserId;
 use crate::mcp::jsonrpc::{INTERNAL_ERROR, METHOD_NOT_FOUND, error_message};
 use crate::mcp::message::{Id, Kind, Message, split};
@@ -153,10 +154,11 @@ impl SharedChild {
         matches!(state.handshake, Handshake::Waiting(_)) && state.started.elapsed() > HANDSHAKE_TIMEOUT
     }
 
-    /// When it was last used, if nobody waits for it. Those who listen only hear when something changes, and come back.
-    pub(super) fn idle_since(&self) -> Option<Instant> {
+    /// How much it is needed, if it can be done without. Those who listen only hear when something changes, and come back.
+    pub(super) fn idleness(&self) -> Option<Idleness> {
         let state = self.state();
-        state.requests.values().all(|r| r.is_listen).then_some(state.used)
+        let is_idle = state.requests.values().all(|r| r.is_listen);
+        is_idle.then(|| Idleness { is_abandoned: false, is_heard: !state.requests.is_empty(), since: state.used })
     }
 
     /// Does nobody wait for it or listen to it?

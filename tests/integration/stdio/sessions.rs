@@ -107,6 +107,7 @@ fn goes_on_after(client: &mut McpClient<'_>, end: impl FnOnce(&mut McpClient<'_>
     );
     assert_eq!(told[0], serde_json::from_str::<Value>(&client.initialize_request()).unwrap());
     assert_eq!((&told[2]["params"]["level"], &told[3]["params"]["uri"]), (&json!("error"), &json!("a:2")));
+    assert_ne!(told[2]["id"], told[3]["id"]);
 }
 
 #[test]
@@ -196,6 +197,134 @@ fn an_idle_session_is_parked_and_taken_up_again() {
     let heard = pid(&mut client);
     std::thread::sleep(std::time::Duration::from_secs(3));
     assert_eq!(pid(&mut client), heard);
+}
+
+#[test]
+fn a_request_that_nobody_waits_for_keeps_no_child() {
+    let options = ["--stdio-idle-timeout", "1s", "--stdio-max-children", "1", "--stdio-spare", "0"];
+    let published = Published::start(&options, &[]);
+    let mut client = published.client();
+    client.initialize();
+    let first = pid(&mut client);
+    let stream = client.stream("never", json!({}));
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert!(is_running(first), "while a client waits, the child stays");
+    drop(stream);
+    eventually("the child is ended", || !is_running(first));
+    // There is room for another, of the same user too.
+    published.client().initialize();
+}
+
+#[test]
+fn an_answer_that_nobody_fetched_does_not_keep_a_session() {
+    let options = ["--stdio-idle-timeout", "1s", "--stdio-session-lifetime", "5s", "--stdio-spare", "0"];
+    let published = Published::start(&options, &[]);
+    let mut client = published.client();
+    client.initialize();
+    let request = client.request("sleep", json!({"seconds": 0.2}));
+    drop(client.begin("POST", &[], request.as_bytes()));
+    let memory = || published.proxy.log().matches("an idle session's MCP server is ended").count();
+    eventually("the session is parked", || memory() == 1);
+    let ping = r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#;
+    std::thread::sleep(std::time::Duration::from_secs(7));
+    assert_eq!(client.post(ping).status, 404);
+}
+
+#[test]
+fn waiting_for_a_child_leaves_no_descriptor_behind() {
+    let crash = Scratch::new();
+    let file = crash.path("delay");
+    let published = Published::start(&["--stdio-spare", "0"], &[("CHILD_DELAY_FILE", &file)]);
+    let mut client = published.client();
+    client.initialize();
+    std::fs::write(&file, "1000").unwrap();
+    kill(pid(&mut client));
+    eventually("the child's end is noticed", || published.proxy.log().contains("has ended by itself"));
+    let notification = r#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#;
+    // The child takes its time to begin; who waits for it leaves.
+    drop(client.begin("POST", &[], notification.as_bytes()));
+    let started = || published.proxy.log().matches("the server has started").count();
+    eventually("the next child is started", || started() == 2);
+    let before = usage(published.proxy.pid()).descriptors;
+    for _ in 0..100 {
+        drop(client.begin("POST", &[], notification.as_bytes()));
+    }
+    eventually("descriptors are given back", || usage(published.proxy.pid()).descriptors <= before + 12);
+}
+
+#[test]
+fn a_late_answer_is_not_taken_for_one_to_another_question() {
+    let published = Published::start(&["--stdio-spare", "0"], &[]);
+    let mut client = published.client();
+    client.initialize();
+    let mut general = client.listen(None);
+    let ask = json!({"id": 0});
+    let mut old = client.stream("ask", ask.clone());
+    assert_eq!(old.message().unwrap()["id"], 0);
+    kill(pid(&mut client));
+    // The question is withdrawn, and its dialog may still be answered.
+    let cancelled = general.message().unwrap();
+    assert_eq!(
+        (&cancelled["method"], &cancelled["params"]["requestId"]),
+        (&json!("notifications/cancelled"), &json!(0))
+    );
+    let mut new = client.stream("ask", ask);
+    let question = new.message().unwrap();
+    assert_ne!(question["id"], 0, "{question}");
+    let answer = |id: &Value, what: &str| json!({"jsonrpc": "2.0", "id": id, "result": {"is": what}}).to_string();
+    assert_eq!(client.post(&answer(&json!(0), "late")).status, 202);
+    assert_eq!(client.post(&answer(&question["id"], "meant")).status, 202);
+    assert_eq!(new.message().unwrap()["result"]["answered"]["is"], "meant");
+}
+
+#[test]
+fn what_does_not_fit_fails_by_itself() {
+    let published = Published::start(&["--stdio-buffer", "64KiB", "--stdio-spare", "0"], &[]);
+    let mut client = published.client();
+    client.initialize();
+    let mut running = client.stream("sleep", json!({"seconds": 1}));
+    // A message that no child can be sent.
+    let long = json!({"jsonrpc": "2.0", "method": "notifications/x", "params": {"x": "y".repeat(100_000)}}).to_string();
+    assert_eq!(client.post(&long).status, 503);
+    let answer = client.call("echo", json!({"x": "y".repeat(100_000)}));
+    assert!(answer["error"]["message"].as_str().unwrap().contains("does not read"), "{answer}");
+    assert_eq!(running.message().unwrap()["result"]["slept"], true);
+    // Likewise while a child is being started.
+    kill(pid(&mut client));
+    eventually("the child's end is noticed", || published.proxy.log().contains("has ended by itself"));
+    let answers = std::thread::scope(|scope| {
+        let body = |id: u32| {
+            json!({"jsonrpc": "2.0", "id": id, "method": "echo", "params": {"x": "y".repeat(40_000)}}).to_string()
+        };
+        let client = &client;
+        let running: Vec<_> = (50..54).map(|id| scope.spawn(move || client.post(&body(id)).status)).collect();
+        running.into_iter().map(|t| t.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!(answers, [200; 4]);
+}
+
+#[test]
+fn what_a_session_remembers_is_bounded() {
+    let published = Published::start(&["--stdio-spare", "0"], &[]);
+    let mut client = published.client();
+    client.initialize();
+    let long = "x".repeat(2_000);
+    for body in [
+        json!({"jsonrpc": "2.0", "id": long, "method": "ping"}),
+        json!({"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {"_meta": {"progressToken": long}}}),
+    ] {
+        assert_eq!(client.post(&body.to_string()).status, 400);
+    }
+    // Too long to be kept, it is not there for the next child; what is kept is.
+    client.result("resources/subscribe", json!({"uri": "x".repeat(1 << 20)}));
+    client.result("resources/subscribe", json!({"uri": "a:1"}));
+    kill(pid(&mut client));
+    eventually("the child's end is noticed", || published.proxy.log().contains("has ended by itself"));
+    let told = lines(&mut client);
+    let uris: Vec<_> = told.iter().filter_map(|l| l["params"]["uri"].as_str()).collect();
+    assert_eq!(uris, ["a:1"]);
+    let size = std::fs::metadata(published.proxy.data.path("data/state.redb")).unwrap().len();
+    assert!(size < 8 << 20, "{size}");
 }
 
 #[test]
@@ -289,10 +418,15 @@ fn a_spare_is_ready_for_the_next_session_and_for_nobody_else() {
     let published = Published::start(&[], &[("MARKER", &marker)]);
     let count = || published.proxy.log().matches("a spare MCP server is ready").count();
     // One at the start, which fetches what there is to fetch; one at the consent, before the client has its token.
-    eventually("the spare of who has consented is ready, and the first one gone", || {
-        count() == 2 && servers(&marker).len() == 1
-    });
-    let spare = servers(&marker)[0];
+    let of_consent = || {
+        let is_for = |pid: &u64| {
+            let env = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            String::from_utf8_lossy(&env).contains("MCP_AUTH_USER=password\0")
+        };
+        servers(&marker).into_iter().find(is_for)
+    };
+    eventually("the spare of who has consented is ready", || count() == 2 && of_consent().is_some());
+    let spare = of_consent().unwrap();
     let mut consented = published.client();
     consented.initialize();
     assert_eq!(pid(&mut consented), spare);

@@ -4,7 +4,7 @@ CHILD_VERSION   protocol revision that it agrees to, instead of the client's
 CHILD_MODERN    knows revision 2026-07-28 too
 CHILD_CRASH     a file: while it exists, the server ends at once
 CHILD_SALT      a file whose content is part of the answer to initialize
-CHILD_DELAY     seconds before it answers initialize
+CHILD_DELAY_FILE  a file with the seconds before it answers initialize
 CHILD_REFUSE    a file: while it exists, initialize is answered with an error
 CHILD_SILENT    does not answer what it does not know
 CHILD_STUBBORN  ends neither with its stdin nor with SIGTERM
@@ -51,7 +51,7 @@ def content(variable):
 def initialize(id, params):
     if content("CHILD_REFUSE"):
         return fail(id, -32000, "not today")
-    time.sleep(float(os.environ.get("CHILD_DELAY", "0")))
+    time.sleep(float(content("CHILD_DELAY_FILE") or "0"))
     version = os.environ.get("CHILD_VERSION", params["protocolVersion"])
     info = {"name": "scripted", "version": "1" + content("CHILD_SALT")}
     answer(id, {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": info})
@@ -95,8 +95,9 @@ def request(id, method, params):
     elif method == "history":
         answer(id, {"lines": history})
     elif method == "ask":
-        asked["question %s" % id] = id
-        send({"id": "question %s" % id, "method": params.get("method", "sampling/createMessage"), "params": {}})
+        own = params.get("id", "question %s" % id)
+        asked[own] = id
+        send({"id": own, "method": params.get("method", "sampling/createMessage"), "params": {}})
     elif method == "progress":
         token = params["_meta"]["progressToken"]
         for step in range(params["steps"]):
