@@ -1,48 +1,27 @@
-//! One child process and the thread that talks to it: lines in, lines out, its words on stderr into the log, and an
-//! orderly end for it and everything that it started.
+//! One child process: how it is started, what it is sent, and who hears what it says.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::io::{self, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::time::{Duration, Instant};
-
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::ioctl_fionbio;
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, pidfd_open, waitid,
-};
+use std::time::Duration;
 
 use super::bell::Bell;
 use super::launcher::{Limits, own_program};
-use super::lines::{Lines, TooLong};
+use super::lines::TooLong;
+use super::pump::{Process, Pump};
 use super::supervisor;
 use super::users::RunAs;
 use super::{Account, Slot};
 use crate::flags::FLAGS;
-use crate::observe::quota::Quota;
 
-/// How long after a child's end its last words are waited for.
-const LAST_WORDS_WAIT: Duration = Duration::from_secs(1);
-/// Where the system can't tell when a process ends, it is asked so often.
-const ASK_EVERY: Duration = Duration::from_millis(250);
 /// Stack of a child's thread.
 const STACK: usize = 256 << 10;
-/// Bytes read at a time.
-const STEP: usize = 64 << 10;
-/// Longest line of stderr that is logged whole.
-const MAX_WORDS: usize = 4 << 10;
-/// Lines of stderr that are logged at once, and in each second.
-const WORDS_AT_ONCE: u32 = 1_000;
-const WORDS_PER_SECOND: u32 = 100;
-/// Lines of stderr that are remembered for the moment when the child fails.
-const LAST_WORDS: usize = 10;
 
 /// How children are started.
 #[derive(Debug)]
@@ -82,24 +61,24 @@ pub(super) struct Child {
     slot: Weak<Slot>,
 }
 
-struct Shared {
-    pid: AtomicU32,
-    inbox: Mutex<Inbox>,
-    bell: Bell,
-    room: usize,
+pub(super) struct Shared {
+    pub(super) pid: AtomicU32,
+    pub(super) inbox: Mutex<Inbox>,
+    pub(super) bell: Bell,
+    pub(super) room: usize,
 }
 
-struct Inbox {
-    lines: VecDeque<Vec<u8>>,
+pub(super) struct Inbox {
+    pub(super) lines: VecDeque<Vec<u8>>,
     /// Bytes of the first line that have been written.
-    sent: usize,
+    pub(super) sent: usize,
     /// Bytes of all lines.
-    bytes: usize,
-    is_ending: bool,
-    has_ended: bool,
-    listener: Arc<dyn Listener>,
+    pub(super) bytes: usize,
+    pub(super) is_ending: bool,
+    pub(super) has_ended: bool,
+    pub(super) listener: Arc<dyn Listener>,
     /// Lines that others hear as if it had written them.
-    own_words: Vec<(Arc<dyn Listener>, Vec<u8>)>,
+    pub(super) own_words: Vec<(Arc<dyn Listener>, Vec<u8>)>,
 }
 
 impl Child {
@@ -113,15 +92,7 @@ impl Child {
         let (control, theirs) = UnixStream::pair()?;
         let (to_read, stdin) = io::pipe()?;
         let bell = Bell::new()?;
-        control.set_nonblocking(true)?;
-        ioctl_fionbio(&stdin, true)?;
-        let mut process = Process(command(launch, account).stdin(OwnedFd::from(theirs)).spawn()?);
-        let pipes = (process.0.stdout.take(), process.0.stderr.take());
-        let (Some(stdout), Some(stderr)) = pipes else { return Err(io::ErrorKind::BrokenPipe.into()) };
-        for pipe in [stdout.as_fd(), stderr.as_fd()] {
-            ioctl_fionbio(pipe, true)?;
-        }
-        let supervisor = Pid::from_child(&process.0);
+        let process = Process(command(launch, account).stdin(OwnedFd::from(theirs)).spawn()?);
         let inbox = Inbox {
             lines: VecDeque::new(),
             sent: 0,
@@ -131,36 +102,14 @@ impl Child {
             listener,
             own_words: Vec::new(),
         };
-        let shared = Arc::new(Shared {
-            pid: AtomicU32::new(process.0.id()),
-            inbox: Mutex::new(inbox),
-            bell,
-            room: launch.buffer,
-        });
-        let pump = Pump {
-            shared: shared.clone(),
-            process,
-            supervisor,
-            exit: pidfd_open(supervisor, PidfdFlags::empty()).ok(),
-            control: Some(control),
-            server: None,
-            stdin: Some(stdin),
-            stdout: Some(stdout),
-            stderr: Some(stderr),
-            buffer: vec![0; STEP],
-            lines: Lines::new(launch.buffer),
-            words: Lines::new(MAX_WORDS),
-            words_quota: Quota::new(WORDS_AT_ONCE, WORDS_PER_SECOND),
-            last_words: VecDeque::new(),
-            started: Instant::now(),
-            phase: Phase::Runs,
-            slot,
-        };
+        let pid = AtomicU32::new(process.0.id());
+        let shared = Arc::new(Shared { pid, inbox: Mutex::new(inbox), bell, room: launch.buffer });
+        let child = Child { shared: shared.clone(), slot: Arc::downgrade(&slot) };
+        let pump = Pump::new(shared, process, control, stdin, slot)?;
         // The server begins when everything is there that it takes to end it.
-        let slot = Arc::downgrade(&pump.slot);
         let begin = move || pump.run(to_read.into());
         std::thread::Builder::new().name("child".into()).stack_size(STACK).spawn(begin)?;
-        Ok(Child { shared, slot })
+        Ok(child)
     }
 
     /// The server's process id, or its supervisor's as long as that has not told it.
@@ -216,15 +165,15 @@ impl Drop for Child {
 }
 
 impl Shared {
-    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+    pub(super) fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    fn listener(&self) -> Arc<dyn Listener> {
+    pub(super) fn listener(&self) -> Arc<dyn Listener> {
         self.inbox().listener.clone()
     }
 
-    fn pid(&self) -> u32 {
+    pub(super) fn pid(&self) -> u32 {
         self.pid.load(Ordering::Relaxed)
     }
 }
@@ -260,295 +209,4 @@ fn command(launch: &Launch, account: Option<&Account>) -> Command {
     }
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
-}
-
-/// How far the child's end has come.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Phase {
-    Runs,
-    /// Its stdin is closed and its supervisor sees to the rest, until then.
-    Ending(Instant),
-    /// The supervisor was killed.
-    Killed,
-    /// It has ended; its last words have until then.
-    Ended(Instant),
-}
-
-/// A supervisor, which is not left behind.
-struct Process(std::process::Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Only one that was never told to begin is still there.
-        if !matches!(self.0.try_wait(), Ok(Some(_))) {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
-        }
-    }
-}
-
-/// The child's thread.
-struct Pump {
-    shared: Arc<Shared>,
-    process: Process,
-    supervisor: Pid,
-    /// Readable when the supervisor has ended.
-    exit: Option<OwnedFd>,
-    /// While it is open, the server is to run.
-    control: Option<UnixStream>,
-    /// The server's process and group, once the supervisor has told it.
-    server: Option<Pid>,
-    stdin: Option<PipeWriter>,
-    stdout: Option<ChildStdout>,
-    stderr: Option<ChildStderr>,
-    buffer: Vec<u8>,
-    lines: Lines,
-    words: Lines,
-    words_quota: Quota,
-    last_words: VecDeque<String>,
-    started: Instant,
-    phase: Phase,
-    slot: Arc<Slot>,
-}
-
-/// What a child's thread waits for.
-#[derive(Clone, Copy, PartialEq)]
-enum Event {
-    Control,
-    Bell,
-    Stdin,
-    Stdout,
-    Stderr,
-    Exit,
-}
-
-impl Pump {
-    fn run(mut self, stdin: OwnedFd) {
-        if let Some(control) = &self.control
-            && let Err(e) = supervisor::begin(control, stdin)
-        {
-            log::error!(error:% = e; "the MCP server can't be started");
-            self.control = None;
-        }
-        while !self.is_over() {
-            for event in self.wait() {
-                match event {
-                    Event::Control => self.read_control(),
-                    Event::Bell => self.hear_bell(),
-                    Event::Stdin => self.write(),
-                    Event::Stdout => self.read_stdout(),
-                    Event::Stderr => self.read_stderr(),
-                    Event::Exit => {}
-                }
-            }
-            self.go_on();
-        }
-        self.bury();
-    }
-
-    /// Ended, and nothing of it writes any more, or its last words took too long.
-    fn is_over(&self) -> bool {
-        match self.phase {
-            Phase::Ended(until) => (self.stdout.is_none() && self.stderr.is_none()) || Instant::now() >= until,
-            _ => false,
-        }
-    }
-
-    fn wait(&self) -> Vec<Event> {
-        let (input, output) = (PollFlags::IN, PollFlags::OUT);
-        let has_lines = !self.shared.inbox().lines.is_empty();
-        let has_ended = matches!(self.phase, Phase::Ended(_));
-        let is_expected = self.server.is_none();
-        let watched = [
-            (Event::Control, self.control.as_ref().filter(|_| is_expected).map(AsFd::as_fd), input),
-            (Event::Bell, Some(self.shared.bell.as_fd()), input),
-            (Event::Stdin, self.stdin.as_ref().filter(|_| has_lines).map(AsFd::as_fd), output),
-            (Event::Stdout, self.stdout.as_ref().map(AsFd::as_fd), input),
-            (Event::Stderr, self.stderr.as_ref().map(AsFd::as_fd), input),
-            (Event::Exit, self.exit.as_ref().filter(|_| !has_ended).map(AsFd::as_fd), input),
-        ];
-        let watched: Vec<_> = watched.into_iter().filter_map(|(event, fd, flags)| Some((event, fd?, flags))).collect();
-        let mut fds: Vec<_> = watched.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
-        let timeout = self.patience().map(crate::net::timespec);
-        if poll(&mut fds, timeout.as_ref()).is_err() {
-            return Vec::new();
-        }
-        let ready = watched.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
-        ready.map(|((event, ..), _)| *event).collect()
-    }
-
-    /// Until something has to be done though nothing happens.
-    fn patience(&self) -> Option<Duration> {
-        let due = match self.phase {
-            Phase::Runs | Phase::Killed => None,
-            Phase::Ending(due) | Phase::Ended(due) => Some(due),
-        };
-        let left = due.map(|due| due.saturating_duration_since(Instant::now()));
-        match &self.exit {
-            Some(_) => left,
-            None => Some(left.map_or(ASK_EVERY, |left| left.min(ASK_EVERY))),
-        }
-    }
-
-    fn hear_bell(&self) {
-        self.shared.bell.clear();
-        let own_words = std::mem::take(&mut self.shared.inbox().own_words);
-        for (listener, line) in own_words {
-            listener.line(line);
-        }
-    }
-
-    /// The supervisor tells which process is the server.
-    fn read_control(&mut self) {
-        let Some(control) = &mut self.control else { return };
-        let mut id = [0; 4];
-        match control.read(&mut id) {
-            Ok(4) => {
-                self.server = Pid::from_raw(i32::from_ne_bytes(id));
-                self.shared.pid.store(u32::from_ne_bytes(id), Ordering::Relaxed);
-            }
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            // It has ended, which is noticed elsewhere.
-            _ => self.control = None,
-        }
-    }
-
-    fn write(&mut self) {
-        let Some(stdin) = &mut self.stdin else { return };
-        let mut inbox = self.shared.inbox();
-        while let Some(line) = inbox.lines.front() {
-            match stdin.write(&line[inbox.sent..]) {
-                Ok(n) if inbox.sent + n == line.len() => {
-                    inbox.bytes -= line.len();
-                    inbox.lines.pop_front();
-                    inbox.sent = 0;
-                }
-                Ok(n) => inbox.sent += n,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // It closed its stdin, and takes nothing any more.
-                Err(_) => {
-                    inbox.lines.clear();
-                    inbox.bytes = usize::MAX / 2;
-                    drop(inbox);
-                    self.stdin = None;
-                    return;
-                }
-            }
-        }
-    }
-
-    fn read_stdout(&mut self) {
-        let listener = self.shared.listener();
-        let pid = self.shared.pid();
-        let mut take = |line: Result<Vec<u8>, TooLong>| match line {
-            Ok(line) => listener.line(line),
-            Err(line) => {
-                log::error!(pid = pid, bytes = line.limit; "the MCP server wrote a line longer than --stdio-buffer (STDIO_BUFFER); it is lost");
-                listener.long_line(&line);
-            }
-        };
-        match read(&mut self.stdout, &mut self.buffer) {
-            Some(0) => self.lines.finish(&mut take),
-            Some(n) => self.lines.add(&self.buffer[..n], &mut take),
-            None => {}
-        }
-    }
-
-    fn read_stderr(&mut self) {
-        let mut lines = Vec::new();
-        let mut take = |line: Result<Vec<u8>, TooLong>| match line {
-            Ok(line) => lines.push(String::from_utf8_lossy(&line).into_owned()),
-            Err(_) => lines.push("(a line too long to be shown)".into()),
-        };
-        match read(&mut self.stderr, &mut self.buffer) {
-            Some(0) => self.words.finish(&mut take),
-            Some(n) => self.words.add(&self.buffer[..n], &mut take),
-            None => {}
-        }
-        let name = self.shared.listener().name();
-        for line in lines {
-            match self.words_quota.take() {
-                Some(0) => log::info!(session = name.as_str(), pid = self.shared.pid(); "stderr: {line}"),
-                Some(omitted) => {
-                    log::info!(session = name.as_str(), pid = self.shared.pid(), omitted = omitted; "stderr: {line}");
-                }
-                None => {}
-            }
-            self.last_words.truncate(LAST_WORDS - 1);
-            self.last_words.push_front(line);
-        }
-    }
-
-    /// Takes the steps of the child's end that are due.
-    fn go_on(&mut self) {
-        let now = Instant::now();
-        if !matches!(self.phase, Phase::Ended(_)) && self.has_exited() {
-            self.stdin = None;
-            self.phase = Phase::Ended(now + LAST_WORDS_WAIT);
-            return;
-        }
-        match self.phase {
-            // One that says nothing any more answers nothing, and one that hears nothing neither.
-            Phase::Runs if self.stdout.is_none() || self.stdin.is_none() || self.shared.inbox().is_ending => {
-                (self.stdin, self.control) = (None, None);
-                self.phase = Phase::Ending(now + supervisor::LONGEST_END);
-            }
-            Phase::Ending(due) if now >= due => {
-                let _ = kill_process(self.supervisor, Signal::KILL);
-                self.phase = Phase::Killed;
-            }
-            _ => {}
-        }
-    }
-
-    /// Asks without letting go of the process id.
-    fn has_exited(&self) -> bool {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-        !matches!(waitid(WaitId::Pid(self.supervisor), options), Ok(None))
-    }
-
-    fn bury(mut self) {
-        let status = self.process.0.wait();
-        // A supervisor that was killed leaves the server's group behind.
-        if let (Some(server), Ok(Some(_))) = (self.server, status.as_ref().map(ExitStatusExt::signal)) {
-            let _ = kill_process_group(server, Signal::KILL);
-        }
-        let how = status.map_or_else(|e| e.to_string(), how_it_ended);
-        let (listener, was_asked) = {
-            let mut inbox = self.shared.inbox();
-            inbox.has_ended = true;
-            (inbox.listener.clone(), inbox.is_ending)
-        };
-        let (name, pid) = (listener.name(), self.shared.pid());
-        if was_asked {
-            log::debug!(session = name.as_str(), pid = pid, how = how.as_str(); "the MCP server has ended");
-        } else {
-            let last_words: Vec<String> = self.last_words.drain(..).rev().collect();
-            log::warn!(session = name.as_str(), pid = pid, how = how.as_str(), stderr = last_words.join("\n").as_str(); "the MCP server has ended by itself");
-        }
-        listener.ended(self.started.elapsed());
-    }
-}
-
-/// A supervisor ends as its server did, with a signal as a number beyond 128.
-fn how_it_ended(status: ExitStatus) -> String {
-    match status.code() {
-        Some(code @ 129..) => format!("signal {}", code - 128),
-        Some(code) => format!("exit code {code}"),
-        None => format!("its supervisor: {status}"),
-    }
-}
-
-/// Reads once, so that a child that never stops writing does not keep its thread from all else; the count is 0 at the
-/// end of the pipe, which is closed then.
-fn read<P: Read>(pipe: &mut Option<P>, buffer: &mut [u8]) -> Option<usize> {
-    match pipe.as_mut()?.read(buffer) {
-        Ok(n @ 1..) => Some(n),
-        Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
-        Ok(0) | Err(_) => {
-            *pipe = None;
-            Some(0)
-        }
-    }
 }

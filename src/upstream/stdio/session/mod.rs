@@ -1,7 +1,15 @@
 //! One MCP session of the revisions with `initialize`: its child, its streams, and what it takes to give it a new child
 //! when the old one has gone.
+//!
+//! - [`inner`] – what it is at one moment, and where each message goes
+//! - [`memory`] – what a new child has to be told
+//! - [`questions`] – what children asked the client
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+mod inner;
+mod memory;
+mod questions;
+
+use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -10,11 +18,14 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use self::inner::{Inner, Link, Pending, RequestStream};
+use self::memory::{Memory, remember};
+use self::questions::Questions;
 use super::bell::Bell;
-use super::child::{Full, Listener};
+use super::child::Listener;
 use super::events::{EventStream, Reader};
 use super::lines::TooLong;
-use super::{Account, Host, Line};
+use super::{Account, Host};
 use crate::mcp::jsonrpc::{INTERNAL_ERROR, error_message};
 use crate::mcp::message::{Id, Kind, Message, split};
 use crate::store::rows::McpSession;
@@ -24,28 +35,18 @@ use crate::tokens::{base64url, random};
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// Requests of one session in flight.
 const MAX_PENDING: usize = 256;
-/// Questions of a child that wait for the client, and of earlier children that it may still answer.
-const MAX_ASKED: usize = 1_024;
 /// Bytes of a request id or progress token of the client's.
 const MAX_ID: usize = 1 << 10;
 /// Streams kept for clients that come back.
 const MAX_STREAMS: usize = 64;
 /// Bytes kept for clients that come back, though they have been sent.
 const REPLAY: usize = 1 << 20;
-/// Subscriptions remembered for a new child.
-const MAX_SUBSCRIPTIONS: usize = 256;
-/// Bytes of one message that is remembered for a new child.
-const MAX_REMEMBERED: usize = 4 << 10;
 /// How long after its last use a session whose requests nobody waits for makes room for others.
 const ABANDONED_AFTER: Duration = Duration::from_secs(30);
 /// A child that ends sooner after its start than this has crashed at once.
 pub(super) const AT_ONCE: Duration = Duration::from_secs(10);
 /// Longest pause before another start.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
-/// Id of requests that repeat for a new child what the client asked of the old one.
-const REPLAYED: &str = "mcp-auth-proxy:replay:";
-/// What a new child is told instead of a `notifications/initialized` too long to be remembered.
-const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 /// A request id up to this size travels in event ids.
 const MAX_ECHOED_ID: usize = 96;
 
@@ -59,82 +60,6 @@ pub(super) struct Session {
     /// Bytes that its streams hold.
     held: Arc<AtomicUsize>,
     inner: Mutex<Inner>,
-}
-
-struct Inner {
-    link: Link,
-    /// Counts children, so that what an old one still says is not taken for the new one's.
-    generation: u64,
-    memory: Memory,
-    /// The answer to the `initialize` that the session began with, until it is passed on.
-    first_answer: Option<String>,
-    is_unsaved: bool,
-    /// Requests of the client that the child works on.
-    pending: HashMap<Id, Pending>,
-    questions: Questions,
-    /// The stream for what belongs to no request.
-    general: Arc<EventStream>,
-    /// Those of requests, the oldest first.
-    streams: Vec<RequestStream>,
-    streams_made: u64,
-    /// Sets the names of this session's streams apart from those that it had before a restart.
-    epoch: String,
-    used: Instant,
-    crashes: u32,
-    not_before: Option<Instant>,
-    /// Why there is no child.
-    trouble: String,
-    /// Those who wait for the link to change.
-    waiting: Vec<Arc<Bell>>,
-}
-
-/// The stream of a request, or of those of a batch.
-struct RequestStream {
-    name: String,
-    stream: Arc<EventStream>,
-    /// Their ids as the client wrote them.
-    raw_ids: Vec<String>,
-}
-
-/// What a new child has to be told.
-#[derive(Clone, Default)]
-struct Memory {
-    initialize: String,
-    /// The result of `initialize`.
-    answer: Option<String>,
-    initialized: Option<String>,
-    log_level: Option<String>,
-    subscriptions: BTreeMap<String, String>,
-}
-
-enum Link {
-    /// No child.
-    Down,
-    /// The child has not answered `initialize`; lines for it wait.
-    Starting {
-        line: Option<Arc<dyn Line>>,
-        queue: Vec<String>,
-        since: Instant,
-    },
-    Up(Arc<dyn Line>),
-    /// For good.
-    Ended,
-}
-
-struct Pending {
-    stream: Arc<EventStream>,
-    stream_number: u64,
-    /// Its id as the client wrote it.
-    raw_id: String,
-    token: Option<Id>,
-    remember: Option<Remember>,
-}
-
-/// What a request changes in a child's state, if it succeeds.
-enum Remember {
-    LogLevel(String),
-    Subscribed(String, String),
-    Unsubscribed(String),
 }
 
 /// How much a session's child is needed; the least needed first.
@@ -678,21 +603,6 @@ fn wants_child(message: &Message<'_>) -> bool {
     }
 }
 
-/// What the child is going to have to be told again, if it agrees to the request.
-fn remember(method: &str, request: &Message<'_>) -> Option<Remember> {
-    let uri = || serde_json::from_str::<String>(request.param(&["uri"])?.get()).ok();
-    let text = request.text().to_string();
-    if text.len() > MAX_REMEMBERED {
-        return None;
-    }
-    match method {
-        "logging/setLevel" => Some(Remember::LogLevel(text)),
-        "resources/subscribe" => Some(Remember::Subscribed(uri()?, text)),
-        "resources/unsubscribe" => Some(Remember::Unsubscribed(uri()?)),
-        _ => None,
-    }
-}
-
 /// The id of the request that the stream `name` of another time belonged to, as it was written.
 fn lost_request(name: &str) -> Option<String> {
     use base64::Engine;
@@ -700,398 +610,6 @@ fn lost_request(name: &str) -> Option<String> {
     let id = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(echo).ok()?;
     let id: Box<RawValue> = serde_json::from_slice(&id).ok()?;
     Id::of(&id).map(|_| id.get().to_string())
-}
-
-impl Pending {
-    /// Does a client wait for it?
-    fn is_heard(&self) -> bool {
-        self.stream.is_connected()
-    }
-}
-
-impl Inner {
-    /// A child is about to be started: its number.
-    fn start(&mut self) -> u64 {
-        self.generation += 1;
-        self.link = Link::Starting { line: None, queue: Vec::new(), since: Instant::now() };
-        self.generation
-    }
-
-    /// Likewise, unless the last ones crashed.
-    fn start_again(&mut self) -> Result<u64, Refusal> {
-        match seconds_left(self.not_before) {
-            Some(seconds) => Err(Refusal::Unavailable(tried_again_in(seconds))),
-            None => Ok(self.start()),
-        }
-    }
-
-    fn check(&self, messages: &[Message<'_>]) -> Result<(), Refusal> {
-        let mut ids = HashSet::new();
-        for message in messages {
-            if message.is_ambiguous() {
-                return Err(Refusal::Bad("a member of the message occurs twice, or in another spelling"));
-            }
-            if [message.raw_id(), message.progress_token()].iter().flatten().any(|raw| raw.get().len() > MAX_ID) {
-                return Err(Refusal::Bad("an id or progress token is too long"));
-            }
-            if let Kind::Request { id, .. } = &message.kind
-                && (self.pending.contains_key(id) || !ids.insert(id))
-            {
-                return Err(Refusal::Bad("a request with this id is in flight"));
-            }
-        }
-        if self.pending.len() + ids.len() > MAX_PENDING {
-            return Err(Refusal::Unavailable("too many requests of this session are in flight".into()));
-        }
-        Ok(())
-    }
-
-    /// Sends a message of the client's; `room` bounds what waits for a child that is being started.
-    fn send(&mut self, message: &Message<'_>, room: usize) -> Result<(), Full> {
-        match &message.kind {
-            Kind::Notification { method } if method == "notifications/initialized" => {
-                if self.memory.initialized.is_none() {
-                    let is_short = message.text().len() <= MAX_REMEMBERED;
-                    self.memory.initialized = Some(if is_short { message.text() } else { INITIALIZED }.into());
-                    self.is_unsaved = true;
-                    // A child that is told all of it from the memory must not be told twice.
-                    if matches!(self.link, Link::Starting { .. }) {
-                        return Ok(());
-                    }
-                }
-                self.pass_on(message.text().into(), room)
-            }
-            Kind::Notification { method } if method == "notifications/cancelled" => {
-                self.cancel(message.param(&["requestId"]));
-                self.pass_on(message.text().into(), room)
-            }
-            Kind::Response { id, .. } => {
-                // What answers nothing goes nowhere.
-                let Some(question) = id.as_ref().and_then(|id| self.questions.answered(id)) else { return Ok(()) };
-                let text = match (&question.renamed_from, message.raw_id()) {
-                    (Some(own), Some(raw)) => message.splice(&[(raw, own)]),
-                    _ => message.text().into(),
-                };
-                self.pass_on(text, room).inspect_err(|_| self.questions.add(question))
-            }
-            _ => self.pass_on(message.text().into(), room),
-        }
-    }
-
-    fn pass_on(&mut self, text: String, room: usize) -> Result<(), Full> {
-        match &mut self.link {
-            Link::Up(line) => line.send(text.into_bytes()),
-            Link::Starting { queue, .. } => {
-                if queue.iter().map(String::len).sum::<usize>() + text.len() > room {
-                    return Err(Full);
-                }
-                queue.push(text);
-                Ok(())
-            }
-            Link::Down | Link::Ended => Ok(()),
-        }
-    }
-
-    /// Answers a request that did not reach the child; false when the message was none.
-    fn fail_request(&mut self, message: &Message<'_>, why: &str) -> bool {
-        let Kind::Request { id, .. } = &message.kind else { return false };
-        if let Some(pending) = self.pending.remove(id) {
-            self.answer_with_error(&pending, why);
-        }
-        true
-    }
-
-    fn answer_with_error(&self, pending: &Pending, why: &str) {
-        pending.stream.push(error_message(&pending.raw_id, INTERNAL_ERROR, why).into_bytes());
-        self.finish(pending);
-    }
-
-    /// The child is gone, or about to be: what it asked the client is of no use any more.
-    fn leave_questions(&mut self) {
-        for id in self.questions.leave() {
-            let params = serde_json::json!({"reason": "the MCP server has ended"});
-            let params = params.to_string().replacen('{', &format!("{{\"requestId\":{id},"), 1);
-            let cancelled = format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{params}}}"#);
-            self.general.push(cancelled.into_bytes());
-        }
-    }
-
-    /// The child need not answer a request that was cancelled, and its stream must not wait for ever.
-    fn cancel(&mut self, id: Option<&RawValue>) {
-        if let Some(pending) = id.and_then(Id::of).and_then(|id| self.pending.remove(&id)) {
-            self.answer_with_error(&pending, "the request was cancelled");
-        }
-    }
-
-    /// Sends a message of the child's where it belongs.
-    fn route(&mut self, message: &Message<'_>, session: &str) {
-        match &message.kind {
-            Kind::Response { id: Some(id), .. } => {
-                if matches!(self.link, Link::Starting { .. }) && self.is_answer_to_initialize(id) {
-                    self.initialized(message);
-                } else if let Some(pending) = self.pending.remove(id) {
-                    self.used = Instant::now();
-                    pending.stream.push(message.text().as_bytes().to_vec());
-                    self.finish(&pending);
-                } else if !matches!(id, Id::Text(text) if text.starts_with(REPLAYED)) {
-                    log::debug!(session = session; "the MCP server answered what nobody waits for");
-                }
-            }
-            Kind::Response { id: None, .. } => {
-                log::warn!(session = session; "the MCP server answered a request whose id it could not read")
-            }
-            Kind::Request { id, .. } => {
-                let new_id = self.questions.ask(id, message.raw_id().map_or("null", RawValue::get));
-                let text = match (new_id, message.raw_id()) {
-                    (Some(new_id), Some(raw)) => message.splice(&[(raw, &new_id)]),
-                    _ => message.text().into(),
-                };
-                self.stream_for(None).push(text.into_bytes());
-            }
-            Kind::Notification { method } if method == "notifications/cancelled" => {
-                let raw = message.param(&["requestId"]);
-                let question = raw.and_then(Id::of).and_then(|id| self.questions.withdrawn(&id));
-                let text = match (question.and_then(|q| q.renamed_to()), raw) {
-                    (Some(new_id), Some(raw)) => message.splice(&[(raw, &new_id)]),
-                    _ => message.text().into(),
-                };
-                self.stream_for(None).push(text.into_bytes());
-            }
-            Kind::Notification { method } => {
-                let stream = match method.as_str() {
-                    "notifications/progress" => {
-                        let token = message.progress_token().and_then(Id::of);
-                        let of_token = |p: &&Pending| p.token.is_some() && p.token == token;
-                        self.pending.values().find(of_token).map(|p| p.stream.clone())
-                    }
-                    "notifications/resources/updated"
-                    | "notifications/resources/list_changed"
-                    | "notifications/tools/list_changed"
-                    | "notifications/prompts/list_changed" => Some(self.general.clone()),
-                    _ => None,
-                };
-                self.stream_for(stream).push(message.text().as_bytes().to_vec());
-            }
-        }
-    }
-
-    /// Over stdio nothing says which request a message belongs to. While one is in flight, it is that one; among
-    /// several, the general stream is right for all, if a client reads it; else it is the last that was sent.
-    fn stream_for(&self, known: Option<Arc<EventStream>>) -> Arc<EventStream> {
-        if let Some(stream) = known {
-            return stream;
-        }
-        let newest = self.pending.values().max_by_key(|p| p.stream_number);
-        let is_only = |p: &&Pending| self.pending.values().all(|other| other.stream_number == p.stream_number);
-        let fits = |p: &&Pending| is_only(p) || !self.general.is_connected();
-        newest.filter(fits).map_or_else(|| self.general.clone(), |p| p.stream.clone())
-    }
-
-    fn is_answer_to_initialize(&self, id: &Id) -> bool {
-        let asked = Message::parse(&self.memory.initialize).ok().and_then(|m| Id::of(m.raw_id()?));
-        asked.as_ref() == Some(id)
-    }
-
-    /// The child has answered `initialize`: for the first time, or as the one before it did.
-    fn initialized(&mut self, message: &Message<'_>) {
-        let Link::Starting { line, queue, .. } = std::mem::replace(&mut self.link, Link::Ended) else { return };
-        let result = message.result().map(RawValue::get);
-        match (&self.memory.answer, result, line) {
-            (None, Some(result), Some(line)) => {
-                self.memory.answer = Some(result.into());
-                self.is_unsaved = true;
-                self.first_answer = Some(message.text().into());
-                self.link = Link::Up(line);
-            }
-            (None, ..) => self.first_answer = Some(message.text().into()),
-            (Some(old), Some(new), Some(line)) if is_same(old, new) => {
-                for text in self.memory.replay().into_iter().chain(queue) {
-                    if line.send(text.clone().into_bytes()).is_err()
-                        && let Ok(message) = Message::parse(&text)
-                    {
-                        self.fail_request(&message, "the MCP server does not read what it is sent");
-                    }
-                }
-                self.link = Link::Up(line);
-            }
-            _ => {
-                self.fail_pending("the MCP server has changed: initialize again");
-                self.general.finish();
-            }
-        }
-        self.wake();
-    }
-
-    /// Takes note of what the child's answer has changed in its state; true when there is something to be saved.
-    fn learn_from(&mut self, message: &Message<'_>) -> bool {
-        let Kind::Response { id: Some(id), is_error: false } = &message.kind else { return false };
-        let Some(what) = self.pending.get_mut(id).and_then(|pending| pending.remember.take()) else { return false };
-        match what {
-            Remember::LogLevel(text) => self.memory.log_level = Some(text),
-            Remember::Subscribed(uri, text) if self.memory.subscriptions.len() < MAX_SUBSCRIPTIONS => {
-                self.memory.subscriptions.insert(uri, text);
-            }
-            Remember::Subscribed(..) => return false,
-            Remember::Unsubscribed(uri) => {
-                self.memory.subscriptions.remove(&uri);
-            }
-        }
-        self.is_unsaved = true;
-        true
-    }
-
-    /// A request has been answered: its stream ends with the last of its requests.
-    fn finish(&self, answered: &Pending) {
-        let has_more = self.pending.values().any(|p| p.stream_number == answered.stream_number);
-        if !has_more && !Arc::ptr_eq(&answered.stream, &self.general) {
-            answered.stream.finish();
-        }
-    }
-
-    /// There is no child any more, or none could be had.
-    fn fail(&mut self, why: String) {
-        self.fail_pending(&why);
-        self.trouble = why;
-        let is_new = self.memory.answer.is_none();
-        let old = std::mem::replace(&mut self.link, if is_new { Link::Ended } else { Link::Down });
-        // It may be a child whose thread this is, and whose end takes the lock of its inbox only.
-        drop(old);
-        self.leave_questions();
-        self.wake();
-    }
-
-    /// Answers the requests in flight with an error.
-    fn fail_pending(&mut self, why: &str) {
-        let failed: Vec<Pending> = self.pending.drain().map(|(_, pending)| pending).collect();
-        failed.iter().for_each(|pending| self.answer_with_error(pending, why));
-    }
-
-    fn unavailable(&self) -> Refusal {
-        Refusal::Unavailable(if self.trouble.is_empty() {
-            "the session has ended".into()
-        } else {
-            self.trouble.clone()
-        })
-    }
-
-    /// Why a session that is no more is no more.
-    fn end_of(&self) -> Refusal {
-        if self.memory.answer.is_some() || self.trouble.is_empty() { Refusal::Gone } else { self.unavailable() }
-    }
-
-    fn wake(&mut self) {
-        self.waiting.drain(..).for_each(|bell| bell.ring());
-    }
-}
-
-impl Memory {
-    /// The messages that bring a new child to where the old one was, behind `initialize`.
-    fn replay(&self) -> Vec<String> {
-        let again = |(number, text): (usize, &String)| {
-            let message = Message::parse(text).ok()?;
-            let id = message.raw_id()?;
-            Some(message.splice(&[(id, &format!("\"{REPLAYED}{number}\""))]))
-        };
-        let requests = self.log_level.iter().chain(self.subscriptions.values()).enumerate().filter_map(again);
-        self.initialized.clone().into_iter().chain(requests).collect()
-    }
-}
-
-/// What children asked the client and it has not answered. A late answer to an earlier child's question must not pass
-/// for one to its successor's, which may have the same id: then the successor's goes by another.
-#[derive(Default)]
-struct Questions {
-    open: VecDeque<Question>,
-    /// Ids of questions whose child has gone.
-    stale: VecDeque<Id>,
-    /// There may be more of those: the session is older than this process.
-    has_forgotten: bool,
-    /// Sets new ids apart from those that were given before a restart.
-    epoch: String,
-    renamed: u64,
-}
-
-#[derive(Clone, Debug)]
-struct Question {
-    /// As the client knows it.
-    id: Id,
-    /// The id that the child gave it, as it was written, if the client knows another.
-    renamed_from: Option<String>,
-}
-
-impl Question {
-    /// The id by which the client knows it, as it is written, if it is not the child's.
-    fn renamed_to(&self) -> Option<String> {
-        match (&self.renamed_from, &self.id) {
-            (Some(_), Id::Text(text)) => Some(format!("\"{text}\"")),
-            _ => None,
-        }
-    }
-}
-
-impl Questions {
-    /// Takes note of a question; the id by which the client is to know it, if not by `id`.
-    fn ask(&mut self, id: &Id, raw_id: &str) -> Option<String> {
-        let mut question = Question { id: id.clone(), renamed_from: None };
-        if self.has_forgotten || self.stale.contains(id) {
-            self.renamed += 1;
-            question = Question {
-                id: Id::Text(format!("mcp-auth-proxy:question:{}:{}", self.epoch, self.renamed)),
-                renamed_from: Some(raw_id.into()),
-            };
-        }
-        let new_id = question.renamed_to();
-        self.add(question);
-        new_id
-    }
-
-    fn add(&mut self, question: Question) {
-        self.open.push_back(question);
-        // The oldest is the one that nobody answers any more.
-        if self.open.len() > MAX_ASKED {
-            self.open.pop_front();
-        }
-    }
-
-    /// The client answers; the question, if there is one.
-    fn answered(&mut self, id: &Id) -> Option<Question> {
-        if let Some(i) = self.stale.iter().position(|stale| stale == id) {
-            self.stale.remove(i);
-            return None;
-        }
-        let i = self.open.iter().position(|q| q.id == *id)?;
-        self.open.remove(i)
-    }
-
-    /// The child wants no answer any more to the question that it knows by `id`.
-    fn withdrawn(&mut self, id: &Id) -> Option<Question> {
-        let is_own = |q: &Question| match &q.renamed_from {
-            Some(raw) => serde_json::from_str::<Box<RawValue>>(raw).is_ok_and(|raw| Id::of(&raw).as_ref() == Some(id)),
-            None => q.id == *id,
-        };
-        let i = self.open.iter().position(is_own)?;
-        self.open.remove(i)
-    }
-
-    /// The child has gone; its questions, as the client would write their ids.
-    fn leave(&mut self) -> Vec<String> {
-        let left: Vec<Question> = self.open.drain(..).collect();
-        self.stale.extend(left.iter().map(|q| q.id.clone()));
-        self.stale.drain(..self.stale.len().saturating_sub(MAX_ASKED));
-        left.iter()
-            .map(|q| match &q.id {
-                Id::Number(n) => n.to_string(),
-                Id::Unusual(text) => text.clone(),
-                Id::Text(text) => Value::from(text.as_str()).to_string(),
-            })
-            .collect()
-    }
-}
-
-/// Do two results of `initialize` say the same?
-fn is_same(old: &str, new: &str) -> bool {
-    let parse = |text| serde_json::from_str::<Value>(text).ok();
-    old == new || parse(old).is_some_and(|old| parse(new) == Some(old))
 }
 
 /// A child's way to its session, as long as it is the session's child.

@@ -1,0 +1,160 @@
+//! Room for children: there may be so many at one time, and some have to go for others.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::host::{Host, State};
+use super::session::{Idleness, Session};
+use super::shared::SharedChild;
+use crate::identity::UserId;
+
+/// How long a request waits for another session's child to make room.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One of the children that there may be.
+pub(super) struct Slot {
+    pub(super) host: Weak<Host>,
+    pub(super) is_leaving: AtomicBool,
+}
+
+impl Slot {
+    /// A slot that has been counted.
+    pub(super) fn new(host: &Host) -> Arc<Slot> {
+        Arc::new(Slot { host: host.me.clone(), is_leaving: AtomicBool::new(false) })
+    }
+
+    /// Its child has been told to end.
+    pub(super) fn leave(&self) {
+        if !self.is_leaving.swap(true, Ordering::Relaxed)
+            && let Some(host) = self.host.upgrade()
+        {
+            host.leaving.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(host) = self.host.upgrade() {
+            let mut state = host.state();
+            state.children -= 1;
+            if *self.is_leaving.get_mut() {
+                host.leaving.fetch_sub(1, Ordering::Relaxed);
+            }
+            drop(state);
+            host.has_room.notify_all();
+        }
+    }
+}
+
+/// Whom room is made by.
+pub(super) enum Occupant {
+    Session(Arc<Session>),
+    Shared(Arc<SharedChild>),
+}
+
+impl Occupant {
+    /// Ends the child, which has work to do.
+    pub(super) fn evict(self) {
+        match self {
+            Occupant::Session(session) => session.evict(),
+            Occupant::Shared(shared) => shared.end(),
+        }
+    }
+}
+
+impl Host {
+    /// Room for one more child, of `user` or of everyone, made if need be.
+    pub(super) fn take_slot(&self, user: Option<&UserId>) -> Result<Arc<Slot>, String> {
+        let deadline = Instant::now() + ROOM_TIMEOUT;
+        let mut is_waiting = false;
+        let mut state = self.state();
+        loop {
+            if state.is_ending {
+                return Err("the proxy is stopping; try again".into());
+            }
+            // Those who wait already come first.
+            let awaited = if is_waiting { 0 } else { state.waiting };
+            if state.children + awaited < self.config.max_children {
+                state.children += 1;
+                return Ok(Slot::new(self));
+            }
+            // Each newcomer has room made for it once: those who leave already are for those who wait already.
+            if self.leaving.load(Ordering::Relaxed) <= state.waiting {
+                drop(state);
+                let has_way = self.make_way(user);
+                state = self.state();
+                if !has_way && self.leaving.load(Ordering::Relaxed) <= state.waiting {
+                    break;
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            crate::blocking::announce();
+            state.waiting += 1;
+            let is_full = |state: &mut State| state.children >= self.config.max_children && !state.is_ending;
+            let waited = self.has_room.wait_timeout_while(state, left, is_full);
+            state = waited.unwrap_or_else(|e| e.into_inner()).0;
+            state.waiting -= 1;
+            is_waiting = true;
+        }
+        log::warn!(children = self.config.max_children; "no MCP server can be started: all are at work (--stdio-max-children, STDIO_MAX_CHILDREN)");
+        Err("all MCP servers that there may be are at work; try again".into())
+    }
+
+    /// Has a child end: a spare one, else the one that has been idle the longest, those first to which no client
+    /// listens. When all are at work, the user who has the most of them gives one, if that leaves it no fewer than `user`
+    /// has then. False when there is none to give.
+    pub(super) fn make_way(&self, user: Option<&UserId>) -> bool {
+        let mut state = self.state();
+        if let Some(spare) = state.spares.pop() {
+            drop(state);
+            drop(spare);
+            return true;
+        }
+        let sessions: Vec<_> = state.sessions.values().cloned().collect();
+        let places: Vec<_> = state.shared.values().cloned().collect();
+        drop(state);
+        let shared: Vec<_> = places.iter().filter_map(|place| Some((place, place.child()?))).collect();
+        let shared: Vec<_> = shared.into_iter().filter(|(_, s)| !s.has_ended()).collect();
+
+        let mut idle: Vec<_> = sessions
+            .iter()
+            .filter_map(|s| Some((s.idleness().filter(Idleness::is_evident)?, Occupant::Session(s.clone()))))
+            .collect();
+        idle.extend(shared.iter().filter_map(|(_, s)| Some((s.idleness()?, Occupant::Shared(s.clone())))));
+        idle.sort_by_key(|(idleness, _)| *idleness);
+        let has_gone = idle.into_iter().any(|(_, occupant)| match occupant {
+            Occupant::Session(session) => session.park(),
+            Occupant::Shared(shared) => {
+                shared.end();
+                true
+            }
+        });
+        if has_gone {
+            return true;
+        }
+        let mut at_work: HashMap<&UserId, Vec<(Instant, Occupant)>> = HashMap::new();
+        for session in sessions.iter().filter(|s| s.has_child()) {
+            let occupant = Occupant::Session(session.clone());
+            at_work.entry(&session.account.user).or_default().push((session.used(), occupant));
+        }
+        for (place, shared) in &shared {
+            if let Some(user) = &place.user {
+                at_work.entry(user).or_default().push((shared.used(), Occupant::Shared(shared.clone())));
+            }
+        }
+        let own = user.and_then(|u| at_work.get(u)).map_or(0, Vec::len);
+        let most = at_work.into_iter().filter(|(_, has)| has.len() >= own + 2).max_by_key(|(_, has)| has.len());
+        let Some((heaviest, has)) = most.filter(|_| user.is_some()) else { return false };
+        log::warn!(user:% = heaviest, children = has.len(); "all MCP servers are at work: the user who has the most of them has to give one to another user (--stdio-max-children, STDIO_MAX_CHILDREN)");
+        if let Some((_, occupant)) = has.into_iter().min_by_key(|(used, _)| *used) {
+            occupant.evict();
+        }
+        true
+    }
+}

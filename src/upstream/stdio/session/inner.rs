@@ -1,0 +1,360 @@
+//! What a session is at one moment, under its lock: which child it has, what is in flight, and where each message goes.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::value::RawValue;
+
+use super::memory::{MAX_REMEMBERED, MAX_SUBSCRIPTIONS, Memory, REPLAYED, Remember, is_same};
+use super::questions::Questions;
+use super::{MAX_ID, MAX_PENDING, Refusal, seconds_left, tried_again_in};
+use crate::mcp::jsonrpc::{INTERNAL_ERROR, error_message};
+use crate::mcp::message::{Id, Kind, Message};
+use crate::upstream::stdio::Line;
+use crate::upstream::stdio::bell::Bell;
+use crate::upstream::stdio::child::Full;
+use crate::upstream::stdio::events::EventStream;
+
+/// What a new child is told instead of a `notifications/initialized` too long to be remembered.
+const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+
+pub(super) struct Inner {
+    pub(super) link: Link,
+    /// Counts children, so that what an old one still says is not taken for the new one's.
+    pub(super) generation: u64,
+    pub(super) memory: Memory,
+    /// The answer to the `initialize` that the session began with, until it is passed on.
+    pub(super) first_answer: Option<String>,
+    pub(super) is_unsaved: bool,
+    /// Requests of the client that the child works on.
+    pub(super) pending: HashMap<Id, Pending>,
+    pub(super) questions: Questions,
+    /// The stream for what belongs to no request.
+    pub(super) general: Arc<EventStream>,
+    /// Those of requests, the oldest first.
+    pub(super) streams: Vec<RequestStream>,
+    pub(super) streams_made: u64,
+    /// Sets the names of this session's streams apart from those that it had before a restart.
+    pub(super) epoch: String,
+    pub(super) used: Instant,
+    pub(super) crashes: u32,
+    pub(super) not_before: Option<Instant>,
+    /// Why there is no child.
+    pub(super) trouble: String,
+    /// Those who wait for the link to change.
+    pub(super) waiting: Vec<Arc<Bell>>,
+}
+
+/// The stream of a request, or of those of a batch.
+pub(super) struct RequestStream {
+    pub(super) name: String,
+    pub(super) stream: Arc<EventStream>,
+    /// Their ids as the client wrote them.
+    pub(super) raw_ids: Vec<String>,
+}
+
+pub(super) enum Link {
+    /// No child.
+    Down,
+    /// The child has not answered `initialize`; lines for it wait.
+    Starting {
+        line: Option<Arc<dyn Line>>,
+        queue: Vec<String>,
+        since: Instant,
+    },
+    Up(Arc<dyn Line>),
+    /// For good.
+    Ended,
+}
+
+pub(super) struct Pending {
+    pub(super) stream: Arc<EventStream>,
+    pub(super) stream_number: u64,
+    /// Its id as the client wrote it.
+    pub(super) raw_id: String,
+    pub(super) token: Option<Id>,
+    pub(super) remember: Option<Remember>,
+}
+
+impl Pending {
+    /// Does a client wait for it?
+    pub(super) fn is_heard(&self) -> bool {
+        self.stream.is_connected()
+    }
+}
+
+impl Inner {
+    /// A child is about to be started: its number.
+    pub(super) fn start(&mut self) -> u64 {
+        self.generation += 1;
+        self.link = Link::Starting { line: None, queue: Vec::new(), since: Instant::now() };
+        self.generation
+    }
+
+    /// Likewise, unless the last ones crashed.
+    pub(super) fn start_again(&mut self) -> Result<u64, Refusal> {
+        match seconds_left(self.not_before) {
+            Some(seconds) => Err(Refusal::Unavailable(tried_again_in(seconds))),
+            None => Ok(self.start()),
+        }
+    }
+
+    pub(super) fn check(&self, messages: &[Message<'_>]) -> Result<(), Refusal> {
+        let mut ids = HashSet::new();
+        for message in messages {
+            if message.is_ambiguous() {
+                return Err(Refusal::Bad("a member of the message occurs twice, or in another spelling"));
+            }
+            if [message.raw_id(), message.progress_token()].iter().flatten().any(|raw| raw.get().len() > MAX_ID) {
+                return Err(Refusal::Bad("an id or progress token is too long"));
+            }
+            if let Kind::Request { id, .. } = &message.kind
+                && (self.pending.contains_key(id) || !ids.insert(id))
+            {
+                return Err(Refusal::Bad("a request with this id is in flight"));
+            }
+        }
+        if self.pending.len() + ids.len() > MAX_PENDING {
+            return Err(Refusal::Unavailable("too many requests of this session are in flight".into()));
+        }
+        Ok(())
+    }
+
+    /// Sends a message of the client's; `room` bounds what waits for a child that is being started.
+    pub(super) fn send(&mut self, message: &Message<'_>, room: usize) -> Result<(), Full> {
+        match &message.kind {
+            Kind::Notification { method } if method == "notifications/initialized" => {
+                if self.memory.initialized.is_none() {
+                    let is_short = message.text().len() <= MAX_REMEMBERED;
+                    self.memory.initialized = Some(if is_short { message.text() } else { INITIALIZED }.into());
+                    self.is_unsaved = true;
+                    // A child that is told all of it from the memory must not be told twice.
+                    if matches!(self.link, Link::Starting { .. }) {
+                        return Ok(());
+                    }
+                }
+                self.pass_on(message.text().into(), room)
+            }
+            Kind::Notification { method } if method == "notifications/cancelled" => {
+                self.cancel(message.param(&["requestId"]));
+                self.pass_on(message.text().into(), room)
+            }
+            Kind::Response { id, .. } => {
+                // What answers nothing goes nowhere.
+                let Some(question) = id.as_ref().and_then(|id| self.questions.answered(id)) else { return Ok(()) };
+                let text = match (&question.renamed_from, message.raw_id()) {
+                    (Some(own), Some(raw)) => message.splice(&[(raw, own)]),
+                    _ => message.text().into(),
+                };
+                self.pass_on(text, room).inspect_err(|_| self.questions.add(question))
+            }
+            _ => self.pass_on(message.text().into(), room),
+        }
+    }
+
+    pub(super) fn pass_on(&mut self, text: String, room: usize) -> Result<(), Full> {
+        match &mut self.link {
+            Link::Up(line) => line.send(text.into_bytes()),
+            Link::Starting { queue, .. } => {
+                if queue.iter().map(String::len).sum::<usize>() + text.len() > room {
+                    return Err(Full);
+                }
+                queue.push(text);
+                Ok(())
+            }
+            Link::Down | Link::Ended => Ok(()),
+        }
+    }
+
+    /// Answers a request that did not reach the child; false when the message was none.
+    pub(super) fn fail_request(&mut self, message: &Message<'_>, why: &str) -> bool {
+        let Kind::Request { id, .. } = &message.kind else { return false };
+        if let Some(pending) = self.pending.remove(id) {
+            self.answer_with_error(&pending, why);
+        }
+        true
+    }
+
+    pub(super) fn answer_with_error(&self, pending: &Pending, why: &str) {
+        pending.stream.push(error_message(&pending.raw_id, INTERNAL_ERROR, why).into_bytes());
+        self.finish(pending);
+    }
+
+    /// The child is gone, or about to be: what it asked the client is of no use any more.
+    pub(super) fn leave_questions(&mut self) {
+        for id in self.questions.leave() {
+            let params = serde_json::json!({"reason": "the MCP server has ended"});
+            let params = params.to_string().replacen('{', &format!("{{\"requestId\":{id},"), 1);
+            let cancelled = format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{params}}}"#);
+            self.general.push(cancelled.into_bytes());
+        }
+    }
+
+    /// The child need not answer a request that was cancelled, and its stream must not wait for ever.
+    pub(super) fn cancel(&mut self, id: Option<&RawValue>) {
+        if let Some(pending) = id.and_then(Id::of).and_then(|id| self.pending.remove(&id)) {
+            self.answer_with_error(&pending, "the request was cancelled");
+        }
+    }
+
+    /// Sends a message of the child's where it belongs.
+    pub(super) fn route(&mut self, message: &Message<'_>, session: &str) {
+        match &message.kind {
+            Kind::Response { id: Some(id), .. } => {
+                if matches!(self.link, Link::Starting { .. }) && self.is_answer_to_initialize(id) {
+                    self.initialized(message);
+                } else if let Some(pending) = self.pending.remove(id) {
+                    self.used = Instant::now();
+                    pending.stream.push(message.text().as_bytes().to_vec());
+                    self.finish(&pending);
+                } else if !matches!(id, Id::Text(text) if text.starts_with(REPLAYED)) {
+                    log::debug!(session = session; "the MCP server answered what nobody waits for");
+                }
+            }
+            Kind::Response { id: None, .. } => {
+                log::warn!(session = session; "the MCP server answered a request whose id it could not read")
+            }
+            Kind::Request { id, .. } => {
+                let new_id = self.questions.ask(id, message.raw_id().map_or("null", RawValue::get));
+                let text = match (new_id, message.raw_id()) {
+                    (Some(new_id), Some(raw)) => message.splice(&[(raw, &new_id)]),
+                    _ => message.text().into(),
+                };
+                self.stream_for(None).push(text.into_bytes());
+            }
+            Kind::Notification { method } if method == "notifications/cancelled" => {
+                let raw = message.param(&["requestId"]);
+                let question = raw.and_then(Id::of).and_then(|id| self.questions.withdrawn(&id));
+                let text = match (question.and_then(|q| q.renamed_to()), raw) {
+                    (Some(new_id), Some(raw)) => message.splice(&[(raw, &new_id)]),
+                    _ => message.text().into(),
+                };
+                self.stream_for(None).push(text.into_bytes());
+            }
+            Kind::Notification { method } => {
+                let stream = match method.as_str() {
+                    "notifications/progress" => {
+                        let token = message.progress_token().and_then(Id::of);
+                        let of_token = |p: &&Pending| p.token.is_some() && p.token == token;
+                        self.pending.values().find(of_token).map(|p| p.stream.clone())
+                    }
+                    "notifications/resources/updated"
+                    | "notifications/resources/list_changed"
+                    | "notifications/tools/list_changed"
+                    | "notifications/prompts/list_changed" => Some(self.general.clone()),
+                    _ => None,
+                };
+                self.stream_for(stream).push(message.text().as_bytes().to_vec());
+            }
+        }
+    }
+
+    /// Over stdio nothing says which request a message belongs to. While one is in flight, it is that one; among
+    /// several, the general stream is right for all, if a client reads it; else it is the last that was sent.
+    pub(super) fn stream_for(&self, known: Option<Arc<EventStream>>) -> Arc<EventStream> {
+        if let Some(stream) = known {
+            return stream;
+        }
+        let newest = self.pending.values().max_by_key(|p| p.stream_number);
+        let is_only = |p: &&Pending| self.pending.values().all(|other| other.stream_number == p.stream_number);
+        let fits = |p: &&Pending| is_only(p) || !self.general.is_connected();
+        newest.filter(fits).map_or_else(|| self.general.clone(), |p| p.stream.clone())
+    }
+
+    pub(super) fn is_answer_to_initialize(&self, id: &Id) -> bool {
+        let asked = Message::parse(&self.memory.initialize).ok().and_then(|m| Id::of(m.raw_id()?));
+        asked.as_ref() == Some(id)
+    }
+
+    /// The child has answered `initialize`: for the first time, or as the one before it did.
+    pub(super) fn initialized(&mut self, message: &Message<'_>) {
+        let Link::Starting { line, queue, .. } = std::mem::replace(&mut self.link, Link::Ended) else { return };
+        let result = message.result().map(RawValue::get);
+        match (&self.memory.answer, result, line) {
+            (None, Some(result), Some(line)) => {
+                self.memory.answer = Some(result.into());
+                self.is_unsaved = true;
+                self.first_answer = Some(message.text().into());
+                self.link = Link::Up(line);
+            }
+            (None, ..) => self.first_answer = Some(message.text().into()),
+            (Some(old), Some(new), Some(line)) if is_same(old, new) => {
+                for text in self.memory.replay().into_iter().chain(queue) {
+                    if line.send(text.clone().into_bytes()).is_err()
+                        && let Ok(message) = Message::parse(&text)
+                    {
+                        self.fail_request(&message, "the MCP server does not read what it is sent");
+                    }
+                }
+                self.link = Link::Up(line);
+            }
+            _ => {
+                self.fail_pending("the MCP server has changed: initialize again");
+                self.general.finish();
+            }
+        }
+        self.wake();
+    }
+
+    /// Takes note of what the child's answer has changed in its state; true when there is something to be saved.
+    pub(super) fn learn_from(&mut self, message: &Message<'_>) -> bool {
+        let Kind::Response { id: Some(id), is_error: false } = &message.kind else { return false };
+        let Some(what) = self.pending.get_mut(id).and_then(|pending| pending.remember.take()) else { return false };
+        match what {
+            Remember::LogLevel(text) => self.memory.log_level = Some(text),
+            Remember::Subscribed(uri, text) if self.memory.subscriptions.len() < MAX_SUBSCRIPTIONS => {
+                self.memory.subscriptions.insert(uri, text);
+            }
+            Remember::Subscribed(..) => return false,
+            Remember::Unsubscribed(uri) => {
+                self.memory.subscriptions.remove(&uri);
+            }
+        }
+        self.is_unsaved = true;
+        true
+    }
+
+    /// A request has been answered: its stream ends with the last of its requests.
+    pub(super) fn finish(&self, answered: &Pending) {
+        let has_more = self.pending.values().any(|p| p.stream_number == answered.stream_number);
+        if !has_more && !Arc::ptr_eq(&answered.stream, &self.general) {
+            answered.stream.finish();
+        }
+    }
+
+    /// There is no child any more, or none could be had.
+    pub(super) fn fail(&mut self, why: String) {
+        self.fail_pending(&why);
+        self.trouble = why;
+        let is_new = self.memory.answer.is_none();
+        let old = std::mem::replace(&mut self.link, if is_new { Link::Ended } else { Link::Down });
+        // It may be a child whose thread this is, and whose end takes the lock of its inbox only.
+        drop(old);
+        self.leave_questions();
+        self.wake();
+    }
+
+    /// Answers the requests in flight with an error.
+    pub(super) fn fail_pending(&mut self, why: &str) {
+        let failed: Vec<Pending> = self.pending.drain().map(|(_, pending)| pending).collect();
+        failed.iter().for_each(|pending| self.answer_with_error(pending, why));
+    }
+
+    pub(super) fn unavailable(&self) -> Refusal {
+        Refusal::Unavailable(if self.trouble.is_empty() {
+            "the session has ended".into()
+        } else {
+            self.trouble.clone()
+        })
+    }
+
+    /// Why a session that is no more is no more.
+    pub(super) fn end_of(&self) -> Refusal {
+        if self.memory.answer.is_some() || self.trouble.is_empty() { Refusal::Gone } else { self.unavailable() }
+    }
+
+    pub(super) fn wake(&mut self) {
+        self.waiting.drain(..).for_each(|bell| bell.ring());
+    }
+}

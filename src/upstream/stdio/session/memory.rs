@@ -1,0 +1,66 @@
+//! What a new child has to be told to be where the old one was.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::mcp::message::Message;
+
+/// Bytes of one message that is remembered.
+pub(super) const MAX_REMEMBERED: usize = 4 << 10;
+/// Subscriptions remembered.
+pub(super) const MAX_SUBSCRIPTIONS: usize = 256;
+/// What ids of requests begin with that repeat what the client asked of an earlier child.
+pub(super) const REPLAYED: &str = "mcp-auth-proxy:replay:";
+
+/// What a new child has to be told.
+#[derive(Clone, Default)]
+pub(super) struct Memory {
+    pub(super) initialize: String,
+    /// The result of `initialize`.
+    pub(super) answer: Option<String>,
+    pub(super) initialized: Option<String>,
+    pub(super) log_level: Option<String>,
+    pub(super) subscriptions: BTreeMap<String, String>,
+}
+
+/// What a request changes in a child's state, if it succeeds.
+pub(super) enum Remember {
+    LogLevel(String),
+    Subscribed(String, String),
+    Unsubscribed(String),
+}
+
+/// What the child is going to have to be told again, if it agrees to the request.
+pub(super) fn remember(method: &str, request: &Message<'_>) -> Option<Remember> {
+    let uri = || serde_json::from_str::<String>(request.param(&["uri"])?.get()).ok();
+    let text = request.text().to_string();
+    if text.len() > MAX_REMEMBERED {
+        return None;
+    }
+    match method {
+        "logging/setLevel" => Some(Remember::LogLevel(text)),
+        "resources/subscribe" => Some(Remember::Subscribed(uri()?, text)),
+        "resources/unsubscribe" => Some(Remember::Unsubscribed(uri()?)),
+        _ => None,
+    }
+}
+
+impl Memory {
+    /// The messages that bring a new child to where the old one was, behind `initialize`.
+    pub(super) fn replay(&self) -> Vec<String> {
+        let again = |(number, text): (usize, &String)| {
+            let message = Message::parse(text).ok()?;
+            let id = message.raw_id()?;
+            Some(message.splice(&[(id, &format!("\"{REPLAYED}{number}\""))]))
+        };
+        let requests = self.log_level.iter().chain(self.subscriptions.values()).enumerate().filter_map(again);
+        self.initialized.clone().into_iter().chain(requests).collect()
+    }
+}
+
+/// Do two results of `initialize` say the same?
+pub(super) fn is_same(old: &str, new: &str) -> bool {
+    let parse = |text| serde_json::from_str::<Value>(text).ok();
+    old == new || parse(old).is_some_and(|old| parse(new) == Some(old))
+}
