@@ -2,6 +2,8 @@
 //! over generated inputs, so that nothing is skipped where there is no fuzzer.
 
 use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mcp_auth_proxy::http::BodyError;
@@ -9,6 +11,7 @@ use mcp_auth_proxy::http::body::{Framed, Input, Progress};
 use mcp_auth_proxy::http::head::{self, Framing};
 use mcp_auth_proxy::login::pages::display_name;
 use mcp_auth_proxy::mcp::jsonrpc;
+use mcp_auth_proxy::mcp::message::{Id, Message, one_line, split};
 use mcp_auth_proxy::net::trusted::TrustedProxies;
 use mcp_auth_proxy::oauth::client_auth;
 use mcp_auth_proxy::oauth::form::Form;
@@ -19,6 +22,8 @@ use mcp_auth_proxy::tokens::artefacts::{
     AuthorizationCode, AuthorizationRequest, BrowserCookie, DeviceCookie, PlainForm, RefreshToken, SessionCookie,
 };
 use mcp_auth_proxy::tokens::{Keys, Secret};
+use mcp_auth_proxy::upstream::stdio::events::{EventStream, lost_request, split_event_id, stream_name};
+use mcp_auth_proxy::upstream::stdio::lines::{Lines, TooLong};
 
 /// A target by its name.
 pub type Target = (&'static str, fn(&[u8]));
@@ -33,6 +38,8 @@ pub const TARGETS: &[Target] = &[
     ("tokens", tokens),
     ("forwarded_for", forwarded_for),
     ("json_rpc", json_rpc),
+    ("stdio_lines", stdio_lines),
+    ("event_stream", event_stream),
 ];
 
 /// A head that is accepted says one thing only, however its bytes arrive.
@@ -156,4 +163,100 @@ pub fn json_rpc(data: &[u8]) {
     if let mcp_auth_proxy::http::Payload::Bytes(bytes) = answer.body {
         assert!(serde_json::from_slice::<&serde_json::value::RawValue>(&bytes).is_ok());
     }
+}
+
+/// Lines are the same however they arrive, and splicing changes what it is to change and nothing else.
+pub fn stdio_lines(data: &[u8]) {
+    const LIMIT: usize = 256;
+    let Some((size, data)) = data.split_first() else { return };
+    let collect = |chunk: usize| {
+        let (mut lines, mut out) = (Lines::new(LIMIT), Vec::new());
+        for piece in data.chunks(chunk.max(1)) {
+            lines.add(piece, |line| out.push(line));
+        }
+        lines.finish(|line| out.push(line));
+        out
+    };
+    let lines: Vec<Result<Vec<u8>, TooLong>> = collect(data.len());
+    assert_eq!(lines, collect(usize::from(*size)));
+    for line in lines {
+        match line {
+            Ok(line) => {
+                assert!(!line.is_empty() && line.len() <= LIMIT && !line.contains(&b'\n'));
+                if let Ok(text) = std::str::from_utf8(&line) {
+                    message(text);
+                }
+            }
+            Err(line) => assert!(line.answered().is_none_or(|id| id.parse::<u64>().is_ok())),
+        }
+    }
+}
+
+fn message(text: &str) {
+    let Ok((parts, _)) = split(text) else { return };
+    for part in parts {
+        let Ok(message) = Message::parse(part) else { continue };
+        let line = one_line(part);
+        assert!(!line.contains(['\r', '\n']));
+        assert_eq!(Message::parse(&line).map(|m| m.kind), Ok(message.kind.clone()));
+        let token = message.progress_token().filter(|raw| Id::of(raw).is_some());
+        let (Some(id), false) = (message.raw_id(), message.is_ambiguous()) else { continue };
+        let changes: Vec<_> = [Some((id, "41")), token.map(|raw| (raw, "42"))].into_iter().flatten().collect();
+        let spliced = message.splice(&changes);
+        let again = Message::parse(&spliced).expect("a spliced message is one");
+        assert_eq!(again.raw_id().map(|raw| raw.get()), Some("41"));
+        assert_eq!(
+            again.progress_token().map(|raw| raw.get()),
+            token.map(|_| "42").or(message.progress_token().map(|r| r.get()))
+        );
+        let removed: usize = changes.iter().map(|(raw, _)| raw.get().len()).sum();
+        assert_eq!(spliced.len(), part.len() - removed + 2 * changes.len());
+    }
+}
+
+/// Whatever is pushed, forgotten and asked for again, a stream gives each event once to a reader, and counts its bytes.
+pub fn event_stream(data: &[u8]) {
+    let (id, script) = data.split_at(data.len().min(16));
+    if let Ok(id) = std::str::from_utf8(id) {
+        let (name, _) = split_event_id(id);
+        let _ = lost_request(name);
+        let named = stream_name("epoch", 7, Some(id));
+        let event = format!("{named}.3");
+        assert_eq!(split_event_id(&event), (named.as_str(), Some(3)));
+        if let Some(lost) = lost_request(&named) {
+            assert_eq!(lost.trim(), id.trim());
+        }
+    }
+    let held = Arc::new(AtomicUsize::new(0));
+    let stream = EventStream::new(Some("s".into()), false, held.clone());
+    let (mut pushed, mut bytes) = (0u64, 0);
+    for step in script.chunks(9) {
+        let number = step.get(1..9).map_or(u64::MAX, |n| u64::from_le_bytes(n.try_into().expect("eight bytes")));
+        match step[0] % 4 {
+            0 => {
+                pushed += 1;
+                bytes += step.len() + 64;
+                stream.push(format!("{pushed:0>width$}", width = step.len()).into_bytes());
+            }
+            1 => stream.forget(number % 2 == 0),
+            _ => {
+                // A reader that comes and goes.
+                let mut reader = stream.read((step[0] % 4 == 2).then_some(number), false).expect("an event descriptor");
+                if pushed > 0 && number % 3 == 0 {
+                    stream.push(b"last".to_vec());
+                    (pushed, bytes) = (pushed + 1, bytes + 4 + 64);
+                    let mut piece = [0; 32];
+                    assert!(reader.read(&mut piece).expect("there is an event") > 0);
+                }
+            }
+        }
+        assert!(held.load(Ordering::Relaxed) <= bytes);
+    }
+    stream.finish();
+    let mut text = String::new();
+    stream.read(Some(0), false).expect("an event descriptor").read_to_string(&mut text).expect("text");
+    let numbers: Vec<u64> = text.lines().filter_map(|l| l.strip_prefix("id: s.")?.parse().ok()).collect();
+    assert!(numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]) && numbers.last().is_none_or(|n| *n == pushed));
+    drop(stream);
+    assert_eq!(held.load(Ordering::Relaxed), 0);
 }

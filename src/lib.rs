@@ -3,8 +3,8 @@
 //! ```text
 //! client ──TCP──► http ──► routes ─┬─► oauth      the authorization server: metadata, register, authorize, token, revoke
 //!                                  ├─► login      who is this person: password, browser session, throttle, pages
-//!                                  └─► guard ──► upstream ──► http    an HTTP or SSE MCP server, streamed through
-//!                                      bearer token → principal
+//!                                  └─► guard ──► upstream ─┬─► http    an HTTP or SSE MCP server, streamed through
+//!                                      bearer → principal  └─► stdio   child processes, one for each MCP session
 //! ```
 //!
 //! | room | what is in it |

@@ -6,12 +6,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, StatusCode};
+use serde_json::value::RawValue;
 
 use super::bell::Bell;
 use crate::http::{Payload, Response};
+use crate::mcp::message::Id;
 use crate::net::interrupt::{self, Interrupted};
+use crate::tokens::base64url;
 
 /// A comment so often keeps middleboxes from closing a silent stream.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -21,8 +26,31 @@ const COMMENT: &[u8] = b": \n\n";
 /// How long a client is to wait before it comes back, in milliseconds.
 const RETRY_AFTER: u32 = 1_000;
 
+/// A request id up to this size travels in event ids.
+const MAX_ECHOED_ID: usize = 96;
+
+/// The name of the stream of a request, which its event ids begin with: where the answer is lost, the client can still
+/// be told for which request.
+pub fn stream_name(epoch: &str, number: u64, raw_id: Option<&str>) -> String {
+    let echo = raw_id.filter(|id| id.len() <= MAX_ECHOED_ID).map(base64url).unwrap_or_default();
+    format!("{epoch}.{number}.{echo}")
+}
+
+/// The stream that an event id belongs to, and the event's number.
+pub fn split_event_id(id: &str) -> (&str, Option<u64>) {
+    let (name, number) = id.rsplit_once('.').unwrap_or_default();
+    (name, number.parse().ok())
+}
+
+/// The id of the request that the stream `name` of another time belonged to, as it was written.
+pub fn lost_request(name: &str) -> Option<String> {
+    let echo = name.rsplit('.').next().filter(|e| !e.is_empty() && name.matches('.').count() == 2)?;
+    let id: Box<RawValue> = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(echo).ok()?).ok()?;
+    Id::of(&id).map(|_| id.get().to_string())
+}
+
 /// A stream of events that outlives the connections it is read through.
-pub(super) struct EventStream {
+pub struct EventStream {
     /// What the ids of its events begin with; without one they have none, and nothing is kept for a second reading.
     name: Option<String>,
     /// Without an end of its own: it is cut as soon as the process is told to stop.
@@ -66,13 +94,15 @@ enum Piece {
 }
 
 impl EventStream {
-    pub(super) fn new(name: Option<String>, is_endless: bool, held: Arc<AtomicUsize>) -> Arc<EventStream> {
+    /// Nothing yet. Named, it keeps what was read for those who come back; `is_endless` has it cut when the process is
+    /// told to stop; its bytes are added to `held`.
+    pub fn new(name: Option<String>, is_endless: bool, held: Arc<AtomicUsize>) -> Arc<EventStream> {
         let state = Mutex::new(State { first: 1, next: 1, ..State::default() });
         Arc::new(EventStream { name, is_endless, held, state })
     }
 
     /// Adds an event; its data has no line end.
-    pub(super) fn push(&self, data: Vec<u8>) {
+    pub fn push(&self, data: Vec<u8>) {
         self.held.fetch_add(data.len() + OVERHEAD, Ordering::Relaxed);
         let mut state = self.state();
         state.events.push_back(Arc::new(data));
@@ -80,7 +110,7 @@ impl EventStream {
     }
 
     /// Nothing follows.
-    pub(super) fn finish(&self) {
+    pub fn finish(&self) {
         let mut state = self.state();
         state.is_finished = true;
         state.ring();
@@ -102,7 +132,7 @@ impl EventStream {
     }
 
     /// Lets go of what has been read, and with `everything` of the rest too.
-    pub(super) fn forget(&self, everything: bool) {
+    pub fn forget(&self, everything: bool) {
         let mut state = self.state();
         let keep = if everything { 0 } else { (state.end() - state.next) as usize };
         let gone = state.events.len() - keep;
@@ -114,7 +144,7 @@ impl EventStream {
 
     /// A reader that goes on behind the event `after`, or where the one before stopped. It takes the place of a reader
     /// that there is. With `priming` the stream begins with an event without data, so that its id is known.
-    pub(super) fn read(self: &Arc<Self>, after: Option<u64>, priming: bool) -> io::Result<Reader> {
+    pub fn read(self: &Arc<Self>, after: Option<u64>, priming: bool) -> io::Result<Reader> {
         let bell = Arc::new(Bell::new()?);
         let mut state = self.state();
         state.ring();
@@ -185,7 +215,7 @@ impl Drop for EventStream {
 pub(super) type WhenLeft = Box<dyn FnOnce(bool) + Send>;
 
 /// An event stream on its way to a client.
-pub(super) struct Reader {
+pub struct Reader {
     stream: Arc<EventStream>,
     number: u64,
     bell: Arc<Bell>,

@@ -13,7 +13,7 @@
 
 mod bell;
 mod child;
-mod events;
+pub mod events;
 mod fields;
 mod host;
 pub mod init;

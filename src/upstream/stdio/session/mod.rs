@@ -23,7 +23,7 @@ use self::memory::{Memory, remember};
 use self::questions::Questions;
 use super::bell::Bell;
 use super::child::Listener;
-use super::events::{EventStream, Reader};
+use super::events::{EventStream, Reader, lost_request, split_event_id, stream_name};
 use super::lines::TooLong;
 use super::{Account, Host};
 use crate::mcp::jsonrpc::{INTERNAL_ERROR, error_message};
@@ -47,8 +47,6 @@ const ABANDONED_AFTER: Duration = Duration::from_secs(30);
 pub(super) const AT_ONCE: Duration = Duration::from_secs(10);
 /// Longest pause before another start.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
-/// A request id up to this size travels in event ids.
-const MAX_ECHOED_ID: usize = 96;
 
 /// The session.
 pub(super) struct Session {
@@ -232,9 +230,8 @@ impl Session {
         let stream = if self.has_one_stream {
             inner.general.clone()
         } else {
-            let echo = first.raw_id().map_or("", RawValue::get);
-            let echo = if requests.len() == 1 && echo.len() <= MAX_ECHOED_ID { base64url(echo) } else { String::new() };
-            let name = format!("{}.{stream_number}.{echo}", inner.epoch);
+            let echo = first.raw_id().filter(|_| requests.len() == 1).map(RawValue::get);
+            let name = stream_name(&inner.epoch, stream_number, echo);
             let stream = EventStream::new(Some(name.clone()), false, self.held.clone());
             let raw_ids = requests.iter().filter_map(|r| Some(r.raw_id()?.get().to_string())).collect();
             inner.streams.push(RequestStream { name, stream: stream.clone(), raw_ids });
@@ -262,8 +259,7 @@ impl Session {
             return Err(Refusal::Gone);
         }
         inner.used = Instant::now();
-        let (name, after) = last.and_then(|id| id.rsplit_once('.')).unwrap_or_default();
-        let after = after.parse().ok();
+        let (name, after) = last.map(split_event_id).unwrap_or_default();
         let known = inner.streams.iter().find(|s| s.name == name).map(|s| s.stream.clone());
         let missed = match (known, &after) {
             (Some(stream), Some(after)) => Some((stream, Some(*after))),
@@ -601,15 +597,6 @@ fn wants_child(message: &Message<'_>) -> bool {
         Kind::Notification { method } => method != "notifications/cancelled",
         Kind::Response { .. } => false,
     }
-}
-
-/// The id of the request that the stream `name` of another time belonged to, as it was written.
-fn lost_request(name: &str) -> Option<String> {
-    use base64::Engine;
-    let echo = name.rsplit('.').next().filter(|e| !e.is_empty() && name.matches('.').count() == 2)?;
-    let id = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(echo).ok()?;
-    let id: Box<RawValue> = serde_json::from_slice(&id).ok()?;
-    Id::of(&id).map(|_| id.get().to_string())
 }
 
 /// A child's way to its session, as long as it is the session's child.
