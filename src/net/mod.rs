@@ -1,12 +1,15 @@
 //! The network around the program: who the client behind reverse proxies is, how often an address may ask, how names
-//! are resolved, how a wait for one socket is ended by another, what is sent before a wait, and which servers are trusted.
+//! are resolved, how other servers are spoken to, how a wait for one socket is ended by another, what is sent before a
+//! wait, and which servers are trusted.
 
 pub mod buckets;
+pub(crate) mod client;
 pub mod interrupt;
 pub mod outbox;
 pub mod resolver;
 pub mod tls;
 pub mod trusted;
+mod wire;
 
 use std::io;
 use std::os::fd::AsFd;

@@ -9,7 +9,6 @@ use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
-use super::client::{Client, ClientError, Incoming, IncomingBody, Outgoing};
 use super::endpoint::{Announced, EndpointRewriter};
 use super::redirects::Redirects;
 use super::{Origin, Upstream, headers};
@@ -17,6 +16,7 @@ use crate::config::{ExternalUrl, UpstreamConfig, UpstreamUrl};
 use crate::http::head::Framing;
 use crate::http::{Body, BodyError, Payload, Request, RequestId, Response};
 use crate::mcp::jsonrpc;
+use crate::net::client::{Client, ClientError, Incoming, IncomingBody, Outgoing};
 use crate::net::interrupt::{self, Interrupted};
 use crate::net::tls;
 

@@ -1,19 +1,16 @@
 //! The MCP server behind the proxy, behind one trait.
 //!
 //! - [`http`] – a server at a URL, streamed through
-//! - [`client`] – HTTP/1.1 towards it, over a [`wire`]
 //! - [`headers`] – what it gets to see, and what of its answer goes on
 //! - [`endpoint`] – the path for messages that an HTTP+SSE server announces
 //! - [`redirects`] – 307 and 308 on its own host
 //! - [`stdio`] – a server that speaks over stdio, as child processes
 
-mod client;
 mod endpoint;
 pub mod headers;
 pub mod http;
 mod redirects;
 pub mod stdio;
-mod wire;
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! A connection to the upstream server. Its waits end when the client goes away or the process stops ([`interrupt`]).
+//! A connection to a server. Its waits end when the client goes away or the process stops ([`interrupt`]).
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -25,7 +25,7 @@ const QUICK: Duration = Duration::from_millis(1);
 
 /// How long the server takes to answer, on average.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pace(Arc<AtomicU64>);
+pub(crate) struct Pace(Arc<AtomicU64>);
 
 impl Pace {
     /// A moving average in microseconds, of which the newest is an eighth.
@@ -40,7 +40,7 @@ impl Pace {
 }
 
 /// A TCP or Unix socket.
-pub(super) struct Socket {
+pub(crate) struct Socket {
     fd: OwnedFd,
     pace: Pace,
     /// When the request was sent that has no answer yet.
@@ -51,7 +51,7 @@ pub(super) struct Socket {
 
 impl Socket {
     /// Connects to the first of `addresses` that answers; the time is shared among those that are left.
-    pub(super) fn open_tcp(addresses: &[SocketAddr], timeout: Duration, pace: Pace) -> io::Result<Socket> {
+    pub(crate) fn open_tcp(addresses: &[SocketAddr], timeout: Duration, pace: Pace) -> io::Result<Socket> {
         crate::blocking::announce();
         let deadline = Instant::now() + timeout;
         let mut last = io::Error::from(io::ErrorKind::NotConnected);
@@ -73,7 +73,7 @@ impl Socket {
     }
 
     /// Connects to the socket at `path`.
-    pub(super) fn open_unix(path: &Path, pace: Pace) -> io::Result<Socket> {
+    pub(crate) fn open_unix(path: &Path, pace: Pace) -> io::Result<Socket> {
         Socket::over(UnixStream::connect(path)?.into(), pace)
     }
 
@@ -129,7 +129,7 @@ impl Write for Socket {
 }
 
 /// A socket, perhaps with TLS over it.
-pub(super) enum Wire {
+pub(crate) enum Wire {
     /// As it is.
     Plain(Socket),
     /// Encrypted.
@@ -138,7 +138,7 @@ pub(super) enum Wire {
 
 impl Wire {
     /// A TLS client connection to `name`; the handshake takes place with the first byte.
-    pub(super) fn encrypted(socket: Socket, config: Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<Wire> {
+    pub(crate) fn encrypted(socket: Socket, config: Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<Wire> {
         let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
         Ok(Wire::Tls(Box::new(StreamOwned::new(connection, socket))))
     }
@@ -151,23 +151,23 @@ impl Wire {
     }
 
     /// Is it worth another request? Bytes that nobody asked for are as bad as the end of the connection.
-    pub(super) fn is_open(&mut self) -> bool {
+    pub(crate) fn is_open(&mut self) -> bool {
         let fd = &self.socket().fd;
         matches!(recv(fd, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT), Err(Errno::AGAIN))
     }
 
     /// From now on waits end at `deadline`, or not by themselves.
-    pub(super) fn set_deadline(&mut self, deadline: Option<Instant>) {
+    pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.socket().deadline = deadline;
     }
 
     /// A request has been sent whole: its answer is timed.
-    pub(super) fn asked(&mut self) {
+    pub(crate) fn asked(&mut self) {
         self.socket().asked_at = Some(Instant::now());
     }
 
     /// Sends `bytes`. False when the server answered, or closed, before it had them all: then reading tells why.
-    pub(super) fn send(&mut self, mut bytes: &[u8]) -> io::Result<bool> {
+    pub(crate) fn send(&mut self, mut bytes: &[u8]) -> io::Result<bool> {
         let socket = match self {
             Wire::Plain(socket) => socket,
             // What can be read may belong to the handshake.

@@ -1,4 +1,4 @@
-//! HTTP/1.1 towards the upstream server (RFC 9112): connections kept for further requests, bodies streamed both ways.
+//! HTTP/1.1 towards one server (RFC 9112): connections kept for further requests, bodies streamed both ways.
 
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
@@ -26,7 +26,7 @@ const MAX_HEAD: usize = 64 << 10;
 const PIECE: usize = 16 << 10;
 
 /// Opens connections and keeps them.
-pub(super) struct Client {
+pub(crate) struct Client {
     url: UpstreamUrl,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     resolver: CachingResolver,
@@ -39,29 +39,29 @@ pub(super) struct Client {
 type Connection = Input<Wire>;
 
 /// A request. Its fields are those of the message; Host and framing are written here.
-pub(super) struct Outgoing<'r> {
-    pub(super) method: &'r Method,
+pub(crate) struct Outgoing<'r> {
+    pub(crate) method: &'r Method,
     /// Path and query.
-    pub(super) target: &'r str,
-    pub(super) fields: &'r HeaderMap,
+    pub(crate) target: &'r str,
+    pub(crate) fields: &'r HeaderMap,
     /// What is at hand of the body: all of it, if `rest` is absent.
-    pub(super) held: &'r [u8],
-    pub(super) rest: Option<&'r mut dyn Read>,
-    pub(super) framing: Framing,
+    pub(crate) held: &'r [u8],
+    pub(crate) rest: Option<&'r mut dyn Read>,
+    pub(crate) framing: Framing,
     /// May it be sent again when it is not known whether the first attempt was heard (RFC 9110 section 9.2.2)?
-    pub(super) is_repeatable: &'r dyn Fn() -> bool,
+    pub(crate) is_repeatable: &'r dyn Fn() -> bool,
 }
 
 /// An answer whose head has been read.
-pub(super) struct Incoming {
-    pub(super) status: StatusCode,
-    pub(super) fields: HeaderMap,
-    pub(super) body: IncomingBody,
+pub(crate) struct Incoming {
+    pub(crate) status: StatusCode,
+    pub(crate) fields: HeaderMap,
+    pub(crate) body: IncomingBody,
 }
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub(super) enum ClientError {
+pub(crate) enum ClientError {
     /// The server's name is not known.
     UnknownHost,
     /// No connection.
@@ -87,7 +87,7 @@ struct Failed {
 
 impl Client {
     /// For the server at `url`; nothing is opened yet.
-    pub(super) fn new(
+    pub(crate) fn new(
         url: UpstreamUrl,
         tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
         connect_timeout: Duration,
@@ -105,7 +105,7 @@ impl Client {
     }
 
     /// Sends a request and reads the head of its answer.
-    pub(super) fn exchange(self: &Arc<Self>, mut outgoing: Outgoing<'_>) -> Result<Incoming, ClientError> {
+    pub(crate) fn exchange(self: &Arc<Self>, mut outgoing: Outgoing<'_>) -> Result<Incoming, ClientError> {
         let (connection, used) = match self.take_idle() {
             Some(connection) => (connection, true),
             None => (self.open()?, false),
@@ -121,7 +121,7 @@ impl Client {
     }
 
     /// Closes connections that nobody has used for a while.
-    pub(super) fn tidy(&self) {
+    pub(crate) fn tidy(&self) {
         let old = {
             let mut idle = self.idle();
             let fresh = idle.iter().position(|(at, _)| at.elapsed() < MAX_IDLE_TIME).unwrap_or(idle.len());
@@ -370,7 +370,7 @@ impl ResponseHead {
 }
 
 /// The body of an answer, read on demand. Once it has been read, its connection is good for another request.
-pub(super) struct IncomingBody {
+pub(crate) struct IncomingBody {
     /// Absent once the body has ended.
     connection: Option<Connection>,
     /// Absent when the body ends with the connection.
