@@ -1,14 +1,19 @@
 //! The typed, validated configuration. Each error names the flag, its environment variable and the way out.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Uri};
 use ipnet::IpNet;
 use rustix::process::{Resource, geteuid, getrlimit};
+use rustls::ClientConfig;
 
 use crate::flags::{LogFormat, Settings};
+use crate::login::providers::{ProviderConfig, configure as provider_configs};
+use crate::net::fetch::Proxies;
+use crate::net::tls;
 use crate::tokens::Secret;
 use crate::upstream::stdio::{RunAs, StdioConfig};
 
@@ -24,6 +29,14 @@ pub struct Config {
     pub passwords: Vec<Password>,
     /// Sign-ins that may wait for a password check.
     pub password_queue: usize,
+    /// Others who say who somebody is.
+    pub providers: Vec<ProviderConfig>,
+    /// A sole provider is gone to at once.
+    pub auto_select: bool,
+    /// Whom requests of the program's own trust.
+    pub outbound_tls: Arc<ClientConfig>,
+    /// The proxies that they go through.
+    pub outbound_proxies: Proxies,
     /// `AUTH_HMAC_SECRET`, else the one in the data directory is used.
     pub secret: Option<Secret>,
     /// Earlier secrets that still verify.
@@ -117,6 +130,8 @@ pub struct Lifetimes {
     pub session: u64,
     /// Remembered consent.
     pub consent: u64,
+    /// What a provider said of a person that can't be asked after.
+    pub identity: u64,
 }
 
 /// The URL under which clients reach the proxy: an origin.
@@ -189,7 +204,7 @@ pub fn is_loopback_host(host: &str) -> bool {
 }
 
 impl UpstreamUrl {
-    fn parse(text: &str) -> Result<UpstreamUrl, String> {
+    pub(crate) fn parse(text: &str) -> Result<UpstreamUrl, String> {
         let refuse =
             |why: &str| Err(format!("the upstream URL '{text}' {why}; it must look like http://127.0.0.1:3001"));
         if let Some(rest) = text.strip_prefix("unix:") {
@@ -303,10 +318,10 @@ impl Config {
             );
         }
         let config = Config::build(settings)?;
-        if config.passwords.is_empty() {
+        if config.passwords.is_empty() && config.providers.is_empty() {
             return Err(
-                "no way to sign in: set --password (PASSWORD, PASSWORD_FILE) or --password-hash (PASSWORD_HASH); \
-                        'mcp-auth-proxy hash-password' makes a hash"
+                "no way to sign in: set --password (PASSWORD, PASSWORD_FILE) or --password-hash (PASSWORD_HASH), for which \
+                        'mcp-auth-proxy hash-password' makes a hash, or a provider (--google-client-id, --github-client-id or --oidc-configuration-url; see docs/providers.md)"
                     .into(),
             );
         }
@@ -338,6 +353,8 @@ impl Config {
         if s.max_head_size < 1_024 {
             return Err("--max-head-size (MAX_HEAD_SIZE): less than 1KiB leaves no room for a token".into());
         }
+        let providers = provider_configs(&s)?;
+        let outbound_tls = tls::client_config(s.ca_file.as_deref().map(Path::new))?;
         let stdio = if s.command.is_empty() { None } else { Some(stdio_config(&s)?) };
         Ok(Config {
             listen: Listen::parse(&s.listen)?,
@@ -345,6 +362,10 @@ impl Config {
             data_path: PathBuf::from(&s.data_path),
             passwords: passwords(s.password, s.password_hash)?,
             password_queue: s.password_queue,
+            providers,
+            auto_select: !s.no_provider_auto_select,
+            outbound_tls,
+            outbound_proxies: Proxies::from_env(|name| std::env::var(name).ok())?,
             secret: s.auth_hmac_secret.map(|t| secret("AUTH_HMAC_SECRET", &t)).transpose()?,
             previous_secrets: s
                 .auth_hmac_previous_secrets
@@ -371,6 +392,7 @@ impl Config {
                 refresh_total: s.refresh_token_lifetime.as_secs(),
                 session: s.session_lifetime.as_secs(),
                 consent: s.consent_lifetime.as_secs(),
+                identity: s.identity_lifetime.as_secs(),
             },
             http: crate::http::Limits {
                 connections: s.max_connections,

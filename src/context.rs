@@ -6,11 +6,15 @@ use std::sync::{Arc, OnceLock};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::http::{Request, RequestId};
-use crate::identity::{ClientId, User};
+use crate::identity::{ClientId, CredentialId, User};
 use crate::login::password::Passwords;
+use crate::login::providers::Providers;
+use crate::login::providers::people::People;
 use crate::login::throttle::Throttle;
 use crate::net::buckets::Buckets;
+use crate::net::fetch::Fetcher;
 use crate::store::{State, Store, StoreError};
+use crate::streams::Streams;
 use crate::tokens::{Keys, Secret};
 
 /// Configuration, keys, state and the guards against guessing, shared by all requests.
@@ -27,6 +31,12 @@ pub struct Context {
     pub throttle: Throttle,
     /// Registrations per address.
     pub registrations: Buckets,
+    /// Others who say who somebody is.
+    pub providers: Providers,
+    /// What they said.
+    pub people: People,
+    /// Event streams that are open.
+    pub streams: Streams,
     /// Hears of consents.
     consents: OnceLock<ConsentListener>,
 }
@@ -55,6 +65,8 @@ impl Context {
     ) -> Result<Context, StoreError> {
         let keys = Keys::new(&config.external.origin, secret, &config.previous_secrets);
         let passwords = Passwords::new(&config.passwords, config.password_queue, &keys);
+        let fetcher = Fetcher::new(config.outbound_tls.clone(), config.outbound_proxies.clone());
+        let providers = Providers::new(config.providers.clone(), fetcher, &keys);
         Ok(Context {
             state: Arc::new(State::new(store, clock)?),
             keys,
@@ -62,9 +74,17 @@ impl Context {
             throttle: Throttle::default(),
             // A hosted client registers for many users from few addresses.
             registrations: Buckets::new(100, 1),
+            providers,
+            people: People::default(),
+            streams: Streams::default(),
             consents: OnceLock::new(),
             config,
         })
+    }
+
+    /// Is `credential` a way to sign in that is configured now?
+    pub fn is_current(&self, credential: &CredentialId) -> bool {
+        self.passwords.is_current(credential) || self.providers.of_credential(credential).is_some()
     }
 
     /// Has `listener` hear which user has just let which client in; only the first one does.

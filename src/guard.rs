@@ -31,7 +31,19 @@ pub enum Denial {
 pub fn principal(ctx: &Context, seen: &Seen, headers: &HeaderMap) -> Result<Principal, Denial> {
     let token = verify(ctx, headers)?;
     seen.note(&token);
-    Ok(Principal { user: token.sub, email: token.email, client: token.client_id, grant: token.grant })
+    let person = match ctx.providers.of_credential(&token.credential) {
+        // Memory, but for the first request of a user after a start.
+        Some(_) => ctx.people.get(ctx, &token.sub).unwrap_or_default(),
+        None => None,
+    };
+    Ok(Principal {
+        user: token.sub,
+        email: token.email,
+        client: token.client_id,
+        grant: token.grant,
+        expires_at: token.exp,
+        person,
+    })
 }
 
 /// The request's bearer token, if it is good.
@@ -52,8 +64,16 @@ pub fn verify(ctx: &Context, headers: &HeaderMap) -> Result<AccessToken, Denial>
     if ctx.state.is_revoked(&token.grant) {
         return Err(Denial::BadToken("the token has been revoked"));
     }
-    if !ctx.passwords.is_current(&token.credential) {
-        return Err(Denial::BadToken("the password has been changed since"));
+    match ctx.providers.of_credential(&token.credential) {
+        // Who refreshes it is looked at anew.
+        Some(provider) if token.rules.as_ref() != Some(&provider.rules().digest()) => {
+            return Err(Denial::BadToken("who may enter has been changed since; the token has to be refreshed"));
+        }
+        Some(_) => {}
+        None if !ctx.passwords.is_current(&token.credential) => {
+            return Err(Denial::BadToken("the password, or the way to sign in, has been changed since"));
+        }
+        None => {}
     }
     Ok(token)
 }

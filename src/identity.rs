@@ -1,8 +1,12 @@
 //! Who is who: the names that tokens, rows and log lines carry, as types.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::store::rows::KnownPerson;
 
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
@@ -75,4 +79,8 @@ pub struct Principal {
     pub client: ClientId,
     /// The authorization.
     pub grant: GrantId,
+    /// When the token that shows it runs out.
+    pub expires_at: Timestamp,
+    /// What a provider says of the user; `None` for those who signed in by password.
+    pub person: Option<Arc<KnownPerson>>,
 }

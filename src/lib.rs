@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! client ──TCP──► http ──► routes ─┬─► oauth      the authorization server: metadata, register, authorize, token, revoke
-//!                                  ├─► login      who is this person: password, browser session, throttle, pages
+//!                                  ├─► login      who is this person: password, Google, GitHub, OIDC; allow rules; pages
 //!                                  └─► guard ──► upstream ─┬─► http    an HTTP or SSE MCP server, streamed through
 //!                                      bearer → principal  └─► stdio   child processes, one for each MCP session
 //! ```
@@ -15,7 +15,7 @@
 //! | [`http`] | HTTP/1.1: connections that wait in a lobby, workers, heads, bodies, answers |
 //! | [`oauth`] | one file per endpoint of the authorization server |
 //! | [`login`] | one file per concern of signing a person in |
-//! | [`guard`], [`admission`] | who may reach the MCP server, and how many at once |
+//! | [`guard`], [`admission`], [`streams`] | who may reach the MCP server, how many at once, and for how long |
 //! | [`upstream`], [`mcp`] | the MCP server behind, and the vocabulary it speaks |
 //! | [`tokens`], [`store`] | what is signed, and what survives a restart |
 //! | [`net`], [`clock`], [`observe`] | the network around, the time, the log |
@@ -44,5 +44,6 @@ pub mod observe;
 pub mod routes;
 pub mod serve;
 pub mod store;
+pub mod streams;
 pub mod tokens;
 pub mod upstream;

@@ -34,8 +34,7 @@ fn own_use(arguments: &[OsString]) -> Option<Result<u8, String>> {
 
 /// What the user asks for; the exit code.
 fn run(arguments: &[OsString]) -> Result<u8, String> {
-    let env = |name: &str| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned());
-    let invocation = flags::parse(arguments.iter().cloned(), env, |path| std::fs::read_to_string(path))?;
+    let invocation = flags::of_process()?;
     let has_children = match &invocation {
         Invocation::Serve(settings) => !settings.command.is_empty(),
         Invocation::Demo(_) => true,

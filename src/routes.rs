@@ -16,7 +16,7 @@ use crate::config::{ExternalUrl, is_loopback_host};
 use crate::context::{Caller, Context, Endpoint};
 use crate::guard::{self, Seen};
 use crate::http::{Handler, Request, Response};
-use crate::login::signin;
+use crate::login::{federation, signin};
 use crate::net::trusted::TrustedProxies;
 use crate::oauth::{authorize, metadata, register, revoke, token};
 use crate::upstream::http::is_event_stream;
@@ -31,6 +31,9 @@ const ROUTES: &[(Method, &str, Endpoint, Audience)] = &[
     (Method::POST, "/.idp/revoke", revoke::handle, Audience::AnyOrigin),
     (Method::GET, "/.auth/login", signin::show, Audience::Browsers),
     (Method::POST, "/.auth/login", signin::submit, Audience::Browsers),
+    (Method::GET, "/.auth/google/callback", federation::google, Audience::Browsers),
+    (Method::GET, "/.auth/github/callback", federation::github, Audience::Browsers),
+    (Method::GET, "/.auth/oidc/callback", federation::oidc, Audience::Browsers),
     (Method::GET, "/.auth/logout", signin::logout_page, Audience::Browsers),
     (Method::POST, "/.auth/logout", signin::logout, Audience::Browsers),
 ];
@@ -176,9 +179,11 @@ impl App {
                 Ok(principal) => match self.admission.enter(&principal.user) {
                     Err(busy) => *busy,
                     Ok(permit) => {
-                        let response = self.upstream.forward(request, &Origin { principal, chain });
+                        let origin = Origin { principal, chain };
+                        let response = self.upstream.forward(request, &origin);
                         let is_stream = is_event_stream(response.headers.get(CONTENT_TYPE));
-                        permit.attach(response, is_stream)
+                        let response = permit.attach(response, is_stream);
+                        if is_stream { ctx.streams.attach(response, &origin.principal) } else { response }
                     }
                 },
             }

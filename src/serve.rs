@@ -11,16 +11,17 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::{Config, log_settings};
 use crate::context::Context;
-use crate::flags::Settings;
+use crate::flags::{self, Invocation, Settings};
 use crate::guard::Seen;
 use crate::http::server::bind;
 use crate::http::{Drain, Server};
+use crate::login::providers::{configure_anew, recheck};
 use crate::observe;
 use crate::routes::App;
 use crate::store::Store;
@@ -126,6 +127,7 @@ pub fn build(
     let seen = Seen::start(context.state.clone()).map_err(|e| format!("no thread could be started: {e}"))?;
     let upstream: Arc<dyn Upstream> = publish(&context)?.into();
     keep_house(context.clone(), upstream.clone())?;
+    watch_providers(context.clone())?;
     let failed = |e| format!("the server can't be started: {e}");
     let app = App { context, upstream: upstream.clone(), admission, seen };
     let server = Server::new(listener, app, limits, drain.clone()).map_err(failed)?;
@@ -154,6 +156,7 @@ fn keep_house(context: Arc<Context>, upstream: Arc<dyn Upstream>) -> Result<(), 
             std::thread::sleep(LOOK_AT_CLOCK_EVERY);
             context.now();
             upstream.tidy();
+            recheck::look_after_streams(&context);
             since_sweep += LOOK_AT_CLOCK_EVERY;
             if since_sweep >= COLLECT_EVERY {
                 since_sweep = Duration::ZERO;
@@ -163,6 +166,46 @@ fn keep_house(context: Arc<Context>, upstream: Arc<dyn Upstream>) -> Result<(), 
             }
         }
     })
+}
+
+/// Looks at providers now and then, and reads the lists of who may enter again when told to by SIGHUP.
+fn watch_providers(context: Arc<Context>) -> Result<(), String> {
+    let mut signals =
+        signal_hook::iterator::Signals::new([SIGHUP]).map_err(|e| format!("signals can't be handled: {e}"))?;
+    let reloaded = context.clone();
+    spawn("reload", move || {
+        for _ in signals.forever() {
+            reload(&reloaded);
+        }
+    })?;
+    if context.providers.all().is_empty() {
+        return Ok(());
+    }
+    spawn("providers", move || {
+        loop {
+            std::thread::sleep(context.providers.look());
+        }
+    })
+}
+
+fn reload(context: &Context) {
+    let settings = match flags::of_process() {
+        Ok(Invocation::Serve(settings) | Invocation::Demo(settings)) => settings,
+        Ok(_) => return,
+        Err(e) => {
+            return log::error!(error = e.as_str(); "SIGHUP: the options can't be read again; nothing has changed");
+        }
+    };
+    match configure_anew(&settings) {
+        Ok(configs) => {
+            context.providers.replace_rules(&configs);
+            recheck::apply_rules(context);
+            log::info!("SIGHUP: the lists of who may sign in have been read again; for everything else, restart");
+        }
+        Err(e) => {
+            log::error!(error = e.as_str(); "SIGHUP: the lists of who may sign in can't be read again; nothing has changed")
+        }
+    }
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), String> {

@@ -44,7 +44,7 @@ pub fn long() -> String {
             }
             let mut facts = Vec::new();
             if flag.long.is_some() {
-                facts.push(format!("env: {}{}", flag.env, if flag.secret { "[_FILE]" } else { "" }));
+                facts.push(format!("env: {}{}", flag.env, if flag.secret || flag.from_file { "[_FILE]" } else { "" }));
             } else if flag.secret {
                 facts.push(format!("or {}_FILE", flag.env));
             }

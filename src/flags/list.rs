@@ -1,6 +1,6 @@
 //! The list: every flag, in the order in which help prints them.
 
-use super::values::{count, count_or_none, duration, list, size, switch};
+use super::values::{count, count_or_none, duration, escaped_list, list, size, switch};
 use super::{Command, Flag, LogFormat, Section};
 
 /// The subcommands.
@@ -24,6 +24,7 @@ const BASE: Flag = Flag {
     default: "",
     section: Section::Main,
     secret: false,
+    from_file: false,
     help: "",
     more: "",
     set: |_, _| Ok(()),
@@ -120,6 +121,333 @@ pub const FLAGS: &[Flag] = &[
         ..BASE
     },
     Flag {
+        long: Some("google-client-id"),
+        env: "GOOGLE_CLIENT_ID",
+        value: Some("ID"),
+        section: Section::Providers,
+        help: "Client id of a Google OAuth client of the kind Web application; its secret is needed too",
+        more: "Redirect URI to enter at Google: {EXTERNAL_URL}/.auth/google/callback. docs/providers.md leads through it, and through the other providers.",
+        set: |s, v| {
+            s.google_client_id = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("google-client-secret"),
+        env: "GOOGLE_CLIENT_SECRET",
+        value: Some("SECRET"),
+        section: Section::Providers,
+        secret: true,
+        help: "Client secret of the Google OAuth client",
+        set: |s, v| {
+            s.google_client_secret = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("google-allowed-users"),
+        env: "GOOGLE_ALLOWED_USERS",
+        value: Some("EMAIL,…"),
+        section: Section::Providers,
+        from_file: true,
+        help: "E-mail addresses that may sign in with Google",
+        set: |s, v| {
+            s.google_allowed_users = list(v);
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("google-allowed-workspaces"),
+        env: "GOOGLE_ALLOWED_WORKSPACES",
+        value: Some("DOMAIN,…"),
+        section: Section::Providers,
+        from_file: true,
+        help: "Google Workspace organisations (their primary domains) whose members may sign in",
+        set: |s, v| {
+            s.google_allowed_workspaces = list(v);
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("google-configuration-url"),
+        env: "GOOGLE_CONFIGURATION_URL",
+        value: Some("URL"),
+        default: "https://accounts.google.com/.well-known/openid-configuration",
+        section: Section::Providers,
+        help: "Google's discovery document",
+        set: |s, v| {
+            s.google_configuration_url = v.into();
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("github-client-id"),
+        env: "GITHUB_CLIENT_ID",
+        value: Some("ID"),
+        section: Section::Providers,
+        help: "Client id of a GitHub App or OAuth App; its secret is needed too",
+        more: "Callback URL to enter at GitHub: {EXTERNAL_URL}/.auth/github/callback.",
+        set: |s, v| {
+            s.github_client_id = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("github-client-secret"),
+        env: "GITHUB_CLIENT_SECRET",
+        value: Some("SECRET"),
+        section: Section::Providers,
+        secret: true,
+        help: "Client secret of the GitHub App or OAuth App",
+        set: |s, v| {
+            s.github_client_secret = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("github-allowed-users"),
+        env: "GITHUB_ALLOWED_USERS",
+        value: Some("LOGIN,…"),
+        section: Section::Providers,
+        from_file: true,
+        help: "GitHub logins that may sign in",
+        set: |s, v| {
+            s.github_allowed_users = list(v);
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("github-allowed-orgs"),
+        env: "GITHUB_ALLOWED_ORGS",
+        value: Some("ORG[:TEAM],…"),
+        section: Section::Providers,
+        from_file: true,
+        help: "GitHub organisations, or teams of theirs by slug, whose active members may sign in",
+        set: |s, v| {
+            s.github_allowed_orgs = list(v);
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("github-url"),
+        env: "GITHUB_URL",
+        value: Some("URL"),
+        default: "https://github.com",
+        section: Section::Providers,
+        help: "Where people sign in to GitHub; for GitHub Enterprise",
+        set: |s, v| {
+            s.github_url = v.into();
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("github-api-url"),
+        env: "GITHUB_API_URL",
+        value: Some("URL"),
+        section: Section::Providers,
+        help: "GitHub's API",
+        more: "Without it: https://api.github.com, or for another --github-url that URL with /api/v3 behind it.",
+        set: |s, v| {
+            s.github_api_url = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("oidc-configuration-url"),
+        env: "OIDC_CONFIGURATION_URL",
+        value: Some("URL"),
+        section: Section::Providers,
+        help: "Discovery document of an OpenID Connect provider: Keycloak, Entra ID, Okta, Auth0, Authentik and others",
+        more: "Redirect URI to enter there: {EXTERNAL_URL}/.auth/oidc/callback. Client id and secret are needed too.",
+        set: |s, v| {
+            s.oidc_configuration_url = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("oidc-client-id"),
+        env: "OIDC_CLIENT_ID",
+        value: Some("ID"),
+        section: Section::Providers,
+        help: "Client id at the OpenID Connect provider",
+        set: |s, v| {
+            s.oidc_client_id = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("oidc-client-secret"),
+        env: "OIDC_CLIENT_SECRET",
+        value: Some("SECRET"),
+        section: Section::Providers,
+        secret: true,
+        help: "Client secret at the OpenID Connect provider",
+        set: |s, v| {
+            s.oidc_client_secret = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("oidc-scopes"),
+        env: "OIDC_SCOPES",
+        value: Some("SCOPE,…"),
+        default: "openid,profile,email",
+        section: Section::Providers,
+        help: "Scopes to ask the provider for",
+        more: "Add offline_access where the provider wants it for a refresh token: then people are asked after at each refresh, and need not sign in again. Without openid, the userinfo endpoint alone tells who somebody is.",
+        set: |s, v| {
+            s.oidc_scopes = list(v);
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("oidc-provider-name"),
+        env: "OIDC_PROVIDER_NAME",
+        value: Some("NAME"),
+        default: "OIDC",
+        section: Section::Providers,
+        help: "What the button on the sign-in page calls the provider",
+        set: |s, v| {
+            s.oidc_provider_name = v.into();
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("oidc-user-id-field"),
+        env: "OIDC_USER_ID_FIELD",
+        value: Some("POINTER"),
+        default: "/email",
+        section: Section::Providers,
+        help: "The claim that allow rules compare: a JSON pointer",
+        more: "An e-mail address counts only when the provider says that it is verified, and compares without case; other claims compare exactly.",
+        set: |s, v| {
+            s.oidc_user_id_field = v.into();
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("oidc-allowed-users"),
+        env: "OIDC_ALLOWED_USERS",
+        value: Some("ID,…"),
+        section: Section::Providers,
+        from_file: true,
+        help: "Values of that claim that may sign in",
+        set: |s, v| {
+            s.oidc_allowed_users = list(v);
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("oidc-allowed-users-glob"),
+        env: "OIDC_ALLOWED_USERS_GLOB",
+        value: Some("PATTERN,…"),
+        section: Section::Providers,
+        from_file: true,
+        help: "Patterns for that claim, such as *@example.com",
+        more: "* stands for any characters, ? for one, [a-z] and [!a-z] for one of a set, {a\\,b} for either; a comma within a pattern is written \\,.",
+        set: |s, v| escaped_list(v).map(|l| s.oidc_allowed_users_glob = l),
+        ..BASE
+    },
+    Flag {
+        long: Some("oidc-allowed-groups"),
+        env: "OIDC_ALLOWED_GROUPS",
+        value: Some("GROUP,…"),
+        section: Section::Providers,
+        from_file: true,
+        help: "Groups whose members may sign in; group ids for Entra ID",
+        set: |s, v| {
+            s.oidc_allowed_groups = list(v);
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("oidc-groups-field"),
+        env: "OIDC_GROUPS_FIELD",
+        value: Some("POINTER"),
+        default: "/groups",
+        section: Section::Providers,
+        help: "The claim with the groups, a string or a list: a JSON pointer",
+        set: |s, v| {
+            s.oidc_groups_field = v.into();
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("oidc-allowed-attributes"),
+        env: "OIDC_ALLOWED_ATTRIBUTES",
+        value: Some("POINTER=VALUE,…"),
+        section: Section::Providers,
+        from_file: true,
+        help: "Claims and values that let in, such as /roles=mcp-user",
+        set: |s, v| {
+            s.oidc_allowed_attributes = list(v);
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("oidc-allowed-tenants"),
+        env: "OIDC_ALLOWED_TENANTS",
+        value: Some("ID,…"),
+        section: Section::Providers,
+        help: "Tenants that are let in, where the provider serves many (Entra ID with common or organizations)",
+        set: |s, v| {
+            s.oidc_allowed_tenants = list(v);
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("allow-any-user"),
+        env: "ALLOW_ANY_USER",
+        default: "false",
+        section: Section::Providers,
+        help: "Let in whoever can sign in at a provider that has no allow rule",
+        more: "With Google or GitHub that is everybody on earth.",
+        set: |s, v| switch(v).map(|b| s.allow_any_user = b),
+        ..BASE
+    },
+    Flag {
+        long: Some("no-provider-auto-select"),
+        env: "NO_PROVIDER_AUTO_SELECT",
+        default: "false",
+        section: Section::Providers,
+        help: "Show the sign-in page also where there is one provider and no password",
+        set: |s, v| switch(v).map(|b| s.no_provider_auto_select = b),
+        ..BASE
+    },
+    Flag {
+        long: Some("identity-lifetime"),
+        env: "IDENTITY_LIFETIME",
+        value: Some("DURATION"),
+        default: "7d",
+        section: Section::Providers,
+        help: "How long what a provider said of a person is believed when it can't be asked again",
+        more: "A provider that gives a refresh token is asked at each refresh of a client's tokens. Others, and those that can't be reached, are believed for so long; then the person has to sign in again.",
+        set: |s, v| duration(v).map(|d| s.identity_lifetime = d),
+        ..BASE
+    },
+    Flag {
         long: Some("proxy-bearer-token"),
         env: "PROXY_BEARER_TOKEN",
         value: Some("TOKEN"),
@@ -158,7 +486,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("FILE"),
         section: Section::Upstream,
         help: "Certificates (PEM) of authorities to trust beside the public ones",
-        more: "For an upstream server on https whose certificate comes from a private authority, or is its own.",
+        more: "For an upstream server or an OpenID Connect provider whose certificate comes from a private authority, or is its own.",
         set: |s, v| {
             s.ca_file = Some(v.into());
             Ok(())

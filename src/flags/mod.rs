@@ -24,6 +24,8 @@ pub enum Section {
     Main,
     /// Who may sign in.
     SignIn,
+    /// Others who say who somebody is, and who of those may enter.
+    Providers,
     /// What the upstream server gets to see.
     Upstream,
     /// Servers that speak over stdio.
@@ -40,9 +42,10 @@ pub enum Section {
 
 impl Section {
     /// All sections, in the order in which they are printed.
-    pub const ALL: [Section; 8] = [
+    pub const ALL: [Section; 9] = [
         Section::Main,
         Section::SignIn,
+        Section::Providers,
         Section::Upstream,
         Section::Stdio,
         Section::Trust,
@@ -56,6 +59,7 @@ impl Section {
         match self {
             Section::Main => "Options",
             Section::SignIn => "Sign-in",
+            Section::Providers => "Sign-in with Google, GitHub or OpenID Connect",
             Section::Upstream => "Upstream",
             Section::Stdio => "Stdio servers",
             Section::Trust => "Trust",
@@ -82,6 +86,8 @@ pub struct Flag {
     pub section: Section,
     /// Never shown, and readable from a file.
     pub secret: bool,
+    /// A list that is readable from a file, an item a line, and read again with SIGHUP.
+    pub from_file: bool,
     /// One line.
     pub help: &'static str,
     /// Further sentences for the man page and the reference.
@@ -121,6 +127,12 @@ pub enum Invocation {
     HashPassword,
     /// Print text (help, version, man page, completions) and leave.
     Print(String),
+}
+
+/// Reads the command line and the environment of this process, as [`parse`] does.
+pub fn of_process() -> Result<Invocation, String> {
+    let env = |name: &str| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned());
+    parse(std::env::args_os().skip(1), env, |path| std::fs::read_to_string(path))
 }
 
 /// Reads the command line and the environment. `file` reads the file that a `_FILE` variable names.
@@ -228,7 +240,7 @@ fn from_environment(
     file: &impl Fn(&str) -> std::io::Result<String>,
 ) -> Result<Option<(String, String)>, String> {
     let direct = env(flag.env).filter(|v| !v.is_empty());
-    if !flag.secret {
+    if !flag.secret && !flag.from_file {
         return Ok(direct.map(|v| (flag.env.to_string(), v)));
     }
     let variable = format!("{}_FILE", flag.env);
@@ -239,8 +251,17 @@ fn from_environment(
         return Err(format!("{} and {variable} are both set; unset one of them", flag.env));
     }
     let content = file(&path).map_err(|e| format!("{variable}: can't read {path}: {e}"))?;
-    let value = content.trim_end_matches(['\n', '\r']).to_string();
-    if value.is_empty() {
+    let value = match flag.from_file {
+        // A list may be empty: then nobody is on it.
+        true => content
+            .lines()
+            .map(str::trim)
+            .filter(|l| !l.is_empty() && !l.starts_with('#'))
+            .collect::<Vec<_>>()
+            .join(","),
+        false => content.trim_end_matches(['\n', '\r']).to_string(),
+    };
+    if value.is_empty() && !flag.from_file {
         return Err(format!("{variable}: {path} is empty"));
     }
     Ok(Some((variable, value)))

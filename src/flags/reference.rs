@@ -10,7 +10,8 @@ pub fn markdown() -> String {
          `mcp-auth-proxy [options] URL`\n\n\
          Each option can be given as a flag or in the environment; the flag wins, and an empty variable counts as unset.\n\
          Switches take `1`, `true`, `0` or `false`. Durations are `30s`, `5m`, `1h`, `30d`; sizes are bytes, `16KiB`, `16MiB`.\n\
-         Every secret can also be read from a file named by the variable with `_FILE` at its end.\n\n\
+         Every secret can also be read from a file named by the variable with `_FILE` at its end; so can the lists of who may sign in,\n\
+         an item a line, which SIGHUP has read again.\n\n\
          | command | |\n|---|---|\n",
     );
     for command in COMMANDS {
@@ -26,7 +27,7 @@ pub fn markdown() -> String {
             "| flag | variable | default | |\n|---|---|---|---|\n"
         });
         for flag in FLAGS.iter().filter(|f| f.section == section) {
-            let file = if flag.secret { format!(", `{}_FILE`", flag.env) } else { String::new() };
+            let file = if flag.secret || flag.from_file { format!(", `{}_FILE`", flag.env) } else { String::new() };
             let default = if flag.default.is_empty() { String::new() } else { format!("`{}`", flag.default) };
             let more = if flag.more.is_empty() { String::new() } else { format!(" {}", escape(flag.more)) };
             let value = flag.value.map(|v| format!(" {}", escape(v))).unwrap_or_default();

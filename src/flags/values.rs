@@ -61,6 +61,25 @@ pub(super) fn list(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_string).collect()
 }
 
+/// Like [`list`], with `\,` for a comma within an item.
+pub(super) fn escaped_list(text: &str) -> Result<Vec<String>, String> {
+    let mut items = vec![String::new()];
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        let last = items.last_mut().ok_or("no item")?;
+        match c {
+            ',' => items.push(String::new()),
+            '\\' => match rest.next() {
+                Some(',') => last.push(','),
+                Some(other) => last.extend(['\\', other]),
+                None => return Err("a backslash at the end stands for nothing".into()),
+            },
+            c => last.push(c),
+        }
+    }
+    Ok(items.iter().map(|i| i.trim().to_string()).filter(|i| !i.is_empty()).collect())
+}
+
 /// Digits only: `u64::from_str` would also take a plus sign.
 fn number(text: &str) -> Result<u64, ()> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
@@ -81,6 +100,13 @@ mod tests {
         for text in ["", "s", "0", "-1", "+1", "1.5h", "1w", "4000d", "99999999999999999999d", "1 h"] {
             assert!(duration(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn lists() {
+        assert_eq!(list(" a ,, b,"), ["a", "b"]);
+        assert_eq!(escaped_list(r"*@{a\,b}.com , c\d"), Ok(vec!["*@{a,b}.com".to_string(), r"c\d".to_string()]));
+        assert!(escaped_list(r"a\").is_err());
     }
 
     #[test]

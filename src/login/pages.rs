@@ -14,6 +14,8 @@ use sha2::{Digest, Sha256};
 use crate::context::Context;
 use crate::http::Response;
 use crate::identity::User;
+use crate::login::providers::Provider;
+use crate::login::providers::rules::Person;
 use crate::oauth::redirect_uri::{Destination, RedirectUri};
 use crate::observe::log::is_bidi_control;
 use crate::store::rows::Client;
@@ -65,7 +67,9 @@ pub fn sign_in(ctx: &Context, asker: Option<&Asker>, request: &str, problem: Opt
         h1 { (title) }
         @if let Some(asker) = asker { (who_asks(ctx, asker)) }
         @if let Some(message) = &message { p #problem .alert role="alert" { (message) } }
-        form method="post" action="/.auth/login" {
+        (providers(ctx, asker.is_some(), request, false))
+        @if ctx.passwords.any() && !ctx.providers.all().is_empty() { p .or { "or" } }
+        @if ctx.passwords.any() { form method="post" action="/.auth/login" {
             input type="hidden" name="request" value=(request);
             // For password managers, which file passwords under a name.
             input type="text" name="username" value="owner" autocomplete="username" hidden;
@@ -80,7 +84,10 @@ pub fn sign_in(ctx: &Context, asker: Option<&Asker>, request: &str, problem: Opt
                     button .primary type="submit" { "Sign in" }
                 }
             }
-        }
+        } } @else if asker.is_some() { form method="post" action="/.auth/login" {
+            input type="hidden" name="request" value=(request);
+            div .buttons { button type="submit" name="decision" value="deny" { "Deny" } }
+        } }
     };
     let mut response = page(ctx, status, title, asker.map(|a| a.redirect), body);
     if let Some(Problem::Slow(seconds)) = problem {
@@ -90,6 +97,65 @@ pub fn sign_in(ctx: &Context, asker: Option<&Asker>, request: &str, problem: Opt
         response = response.with(http::header::RETRY_AFTER, 5);
     }
     response
+}
+
+/// A button for each provider. The word on it says that pressing it allows access, where a client asks.
+fn providers(ctx: &Context, is_asked: bool, request: &str, another_account: bool) -> Markup {
+    html! {
+        @for provider in ctx.providers.all() {
+            form method="post" action="/.auth/login" {
+                input type="hidden" name="request" value=(request);
+                @if another_account { input type="hidden" name="account" value="another"; }
+                @if provider.is_down() {
+                    p .note { (provider.label) " can't be reached at the moment." }
+                }
+                div .buttons {
+                    button .primary .wide type="submit" name="provider" value=(provider.slug) {
+                        "Sign in with " (provider.label) @if is_asked { " and allow" }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The way to a provider: by a page, since Chromium would apply this origin's form-action to the provider's redirects.
+pub fn hop(ctx: &Context, provider: &Provider, url: &str) -> Response {
+    let body = html! {
+        h1 { "Signing in with " (provider.label) }
+        p { a href=(url) rel="noreferrer" { "Go on to " (provider.label) } }
+    };
+    page(ctx, StatusCode::OK, "Signing in", None, body).with(HeaderName::from_static("refresh"), format!("0;url={url}"))
+}
+
+/// The provider sent the browser back without anybody signed in.
+pub fn not_signed_in(ctx: &Context, provider: &Provider, is_denied: bool, request: &str) -> Response {
+    let body = html! {
+        h1 { "You are not signed in" }
+        p .alert role="alert" {
+            @if is_denied { "The sign-in was called off at " (provider.label) "." }
+            @else { (provider.label) " did not sign you in." }
+        }
+        p { "You can try again, or close this page." }
+        (providers(ctx, false, request, true))
+    };
+    page(ctx, StatusCode::FORBIDDEN, "Not signed in", None, body)
+}
+
+/// Somebody has signed in who may not enter. Which rule lacks is not told.
+pub fn not_allowed(ctx: &Context, provider: &Provider, person: &Person, request: &str) -> Response {
+    let identity = &person.identity;
+    let shown = [&identity.email, &identity.id, &identity.name].into_iter().flatten().next();
+    let shown = shown.map_or_else(|| "an account without a verified e-mail address".into(), |s| display_name(s));
+    let body = html! {
+        h1 { "You have no access" }
+        p .alert role="alert" {
+            "At " (provider.label) " you are signed in as " strong { (shown) } ". This account may not use this server."
+        }
+        p { "If you have another account, sign in with that one. Else ask the operator of this server." }
+        (providers(ctx, false, request, true))
+    };
+    page(ctx, StatusCode::FORBIDDEN, "No access", None, body)
 }
 
 /// Consent of somebody who is signed in.

@@ -30,6 +30,11 @@ impl Browser {
         }
     }
 
+    /// Known to the browser alone: what is made from it can be made by nobody who sees a URL or a page.
+    pub fn secret(&self) -> &str {
+        &self.name
+    }
+
     /// What forms are bound to.
     pub fn binding(&self) -> String {
         digest(self.name.as_bytes())
@@ -44,11 +49,12 @@ impl Browser {
     }
 }
 
-/// The session of the browser that sent `headers`, if its user's credential is still good.
+/// The session of the browser that sent `headers`, if its user's credential is still good and the user may still enter.
 pub fn current(ctx: &Context, headers: &HeaderMap) -> Result<Option<Session>, StoreError> {
     let Some(cookie) = read::<SessionCookie>(ctx, headers, "session") else { return Ok(None) };
-    let session = ctx.state.get::<Session>(cookie.session.as_str())?;
-    Ok(session.filter(|s| ctx.passwords.is_current(&s.user.credential)))
+    let Some(session) = ctx.state.get::<Session>(cookie.session.as_str())? else { return Ok(None) };
+    let is_good = ctx.is_current(&session.user.credential) && ctx.people.is_admitted(ctx, &session.user)?;
+    Ok(is_good.then_some(session))
 }
 
 /// Starts a session under a new id, whatever session there was before, and marks the browser as known.

@@ -3,8 +3,10 @@
 use http::header::{HOST, LOCATION, ORIGIN, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
+use super::federation;
 use super::pages::{self, Problem};
 use super::password::Outcome;
+use super::providers::Slug;
 use super::session::{self, Browser};
 use super::throttle::Visitor;
 use crate::context::{Caller, Context};
@@ -15,16 +17,21 @@ use crate::oauth::form::Form;
 use crate::store::StoreError;
 use crate::tokens::artefacts::{AuthorizationRequest, PlainForm, REQUEST_LIFETIME};
 
-fn plain_form(ctx: &Context, browser: &Browser) -> String {
+/// A sealed form that no client asked for.
+pub fn plain_form(ctx: &Context, browser: &Browser) -> String {
     ctx.keys.seal(&PlainForm { browser: browser.binding(), exp: ctx.now() + REQUEST_LIFETIME })
 }
 
 /// `GET /.auth/login`: sign in without a client asking, or see that one is signed in.
-pub fn show(ctx: &Context, request: &mut Request<'_>, _: Caller) -> Response {
+pub fn show(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Response {
     let browser = Browser::of(ctx, &request.parts.headers);
     let form = plain_form(ctx, &browser);
     let mut response = match session::current(ctx, &request.parts.headers) {
         Ok(Some(session)) => pages::signed_in(ctx, &session.user, &form),
+        // With one way to sign in, there is nothing to choose.
+        Ok(None) if ctx.config.auto_select && !ctx.passwords.any() && ctx.providers.all().len() == 1 => {
+            federation::begin(ctx, &browser, ctx.providers.all()[0].slug, None, false, caller)
+        }
         Ok(None) => pages::sign_in(ctx, None, &form, None),
         Err(e) => return unavailable(ctx, &e),
     };
@@ -63,6 +70,14 @@ pub fn submit(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Respo
         && form.get("decision") == Some("deny")
     {
         return authorize::deny(ctx, request, caller);
+    }
+    if let Some(slug) = form.get("provider").and_then(Slug::of) {
+        let request = match target {
+            Target::Client(request) => Some(request),
+            Target::Plain => None,
+        };
+        let another_account = form.get("account") == Some("another");
+        return federation::begin(ctx, &browser, slug, request, another_account, caller);
     }
     match check_password(ctx, form.get("password").unwrap_or_default(), headers, caller) {
         Ok(user) => signed_in(ctx, headers, &target, user, caller).unwrap_or_else(|e| unavailable(ctx, &e)),

@@ -1,6 +1,6 @@
 //! HTTP/1.1 towards one server (RFC 9112): connections kept for further requests, bodies streamed both ways.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -11,6 +11,7 @@ use ::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
+use super::fetch::OutboundProxy;
 use super::wire::{Pace, Socket, Wire};
 use crate::config::UpstreamUrl;
 use crate::http::body::{Framed, Input, Progress};
@@ -32,6 +33,8 @@ pub(crate) struct Client {
     resolver: CachingResolver,
     connect_timeout: Duration,
     response_timeout: Duration,
+    /// The proxy on the way, if there is one.
+    proxy: Option<OutboundProxy>,
     pace: Pace,
     idle: Mutex<Vec<(Instant, Connection)>>,
 }
@@ -99,9 +102,15 @@ impl Client {
             resolver: CachingResolver::default(),
             connect_timeout,
             response_timeout,
+            proxy: None,
             pace: Pace::default(),
             idle: Mutex::default(),
         }
+    }
+
+    /// By way of a proxy (RFC 9110 section 9.3.6).
+    pub(crate) fn through(self, proxy: Option<OutboundProxy>) -> Client {
+        Client { proxy, ..self }
     }
 
     /// Sends a request and reads the head of its answer.
@@ -169,6 +178,10 @@ impl Client {
                 Socket::open_tcp(&addresses, self.connect_timeout, self.pace.clone()).map_err(timed_out)?
             }
         };
+        let socket = match &self.proxy {
+            Some(proxy) => self.tunnel(socket, proxy)?,
+            None => socket,
+        };
         let wire = match &self.tls {
             None => Wire::Plain(socket),
             Some((config, name)) => {
@@ -178,7 +191,37 @@ impl Client {
         Ok(Input::new(wire))
     }
 
+    /// Has the proxy connect `socket` to the server.
+    fn tunnel(&self, mut socket: Socket, proxy: &OutboundProxy) -> Result<Socket, ClientError> {
+        let port = self.url.authority.port_u16().unwrap_or(443);
+        let place = format!("{}:{port}", self.url.authority.host());
+        let mut head = format!("CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n");
+        if let Some(credentials) = &proxy.credentials {
+            head.push_str(&format!("Proxy-Authorization: {credentials}\r\n"));
+        }
+        head.push_str("\r\n");
+        socket.set_deadline(Some(Instant::now() + self.connect_timeout));
+        socket.write_all(head.as_bytes()).map_err(ClientError::Connect)?;
+        let mut answer = Vec::new();
+        // Byte by byte: what follows the head is the server's.
+        while !answer.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            match socket.read(&mut byte) {
+                Ok(1) if answer.len() < MAX_HEAD => answer.push(byte[0]),
+                Ok(_) => return Err(ClientError::Malformed("the proxy on the way (HTTPS_PROXY) gave no answer")),
+                Err(e) => return Err(ClientError::Connect(e)),
+            }
+        }
+        match ResponseHead::parse(&answer) {
+            Ok(Some(head)) if head.status.is_success() => Ok(socket),
+            _ => Err(ClientError::Malformed("the proxy on the way (HTTPS_PROXY) refused the connection")),
+        }
+    }
+
     fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        if let Some(proxy) = &self.proxy {
+            return self.resolver.look_up(&proxy.host, proxy.port);
+        }
         let port = self.url.authority.port_u16();
         let default = if self.tls.is_some() { 443 } else { 80 };
         self.resolver.look_up(self.url.authority.host(), port.unwrap_or(default))
@@ -394,6 +437,24 @@ impl IncomingBody {
         let connection = self.connection.take().filter(|c| c.buffered().is_empty());
         if let (Some(connection), Some(client)) = (connection, self.home.take()) {
             client.put_idle(connection);
+        }
+    }
+}
+
+impl IncomingBody {
+    /// All of it, if it has at most `limit` bytes (else `FileTooLarge`) and comes by `deadline` (else `TimedOut`).
+    pub(crate) fn read_all(&mut self, limit: usize, deadline: Instant) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        let mut piece = vec![0; PIECE];
+        loop {
+            if let Some(connection) = &mut self.connection {
+                connection.source_mut().set_deadline(Some(deadline));
+            }
+            match self.read(&mut piece)? {
+                0 => return Ok(out),
+                n if out.len() + n > limit => return Err(io::ErrorKind::FileTooLarge.into()),
+                n => out.extend_from_slice(&piece[..n]),
+            }
         }
     }
 }

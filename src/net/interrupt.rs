@@ -58,6 +58,11 @@ pub fn on_behalf_of<R>(client: Arc<TcpStream>, drain: Drain, work: impl FnOnce()
     result
 }
 
+/// The connection of the client on whose behalf this thread works.
+pub fn client() -> Option<Arc<TcpStream>> {
+    INTEREST.with_borrow(|interest| interest.as_ref().map(|i| i.client.clone()))
+}
+
 /// Runs `wait`, which also ends as soon as streams are told to end.
 pub fn as_stream<R>(wait: impl FnOnce() -> R) -> R {
     STREAMING.set(true);

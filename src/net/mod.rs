@@ -4,6 +4,7 @@
 
 pub mod buckets;
 pub(crate) mod client;
+pub mod fetch;
 pub mod interrupt;
 pub mod outbox;
 pub mod resolver;

@@ -82,6 +82,11 @@ impl Socket {
         Ok(Socket { fd, pace, asked_at: None, deadline: None })
     }
 
+    /// From now on waits end at `deadline`, or not by themselves.
+    pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
     fn wait(&self, events: PollFlags) -> io::Result<()> {
         let left = self.deadline.map(|d| d.saturating_duration_since(Instant::now()));
         if left.is_some_and(|l| l.is_zero()) {
@@ -158,7 +163,7 @@ impl Wire {
 
     /// From now on waits end at `deadline`, or not by themselves.
     pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) {
-        self.socket().deadline = deadline;
+        self.socket().set_deadline(deadline);
     }
 
     /// A request has been sent whole: its answer is timed.

@@ -103,7 +103,9 @@ pub fn decide(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Respo
         }
         // The session has ended meanwhile, or the user wants another one.
         (Some("allow" | "switch"), _) => {
-            let mut response = sign_in_page(ctx, &asked, sealed, None);
+            // A provider would else sign the same person in again, unseen.
+            let asked = AuthorizationRequest { sign_in_anew: true, ..asked };
+            let mut response = sign_in_page(ctx, &asked, &ctx.keys.seal(&asked), None);
             match session::end(ctx, headers, &mut response) {
                 Ok(_) => response,
                 Err(e) => signin::unavailable(ctx, &e),

@@ -10,6 +10,8 @@ use crate::clock::Timestamp;
 use crate::context::{Caller, Context};
 use crate::http::{Request, Response};
 use crate::identity::SCOPE;
+use crate::login::providers::people::Standing;
+use crate::login::providers::recheck;
 use crate::store::rows::{Client, Grant, Phase};
 use crate::tokens::access::AccessToken;
 use crate::tokens::artefacts::{AuthorizationCode, RefreshToken};
@@ -142,7 +144,9 @@ fn refresh_tokens(ctx: &Context, client: &Client, form: &Form, caller: Caller) -
 
     let lifetimes = ctx.config.lifetimes;
     let client_id = client.id.clone();
-    let current: Vec<_> = ctx.passwords.current().to_vec();
+    let email = ask_after(ctx, client, &token)?;
+    let mut current: Vec<_> = ctx.passwords.current().to_vec();
+    current.extend(ctx.providers.all().iter().map(|p| p.credential.clone()));
     let outcome = ctx.state.transact(move |tx| {
         let Some(mut grant) = tx.get::<Grant>(token.grant.as_str())? else {
             return Ok(Refresh::Refused("the refresh token has expired"));
@@ -156,13 +160,16 @@ fn refresh_tokens(ctx: &Context, client: &Client, form: &Form, caller: Caller) -
         };
         if !current.contains(&grant.user.credential) {
             tx.revoke(grant, lifetimes.access_token);
-            return Ok(Refresh::Refused("the password has been changed since"));
+            return Ok(Refresh::Refused("the password, or the way to sign in, has been changed since"));
         }
         let newest = Newest { generation: *generation, since: *since, seen: *seen };
         match refresh::judge(newest, token.generation, token.since, now) {
             Verdict::Rotate(next) => {
                 (*generation, *since, *seen) = (next.generation, next.since, next.seen);
                 grant.access_token_lifetime = grant.access_token_lifetime.max(lifetimes.access_token);
+                if let Some(email) = email {
+                    grant.user.email = email;
+                }
                 grant.expires_at = (now + lifetimes.refresh_idle).min(grant.created_at + lifetimes.refresh_total);
                 tx.put(grant.id.as_str(), &grant);
                 Ok(Refresh::Done(Box::new(grant), true))
@@ -197,6 +204,32 @@ fn refresh_tokens(ctx: &Context, client: &Client, form: &Form, caller: Caller) -
     }
 }
 
+/// Asks the provider after a user who signed in there: may they still enter? The address that it gives now; `None` for
+/// those who signed in by password.
+fn ask_after(ctx: &Context, client: &Client, token: &RefreshToken) -> Result<Option<Option<String>>, OAuthError> {
+    let grant = ctx.state.get::<Grant>(token.grant.as_str())?;
+    let is_live = |g: &Grant| g.client == client.id && matches!(g.phase, Phase::Active { .. });
+    let Some(grant) = grant.filter(is_live) else { return Ok(None) };
+    if ctx.providers.of_credential(&grant.user.credential).is_none() {
+        return Ok(None);
+    }
+    match ctx.people.ask_after(ctx, &grant.user) {
+        Standing::Allowed(person) => Ok(Some(person.identity.email.clone())),
+        Standing::Denied(why) => {
+            recheck::end_grant(ctx, &grant.id, &grant.user, &why);
+            Err(invalid_grant("the user may not use this server any more, or has to sign in again"))
+        }
+        Standing::Unknown(why) => {
+            log::warn!(user:% = grant.user.id, reason = why.as_str(); "a refresh was put off: the provider can't be asked, and what it said last is too old (--identity-lifetime, IDENTITY_LIFETIME)");
+            Err(OAuthError {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                code: "temporarily_unavailable",
+                description: "the identity provider can't be asked; try again in a minute".into(),
+            })
+        }
+    }
+}
+
 /// RFC 6749 section 5.1. The refresh token has nothing but what the grant row has, so that it can be made again.
 fn tokens(ctx: &Context, grant: &Grant, now: Timestamp) -> Response {
     let Phase::Active { generation, since, .. } = grant.phase else {
@@ -216,6 +249,7 @@ fn tokens(ctx: &Context, grant: &Grant, now: Timestamp) -> Response {
         generation,
         credential: grant.user.credential.clone(),
         email: grant.user.email.clone(),
+        rules: ctx.providers.of_credential(&grant.user.credential).map(|p| p.rules().digest()),
     };
     let refresh = RefreshToken { grant: grant.id.clone(), generation, since };
     no_store(Response::json(

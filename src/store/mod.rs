@@ -29,12 +29,21 @@ pub enum Table {
     Revocations,
     /// MCP sessions with stdio servers.
     McpSessions,
+    /// People who have signed in at a provider.
+    People,
 }
 
 impl Table {
     /// All tables.
-    pub const ALL: [Table; 6] =
-        [Table::Clients, Table::Grants, Table::Consents, Table::Sessions, Table::Revocations, Table::McpSessions];
+    pub const ALL: [Table; 7] = [
+        Table::Clients,
+        Table::Grants,
+        Table::Consents,
+        Table::Sessions,
+        Table::Revocations,
+        Table::McpSessions,
+        Table::People,
+    ];
 
     /// Its name in the store.
     pub fn name(self) -> &'static str {
@@ -45,6 +54,7 @@ impl Table {
             Table::Sessions => "sessions",
             Table::Revocations => "revocations",
             Table::McpSessions => "mcp_sessions",
+            Table::People => "people",
         }
     }
 }

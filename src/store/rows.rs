@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::Table;
 use crate::clock::Timestamp;
 use crate::identity::{ClientId, GrantId, SessionId, User, UserId};
+use crate::login::providers::Slug;
+use crate::login::providers::rules::Identity;
 
 /// A typed row.
 pub trait Stored: Serialize + DeserializeOwned {
@@ -155,6 +157,26 @@ pub struct McpSession {
     pub expires_at: Timestamp,
 }
 
+/// Somebody who has signed in at a provider, and what it said of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownPerson {
+    /// Who.
+    pub user: UserId,
+    /// At which provider.
+    pub provider: Slug,
+    /// What it said.
+    pub identity: Identity,
+    /// What it gave to ask after them again; encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<String>,
+    /// Digest of the allow rules at that time: GitHub is asked for the memberships that matter to them only.
+    pub rules: String,
+    /// When the provider said so.
+    pub asked_at: Timestamp,
+    /// End.
+    pub expires_at: Timestamp,
+}
+
 macro_rules! stored {
     ($($row:ident in $table:ident),*) => {$(
         impl Stored for $row {
@@ -165,4 +187,4 @@ macro_rules! stored {
         }
     )*};
 }
-stored!(Client in Clients, Grant in Grants, Session in Sessions, Consent in Consents, Revocation in Revocations, McpSession in McpSessions);
+stored!(Client in Clients, Grant in Grants, Session in Sessions, Consent in Consents, Revocation in Revocations, McpSession in McpSessions, KnownPerson in People);

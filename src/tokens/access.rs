@@ -39,6 +39,9 @@ pub struct AccessToken {
     /// The user's verified address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
+    /// Digest of the provider's allow rules that the user was looked at by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<String>,
 }
 
 impl AccessToken {
@@ -83,6 +86,7 @@ impl AccessToken {
             generation: 1,
             credential: CredentialId("k".into()),
             email: None,
+            rules: None,
         }
     }
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Artefact, Kind};
 use crate::clock::Timestamp;
 use crate::identity::{ClientId, GrantId, SessionId};
+use crate::login::providers::Slug;
 
 /// How long an authorization code is good for (RFC 6749 section 4.1.2 allows ten minutes at most).
 pub const CODE_LIFETIME: u64 = 60;
@@ -97,6 +98,29 @@ pub struct McpSessionId {
     pub session: String,
     /// Digest of user and client.
     pub owner: String,
+}
+
+/// A sign-in at a provider that is under way: comes back in `state`, to the browser that it was made for.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProviderState {
+    /// At which provider.
+    pub provider: Slug,
+    /// What for; `None` when no client asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Box<AuthorizationRequest>>,
+    /// Tells it from others.
+    pub id: String,
+    /// Digest of the browser cookie.
+    pub browser: String,
+    /// End.
+    pub exp: Timestamp,
+}
+
+impl Artefact for ProviderState {
+    const KIND: Kind = Kind::ProviderState;
+    fn expires_at(&self) -> Option<Timestamp> {
+        Some(self.exp)
+    }
 }
 
 impl Artefact for McpSessionId {
@@ -196,6 +220,11 @@ mod tests {
             (Kind::PlainForm, keys.seal(&PlainForm { browser: text(), exp }), opens::<PlainForm>),
             (Kind::Browser, keys.seal(&BrowserCookie { browser: text() }), opens::<BrowserCookie>),
             (Kind::Device, keys.seal(&DeviceCookie { device: text(), exp }), opens::<DeviceCookie>),
+            (
+                Kind::ProviderState,
+                keys.seal(&ProviderState { provider: Slug::Oidc, request: None, id: text(), browser: text(), exp }),
+                opens::<ProviderState>,
+            ),
             (Kind::McpSession, keys.seal(&McpSessionId { session: text(), owner: text() }), opens::<McpSessionId>),
             (Kind::AccessToken, access.sign(keys), |keys, text| AccessToken::verify(text, keys, NOW).is_ok()),
         ]

@@ -13,6 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
 use rand::TryRng;
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -73,11 +74,17 @@ pub enum Kind {
     Credential,
     /// Names a session of an MCP client.
     McpSession,
+    /// A sign-in at a provider that is under way.
+    ProviderState,
+    /// PKCE verifier and nonce of such a sign-in.
+    HopSecret,
+    /// What providers gave for later; encrypted.
+    ProviderTokens,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 14] = [
         Kind::AccessToken,
         Kind::RefreshToken,
         Kind::AuthorizationCode,
@@ -89,6 +96,9 @@ impl Kind {
         Kind::ClientSecret,
         Kind::Credential,
         Kind::McpSession,
+        Kind::ProviderState,
+        Kind::HopSecret,
+        Kind::ProviderTokens,
     ];
 
     fn label(self) -> &'static str {
@@ -104,6 +114,9 @@ impl Kind {
             Kind::ClientSecret => "client secret",
             Kind::Credential => "credential",
             Kind::McpSession => "mcp session",
+            Kind::ProviderState => "provider state",
+            Kind::HopSecret => "hop secret",
+            Kind::ProviderTokens => "provider tokens",
         }
     }
 }
@@ -174,6 +187,28 @@ impl Keys {
         self.of(kind).iter().any(|k| k.clone().chain_update(data).verify_slice(mac).is_ok())
     }
 
+    /// Encrypts `data` under the current key of `kind` (ChaCha20-Poly1305), tied to `owner`: base64url of nonce and text.
+    pub fn encrypt(&self, kind: Kind, owner: &[u8], data: &[u8]) -> String {
+        let nonce = random::<12>();
+        let mut text = data.to_vec();
+        cipher(&self.mac(kind, b"encryption"))
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(owner), &mut text)
+            .expect("what is encrypted is far shorter than the cipher's bound");
+        base64url([nonce.as_slice(), &text].concat())
+    }
+
+    /// Reads what [`Keys::encrypt`] made, under any key of `kind`.
+    pub fn decrypt(&self, kind: Kind, owner: &[u8], text: &str) -> Option<Vec<u8>> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (nonce, text) = bytes.split_first_chunk::<12>()?;
+        self.macs(kind, b"encryption").iter().find_map(|key| {
+            let mut text = text.to_vec();
+            let nonce = Nonce::assume_unique_for_key(*nonce);
+            let plain = cipher(key).open_in_place(nonce, Aad::from(owner), &mut text).ok()?;
+            Some(plain.to_vec())
+        })
+    }
+
     /// Signs an artefact: `base64url(JSON).base64url(MAC)`.
     pub fn seal<A: Artefact>(&self, artefact: &A) -> String {
         let mut out = URL_SAFE_NO_PAD.encode(serde_json::to_vec(artefact).expect("artefacts are plain data"));
@@ -197,6 +232,10 @@ impl Keys {
             _ => Ok(artefact),
         }
     }
+}
+
+fn cipher(key: &[u8; 32]) -> LessSafeKey {
+    LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, key).expect("its keys have 32 bytes"))
 }
 
 /// Random bytes from the operating system.
@@ -247,6 +286,24 @@ mod tests {
         macs.sort();
         macs.dedup();
         assert_eq!(macs.len(), 2 * Kind::ALL.len());
+    }
+
+    #[test]
+    fn what_is_encrypted_is_for_one_owner_and_one_kind() {
+        let (old, new) = (Secret::generate(), Secret::generate());
+        let keys = Keys::new("https://a", &old, &[]);
+        let text = keys.encrypt(Kind::ProviderTokens, b"alice", b"secret");
+        assert_ne!(text, keys.encrypt(Kind::ProviderTokens, b"alice", b"secret"));
+        let rotated = Keys::new("https://a", &new, std::slice::from_ref(&old));
+        for keys in [&keys, &rotated] {
+            assert_eq!(keys.decrypt(Kind::ProviderTokens, b"alice", &text).as_deref(), Some(b"secret".as_slice()));
+        }
+        assert_eq!(keys.decrypt(Kind::ProviderTokens, b"bob", &text), None);
+        assert_eq!(keys.decrypt(Kind::HopSecret, b"alice", &text), None);
+        assert_eq!(Keys::new("https://b", &old, &[]).decrypt(Kind::ProviderTokens, b"alice", &text), None);
+        for altered in [&text[1..], &text[..text.len() - 2], ""] {
+            assert_eq!(keys.decrypt(Kind::ProviderTokens, b"alice", altered), None);
+        }
     }
 
     #[test]

@@ -106,6 +106,16 @@ pub fn request(from: &HeaderMap, origin: &Origin, fixed: &[(HeaderName, HeaderVa
     if let Some(email) = &origin.principal.email {
         set("x-forwarded-email", &encode(email));
     }
+    if let Some(person) = &origin.principal.person {
+        set("x-forwarded-provider", person.provider.as_str());
+        if let Some(name) = &person.identity.name {
+            set("x-forwarded-name", &encode(name));
+        }
+        let groups: Vec<String> = person.identity.groups.iter().map(|g| encode(g).replace(',', "%2C")).collect();
+        if !groups.is_empty() {
+            set("x-forwarded-groups", &groups.join(","));
+        }
+    }
     for (name, value) in fixed {
         out.insert(name, value.clone());
     }
@@ -172,6 +182,8 @@ mod tests {
                 email: Some("j@example.com".into()),
                 client: ClientId("c".into()),
                 grant: GrantId("g".into()),
+                expires_at: 0,
+                person: None,
             },
             chain: vec!["192.0.2.7".parse().unwrap(), "10.0.0.1".parse().unwrap()],
         }

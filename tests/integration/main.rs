@@ -8,6 +8,7 @@ mod faults;
 mod hostile;
 mod http_layer;
 mod parsers;
+mod providers;
 mod proxying;
 mod shutdown;
 mod signin;

@@ -188,11 +188,17 @@ fn command(launch: &Launch, account: Option<&Account>) -> Command {
     for flag in FLAGS {
         command.env_remove(flag.env).env_remove(format!("{}_FILE", flag.env));
     }
+    let person = account.and_then(|a| a.person.as_ref());
     let told = [
         ("MCP_AUTH_USER", account.map(|a| a.user.to_string())),
         ("MCP_AUTH_EMAIL", account.and_then(|a| a.email.clone())),
         ("MCP_AUTH_CLIENT", account.map(|a| a.client.to_string())),
+        ("MCP_AUTH_PROVIDER", person.map(|p| p.provider.to_string())),
+        ("MCP_AUTH_NAME", person.and_then(|p| p.identity.name.clone())),
+        ("MCP_AUTH_GROUPS", person.map(|p| p.identity.groups.join(",")).filter(|g| !g.is_empty())),
     ];
+    // What no environment can hold is left out.
+    let told = told.map(|(name, value)| (name, value.filter(|v| !v.contains('\0'))));
     for (name, value) in told {
         match value {
             Some(value) => command.env(name, value),

@@ -48,6 +48,7 @@ use crate::context::Context;
 use crate::http::{Request, Response};
 use crate::identity::{ClientId, UserId};
 use crate::observe::quota::Quota;
+use crate::store::rows::KnownPerson;
 use crate::tokens::{digest, random_name};
 
 /// The MCP endpoint.
@@ -88,11 +89,15 @@ struct Account {
     user: UserId,
     email: Option<String>,
     client: ClientId,
+    /// What a provider says of the user.
+    person: Option<Arc<KnownPerson>>,
 }
 
 impl Account {
+    /// Would a child be told the same of both?
     fn is_same(&self, other: &Account) -> bool {
-        self.user == other.user && self.client == other.client
+        let said = |account: &Account| account.person.as_ref().map(|p| p.identity.clone());
+        self.user == other.user && self.client == other.client && self.email == other.email && said(self) == said(other)
     }
 
     /// Stands for the account in session ids.
@@ -137,9 +142,8 @@ impl StdioUpstream {
         // Who has just consented is about to begin a session.
         let newcomers = Arc::downgrade(&host);
         host.context.on_consent(move |user, client| {
-            let account = Account { user: user.id.clone(), email: user.email.clone(), client: client.clone() };
             if let Some(host) = newcomers.upgrade() {
-                host.prepare_spare(Some(account));
+                host.prepare_spare(Some(host.account(&user.id, user.email.clone(), client)));
             }
         });
         Ok(StdioUpstream(host))
@@ -149,8 +153,12 @@ impl StdioUpstream {
 impl Upstream for StdioUpstream {
     fn forward(&self, request: &mut Request<'_>, origin: &Origin) -> Response {
         let principal = &origin.principal;
-        let account =
-            Account { user: principal.user.clone(), email: principal.email.clone(), client: principal.client.clone() };
+        let account = Account {
+            user: principal.user.clone(),
+            email: principal.email.clone(),
+            client: principal.client.clone(),
+            person: principal.person.clone(),
+        };
         match request.parts.uri.path().trim_end_matches('/') {
             ENDPOINT => streamable::handle(&self.0, &account, request),
             sse::STREAM => sse::stream(&self.0, &account, request),

@@ -8,6 +8,7 @@ use super::host::Host;
 use super::lines::TooLong;
 use super::room::Slot;
 use super::{Account, note_noise};
+use crate::identity::{ClientId, UserId};
 use crate::store::rows::McpSession;
 
 pub(super) struct Spare {
@@ -70,11 +71,17 @@ impl Host {
         }
     }
 
+    /// A user with a client, and what is known of the user.
+    pub(super) fn account(&self, user: &UserId, email: Option<String>, client: &ClientId) -> Account {
+        let person = self.context.people.get(&self.context, user).unwrap_or_default();
+        Account { user: user.clone(), email, client: client.clone(), person }
+    }
+
     /// Whose session was the last one before the proxy was started?
     pub(super) fn last_account(&self) -> Option<Account> {
         let last = self.state().known.iter().max_by_key(|(_, k)| k.used).map(|(name, _)| name.clone())?;
         let row: McpSession = self.context.state.get(&last).ok()??;
-        Some(Account { user: row.user, email: row.email, client: row.client })
+        Some(self.account(&row.user, row.email, &row.client))
     }
 }
 

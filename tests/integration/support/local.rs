@@ -55,8 +55,17 @@ impl Local {
         secret: &Secret,
         clock: Arc<Clock>,
     ) -> Result<Local, String> {
-        let settings =
-            Settings { external_url: format!("http://{HOST}"), password: Some(password.into()), ..Settings::default() };
+        let settings = Settings { password: Some(password.into()), ..Settings::default() };
+        Local::with_settings(settings, store, secret, clock)
+    }
+
+    pub fn with_settings(
+        settings: Settings,
+        store: Box<dyn Store>,
+        secret: &Secret,
+        clock: Arc<Clock>,
+    ) -> Result<Local, String> {
+        let settings = Settings { external_url: format!("http://{HOST}"), ..settings };
         let context =
             Context::new(Config::build(settings)?, secret, store, clock.clone()).map_err(|e| e.to_string())?;
         let context = Arc::new(context);

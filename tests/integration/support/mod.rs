@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub mod flow;
+pub mod idp;
 pub mod local;
 pub mod proxy;
 pub mod stdio;

@@ -392,7 +392,7 @@ impl Session {
     /// What survives a restart.
     pub(super) fn row(&self, expires_at: u64) -> Option<McpSession> {
         let memory = self.inner().memory.clone();
-        let Account { user, email, client } = self.account.clone();
+        let Account { user, email, client, .. } = self.account.clone();
         Some(McpSession {
             name: self.name.clone(),
             user,

@@ -1,0 +1,170 @@
+//! Signing in at a provider: the way there, and `/.auth/{provider}/callback`.
+//!
+//! The person has chosen the provider on a page of this origin that shows who asks: that is the consent, and it is bound
+//! to the browser by `state`. PKCE verifier and nonce are made from that state and the browser's secret name.
+
+use http::header::{LOCATION, SET_COOKIE};
+use http::{HeaderValue, StatusCode};
+
+use super::pages;
+use super::providers::rules::Person;
+use super::providers::{Hop, Provider, ProviderTokens, Slug, Trouble, hop_secrets};
+use super::session::{self, Browser};
+use super::signin;
+use crate::context::{Caller, Context};
+use crate::http::{Request, Response};
+use crate::identity::User;
+use crate::oauth::authorize;
+use crate::oauth::form::Form;
+use crate::store::StoreError;
+use crate::tokens::artefacts::{AuthorizationRequest, ProviderState, REQUEST_LIFETIME};
+use crate::tokens::{digest, random_name};
+
+/// Longest word of a provider that is logged.
+const MAX_WORD: usize = 40;
+
+/// Sends the browser to a provider.
+pub fn begin(
+    ctx: &Context,
+    browser: &Browser,
+    slug: Slug,
+    request: Option<Box<AuthorizationRequest>>,
+    another_account: bool,
+    caller: Caller,
+) -> Response {
+    let Some(provider) = ctx.providers.of_slug(slug) else { return signin::stale_form(ctx) };
+    let another_account = another_account || request.as_ref().is_some_and(|r| r.sign_in_anew);
+    let state = ctx.keys.seal(&ProviderState {
+        provider: slug,
+        request,
+        id: random_name(),
+        browser: browser.binding(),
+        exp: ctx.now() + REQUEST_LIFETIME,
+    });
+    let (verifier, nonce) = hop_secrets(&ctx.keys, &state, browser.secret());
+    let hop = Hop {
+        redirect_uri: &ctx.url(slug.callback()),
+        state: &state,
+        challenge: &digest(verifier.as_bytes()),
+        nonce: &nonce,
+        another_account,
+    };
+    match ctx.providers.authorize_url(provider, &hop) {
+        Ok(url) => pages::hop(ctx, provider, &url),
+        Err(trouble) => in_trouble(ctx, provider, &trouble, caller),
+    }
+}
+
+/// `GET /.auth/google/callback`.
+pub fn google(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Response {
+    callback(ctx, request, caller, Slug::Google)
+}
+
+/// `GET /.auth/github/callback`.
+pub fn github(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Response {
+    callback(ctx, request, caller, Slug::GitHub)
+}
+
+/// `GET /.auth/oidc/callback`.
+pub fn oidc(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Response {
+    callback(ctx, request, caller, Slug::Oidc)
+}
+
+fn callback(ctx: &Context, request: &mut Request<'_>, caller: Caller, slug: Slug) -> Response {
+    let headers = &request.parts.headers;
+    let query = request.parts.uri.query().unwrap_or_default();
+    let browser = Browser::of(ctx, headers);
+    let Ok(form) = Form::parse(query.as_bytes()) else { return signin::stale_form(ctx) };
+    let sealed = form.get("state").unwrap_or_default();
+    // Made here, for this browser, this provider, and not long ago; else it is somebody else's sign-in.
+    let state = ctx.keys.open::<ProviderState>(sealed, ctx.now()).ok();
+    let state = state.filter(|s| s.provider == slug && s.browser == browser.binding());
+    let (Some(state), Some(provider)) = (state, ctx.providers.of_slug(slug)) else {
+        log::info!(request:% = caller.id, address:% = caller.address, provider:% = slug; "a provider's answer was refused: it belongs to no sign-in of this browser");
+        return signin::stale_form(ctx);
+    };
+    if let Err(trouble) = ctx.providers.check_issuer(provider, form.get("iss")) {
+        return in_trouble(ctx, provider, &trouble, caller);
+    }
+    if let Some(error) = form.get("error") {
+        let word: String = error.chars().filter(char::is_ascii_graphic).take(MAX_WORD).collect();
+        log::info!(request:% = caller.id, address:% = caller.address, provider:% = slug, error = word.as_str(); "the provider did not sign anybody in");
+        return pages::not_signed_in(ctx, provider, error == "access_denied", &again(ctx, &browser, &state));
+    }
+    let Some(code) = form.get("code").filter(|c| !c.is_empty()) else { return signin::stale_form(ctx) };
+    let (verifier, nonce) = hop_secrets(&ctx.keys, sealed, browser.secret());
+    let hop = Hop {
+        redirect_uri: &ctx.url(slug.callback()),
+        state: sealed,
+        challenge: &digest(verifier.as_bytes()),
+        nonce: &nonce,
+        another_account: false,
+    };
+    let (person, tokens) = match ctx.providers.redeem(provider, code, &hop, &verifier, ctx.now()) {
+        Ok(found) => found,
+        Err(trouble) => return in_trouble(ctx, provider, &trouble, caller),
+    };
+    let shown = person.identity.id.as_deref().or(person.identity.email.as_deref()).unwrap_or_default();
+    let Some(rule) = provider.rules().admit(&person.identity) else {
+        // Nothing is kept of those who may not enter.
+        log::warn!(request:% = caller.id, address:% = caller.address, user:% = person.user, id = shown; "a sign-in was refused: no allow rule fits");
+        return pages::not_allowed(ctx, provider, &person, &again(ctx, &browser, &state));
+    };
+    log::info!(request:% = caller.id, address:% = caller.address, user:% = person.user, id = shown, rule = rule; "signed in");
+    finish(ctx, request, provider, &person, &tokens, state.request, caller)
+        .unwrap_or_else(|e| signin::unavailable(ctx, &e))
+}
+
+fn finish(
+    ctx: &Context,
+    request: &Request<'_>,
+    provider: &Provider,
+    person: &Person,
+    tokens: &ProviderTokens,
+    asked: Option<Box<AuthorizationRequest>>,
+    caller: Caller,
+) -> Result<Response, StoreError> {
+    ctx.people.learn(ctx, provider, person, tokens)?;
+    let user =
+        User { id: person.user.clone(), email: person.identity.email.clone(), credential: provider.credential.clone() };
+    let (session, cookies) = session::start(ctx, &request.parts.headers, user)?;
+    let mut response = match asked {
+        Some(asked) => {
+            authorize::remember(ctx, &session.user, &asked)?;
+            authorize::allow(ctx, &asked, &session.user, caller)?
+        }
+        None => Response::new(StatusCode::SEE_OTHER).with(LOCATION, HeaderValue::from_static("/.auth/login")),
+    };
+    for cookie in cookies {
+        response.headers.append(SET_COOKIE, cookie);
+    }
+    Ok(response)
+}
+
+/// The sealed form for another try.
+fn again(ctx: &Context, browser: &Browser, state: &ProviderState) -> String {
+    match &state.request {
+        Some(request) => ctx.keys.seal(&**request),
+        None => signin::plain_form(ctx, browser),
+    }
+}
+
+fn in_trouble(ctx: &Context, provider: &Provider, trouble: &Trouble, caller: Caller) -> Response {
+    log::warn!(request:% = caller.id, address:% = caller.address, provider:% = provider.slug, reason:% = trouble; "a sign-in at a provider failed");
+    match trouble {
+        Trouble::Unreachable(_) => pages::error(
+            ctx,
+            StatusCode::BAD_GATEWAY,
+            &format!("{} can't be reached", provider.label),
+            "Signing in there is not possible at the moment.",
+            "Go back and try again in a minute, or choose another way to sign in. The operator of this server finds the reason in the log.",
+        ),
+        Trouble::Refused(_) | Trouble::Invalid(_) => pages::error(
+            ctx,
+            StatusCode::BAD_REQUEST,
+            "The sign-in failed",
+            &format!("What {} answered could not be accepted.", provider.label),
+            "Go back to the application and start connecting again. The operator of this server finds the reason in the log.",
+        ),
+    }
+}

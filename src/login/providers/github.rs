@@ -1,0 +1,270 @@
+//! GitHub, with an OAuth App or a GitHub App: its own flavour of OAuth, and an API instead of claims.
+
+use http::header::{ACCEPT, AUTHORIZATION, LINK};
+use http::{HeaderName, StatusCode};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::rules::{Identity, Person, Rules};
+use super::{Hop, ProviderTokens, Renewed, Trouble};
+use crate::identity::UserId;
+use crate::net::fetch::{Answer, Fetcher, RemoteUrl};
+
+const PUBLIC: &str = "https://github.com";
+const API_VERSION: HeaderName = HeaderName::from_static("x-github-api-version");
+const SSO: HeaderName = HeaderName::from_static("x-github-sso");
+/// Pages of addresses that are read.
+const MAX_PAGES: usize = 20;
+
+/// How to speak to GitHub.
+#[derive(Clone, Debug)]
+pub struct GitHubConfig {
+    /// Where people sign in.
+    pub url: RemoteUrl,
+    /// The API.
+    pub api_url: RemoteUrl,
+    /// Client id.
+    pub client_id: String,
+    /// Client secret.
+    pub client_secret: String,
+}
+
+/// GitHub.
+pub struct GitHubClient {
+    config: GitHubConfig,
+}
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    access_token: Option<String>,
+    refresh_token: Option<String>,
+    error: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Account {
+    id: u64,
+    login: String,
+    name: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Address {
+    email: String,
+    primary: bool,
+    verified: bool,
+}
+
+#[derive(Deserialize)]
+struct Membership {
+    state: String,
+}
+
+impl GitHubClient {
+    /// Nothing is asked yet.
+    pub fn new(config: GitHubConfig) -> GitHubClient {
+        GitHubClient { config }
+    }
+
+    /// Tells this provider from others, in credentials.
+    pub fn mark(&self) -> String {
+        format!("{}\0{}", self.config.url, self.config.client_id)
+    }
+
+    /// Checks what came back besides the code: GitHub names itself, lately.
+    pub fn check_issuer(&self, iss: Option<&str>) -> Result<(), Trouble> {
+        let own = format!("{}/login/oauth", self.config.url.to_string().trim_end_matches('/'));
+        match iss {
+            Some(iss) if iss != own => Err(Trouble::Invalid("the answer came from another issuer (iss)".into())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where the browser goes. A GitHub App passes the scopes over: it has permissions.
+    pub fn authorize_url(&self, rules: &Rules, hop: &Hop<'_>) -> Result<String, Trouble> {
+        let scope = if rules.groups.is_empty() { "user:email" } else { "user:email read:org" };
+        let mut parameters = vec![
+            ("client_id", self.config.client_id.as_str()),
+            ("redirect_uri", hop.redirect_uri),
+            ("scope", scope),
+            ("state", hop.state),
+            ("code_challenge", hop.challenge),
+            ("code_challenge_method", "S256"),
+        ];
+        if hop.another_account {
+            parameters.push(("prompt", "select_account"));
+        }
+        Ok(self.page("/login/oauth/authorize")?.with_query(&parameters))
+    }
+
+    /// Redeems a code and learns who it is.
+    pub fn redeem(
+        &self,
+        fetcher: &Fetcher,
+        rules: &Rules,
+        code: &str,
+        hop: &Hop<'_>,
+        verifier: &str,
+    ) -> Result<(Person, ProviderTokens), Trouble> {
+        let form = [("code", code), ("redirect_uri", hop.redirect_uri), ("code_verifier", verifier)];
+        let (access, refresh) = self.ask_token_endpoint(fetcher, &form)?;
+        let person = self.identify(fetcher, rules, &access)?;
+        Ok((person, ProviderTokens { refresh, access: Some(access) }))
+    }
+
+    /// Gets new tokens where they expire; else those that there are serve on.
+    pub fn renew(&self, fetcher: &Fetcher, tokens: &ProviderTokens) -> Result<Option<Renewed>, Trouble> {
+        let (access, tokens) = match (&tokens.refresh, &tokens.access) {
+            (Some(refresh), _) => {
+                let form = [("grant_type", "refresh_token"), ("refresh_token", refresh.as_str())];
+                let (access, refresh) = self.ask_token_endpoint(fetcher, &form)?;
+                (access.clone(), ProviderTokens { refresh, access: Some(access) })
+            }
+            (None, Some(access)) => (access.clone(), tokens.clone()),
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(Renewed { tokens, access, id_token: None }))
+    }
+
+    /// Who the tokens belong to, and where the person is a member.
+    pub fn identify(&self, fetcher: &Fetcher, rules: &Rules, access: &str) -> Result<Person, Trouble> {
+        let account: Account = match self.ask(fetcher, "/user", access)? {
+            answer if answer.status == StatusCode::OK => parse(&answer)?,
+            answer => return Err(trouble(&answer)),
+        };
+        let email = self.primary_address(fetcher, access)?;
+        let mut groups = Vec::new();
+        for group in &rules.groups {
+            let (org, team) = group.split_once(':').map_or((group.as_str(), None), |(o, t)| (o, Some(t)));
+            if self.is_member(fetcher, access, org, team, &account.login)? {
+                groups.push(group.clone());
+            }
+        }
+        let place = self.config.url.to_string();
+        let user = match place.trim_end_matches('/') {
+            PUBLIC => format!("github:{}", account.id),
+            _ => format!("github:{}:{}", self.config.url.host(), account.id),
+        };
+        let identity = Identity { id: Some(account.login), email, name: account.name, groups, ..Identity::default() };
+        Ok(Person { user: UserId(user), identity })
+    }
+
+    fn page(&self, path: &str) -> Result<RemoteUrl, Trouble> {
+        self.config.url.join(path).map_err(Trouble::Invalid)
+    }
+
+    /// A refusal comes with status 200 too.
+    fn ask_token_endpoint(
+        &self,
+        fetcher: &Fetcher,
+        form: &[(&str, &str)],
+    ) -> Result<(String, Option<String>), Trouble> {
+        let mut form = form.to_vec();
+        form.extend([
+            ("client_id", self.config.client_id.as_str()),
+            ("client_secret", self.config.client_secret.as_str()),
+        ]);
+        let url = self.page("/login/oauth/access_token")?;
+        let answer = fetcher.post_form(&url, &[], &form).map_err(|e| Trouble::Unreachable(e.0))?;
+        let parsed = serde_json::from_slice::<TokenAnswer>(&answer.body).ok();
+        match parsed.map(|a| (a.access_token, a.refresh_token, a.error)) {
+            Some((Some(access), refresh, None)) if answer.status == StatusCode::OK => Ok((access, refresh)),
+            Some((_, _, Some(error))) => match error.as_str() {
+                "bad_verification_code" | "bad_refresh_token" | "unverified_user_email" => Err(Trouble::Refused(error)),
+                "incorrect_client_credentials" | "redirect_uri_mismatch" => Err(Trouble::Unreachable(format!(
+                    "GitHub does not accept this proxy as its client ({error}): check --github-client-id, --github-client-secret and the callback URL"
+                ))),
+                _ => Err(Trouble::Unreachable("GitHub's token endpoint answered with an error".into())),
+            },
+            _ => Err(Trouble::Unreachable(format!("GitHub's token endpoint answered {}", answer.status))),
+        }
+    }
+
+    fn ask(&self, fetcher: &Fetcher, path: &str, access: &str) -> Result<Answer, Trouble> {
+        let url = self.config.api_url.join(path).map_err(Trouble::Invalid)?;
+        self.ask_at(fetcher, &url, access)
+    }
+
+    fn ask_at(&self, fetcher: &Fetcher, url: &RemoteUrl, access: &str) -> Result<Answer, Trouble> {
+        let bearer = format!("Bearer {access}");
+        let fields =
+            [(AUTHORIZATION, bearer.as_str()), (ACCEPT, "application/vnd.github+json"), (API_VERSION, "2022-11-28")];
+        let answer = fetcher.get(url, &fields).map_err(|e| Trouble::Unreachable(e.0))?;
+        if answer.status == StatusCode::UNAUTHORIZED || is_passing(&answer) {
+            return Err(trouble(&answer));
+        }
+        Ok(answer)
+    }
+
+    /// The primary address, if it is verified. Without the right to read addresses there is none.
+    fn primary_address(&self, fetcher: &Fetcher, access: &str) -> Result<Option<String>, Trouble> {
+        let mut next = Some(self.config.api_url.join("/user/emails?per_page=100").map_err(Trouble::Invalid)?);
+        for _ in 0..MAX_PAGES {
+            let Some(url) = next else { return Ok(None) };
+            let answer = self.ask_at(fetcher, &url, access)?;
+            if answer.status != StatusCode::OK {
+                return Ok(None);
+            }
+            let page: Vec<Address> = parse(&answer)?;
+            if let Some(primary) = page.into_iter().find(|a| a.primary) {
+                return Ok(primary.verified.then_some(primary.email));
+            }
+            next = next_page(&answer).filter(|url| url.origin() == self.config.api_url.origin());
+        }
+        Ok(None)
+    }
+
+    /// Is the person an active member? Asked for each by name: what a list leaves out can't be told from what is not.
+    fn is_member(
+        &self,
+        fetcher: &Fetcher,
+        access: &str,
+        org: &str,
+        team: Option<&str>,
+        login: &str,
+    ) -> Result<bool, Trouble> {
+        let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let path = match team {
+            None => format!("/user/memberships/orgs/{}", encode(org)),
+            Some(team) => format!("/orgs/{}/teams/{}/memberships/{}", encode(org), encode(team), encode(login)),
+        };
+        let answer = self.ask(fetcher, &path, access)?;
+        if answer.fields.get(SSO).and_then(|v| v.to_str().ok()).is_some_and(|v| v.starts_with("required")) {
+            log::warn!(organisation = org, login = login; "the organisation requires single sign-on: its members have to sign in there (https://github.com/orgs/ORGANISATION/sso) and then here again");
+        }
+        match answer.status {
+            StatusCode::OK => Ok(parse::<Membership>(&answer)?.state == "active"),
+            // Not a member, or the application may not see it.
+            StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => Ok(false),
+            _ => Err(trouble(&answer)),
+        }
+    }
+}
+
+/// The next page of a list (RFC 8288).
+fn next_page(answer: &Answer) -> Option<RemoteUrl> {
+    let links = answer.fields.get(LINK)?.to_str().ok()?;
+    let next = links.split(',').find(|link| link.contains("rel=\"next\""))?;
+    let (_, rest) = next.split_once('<')?;
+    RemoteUrl::parse(rest.split_once('>')?.0).ok()
+}
+
+fn parse<T: DeserializeOwned>(answer: &Answer) -> Result<T, Trouble> {
+    serde_json::from_slice(&answer.body).map_err(|_| Trouble::Invalid("GitHub's answer is malformed".into()))
+}
+
+/// A limit on requests, which says nothing of the person.
+fn is_passing(answer: &Answer) -> bool {
+    let is_used_up = answer.fields.get("x-ratelimit-remaining").is_some_and(|v| v == "0");
+    let is_limited =
+        answer.status == StatusCode::FORBIDDEN && (is_used_up || answer.fields.contains_key("retry-after"));
+    is_limited || answer.status == StatusCode::TOO_MANY_REQUESTS || answer.status.is_server_error()
+}
+
+fn trouble(answer: &Answer) -> Trouble {
+    match answer.status {
+        StatusCode::UNAUTHORIZED => Trouble::Refused("GitHub does not know the token any more".into()),
+        status => Trouble::Unreachable(format!("GitHub's API answered {status}")),
+    }
+}

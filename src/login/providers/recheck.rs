@@ -1,0 +1,61 @@
+//! What follows when somebody may not enter any more: grants end, and streams that are open are cut.
+
+use super::people::Standing;
+use crate::context::Context;
+use crate::identity::{GrantId, User};
+use crate::store::rows::{Grant, Phase};
+
+/// Ends a grant: its refresh tokens, its access tokens, its streams. `why` is for the log.
+pub fn end_grant(ctx: &Context, id: &GrantId, user: &User, why: &str) {
+    let (grant, lifetime) = (id.clone(), ctx.config.lifetimes.access_token);
+    let ended = ctx.state.transact(move |tx| {
+        if let Some(row) = tx.get::<Grant>(grant.as_str())?.filter(|g| g.phase != Phase::Revoked) {
+            tx.revoke(row, lifetime);
+        }
+        Ok(())
+    });
+    // A failure is told by the state itself; the next refresh comes to the same end.
+    let streams = if ended.is_ok() { ctx.streams.cut(id) } else { 0 };
+    log::warn!(user:% = user.id, grant:% = id, streams = streams, reason = why; "a user may not enter any more: the authorization has ended");
+}
+
+/// Looks after streams that are open: those whose grant has ended are cut, and where the token that vouched for one has
+/// run out, its user is asked after, as at a refresh.
+pub fn look_after_streams(ctx: &Context) {
+    for id in ctx.streams.grants() {
+        if ctx.state.is_revoked(&id) {
+            ctx.streams.cut(&id);
+        }
+    }
+    for id in ctx.streams.due(ctx.now()) {
+        match ctx.state.get::<Grant>(id.as_str()) {
+            Ok(Some(grant)) if ctx.providers.of_credential(&grant.user.credential).is_some() => {
+                if let Standing::Denied(why) = ctx.people.ask_after(ctx, &grant.user) {
+                    end_grant(ctx, &id, &grant.user, &why);
+                    continue;
+                }
+            }
+            Ok(Some(grant)) if !ctx.is_current(&grant.user.credential) => {
+                ctx.streams.cut(&id);
+            }
+            // It has ended by itself.
+            Ok(None) => {
+                ctx.streams.cut(&id);
+            }
+            _ => {}
+        }
+        ctx.streams.prolong(&id, ctx.now() + ctx.config.lifetimes.access_token);
+    }
+}
+
+/// Applies rules that have just been changed to whoever has a stream open. Nobody is asked; tokens made under the rules
+/// before are refused from now on, so that all others come to be looked at as well.
+pub fn apply_rules(ctx: &Context) {
+    for id in ctx.streams.grants() {
+        if let Ok(Some(grant)) = ctx.state.get::<Grant>(id.as_str())
+            && matches!(ctx.people.is_admitted(ctx, &grant.user), Ok(false))
+        {
+            end_grant(ctx, &id, &grant.user, "no allow rule fits any more");
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! Who of those who can sign in at a provider may enter. One rule that fits is enough.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::identity::UserId;
+use crate::tokens::digest;
+
+/// What a provider says of a person, as far as it is wanted here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// What allow rules compare: e-mail address, login, or another claim. Absent when the provider does not vouch for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// A verified e-mail address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// How the person is called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Groups; with GitHub, those of the allowed organisations and teams that the person is an active member of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    /// The Google Workspace organisation (`hd`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<String>,
+    /// Allowed attributes that the person has, as `pointer=value`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attributes: Vec<String>,
+}
+
+/// Provider and stable subject, with what the provider says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Person {
+    /// Who.
+    pub user: UserId,
+    /// What is said of them.
+    pub identity: Identity,
+}
+
+/// The allow rules of one provider.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Everybody may enter.
+    pub anyone: bool,
+    /// Ids.
+    pub users: Vec<String>,
+    /// Patterns for ids.
+    pub globs: Vec<String>,
+    /// E-mail addresses and GitHub logins are the same in whatever case; other ids are not.
+    pub ids_ignore_case: bool,
+    /// Groups, organisations, teams.
+    pub groups: Vec<String>,
+    /// Those of GitHub are the same in whatever case.
+    pub groups_ignore_case: bool,
+    /// Google Workspace organisations.
+    pub workspaces: Vec<String>,
+    /// `pointer=value`.
+    pub attributes: Vec<String>,
+}
+
+impl Rules {
+    /// Is there none, so that nobody could enter?
+    pub fn is_empty(&self) -> bool {
+        !self.anyone
+            && [&self.users, &self.globs, &self.groups, &self.workspaces, &self.attributes].iter().all(|l| l.is_empty())
+    }
+
+    /// May the person enter? If so, by which rule, in words for the log.
+    pub fn admit(&self, identity: &Identity) -> Option<&'static str> {
+        let is_one = |list: &[String], value: &str, ignore_case: bool| {
+            list.iter().any(|item| item == value || (ignore_case && same_but_case(item, value)))
+        };
+        if self.anyone {
+            return Some("anyone");
+        }
+        if let Some(id) = &identity.id {
+            if is_one(&self.users, id, self.ids_ignore_case) {
+                return Some("user");
+            }
+            if self.globs.iter().any(|glob| matches(glob, id, self.ids_ignore_case)) {
+                return Some("pattern");
+            }
+        }
+        if identity.groups.iter().any(|group| is_one(&self.groups, group, self.groups_ignore_case)) {
+            return Some("group");
+        }
+        if identity.workspace.as_ref().is_some_and(|hd| is_one(&self.workspaces, hd, true)) {
+            return Some("workspace");
+        }
+        let has = |attribute: &String| self.attributes.contains(attribute);
+        identity.attributes.iter().any(has).then_some("attribute")
+    }
+
+    /// Stands for the rules: what was decided under others has to be decided anew.
+    pub fn digest(&self) -> String {
+        let mut mark = digest(format!("{self:?}").as_bytes());
+        mark.truncate(12);
+        mark
+    }
+}
+
+fn same_but_case(a: &str, b: &str) -> bool {
+    a.to_lowercase() == b.to_lowercase()
+}
+
+/// Does the whole of `text` match? `*` stands for any characters, `?` for one, `[a-z]` and `[!a-z]` for one of a set,
+/// `{a,b}` for either.
+pub fn matches(glob: &str, text: &str, ignore_case: bool) -> bool {
+    let fold = |s: &str| if ignore_case { s.to_lowercase() } else { s.to_string() };
+    let text: Vec<char> = fold(text).chars().collect();
+    alternatives(&fold(glob)).iter().any(|pattern| matches_one(&pattern.chars().collect::<Vec<_>>(), &text))
+}
+
+/// Is the pattern one that can be understood? The error says what is wrong.
+pub fn check_glob(glob: &str) -> Result<(), &'static str> {
+    let (mut braces, mut set) = (0, false);
+    for c in glob.chars() {
+        match (c, set) {
+            ('[', false) => set = true,
+            (']', true) => set = false,
+            (_, true) => {}
+            ('{', _) if braces == 1 => return Err("has braces within braces"),
+            ('{', _) => braces += 1,
+            ('}', _) if braces == 0 => return Err("has a brace too many"),
+            ('}', _) => braces -= 1,
+            _ => {}
+        }
+    }
+    if set || braces > 0 { Err("has a bracket that is not closed") } else { Ok(()) }
+}
+
+/// The pattern once for each of the alternatives in its braces.
+fn alternatives(glob: &str) -> Vec<String> {
+    let found = glob.find('{').and_then(|open| Some((open, open + glob[open..].find('}')?)));
+    let Some((open, close)) = found else { return vec![glob.to_string()] };
+    let tails = alternatives(&glob[close + 1..]);
+    glob[open + 1..close]
+        .split(',')
+        .flat_map(|middle| tails.iter().map(move |tail| format!("{}{middle}{tail}", &glob[..open])))
+        .collect()
+}
+
+/// Without recursion, so that no pattern takes long: only the last `*` is ever tried anew.
+fn matches_one(glob: &[char], text: &[char]) -> bool {
+    let (mut g, mut t) = (0, 0);
+    let mut again = None;
+    while t < text.len() {
+        let step = match glob.get(g) {
+            Some('*') => {
+                again = Some((g + 1, t));
+                g += 1;
+                continue;
+            }
+            Some('?') => Some(1),
+            Some('[') => set(&glob[g..], text[t]),
+            Some(c) if *c == text[t] => Some(1),
+            _ => None,
+        };
+        match (step, again) {
+            (Some(length), _) => (g, t) = (g + length, t + 1),
+            (None, Some((after, from))) => {
+                again = Some((after, from + 1));
+                (g, t) = (after, from + 1);
+            }
+            (None, None) => return false,
+        }
+    }
+    glob[g..].iter().all(|c| *c == '*')
+}
+
+/// The length of the set that `glob` begins with, if `c` is in it.
+fn set(glob: &[char], c: char) -> Option<usize> {
+    let close = 1 + glob[1..].iter().position(|c| *c == ']')?;
+    let mut members = &glob[1..close];
+    let is_negated = members.first() == Some(&'!');
+    if is_negated {
+        members = &members[1..];
+    }
+    let mut is_member = false;
+    while let Some(first) = members.first() {
+        match members {
+            [from, '-', to, rest @ ..] => {
+                is_member |= (*from..=*to).contains(&c);
+                members = rest;
+            }
+            _ => {
+                is_member |= *first == c;
+                members = &members[1..];
+            }
+        }
+    }
+    (is_member != is_negated).then_some(close + 1)
+}
+
+/// The strings that a claim holds: one, or those of a list.
+pub fn strings(claim: Option<&Value>) -> Vec<String> {
+    match claim {
+        Some(Value::String(one)) => vec![one.clone()],
+        Some(Value::Array(all)) => all.iter().filter_map(|v| v.as_str().map(String::from)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(items: &[&str]) -> Vec<String> {
+        items.iter().map(|i| i.to_string()).collect()
+    }
+
+    #[test]
+    fn globs_match_the_whole_text() {
+        for (glob, text) in [
+            ("*@example.com", "a.b@example.com"),
+            ("*", ""),
+            ("a*b*c", "a--b-b-c"),
+            ("?@x", "ü@x"),
+            ("[a-c]x[!0-9]", "bxy"),
+            ("*@{a,b}.com", "u@b.com"),
+            ("{a,b}{c,d}", "bc"),
+            ("a-b", "a-b"),
+            ("x[a-]", "x-"),
+        ] {
+            assert!(check_glob(glob).is_ok() && matches(glob, text, false), "{glob} {text}");
+        }
+        for (glob, text) in [
+            ("*@example.com", "a@example.com.evil"),
+            ("*@example.com", "a@EXAMPLE.com"),
+            ("a", "ab"),
+            ("?", ""),
+            ("[!a]", "a"),
+            ("*@{a,b}.com", "u@c.com"),
+            ("", "a"),
+            ("a.c", "abc"),
+        ] {
+            assert!(!matches(glob, text, false), "{glob} {text}");
+        }
+        assert!(matches("*@Example.com", "A@eXample.COM", true));
+        for bad in ["[a", "{a", "a}", "{a{b}}"] {
+            assert!(check_glob(bad).is_err(), "{bad}");
+        }
+        // What would take a recursive matcher years.
+        assert!(!matches(&"*a".repeat(50), &"a".repeat(49), false));
+    }
+
+    #[test]
+    fn one_rule_that_fits_is_enough_and_none_lets_nobody_in() {
+        let alice = Identity {
+            id: Some("Alice@Example.com".into()),
+            groups: list(&["Engineering"]),
+            workspace: Some("example.com".into()),
+            attributes: list(&["/role=admin"]),
+            ..Identity::default()
+        };
+        let nobody = Identity::default();
+        let rules = |change: fn(&mut Rules)| {
+            let mut rules = Rules::default();
+            change(&mut rules);
+            rules
+        };
+        assert!(Rules::default().is_empty() && Rules::default().admit(&alice).is_none());
+        for (rules, admits) in [
+            (rules(|r| r.anyone = true), true),
+            (rules(|r| r.users = list(&["alice@example.com"])), false),
+            (rules(|r| (r.users, r.ids_ignore_case) = (list(&["alice@example.com"]), true)), true),
+            (rules(|r| r.globs = list(&["*@Example.com"])), true),
+            (rules(|r| r.globs = list(&["*@example.com"])), false),
+            (rules(|r| r.groups = list(&["Engineering", "other"])), true),
+            (rules(|r| r.groups = list(&["engineering"])), false),
+            (rules(|r| (r.groups, r.groups_ignore_case) = (list(&["engineering"]), true)), true),
+            (rules(|r| r.workspaces = list(&["EXAMPLE.com"])), true),
+            (rules(|r| r.attributes = list(&["/role=admin"])), true),
+            (rules(|r| r.attributes = list(&["/role=user"])), false),
+        ] {
+            assert_eq!(rules.admit(&alice).is_some(), admits, "{rules:?}");
+            assert_eq!(rules.admit(&nobody).is_some(), rules.anyone, "{rules:?}");
+        }
+        assert_ne!(rules(|r| r.users = list(&["a"])).digest(), rules(|r| r.groups = list(&["a"])).digest());
+    }
+
+    #[test]
+    fn claims_hold_one_string_or_many() {
+        assert_eq!(strings(Some(&serde_json::json!("a"))), ["a"]);
+        assert_eq!(strings(Some(&serde_json::json!(["a", 1, "b"]))), ["a", "b"]);
+        assert!(strings(Some(&serde_json::json!({"a": 1}))).is_empty() && strings(None).is_empty());
+    }
+}

@@ -1,0 +1,101 @@
+//! Event streams that are open, so that they can be cut when their user may not enter any more: a stream outlives the
+//! token that it was opened with.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::net::{Shutdown, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+use crate::clock::Timestamp;
+use crate::http::{Payload, Response};
+use crate::identity::{GrantId, Principal};
+use crate::net::interrupt;
+
+/// The open streams.
+#[derive(Clone, Default)]
+pub struct Streams(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    opened: u64,
+    open: HashMap<u64, Open>,
+}
+
+struct Open {
+    grant: GrantId,
+    /// The client's connection.
+    client: Weak<TcpStream>,
+    /// When the token runs out that vouches for it.
+    due: Timestamp,
+}
+
+impl Streams {
+    /// Takes note of an event stream that this thread is about to send, and of its end.
+    pub fn attach(&self, mut response: Response, principal: &Principal) -> Response {
+        let Some(client) = interrupt::client() else { return response };
+        let Payload::Stream { reader, length } = response.body else { return response };
+        let mut state = self.state();
+        state.opened += 1;
+        let number = state.opened;
+        let open = Open { grant: principal.grant.clone(), client: Arc::downgrade(&client), due: principal.expires_at };
+        state.open.insert(number, open);
+        drop(state);
+        let noted = Noted { reader, number, streams: self.clone() };
+        response.body = Payload::Stream { reader: Box::new(noted), length };
+        response
+    }
+
+    /// The grants whose streams are open though the token that they were opened with has run out by now.
+    pub fn due(&self, now: Timestamp) -> Vec<GrantId> {
+        let mut grants: Vec<GrantId> =
+            self.state().open.values().filter(|o| o.due <= now).map(|o| o.grant.clone()).collect();
+        grants.sort();
+        grants.dedup();
+        grants
+    }
+
+    /// All grants that have open streams.
+    pub fn grants(&self) -> Vec<GrantId> {
+        self.due(Timestamp::MAX)
+    }
+
+    /// The grant's streams may go on until then.
+    pub fn prolong(&self, grant: &GrantId, until: Timestamp) {
+        self.state().open.values_mut().filter(|o| o.grant == *grant).for_each(|o| o.due = until);
+    }
+
+    /// Ends the grant's streams; their number.
+    pub fn cut(&self, grant: &GrantId) -> usize {
+        let state = self.state();
+        let concerned: Vec<_> =
+            state.open.values().filter(|o| o.grant == *grant).filter_map(|o| o.client.upgrade()).collect();
+        drop(state);
+        for client in &concerned {
+            // Whoever waits on the client's behalf takes it for gone.
+            let _ = client.shutdown(Shutdown::Both);
+        }
+        concerned.len()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+struct Noted {
+    reader: Box<dyn Read + Send>,
+    number: u64,
+    streams: Streams,
+}
+
+impl Read for Noted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.reader.read(buffer)
+    }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        self.streams.state().open.remove(&self.number);
+    }
+}
