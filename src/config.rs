@@ -362,10 +362,14 @@ impl Config {
             data_path: PathBuf::from(&s.data_path),
             passwords: passwords(s.password, s.password_hash)?,
             password_queue: s.password_queue,
+            // Others' proxies are no concern of a program that speaks to no provider.
+            outbound_proxies: match providers.is_empty() {
+                true => Proxies::default(),
+                false => Proxies::from_env(|name| std::env::var(name).ok())?,
+            },
             providers,
             auto_select: !s.no_provider_auto_select,
             outbound_tls,
-            outbound_proxies: Proxies::from_env(|name| std::env::var(name).ok())?,
             secret: s.auth_hmac_secret.map(|t| secret("AUTH_HMAC_SECRET", &t)).transpose()?,
             previous_secrets: s
                 .auth_hmac_previous_secrets

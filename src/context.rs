@@ -7,6 +7,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::http::{Request, RequestId};
 use crate::identity::{ClientId, CredentialId, User};
+use crate::login::federation::Spent;
 use crate::login::password::Passwords;
 use crate::login::providers::Providers;
 use crate::login::providers::people::People;
@@ -31,6 +32,10 @@ pub struct Context {
     pub throttle: Throttle,
     /// Registrations per address.
     pub registrations: Buckets,
+    /// Sign-ins that come back from providers, per address.
+    pub returns: Buckets,
+    /// Those that have come back already.
+    pub spent: Spent,
     /// Others who say who somebody is.
     pub providers: Providers,
     /// What they said.
@@ -74,6 +79,8 @@ impl Context {
             throttle: Throttle::default(),
             // A hosted client registers for many users from few addresses.
             registrations: Buckets::new(100, 1),
+            returns: Buckets::new(60, 1),
+            spent: Spent::default(),
             providers,
             people: People::default(),
             streams: Streams::default(),

@@ -127,6 +127,14 @@ pub fn build(
     let seen = Seen::start(context.state.clone()).map_err(|e| format!("no thread could be started: {e}"))?;
     let upstream: Arc<dyn Upstream> = publish(&context)?.into();
     keep_house(context.clone(), upstream.clone())?;
+    let watched = context.clone();
+    // A thread of its own: providers may be slow.
+    spawn("streams", move || {
+        loop {
+            std::thread::sleep(LOOK_AT_CLOCK_EVERY);
+            recheck::look_after_streams(&watched);
+        }
+    })?;
     watch_providers(context.clone())?;
     let failed = |e| format!("the server can't be started: {e}");
     let app = App { context, upstream: upstream.clone(), admission, seen };
@@ -156,7 +164,6 @@ fn keep_house(context: Arc<Context>, upstream: Arc<dyn Upstream>) -> Result<(), 
             std::thread::sleep(LOOK_AT_CLOCK_EVERY);
             context.now();
             upstream.tidy();
-            recheck::look_after_streams(&context);
             since_sweep += LOOK_AT_CLOCK_EVERY;
             if since_sweep >= COLLECT_EVERY {
                 since_sweep = Duration::ZERO;

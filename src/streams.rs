@@ -59,8 +59,8 @@ impl Streams {
         self.due(Timestamp::MAX)
     }
 
-    /// The grant's streams may go on until then.
-    pub fn prolong(&self, grant: &GrantId, until: Timestamp) {
+    /// The grant's streams may go on until then without a new look.
+    pub fn vouch(&self, grant: &GrantId, until: Timestamp) {
         self.state().open.values_mut().filter(|o| o.grant == *grant).for_each(|o| o.due = until);
     }
 

@@ -440,7 +440,7 @@ pub const FLAGS: &[Flag] = &[
         long: Some("identity-lifetime"),
         env: "IDENTITY_LIFETIME",
         value: Some("DURATION"),
-        default: "7d",
+        default: "1d",
         section: Section::Providers,
         help: "How long what a provider said of a person is believed when it can't be asked again",
         more: "A provider that gives a refresh token is asked at each refresh of a client's tokens. Others, and those that can't be reached, are believed for so long; then the person has to sign in again.",

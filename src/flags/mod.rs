@@ -180,6 +180,9 @@ pub fn parse(
             (flag.set)(&mut settings, value).map_err(|e| format!("{}: {e}", flag.name()))?;
         } else if let Some((source, value)) = from_environment(flag, &env, &file)? {
             (flag.set)(&mut settings, &value).map_err(|e| format!("{source}: {e}"))?;
+            if value.is_empty() {
+                settings.empty_lists.extend(flag.long);
+            }
         }
     }
     dispatch(settings, words, command)

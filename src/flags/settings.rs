@@ -14,7 +14,7 @@ pub enum LogFormat {
 
 /// The command line and environment as typed; nothing here has been checked against anything else.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs, reason = "each field is the flag of the same name, documented in the list")]
+#[allow(missing_docs, reason = "nearly each field is the flag of the same name, documented in the list")]
 pub struct Settings {
     pub upstream: Option<String>,
     pub command: Vec<OsString>,
@@ -48,6 +48,8 @@ pub struct Settings {
     pub oidc_allowed_attributes: Vec<String>,
     pub oidc_allowed_tenants: Vec<String>,
     pub allow_any_user: bool,
+    /// Flags whose lists are in files without entries.
+    pub empty_lists: Vec<&'static str>,
     pub no_provider_auto_select: bool,
     pub identity_lifetime: Duration,
     pub proxy_bearer_token: Option<String>,
@@ -132,8 +134,9 @@ impl Default for Settings {
             oidc_allowed_attributes: Vec::new(),
             oidc_allowed_tenants: Vec::new(),
             allow_any_user: false,
+            empty_lists: Vec::new(),
             no_provider_auto_select: false,
-            identity_lifetime: Duration::from_secs(7 * DAY),
+            identity_lifetime: Duration::from_secs(DAY),
             proxy_bearer_token: None,
             proxy_headers: Vec::new(),
             http_streaming_only: false,

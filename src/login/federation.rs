@@ -3,6 +3,9 @@
 //! The person has chosen the provider on a page of this origin that shows who asks: that is the consent, and it is bound
 //! to the browser by `state`. PKCE verifier and nonce are made from that state and the browser's secret name.
 
+use std::collections::HashMap;
+use std::sync::Mutex;
+
 use http::header::{LOCATION, SET_COOKIE};
 use http::{HeaderValue, StatusCode};
 
@@ -11,6 +14,7 @@ use super::providers::rules::Person;
 use super::providers::{Hop, Provider, ProviderTokens, Slug, Trouble, hop_secrets};
 use super::session::{self, Browser};
 use super::signin;
+use crate::clock::Timestamp;
 use crate::context::{Caller, Context};
 use crate::http::{Request, Response};
 use crate::identity::User;
@@ -18,7 +22,28 @@ use crate::oauth::authorize;
 use crate::oauth::form::Form;
 use crate::store::StoreError;
 use crate::tokens::artefacts::{AuthorizationRequest, ProviderState, REQUEST_LIFETIME};
-use crate::tokens::{digest, random_name};
+use crate::tokens::{Kind, digest, random_name};
+
+/// Sign-ins at providers remembered as done.
+const MAX_SPENT: usize = 20_000;
+
+/// Sign-ins that have come back from a provider: each does once, so that nobody can have a provider asked at will.
+#[derive(Default)]
+pub struct Spent(Mutex<HashMap<String, Timestamp>>);
+
+impl Spent {
+    /// Takes note of one; false when it came before.
+    fn spend(&self, id: &str, exp: Timestamp, now: Timestamp) -> bool {
+        let mut spent = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        if spent.len() >= MAX_SPENT {
+            spent.retain(|_, exp| *exp > now);
+            if spent.len() >= MAX_SPENT {
+                spent.clear();
+            }
+        }
+        spent.insert(id.to_string(), exp).is_none()
+    }
+}
 
 /// Longest word of a provider that is logged.
 const MAX_WORD: usize = 40;
@@ -34,13 +59,29 @@ pub fn begin(
 ) -> Response {
     let Some(provider) = ctx.providers.of_slug(slug) else { return signin::stale_form(ctx) };
     let another_account = another_account || request.as_ref().is_some_and(|r| r.sign_in_anew);
+    hop_to(ctx, browser, provider, request, another_account, false, caller)
+}
+
+fn hop_to(
+    ctx: &Context,
+    browser: &Browser,
+    provider: &Provider,
+    request: Option<Box<AuthorizationRequest>>,
+    another_account: bool,
+    consent: bool,
+    caller: Caller,
+) -> Response {
+    let slug = provider.slug;
     let state = ctx.keys.seal(&ProviderState {
         provider: slug,
         request,
         id: random_name(),
+        consent,
         browser: browser.binding(),
         exp: ctx.now() + REQUEST_LIFETIME,
     });
+    // What the client asked for is not the provider's business.
+    let state = ctx.keys.encrypt(Kind::ProviderState, &[], state.as_bytes());
     let (verifier, nonce) = hop_secrets(&ctx.keys, &state, browser.secret());
     let hop = Hop {
         redirect_uri: &ctx.url(slug.callback()),
@@ -48,6 +89,7 @@ pub fn begin(
         challenge: &digest(verifier.as_bytes()),
         nonce: &nonce,
         another_account,
+        consent,
     };
     match ctx.providers.authorize_url(provider, &hop) {
         Ok(url) => pages::hop(ctx, provider, &url),
@@ -77,7 +119,8 @@ fn callback(ctx: &Context, request: &mut Request<'_>, caller: Caller, slug: Slug
     let Ok(form) = Form::parse(query.as_bytes()) else { return signin::stale_form(ctx) };
     let sealed = form.get("state").unwrap_or_default();
     // Made here, for this browser, this provider, and not long ago; else it is somebody else's sign-in.
-    let state = ctx.keys.open::<ProviderState>(sealed, ctx.now()).ok();
+    let opened = ctx.keys.decrypt(Kind::ProviderState, &[], sealed).and_then(|text| String::from_utf8(text).ok());
+    let state = opened.and_then(|text| ctx.keys.open::<ProviderState>(&text, ctx.now()).ok());
     let state = state.filter(|s| s.provider == slug && s.browser == browser.binding());
     let (Some(state), Some(provider)) = (state, ctx.providers.of_slug(slug)) else {
         log::info!(request:% = caller.id, address:% = caller.address, provider:% = slug; "a provider's answer was refused: it belongs to no sign-in of this browser");
@@ -92,6 +135,13 @@ fn callback(ctx: &Context, request: &mut Request<'_>, caller: Caller, slug: Slug
         return pages::not_signed_in(ctx, provider, error == "access_denied", &again(ctx, &browser, &state));
     }
     let Some(code) = form.get("code").filter(|c| !c.is_empty()) else { return signin::stale_form(ctx) };
+    if !ctx.returns.take(caller.address) {
+        return signin::too_many(ctx);
+    }
+    if !ctx.spent.spend(&state.id, state.exp, ctx.now()) {
+        log::info!(request:% = caller.id, address:% = caller.address, provider:% = slug; "a provider's answer came twice");
+        return signin::stale_form(ctx);
+    }
     let (verifier, nonce) = hop_secrets(&ctx.keys, sealed, browser.secret());
     let hop = Hop {
         redirect_uri: &ctx.url(slug.callback()),
@@ -99,6 +149,7 @@ fn callback(ctx: &Context, request: &mut Request<'_>, caller: Caller, slug: Slug
         challenge: &digest(verifier.as_bytes()),
         nonce: &nonce,
         another_account: false,
+        consent: false,
     };
     let (person, tokens) = match ctx.providers.redeem(provider, code, &hop, &verifier, ctx.now()) {
         Ok(found) => found,
@@ -110,6 +161,13 @@ fn callback(ctx: &Context, request: &mut Request<'_>, caller: Caller, slug: Slug
         log::warn!(request:% = caller.id, address:% = caller.address, user:% = person.user, id = shown; "a sign-in was refused: no allow rule fits");
         return pages::not_allowed(ctx, provider, &person, &again(ctx, &browser, &state));
     };
+    if !state.consent && tokens.refresh.is_none() && provider.gives_more_with_consent() {
+        match ctx.people.can_be_asked_after(ctx, provider, &person.user) {
+            Ok(true) => {}
+            Ok(false) => return hop_to(ctx, &browser, provider, state.request, false, true, caller),
+            Err(e) => return signin::unavailable(ctx, &e),
+        }
+    }
     log::info!(request:% = caller.id, address:% = caller.address, user:% = person.user, id = shown, rule = rule; "signed in");
     finish(ctx, request, provider, &person, &tokens, state.request, caller)
         .unwrap_or_else(|e| signin::unavailable(ctx, &e))

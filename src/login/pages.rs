@@ -110,7 +110,7 @@ fn providers(ctx: &Context, is_asked: bool, request: &str, another_account: bool
                     p .note { (provider.label) " can't be reached at the moment." }
                 }
                 div .buttons {
-                    button .primary .wide type="submit" name="provider" value=(provider.slug) {
+                    button .primary type="submit" name="provider" value=(provider.slug) {
                         "Sign in with " (provider.label) @if is_asked { " and allow" }
                     }
                 }

@@ -1,6 +1,6 @@
 //! `/.auth/login` and `/.auth/logout`.
 
-use http::header::{HOST, LOCATION, ORIGIN, SET_COOKIE};
+use http::header::{HOST, LOCATION, ORIGIN, RETRY_AFTER, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::federation;
@@ -187,6 +187,18 @@ pub fn stale_form(ctx: &Context) -> Response {
         "The form was too old, was opened in another browser, or cookies are turned off.",
         "Go back to the application and start connecting again.",
     )
+}
+
+/// More sign-ins from one address than people make.
+pub fn too_many(ctx: &Context) -> Response {
+    let response = pages::error(
+        ctx,
+        StatusCode::TOO_MANY_REQUESTS,
+        "Too many sign-ins",
+        "There were too many sign-ins from your network in a short time.",
+        "Go back to the application and start connecting again in a minute.",
+    );
+    response.with(RETRY_AFTER, 60)
 }
 
 /// The store can't be used just now.

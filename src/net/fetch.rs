@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -17,15 +18,18 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
 use super::client::{Client, ClientError, Incoming, Outgoing};
+use super::interrupt;
 use crate::config::{UpstreamUrl, is_loopback_host};
 use crate::http::head::Framing;
 
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long all of it may take.
+/// How long it may take until the answer is there; connecting and sending have shorter times of their own.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of an answer.
 const MAX_BODY: usize = 1 << 20;
+/// Requests under way at one time.
+const MAX_RUNNING: usize = 64;
 /// Servers whose connections are kept.
 const MAX_SERVERS: usize = 16;
 const AGENT: &str = concat!("mcp-auth-proxy/", env!("CARGO_PKG_VERSION"));
@@ -116,7 +120,7 @@ impl fmt::Display for FetchError {
 }
 
 /// An HTTP proxy on the way out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct OutboundProxy {
     /// Its host and port.
     pub(crate) host: String,
@@ -126,7 +130,7 @@ pub struct OutboundProxy {
 }
 
 /// Which proxy leads to which host: `HTTPS_PROXY` and `NO_PROXY` of the environment, in either case.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Proxies {
     https: Option<OutboundProxy>,
     direct: Vec<String>,
@@ -174,12 +178,29 @@ pub struct Fetcher {
     tls: Arc<ClientConfig>,
     proxies: Proxies,
     clients: Mutex<HashMap<String, Arc<Client>>>,
+    running: AtomicUsize,
+}
+
+/// One of the requests that may be under way at one time: threads that wait for other servers are few.
+struct Turn<'r>(&'r AtomicUsize);
+
+impl<'r> Turn<'r> {
+    fn take(running: &'r AtomicUsize) -> Option<Turn<'r>> {
+        let turn = Turn(running);
+        (running.fetch_add(1, Ordering::Relaxed) < MAX_RUNNING).then_some(turn)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Fetcher {
     /// With the trust of `tls`, by way of `proxies`.
     pub fn new(tls: Arc<ClientConfig>, proxies: Proxies) -> Fetcher {
-        Fetcher { tls, proxies, clients: Mutex::default() }
+        Fetcher { tls, proxies, clients: Mutex::default(), running: AtomicUsize::new(0) }
     }
 
     /// GET, with further fields.
@@ -225,13 +246,17 @@ impl Fetcher {
             is_repeatable: &|| method == Method::GET,
         };
         let client = self.client(url)?;
-        let Incoming { status, fields, mut body } = client.exchange(outgoing).map_err(|e| failed(&in_words(&e)))?;
-        let body = body.read_all(MAX_BODY, deadline).map_err(|e| match e.kind() {
-            io::ErrorKind::TimedOut => failed("its answer takes too long"),
-            io::ErrorKind::FileTooLarge => failed("its answer is too large"),
-            _ => failed(&format!("its answer broke off: {e}")),
-        })?;
-        Ok(Answer { status, fields, body })
+        let _turn =
+            Turn::take(&self.running).ok_or_else(|| failed("too many requests are under way to other servers"))?;
+        interrupt::undisturbed(|| {
+            let Incoming { status, fields, mut body } = client.exchange(outgoing).map_err(|e| failed(&in_words(&e)))?;
+            let body = body.read_all(MAX_BODY, deadline).map_err(|e| match e.kind() {
+                io::ErrorKind::TimedOut => failed("its answer takes too long"),
+                io::ErrorKind::FileTooLarge => failed("its answer is too large"),
+                _ => failed(&format!("its answer broke off: {e}")),
+            })?;
+            Ok(Answer { status, fields, body })
+        })
     }
 
     fn client(&self, url: &RemoteUrl) -> Result<Arc<Client>, FetchError> {
@@ -309,7 +334,7 @@ mod tests {
         }
         assert_eq!(to(&set, "https://xinternal.example.com/"), Some(("proxy".into(), 3128)));
         assert!(to(&proxies("proxy:8080", "*").unwrap(), "https://a.example/").is_none());
-        let error = proxies("socks5://user:secret@proxy", "").unwrap_err();
+        let error = proxies("socks5://user:secret@proxy", "").err().unwrap();
         assert!(error.contains("HTTPS_PROXY") && !error.contains("secret"), "{error}");
         assert!(to(&proxies("", "").unwrap(), "https://a.example/").is_none());
     }

@@ -16,6 +16,7 @@ use crate::http::Drain;
 thread_local! {
     static INTEREST: RefCell<Option<Interest>> = const { RefCell::new(None) };
     static STREAMING: Cell<bool> = const { Cell::new(false) };
+    static UNDISTURBED: Cell<bool> = const { Cell::new(false) };
 }
 
 struct Interest {
@@ -55,6 +56,16 @@ pub fn on_behalf_of<R>(client: Arc<TcpStream>, drain: Drain, work: impl FnOnce()
     INTEREST.set(Some(Interest { client, drain }));
     let result = work();
     INTEREST.set(None);
+    result
+}
+
+/// Runs `work`, whose waits go on even if the client has gone: what it asks of others can't be asked twice.
+pub fn undisturbed<R>(work: impl FnOnce() -> R) -> R {
+    let interest = INTEREST.take();
+    let before = UNDISTURBED.replace(true);
+    let result = work();
+    UNDISTURBED.set(before);
+    INTEREST.set(interest);
     result
 }
 
@@ -104,5 +115,8 @@ pub fn wait(socket: BorrowedFd<'_>, events: PollFlags, timeout: Option<Duration>
 
 /// Sends what is on its way to the client, as must be done before any wait.
 pub fn send_first() -> io::Result<()> {
-    super::outbox::flush().map_err(|_| io::Error::other(Interrupted::ClientGone))
+    match super::outbox::flush() {
+        Err(_) if !UNDISTURBED.get() => Err(io::Error::other(Interrupted::ClientGone)),
+        _ => Ok(()),
+    }
 }

@@ -9,7 +9,7 @@ use super::{OAuthError, client_auth, no_store, resource};
 use crate::clock::Timestamp;
 use crate::context::{Caller, Context};
 use crate::http::{Request, Response};
-use crate::identity::SCOPE;
+use crate::identity::{SCOPE, User};
 use crate::login::providers::people::Standing;
 use crate::login::providers::recheck;
 use crate::store::rows::{Client, Grant, Phase};
@@ -116,8 +116,13 @@ fn redeem_code(ctx: &Context, client: &Client, form: &Form, caller: Caller) -> R
     })?;
     match redemption {
         Redemption::Done(grant) => {
+            // Who may enter may have been changed since the code was given.
+            let Some(rules) = rules_of(ctx, &grant.user)? else {
+                recheck::end_grant(ctx, &grant.id, &grant.user, "no allow rule fits any more");
+                return Err(invalid_grant("the user may not use this server any more"));
+            };
             log::info!(request:% = caller.id, user:% = grant.user.id, client:% = client.id, grant:% = grant.id, address:% = caller.address; "tokens were issued");
-            Ok(tokens(ctx, &grant, ctx.now()))
+            Ok(tokens(ctx, &grant, ctx.now(), rules))
         }
         Redemption::Replayed => {
             log::warn!(request:% = caller.id, client:% = client.id, address:% = caller.address; "an authorization code came twice; its grant was revoked");
@@ -184,11 +189,13 @@ fn refresh_tokens(ctx: &Context, client: &Client, form: &Form, caller: Caller) -
     })?;
     match outcome {
         Refresh::Done(grant, rotated) => {
+            // They have been changed this very moment; the next try asks by the new ones, and this token serves again.
+            let Some(rules) = rules_of(ctx, &grant.user)? else { return Err(put_off()) };
             log::info!(
                 request:% = caller.id, user:% = grant.user.id, client:% = client.id, grant:% = grant.id, address:% = caller.address, repeated = !rotated;
                 "tokens were refreshed"
             );
-            Ok(tokens(ctx, &grant, ctx.now()))
+            Ok(tokens(ctx, &grant, ctx.now(), rules))
         }
         Refresh::Reuse(grant) => {
             log::warn!(
@@ -221,17 +228,28 @@ fn ask_after(ctx: &Context, client: &Client, token: &RefreshToken) -> Result<Opt
         }
         Standing::Unknown(why) => {
             log::warn!(user:% = grant.user.id, reason = why.as_str(); "a refresh was put off: the provider can't be asked, and what it said last is too old (--identity-lifetime, IDENTITY_LIFETIME)");
-            Err(OAuthError {
-                status: StatusCode::SERVICE_UNAVAILABLE,
-                code: "temporarily_unavailable",
-                description: "the identity provider can't be asked; try again in a minute".into(),
-            })
+            Err(put_off())
         }
     }
 }
 
+fn put_off() -> OAuthError {
+    OAuthError {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        code: "temporarily_unavailable",
+        description: "the identity provider can't be asked; try again in a minute".into(),
+    }
+}
+
+/// The rules that let the user in, by their digest: `Some(None)` for a password's user, `None` when none does.
+fn rules_of(ctx: &Context, user: &User) -> Result<Option<Option<String>>, OAuthError> {
+    let Some(provider) = ctx.providers.of_credential(&user.credential) else { return Ok(Some(None)) };
+    let rules = provider.rules();
+    Ok(ctx.people.is_admitted_by(ctx, &user.id, &rules)?.then(|| Some(rules.digest())))
+}
+
 /// RFC 6749 section 5.1. The refresh token has nothing but what the grant row has, so that it can be made again.
-fn tokens(ctx: &Context, grant: &Grant, now: Timestamp) -> Response {
+fn tokens(ctx: &Context, grant: &Grant, now: Timestamp, rules: Option<String>) -> Response {
     let Phase::Active { generation, since, .. } = grant.phase else {
         return invalid_grant("the authorization has ended").response();
     };
@@ -249,7 +267,7 @@ fn tokens(ctx: &Context, grant: &Grant, now: Timestamp) -> Response {
         generation,
         credential: grant.user.credential.clone(),
         email: grant.user.email.clone(),
-        rules: ctx.providers.of_credential(&grant.user.credential).map(|p| p.rules().digest()),
+        rules,
     };
     let refresh = RefreshToken { grant: grant.id.clone(), generation, since };
     no_store(Response::json(

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Table;
 use crate::clock::Timestamp;
-use crate::identity::{ClientId, GrantId, SessionId, User, UserId};
+use crate::identity::{ClientId, CredentialId, GrantId, SessionId, User, UserId};
 use crate::login::providers::Slug;
 use crate::login::providers::rules::Identity;
 
@@ -164,6 +164,8 @@ pub struct KnownPerson {
     pub user: UserId,
     /// At which provider.
     pub provider: Slug,
+    /// As which client the proxy asked it.
+    pub credential: CredentialId,
     /// What it said.
     pub identity: Identity,
     /// What it gave to ask after them again; encrypted.

@@ -110,6 +110,9 @@ pub struct ProviderState {
     pub request: Option<Box<AuthorizationRequest>>,
     /// Tells it from others.
     pub id: String,
+    /// The person is asked for consent at the provider for a second time, so as to get a refresh token.
+    #[serde(default)]
+    pub consent: bool,
     /// Digest of the browser cookie.
     pub browser: String,
     /// End.
@@ -222,7 +225,14 @@ mod tests {
             (Kind::Device, keys.seal(&DeviceCookie { device: text(), exp }), opens::<DeviceCookie>),
             (
                 Kind::ProviderState,
-                keys.seal(&ProviderState { provider: Slug::Oidc, request: None, id: text(), browser: text(), exp }),
+                keys.seal(&ProviderState {
+                    provider: Slug::Oidc,
+                    request: None,
+                    id: text(),
+                    consent: false,
+                    browser: text(),
+                    exp,
+                }),
                 opens::<ProviderState>,
             ),
             (Kind::McpSession, keys.seal(&McpSessionId { session: text(), owner: text() }), opens::<McpSessionId>),

@@ -65,6 +65,8 @@ fn is_own(name: &str) -> bool {
 
 /// What percent-encoding leaves alone in an identity field: visible ASCII but the percent sign.
 const VISIBLE: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
+/// Of a list whose percent signs are encoded already.
+const VISIBLE_LIST: &AsciiSet = &CONTROLS.add(b' ');
 
 /// Fields that the proxy writes itself, so that no configuration may.
 pub fn is_managed_field(name: &HeaderName) -> bool {
@@ -111,9 +113,9 @@ pub fn request(from: &HeaderMap, origin: &Origin, fixed: &[(HeaderName, HeaderVa
         if let Some(name) = &person.identity.name {
             set("x-forwarded-name", &encode(name));
         }
-        let groups: Vec<String> = person.identity.groups.iter().map(|g| encode(g).replace(',', "%2C")).collect();
+        let groups = person.identity.group_list();
         if !groups.is_empty() {
-            set("x-forwarded-groups", &groups.join(","));
+            set("x-forwarded-groups", &utf8_percent_encode(&groups, VISIBLE_LIST).to_string());
         }
     }
     for (name, value) in fixed {

@@ -46,11 +46,11 @@ export async function answers(url, program) {
 }
 
 // The proxy before an upstream server, as the README starts it; `upstream` is its URL, or -- and its command.
-export async function startProxy(binary, upstream, env = {}) {
-  const port = await freePort();
+export async function startProxy(binary, upstream, env = {}, { port, signIn = ["--password", PASSWORD] } = {}) {
+  port ??= await freePort();
   const origin = `http://localhost:${port}`;
   const data = mkdtempSync(join(tmpdir(), "mcp-auth-proxy-e2e-"));
-  const args = ["--listen", `127.0.0.1:${port}`, "--external-url", origin, "--password", PASSWORD, "--data-path", join(data, "data"), ...upstream];
+  const args = ["--listen", `127.0.0.1:${port}`, "--external-url", origin, ...signIn, "--data-path", join(data, "data"), ...upstream];
   const proxy = start(binary, args, { LOG_LEVEL: "debug", ...env });
   await answers(`${origin}/.well-known/jwks.json`, proxy);
   return Object.assign(proxy, { origin, clean: () => rmSync(data, { recursive: true, force: true }) });

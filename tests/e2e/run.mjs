@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { conformance } from "./conformance.mjs";
 import { answers, freePort, PASSWORD, start, startProxy, stopEverything } from "./harness.mjs";
-import { screens } from "./screens.mjs";
+import { providerScreens, screens } from "./screens.mjs";
 import { getToken, startBearer } from "./token.mjs";
 import { checks, lost, REVISIONS, wholeScenarios } from "./transparency.mjs";
 import { typescriptFlow } from "./typescript_client.mjs";
@@ -93,6 +93,47 @@ function grepForSecrets(log, secrets) {
   for (const secret of [PASSWORD, ...secrets]) assert.ok(!log.includes(secret), `${secret} is in the log`);
 }
 
+// A provider for the proxy whose port is known beforehand; stopped and started again it has another key.
+async function withProvider(flags, run, { alg = "RS256", env = {} } = {}) {
+  const [port, proxyPort] = [await freePort(), await freePort()];
+  const origin = `http://localhost:${proxyPort}`;
+  const idp = {
+    start: async () => {
+      const args = [join(here, "idp.mjs"), "--port", String(port), "--redirect", `${origin}/.auth/oidc/callback`, "--alg", alg];
+      idp.program = start(node, args);
+      await answers(`http://127.0.0.1:${port}/jwks`, idp.program);
+    },
+    stop: () => idp.program.stop("SIGKILL"),
+  };
+  await idp.start();
+  const server = await everything("streamableHttp");
+  const provider = ["--oidc-configuration-url", `http://127.0.0.1:${port}/.well-known/openid-configuration`, "--oidc-client-id", "proxy", "--oidc-provider-name", "Example ID"];
+  const proxy = await startProxy(binary, [server.url], { OIDC_CLIENT_SECRET: "s3cret & more", ...env }, { port: proxyPort, signIn: [...provider, ...flags] });
+  try {
+    await run(proxy, idp);
+    assert.equal(await proxy.stop(), 0, "SIGTERM ends it in order");
+  } catch (error) {
+    error.message += `\nlog:\n${proxy.stderr.slice(-4000)}`;
+    throw error;
+  } finally {
+    await Promise.all([proxy.stop("SIGKILL"), server.stop("SIGKILL"), idp.stop()]);
+    proxy.clean();
+  }
+}
+
+// Does the TypeScript SDK get in as `login`?
+async function getsIn(proxy, login) {
+  const identity = { provider: "oidc", login };
+  try {
+    await typescriptFlow({ url: `${proxy.origin}/mcp`, identity, tools: EVERYTHING });
+    return true;
+  } catch (error) {
+    // The page that says so; anything else is a fault.
+    if (!/^403: .*This account may not use this server/s.test(error.message)) throw error;
+    return false;
+  }
+}
+
 // Both SDKs with a server over stdio.
 const bothOverStdio = (command, tools, then) => () =>
   overStdio(command, async (proxy, folder) => {
@@ -166,6 +207,23 @@ const cases = {
     assert.match(proxy.stderr, /a session has an MCP server of its own/);
   }),
   "the official server suite: nothing is lost on the way": nothingIsLost,
+  "a certified provider: who is on the list, or fits a pattern, gets in, and an address that is not verified is nobody's": () =>
+    withProvider(["--oidc-allowed-users-glob", "*@example.com"], async (proxy, idp) => {
+      assert.equal(await getsIn(proxy, "alice@example.com"), true);
+      assert.equal(await getsIn(proxy, "bob@example.org"), false);
+      assert.equal(await getsIn(proxy, "mallory@example.com"), false);
+      for (const secret of ["s3cret & more", "s3cret+%26+more"]) assert.ok(!proxy.stderr.includes(secret));
+      // Down, nobody gets in and the page says why; back with other keys, all is well.
+      await idp.stop();
+      await assert.rejects(getsIn(proxy, "alice@example.com"), /ECONNREFUSED|fetch failed|can't be reached/);
+      await idp.start();
+      assert.equal(await getsIn(proxy, "alice@example.com"), true);
+    }),
+  "a certified provider with ES256: groups, and a refresh that asks it again": () =>
+    withProvider(["--oidc-allowed-groups", "engineering", "--oidc-scopes", "openid,email,profile,groups,offline_access"], async (proxy) => {
+      assert.equal(await getsIn(proxy, "alice@example.com"), true);
+      assert.equal(await getsIn(proxy, "bob@example.org"), false);
+    }, { alg: "ES256" }),
   "the official authorization suite, whole": () =>
     published("streamableHttp", async (proxy) => {
       const suite = dirname(modules.resolve("@modelcontextprotocol/conformance/package.json"));
@@ -179,6 +237,12 @@ const cases = {
       assert.deepEqual(bad.map((check) => `${check.status} ${check.id} ${check.errorMessage ?? ""}`), []);
       console.log(`      ${checks.length} checks in ${output.match(/Running scenario/g).length} scenarios`);
     }),
+  "Chromium: several providers beside a password, no access, a provider that is not there": () =>
+    withProvider(["--oidc-allowed-users", "alice@example.com", "--password", PASSWORD, "--google-client-id", "g", "--google-configuration-url", "http://127.0.0.1:9/none", "--google-allowed-users", "a@example.com", "--github-client-id", "g", "--github-allowed-users", "a"], async (proxy) => {
+      const pictures = join(here, "pictures");
+      mkdirSync(pictures, { recursive: true });
+      await providerScreens({ playwright: modules("playwright-core"), origin: proxy.origin, pictures });
+    }, { env: { GOOGLE_CLIENT_SECRET: "g", GITHUB_CLIENT_SECRET: "g" } }),
   "Chromium: sign in, consent, sign out; pages at desktop and phone width": () =>
     published("streamableHttp", async (proxy) => {
       const pictures = join(here, "pictures");

@@ -25,14 +25,80 @@ async function client(origin, redirect, name) {
   return `${origin}/.idp/auth?${new URLSearchParams({ response_type: "code", client_id, redirect_uri: redirect, state: "s", code_challenge: challenge, code_challenge_method: "S256" })}`;
 }
 
+const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+
+const launch = (playwright) => playwright.chromium.launch({ executablePath: executable(), args: FLAGS });
+
+// Takes a picture and sees that nothing is wider than the screen.
+async function picture(page, pictures, name, size, colorScheme) {
+  await page.screenshot({ path: join(pictures, `${name}-${size}-${colorScheme}.png`), fullPage: true });
+  const overflow = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
+  assert.ok(!overflow, `${name} is wider than a ${size}`);
+}
+
+// Providers beside a password: the way there and back, who may not enter, and a provider that is not there.
+export async function providerScreens({ playwright, origin, pictures }) {
+  const callback = createServer((_, reply) => reply.end("<title>back at the client</title>")).listen(0, "127.0.0.1");
+  await new Promise((resolve) => callback.once("listening", resolve));
+  const back = `http://127.0.0.1:${callback.address().port}/callback`;
+  const local = await client(origin, back, "An application");
+  const browser = await launch(playwright);
+  try {
+    for (const [size, viewport] of Object.entries(SIZES)) {
+      for (const colorScheme of ["light", "dark"]) {
+        const context = await browser.newContext({ viewport, colorScheme });
+        const page = await context.newPage();
+        const complaints = [];
+        page.on("console", (message) => ["error", "warning"].includes(message.type()) && complaints.push(message.text()));
+        const take = (name) => picture(page, pictures, name, size, colorScheme);
+        await page.goto(local);
+        await take("providers");
+        await page.getByRole("button", { name: "Sign in with Example ID and allow" }).click();
+        // The page between leads on by itself.
+        await page.waitForSelector("input[name=login]");
+        await page.fill("input[name=login]", "bob@example.org");
+        await page.fill("input[name=password]", "any");
+        await page.getByRole("button", { name: "Continue" }).click();
+        await page.waitForSelector("text=You have no access");
+        assert.match(await page.textContent("[role=alert]"), /bob@example\.org/);
+        await take("no-access");
+        // Another account, and what the client asked for is still there.
+        await page.getByRole("button", { name: "Sign in with Example ID" }).click();
+        await page.waitForSelector("input[name=login]");
+        await page.fill("input[name=login]", "alice@example.com");
+        await page.fill("input[name=password]", "any");
+        await page.getByRole("button", { name: "Continue" }).click();
+        await page.waitForURL(`${back}**`);
+        assert.ok(new URL(page.url()).searchParams.get("code"), "the policy lets the whole way through");
+        await page.goto(local);
+        await take("consent-of-provider");
+        await page.getByRole("button", { name: "Use another account" }).click();
+        await page.waitForSelector("text=Sign in to allow access");
+        // One that has never been reached since the start.
+        await page.getByRole("button", { name: "Sign in with Google and allow" }).click();
+        await page.waitForSelector("text=Google can't be reached");
+        await take("unreachable");
+        await page.goto(`${origin}/.auth/login`);
+        await page.waitForSelector("text=Google can't be reached at the moment");
+        await take("providers-one-unreachable");
+        // The pages with an error status, and the icon the provider lacks.
+        assert.deepEqual(complaints.filter((text) => !/status of (403|404|502)/.test(text)), []);
+        await context.close();
+      }
+    }
+  } finally {
+    await browser.close();
+    callback.close();
+  }
+}
+
 export async function screens({ playwright, origin, password, pictures }) {
   const callback = createServer((_, reply) => reply.end("<title>back at the client</title>")).listen(0, "127.0.0.1");
   await new Promise((resolve) => callback.once("listening", resolve));
   const back = `http://127.0.0.1:${callback.address().port}/callback`;
   const local = await client(origin, back, "An application");
   const web = await client(origin, "https://app.example/cb", "A web application");
-  const flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
-  const browser = await playwright.chromium.launch({ executablePath: executable(), args: flags });
+  const browser = await launch(playwright);
   try {
     for (const [size, viewport] of Object.entries(SIZES)) {
       for (const colorScheme of ["light", "dark"]) {
@@ -40,18 +106,14 @@ export async function screens({ playwright, origin, password, pictures }) {
         const page = await context.newPage();
         const complaints = [];
         page.on("console", (message) => ["error", "warning"].includes(message.type()) && complaints.push(message.text()));
-        const picture = async (name) => {
-          await page.screenshot({ path: join(pictures, `${name}-${size}-${colorScheme}.png`), fullPage: true });
-          const overflow = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
-          assert.ok(!overflow, `${name} is wider than a ${size}`);
-        };
+        const take = (name) => picture(page, pictures, name, size, colorScheme);
         await page.goto(local);
-        await picture("sign-in");
+        await take("sign-in");
         assert.equal(await page.evaluate(() => document.activeElement.id), "password", "the password field has the focus");
         await page.keyboard.type("wrong");
         await page.keyboard.press("Enter");
         await page.waitForSelector("[role=alert]");
-        await picture("wrong-password");
+        await take("wrong-password");
         // The keyboard alone is enough, and Enter allows rather than denies.
         await page.keyboard.type(password);
         await page.keyboard.press("Enter");
@@ -59,7 +121,7 @@ export async function screens({ playwright, origin, password, pictures }) {
         assert.ok(new URL(page.url()).searchParams.get("code"), "the policy lets the form's redirect through");
 
         await page.goto(web);
-        await picture("consent");
+        await take("consent");
         assert.equal(await page.getByRole("button", { name: "Allow", exact: true }).count(), 1);
         await page.goto(local);
         await page.getByRole("button", { name: "Deny" }).click();
@@ -67,15 +129,15 @@ export async function screens({ playwright, origin, password, pictures }) {
         assert.equal(new URL(page.url()).searchParams.get("error"), "access_denied");
 
         await page.goto(`${origin}/.auth/login`);
-        await picture("signed-in");
+        await take("signed-in");
         await page.getByRole("button", { name: "Sign out" }).click();
         await page.waitForSelector("text=You are signed out");
-        await picture("signed-out");
+        await take("signed-out");
         complaints.length = 0;
         await page.goto(`${origin}/.idp/auth?client_id=unknown`);
-        await picture("error");
+        await take("error");
         await page.goto(`${origin}/mcp`);
-        await picture("not-for-browsers");
+        await take("not-for-browsers");
         // A page with an error status is named in the console; anything else would be a fault of the page.
         assert.deepEqual(complaints.filter((text) => !/status of 40[01]/.test(text)), []);
         const unlabelled = await page.evaluate(() => [...document.querySelectorAll("input:not([type=hidden]):not([hidden])")].filter((i) => !i.labels.length).length);

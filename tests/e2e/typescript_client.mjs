@@ -14,8 +14,8 @@ class Provider {
   secrets = new Set();
   browser = new Browser();
   signIns = 0;
-  constructor(password) {
-    this.password = password;
+  constructor(credentials) {
+    this.credentials = credentials;
   }
   get redirectUrl() {
     return REDIRECT;
@@ -59,21 +59,22 @@ class Provider {
     this.signIns++;
     assert.equal(url.searchParams.get("code_challenge_method"), "S256");
     assert.ok(url.searchParams.get("resource").startsWith(url.origin));
-    const back = new URL(await this.browser.authorize(url, { password: this.password }));
+    const back = new URL(await this.browser.authorize(url, this.credentials));
     assert.equal(back.searchParams.get("state"), this.sentState);
     assert.equal(back.searchParams.get("iss"), url.origin);
     this.secrets.add((this.code = back.searchParams.get("code")));
   }
 }
 
-export async function typescriptFlow({ url, sse, password, tools, onSecrets }) {
-  const provider = new Provider(password);
+export async function typescriptFlow({ url, sse, password, identity, tools, onSecrets }) {
+  const provider = new Provider(identity ?? { password });
   const transport = () => {
     const options = { authProvider: provider };
     return sse ? new SSEClientTransport(new URL(url), options) : new StreamableHTTPClientTransport(new URL(url), options);
   };
   const first = transport();
-  await assert.rejects(new Client({ name: "e2e", version: "1" }).connect(first), /Unauthorized/);
+  const refusal = await new Client({ name: "e2e", version: "1" }).connect(first).then(() => new Error("it connected without a sign-in"), (error) => error);
+  if (!(refusal instanceof UnauthorizedError)) throw refusal;
   await first.finishAuth(provider.code);
 
   const client = new Client({ name: "e2e", version: "1" }, { capabilities: { elicitation: {} } });
@@ -118,7 +119,7 @@ export async function typescriptFlow({ url, sse, password, tools, onSecrets }) {
   const form = /name="form" value="([^"]+)"/.exec(page)[1];
   const out = await provider.browser.fetch(new URL("/.auth/logout", url), { method: "POST", form: { form } });
   assert.match(await out.text(), /You are signed out/);
-  assert.match(await (await provider.browser.fetch(new URL("/.auth/login", url))).text(), /type="password"/);
+  assert.match(await (await provider.browser.fetch(new URL("/.auth/login", url))).text(), identity ? /Signing in with/ : /type="password"/);
   await client.listTools();
 
   // Giving the authorization back ends it.

@@ -8,10 +8,11 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use mcp_auth_proxy::clock::Clock;
+use mcp_auth_proxy::context::Context;
 use mcp_auth_proxy::flags::Settings;
 use mcp_auth_proxy::http::{Drain, Payload, Response};
 use mcp_auth_proxy::identity::Principal;
-use mcp_auth_proxy::login::providers::recheck;
+use mcp_auth_proxy::login::providers::{configure_anew, recheck};
 use mcp_auth_proxy::net::interrupt;
 use mcp_auth_proxy::store::embedded::EmbeddedStore;
 use mcp_auth_proxy::tokens::Secret;
@@ -84,6 +85,18 @@ impl Provided {
         let page = browser.get(&client.authorize(&[]));
         let url = choose(&browser, &page, "oidc");
         come_back(&browser, "oidc", &self.idp.authorize(&url))
+    }
+
+    /// How often the provider's token endpoint was asked.
+    fn token_requests(&self) -> usize {
+        self.idp.server.received().iter().filter(|r| r.target == "/token").count()
+    }
+
+    fn replace_rules(&self, change: impl FnOnce(&mut Settings)) {
+        let mut settings = self.settings.clone();
+        change(&mut settings);
+        self.app.context().providers.replace_rules(&configure_anew(&settings).unwrap());
+        recheck::apply_rules(self.app.context());
     }
 
     fn tokens(&self, client: &Client<'_, Local>) -> Tokens {
@@ -490,8 +503,7 @@ fn refreshes_at_once_ask_the_provider_once() {
         running.into_iter().map(|t| t.join().unwrap()).collect()
     });
     assert_eq!(answers, [200; 4]);
-    let asked = p.idp.server.received().iter().filter(|r| r.target == "/token").count();
-    assert_eq!(asked, 2, "one code and one refresh");
+    assert_eq!(p.token_requests(), 2, "one code and one refresh");
 }
 
 #[test]
@@ -514,6 +526,7 @@ fn a_provider_that_is_down_is_believed_for_a_while() {
     let put_off = client.refresh(&current.refresh);
     assert_eq!((put_off.status, put_off.error().as_str()), (503, "temporarily_unavailable"));
     p.idp.state().failure = None;
+    p.clock.advance(60);
     current = tokens(&client.refresh(&current.refresh));
     // That the proxy's own secret is wrong says nothing of the person; that the person's token is, does.
     p.idp.state().refused = Some("invalid_client");
@@ -537,10 +550,141 @@ fn what_a_provider_without_refresh_tokens_said_is_believed_for_a_while() {
         current = tokens(&client.refresh(&current.refresh));
     }
     p.clock.advance(2 * HOUR);
-    assert_eq!(client.refresh(&current.refresh).status, 503);
-    // Signing in again is what helps; the refresh token that was put off is still good.
+    // There is nothing to ask with: signing in again is what helps, and the client is told so.
+    assert_eq!(client.refresh(&current.refresh).error(), "invalid_grant");
     p.tokens(&client);
-    tokens(&client.refresh(&current.refresh));
+}
+
+#[test]
+fn a_session_that_is_over_at_the_provider_is_no_verdict_but_its_word_ages() {
+    let p = provided(|s| s.oidc_allowed_users = strings(&["alice@example.com"]));
+    p.idp.state().refreshes = true;
+    let client = Client::public(&p.app);
+    let mut current = p.tokens(&client);
+    p.idp.state().refused = Some("invalid_grant");
+    for _ in 0..23 {
+        p.clock.advance(HOUR);
+        current = tokens(&client.refresh(&current.refresh));
+    }
+    assert_eq!(p.token_requests(), 2, "what is good for nothing is not tried again");
+    p.clock.advance(2 * HOUR);
+    assert_eq!(client.refresh(&current.refresh).error(), "invalid_grant");
+}
+
+fn lasting(groups: &[&str]) -> Provided {
+    let p = provided(|s| {
+        s.oidc_allowed_groups = strings(groups);
+        s.oidc_scopes = strings(&["openid", "email", "offline_access"]);
+    });
+    p.idp.state().refreshes = true;
+    p
+}
+
+#[test]
+fn who_is_out_is_out_in_every_browser_and_client() {
+    let p = lasting(&["engineering"]);
+    let client = Client::public(&p.app);
+    let browser = Browser::new(&p.app);
+    let page = browser.get(&client.authorize(&[]));
+    let url = choose(&browser, &page, "oidc");
+    let back = come_back(&browser, "oidc", &p.idp.authorize(&url));
+    let first = tokens(&client.redeem(&query(back.header("location").unwrap())["code"]));
+    let second = p.tokens(&client);
+    // A session lets in anew without the provider, for as long as an access token lasts.
+    let again = |browser: &Browser<'_, Local>| browser.get(&client.authorize(&[])).text().contains("Signed in as");
+    assert!(again(&browser));
+    p.clock.advance(HOUR);
+    assert!(again(&browser), "it was asked, and said yes");
+    assert_eq!(p.token_requests(), 3);
+    p.idp.state().claims["groups"] = json!(["alumni"]);
+    p.clock.advance(HOUR);
+    assert!(!again(&browser), "the session is good for nothing");
+    assert_eq!(client.refresh(&first.refresh).error(), "invalid_grant");
+    assert_eq!(client.refresh(&second.refresh).error(), "invalid_grant");
+    // Likewise when the provider says no at a refresh.
+    let p = lasting(&["engineering"]);
+    let client = Client::public(&p.app);
+    let browser = Browser::new(&p.app);
+    let page = browser.get(&client.authorize(&[]));
+    let url = choose(&browser, &page, "oidc");
+    let back = come_back(&browser, "oidc", &p.idp.authorize(&url));
+    let held = tokens(&client.redeem(&query(back.header("location").unwrap())["code"]));
+    p.clock.advance(HOUR / 2);
+    p.idp.state().refused = Some("invalid_grant");
+    assert_eq!(client.refresh(&held.refresh).error(), "invalid_grant");
+    assert!(browser.get(&client.authorize(&[])).text().contains("Sign in with Example ID"));
+}
+
+#[test]
+fn a_glitch_at_the_provider_ends_nothing() {
+    type Glitch = fn(&mut OidcState);
+    let glitches: &[Glitch] = &[
+        |s| s.failure = Some(("200 OK", "<h1>maintenance</h1>".into())),
+        |s| s.failure = Some(("400 Bad Request", r#"{"error":"invalid_request"}"#.into())),
+        |s| {
+            s.forge = Some(Box::new(|s, mut claims| {
+                claims["iat"] = json!(claims["iat"].as_u64().unwrap() + HOUR);
+                s.sign(s.header(), &claims)
+            }))
+        },
+        |s| {
+            s.forge = Some(Box::new(|s, claims| {
+                let mut header = s.header();
+                header["kid"] = json!("next");
+                s.sign(header, &claims)
+            }))
+        },
+    ];
+    for glitch in glitches {
+        let p = lasting(&["engineering"]);
+        let client = Client::public(&p.app);
+        let mut current = p.tokens(&client);
+        p.clock.advance(HOUR);
+        glitch(&mut p.idp.state());
+        current = tokens(&client.refresh(&current.refresh));
+        p.idp.state().failure = None;
+        p.idp.state().forge = None;
+        p.clock.advance(HOUR);
+        current = tokens(&client.refresh(&current.refresh));
+        p.idp.state().claims["groups"] = json!([]);
+        p.clock.advance(HOUR);
+        assert_eq!(client.refresh(&current.refresh).error(), "invalid_grant");
+    }
+}
+
+#[test]
+fn a_client_that_goes_away_loses_no_refresh_token_of_the_provider() {
+    let p = lasting(&["engineering"]);
+    let client = Client::public(&p.app);
+    let held = p.tokens(&client);
+    p.clock.advance(HOUR);
+    p.idp.state().forge = Some(Box::new(|s, claims| {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        s.sign(s.header(), &claims)
+    }));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let served = Arc::new(listener.accept().unwrap().0);
+    drop(socket);
+    interrupt::on_behalf_of(served, Drain::new().unwrap(), || client.refresh(&held.refresh));
+    assert!(!p.app.context().providers.all()[0].is_down());
+    p.clock.advance(HOUR);
+    tokens(&client.refresh(&held.refresh));
+}
+
+#[test]
+fn a_provider_that_hangs_is_not_asked_for_each_of_many() {
+    let p = lasting(&["engineering"]);
+    let client = Client::public(&p.app);
+    let held = p.tokens(&client);
+    p.idp.state().failure = Some(("500 Internal Server Error", "{}".into()));
+    p.clock.advance(HOUR);
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| assert_eq!(client.refresh(&held.refresh).status, 200));
+        }
+    });
+    assert_eq!(p.token_requests(), 2);
 }
 
 #[test]
@@ -717,6 +861,47 @@ fn who_leaves_an_organisation_at_github_is_out_with_the_next_refresh() {
 }
 
 #[test]
+fn rules_that_need_to_know_more_ask_for_it_first() {
+    let (app, github, clock) = with_github(|s| s.github_allowed_orgs = strings(&["acme"]));
+    github.state().memberships.insert("acme".into(), "active");
+    github.state().memberships.insert("acme/core".into(), "active");
+    let client = Client::public(&app);
+    let held = github_tokens(&app, &github, &client);
+    let ctx = app.context();
+    let (_stream, socket) = open_stream(ctx, &held.access);
+    let settings = Settings {
+        github_client_id: Some(CLIENT_ID.into()),
+        github_client_secret: Some(CLIENT_SECRET.into()),
+        github_url: github.url(),
+        github_allowed_orgs: strings(&["acme:core"]),
+        ..Settings::default()
+    };
+    ctx.providers.replace_rules(&configure_anew(&settings).unwrap());
+    recheck::apply_rules(ctx);
+    // As long as GitHub can't be asked, nobody enters and nothing ends.
+    github.state().failures.insert("/user".into(), "502 Bad Gateway");
+    clock.advance(60);
+    assert_eq!(client.refresh(&held.refresh).status, 503);
+    github.state().failures.clear();
+    clock.advance(60);
+    recheck::look_after_streams(ctx);
+    assert!(!is_cut(&socket));
+    let held = tokens(&client.refresh(&held.refresh));
+    assert_eq!(call(&app, &held.access).status, 200);
+}
+
+#[test]
+fn a_limit_that_github_tells_in_words_is_no_verdict() {
+    let (app, github, clock) = with_github(|s| s.github_allowed_orgs = strings(&["acme"]));
+    github.state().memberships.insert("acme".into(), "active");
+    let client = Client::public(&app);
+    let held = github_tokens(&app, &github, &client);
+    github.state().words = Some("You have exceeded a secondary rate limit".into());
+    clock.advance(HOUR);
+    tokens(&client.refresh(&held.refresh));
+}
+
+#[test]
 fn github_says_no_with_status_200() {
     for (error, status) in [("bad_verification_code", 400), ("incorrect_client_credentials", 502)] {
         let (app, github, _) = with_github(|s| s.github_allowed_users = strings(&["alice"]));
@@ -774,7 +959,24 @@ fn a_google_workspace_is_what_the_token_says() {
         let page = browser.get(&client.authorize(&[]));
         let url = choose(&browser, &page, "google");
         assert_eq!(query(&url)["access_type"], "offline");
-        assert_eq!(come_back(&browser, "google", &idp.authorize(&url)).status, *status, "{claims}");
+        let mut back = come_back(&browser, "google", &idp.authorize(&url));
+        if *status == 303 {
+            // Google gives a refresh token at the first consent only: without one it is asked for again, once.
+            let again = back.header("refresh").unwrap().strip_prefix("0;url=").unwrap().to_string();
+            assert_eq!((query(&again)["prompt"].as_str(), query(&url).get("prompt")), ("consent", None));
+            back = come_back(&browser, "google", &idp.authorize(&again));
+        }
+        assert_eq!(back.status, *status, "{claims}");
+    }
+    // Who has given it before is not bothered.
+    let (app, idp) = start(|s| s.google_allowed_users = strings(&["alice@example.com"]));
+    idp.state().refreshes = true;
+    for refreshes in [true, false] {
+        idp.state().refreshes = refreshes;
+        let browser = Browser::new(&app);
+        let page = browser.get(&Client::public(&app).authorize(&[]));
+        let url = choose(&browser, &page, "google");
+        assert_eq!(come_back(&browser, "google", &idp.authorize(&url)).status, 303);
     }
 }
 
@@ -935,18 +1137,17 @@ fn a_provider_that_is_down_keeps_nobody_from_starting() {
     assert_eq!(reply.status, 502);
     assert!(reply.text().contains("can't be reached") && !reply.text().contains("<h1>down"));
     idp.state().failure = None;
+    eventually("the provider is looked at again", || {
+        browser.post("/.auth/login", &[("request", &request), ("provider", "oidc")]).status == 200
+    });
     assert_eq!(sign_in(&proxy, &idp, &client).status, 303);
     proxy.has_logged("the provider can be used again");
     assert!(!browser.get(&client.authorize(&[])).text().contains("can't be reached"));
 }
 
-#[test]
-fn a_stream_does_not_outlive_the_right_to_it() {
-    let p = provided(|s| s.oidc_allowed_groups = strings(&["engineering"]));
-    p.idp.state().refreshes = true;
-    let held = p.tokens(&Client::public(&p.app));
-    let ctx = p.app.context();
-    let token = AccessToken::verify(&held.access, &ctx.keys, ctx.now()).unwrap();
+/// What keeps a stream of the token's holder open, and the client's end of its connection.
+fn open_stream(ctx: &Context, access: &str) -> ((Response, Arc<TcpStream>), TcpStream) {
+    let token = AccessToken::verify(access, &ctx.keys, ctx.now()).unwrap();
     let principal = Principal {
         user: token.sub,
         email: None,
@@ -955,9 +1156,9 @@ fn a_stream_does_not_outlive_the_right_to_it() {
         expires_at: token.exp,
         person: None,
     };
-    // A client's connection, for which a stream is open.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    client.set_nonblocking(true).unwrap();
     let served = Arc::new(listener.accept().unwrap().0);
     let stream = Response {
         body: Payload::Stream { reader: Box::new(std::io::empty()), length: None },
@@ -965,10 +1166,104 @@ fn a_stream_does_not_outlive_the_right_to_it() {
     };
     let open =
         interrupt::on_behalf_of(served.clone(), Drain::new().unwrap(), || ctx.streams.attach(stream, &principal));
-    let is_cut = || {
-        client.set_nonblocking(true).unwrap();
-        matches!((&client).read(&mut [0]), Ok(0))
-    };
+    ((open, served), client)
+}
+
+fn is_cut(mut socket: &TcpStream) -> bool {
+    matches!(socket.read(&mut [0]), Ok(0))
+}
+
+#[test]
+fn a_stream_ends_when_nobody_vouches_for_its_user_any_more() {
+    let p = lasting(&["engineering"]);
+    let client = Client::public(&p.app);
+    let held = p.tokens(&client);
+    let ctx = p.app.context();
+    let (_open, socket) = open_stream(ctx, &held.access);
+    p.idp.state().failure = Some(("500 Internal Server Error", "{}".into()));
+    for _ in 0..23 {
+        p.clock.advance(HOUR);
+        recheck::look_after_streams(ctx);
+    }
+    assert!(!is_cut(&socket));
+    p.clock.advance(2 * HOUR);
+    recheck::look_after_streams(ctx);
+    eventually("the stream is cut", || is_cut(&socket));
+    // Its grant goes on when the provider is back.
+    p.idp.state().failure = None;
+    p.clock.advance(HOUR);
+    tokens(&client.refresh(&held.refresh));
+}
+
+#[test]
+fn a_code_is_good_only_for_whom_the_rules_let_in_when_it_is_redeemed() {
+    let p = for_alice();
+    let client = Client::public(&p.app);
+    let code = |reply: Reply| query(reply.header("location").unwrap()).remove("code").unwrap();
+    let before = code(p.sign_in(&client));
+    p.replace_rules(|s| s.oidc_allowed_users = strings(&["bob@example.com"]));
+    assert_eq!(client.redeem(&before).error(), "invalid_grant");
+    // A door that stood open is shut by a list.
+    let p = provided(|s| s.allow_any_user = true);
+    p.replace_rules(|s| s.oidc_allowed_users = strings(&["bob@example.com"]));
+    assert_eq!(p.sign_in(&Client::public(&p.app)).status, 403);
+}
+
+#[test]
+fn an_address_that_is_not_verified_lets_in_by_no_pointer() {
+    for change in [
+        (|s: &mut Settings| s.oidc_allowed_attributes = strings(&["/email=alice@example.com"])) as fn(&mut Settings),
+        |s| {
+            s.oidc_groups_field = "/email".into();
+            s.oidc_allowed_groups = strings(&["alice@example.com"]);
+        },
+    ] {
+        let p = provided(change);
+        assert_eq!(p.sign_in(&Client::public(&p.app)).status, 303);
+        p.idp.state().claims["email_verified"] = json!(false);
+        assert_eq!(p.sign_in(&Client::public(&p.app)).status, 403);
+    }
+}
+
+#[test]
+fn a_sign_in_comes_back_once_and_strangers_ask_no_provider_at_will() {
+    let p = for_alice();
+    let client = Client::public(&p.app);
+    let browser = Browser::new(&p.app);
+    let page = browser.get(&client.authorize(&[]));
+    let url = choose(&browser, &page, "oidc");
+    assert!(!query(&url)["state"].contains('.'), "the client's own request can't be read in it");
+    let mut answer = p.idp.authorize(&url);
+    answer.iter_mut().filter(|(n, _)| n == "code").for_each(|(_, v)| *v = "guess".into());
+    let mut statuses: Vec<u16> = (0..100).map(|_| come_back(&browser, "oidc", &answer).status).collect();
+    assert_eq!(p.token_requests(), 1);
+    statuses.sort();
+    assert_eq!((statuses[0], statuses[99]), (400, 429));
+    assert!(!p.app.context().providers.all()[0].is_down());
+}
+
+#[test]
+fn a_look_at_a_provider_is_a_look() {
+    let p = for_alice();
+    let providers = &p.app.context().providers;
+    providers.look();
+    assert!(!providers.all()[0].is_down());
+    p.idp.state().failure = Some(("503 Service Unavailable", String::new()));
+    providers.look();
+    assert!(providers.all()[0].is_down());
+    p.idp.state().failure = None;
+    providers.look();
+    assert!(!providers.all()[0].is_down());
+}
+
+#[test]
+fn a_stream_does_not_outlive_the_right_to_it() {
+    let p = provided(|s| s.oidc_allowed_groups = strings(&["engineering"]));
+    p.idp.state().refreshes = true;
+    let held = p.tokens(&Client::public(&p.app));
+    let ctx = p.app.context();
+    let (open, socket) = open_stream(ctx, &held.access);
+    let is_cut = || is_cut(&socket);
     // While the token is good, nobody is asked; when it has run out, the provider is.
     p.idp.state().claims["groups"] = json!(["engineering", "more"]);
     for _ in 0..3 {
@@ -976,8 +1271,7 @@ fn a_stream_does_not_outlive_the_right_to_it() {
         recheck::look_after_streams(ctx);
         assert!(!is_cut());
     }
-    let asked = |p: &Provided| p.idp.server.received().iter().filter(|r| r.target == "/token").count();
-    assert_eq!(asked(&p), 4);
+    assert_eq!(p.token_requests(), 4);
     p.idp.state().claims["groups"] = json!(["alumni"]);
     p.clock.advance(HOUR / 2);
     recheck::look_after_streams(ctx);

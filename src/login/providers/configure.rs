@@ -49,6 +49,11 @@ fn credentials(id: &Option<String>, secret: &Option<String>, prefix: &str) -> Re
     }
 }
 
+/// Is there an allow list of this provider, be it one in a file without entries?
+fn has_list(s: &Settings, provider: &str, lists: &[&Vec<String>]) -> bool {
+    lists.iter().any(|list| !list.is_empty()) || s.empty_lists.iter().any(|flag| flag.starts_with(provider))
+}
+
 /// Rules, or a provider's other options, without the provider are a mistake.
 fn refuse_leftovers(given: &[(&str, bool)], what_lacks: &str) -> Result<(), String> {
     match given.iter().find(|(_, is_given)| *is_given) {
@@ -87,7 +92,8 @@ fn google(s: &Settings) -> Result<Option<ProviderConfig>, String> {
             is_google: true,
         }),
         rules: Rules {
-            anyone: s.allow_any_user && s.google_allowed_users.is_empty() && s.google_allowed_workspaces.is_empty(),
+            anyone: s.allow_any_user
+                && !has_list(s, "google", &[&s.google_allowed_users, &s.google_allowed_workspaces]),
             users: s.google_allowed_users.clone(),
             ids_ignore_case: true,
             workspaces: s.google_allowed_workspaces.clone(),
@@ -131,7 +137,7 @@ fn github(s: &Settings) -> Result<Option<ProviderConfig>, String> {
             client_secret,
         }),
         rules: Rules {
-            anyone: s.allow_any_user && s.github_allowed_users.is_empty() && s.github_allowed_orgs.is_empty(),
+            anyone: s.allow_any_user && !has_list(s, "github", &[&s.github_allowed_users, &s.github_allowed_orgs]),
             users: s.github_allowed_users.clone(),
             ids_ignore_case: true,
             groups: s.github_allowed_orgs.clone(),
@@ -148,7 +154,6 @@ fn oidc(s: &Settings) -> Result<Option<ProviderConfig>, String> {
         ("--oidc-allowed-groups (OIDC_ALLOWED_GROUPS)", !s.oidc_allowed_groups.is_empty()),
         ("--oidc-allowed-attributes (OIDC_ALLOWED_ATTRIBUTES)", !s.oidc_allowed_attributes.is_empty()),
     ];
-    let has_rules = lists.iter().any(|(_, is_given)| *is_given);
     let credentials = credentials(&s.oidc_client_id, &s.oidc_client_secret, "OIDC")?;
     let (url, (client_id, client_secret)) = match (&s.oidc_configuration_url, credentials) {
         (Some(url), Some(credentials)) => (url, credentials),
@@ -202,7 +207,7 @@ fn oidc(s: &Settings) -> Result<Option<ProviderConfig>, String> {
         label: s.oidc_provider_name.clone(),
         dialect: Dialect::Oidc(config),
         rules: Rules {
-            anyone: s.allow_any_user && !has_rules,
+            anyone: s.allow_any_user && !has_list(s, "oidc", &[]) && lists.iter().all(|(_, is_given)| !is_given),
             users: s.oidc_allowed_users.clone(),
             globs: s.oidc_allowed_users_glob.clone(),
             ids_ignore_case: s.oidc_user_id_field == EMAIL_FIELD,

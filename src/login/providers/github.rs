@@ -18,7 +18,7 @@ const SSO: HeaderName = HeaderName::from_static("x-github-sso");
 const MAX_PAGES: usize = 20;
 
 /// How to speak to GitHub.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct GitHubConfig {
     /// Where people sign in.
     pub url: RemoteUrl,
@@ -124,7 +124,7 @@ impl GitHubClient {
             (None, Some(access)) => (access.clone(), tokens.clone()),
             (None, None) => return Ok(None),
         };
-        Ok(Some(Renewed { tokens, access, id_token: None }))
+        Ok(Some(Renewed { tokens, access, id_token: None, lacks_claims: false }))
     }
 
     /// Who the tokens belong to, and where the person is a member.
@@ -175,7 +175,7 @@ impl GitHubClient {
                 "incorrect_client_credentials" | "redirect_uri_mismatch" => Err(Trouble::Unreachable(format!(
                     "GitHub does not accept this proxy as its client ({error}): check --github-client-id, --github-client-secret and the callback URL"
                 ))),
-                _ => Err(Trouble::Unreachable("GitHub's token endpoint answered with an error".into())),
+                _ => Err(Trouble::Invalid("GitHub's token endpoint answered with an error".into())),
             },
             _ => Err(Trouble::Unreachable(format!("GitHub's token endpoint answered {}", answer.status))),
         }
@@ -233,7 +233,13 @@ impl GitHubClient {
         if answer.fields.get(SSO).and_then(|v| v.to_str().ok()).is_some_and(|v| v.starts_with("required")) {
             log::warn!(organisation = org, login = login; "the organisation requires single sign-on: its members have to sign in there (https://github.com/orgs/ORGANISATION/sso) and then here again");
         }
+        let is_limited = || {
+            let text = String::from_utf8_lossy(&answer.body).to_ascii_lowercase();
+            ["rate limit", "abuse"].iter().any(|words| text.contains(words))
+        };
         match answer.status {
+            // Some limits are told in words only.
+            StatusCode::FORBIDDEN if is_limited() => Err(trouble(&answer)),
             StatusCode::OK => Ok(parse::<Membership>(&answer)?.state == "active"),
             // Not a member, or the application may not see it.
             StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => Ok(false),

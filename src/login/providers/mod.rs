@@ -15,9 +15,8 @@ pub mod recheck;
 pub mod rules;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +32,10 @@ use crate::tokens::{Keys, Kind, base64url};
 /// Pause between two looks at a provider that answers, and at one that does not.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
+/// How long one that nobody looks at is taken for down.
+const BELIEVED_DOWN: Duration = Duration::from_secs(60);
+/// How soon after it was asked after somebody in vain it is asked again, in seconds.
+const ASK_AGAIN: u64 = 15;
 
 /// Which of the providers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +84,7 @@ impl fmt::Display for Slug {
 }
 
 /// A provider as configured.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ProviderConfig {
     /// Which.
     pub slug: Slug,
@@ -94,7 +97,7 @@ pub struct ProviderConfig {
 }
 
 /// How to speak to a provider.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Dialect {
     /// OpenID Connect.
     Oidc(OidcConfig),
@@ -133,10 +136,12 @@ pub struct Hop<'h> {
     pub nonce: &'h str,
     /// The person wants to choose another account.
     pub another_account: bool,
+    /// The person is to be asked for consent, though it was given before.
+    pub consent: bool,
 }
 
 /// What the provider gave for later; sealed where it is kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProviderTokens {
     /// Refresh token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -154,6 +159,8 @@ pub struct Renewed {
     pub access: String,
     /// ID token, if one came.
     pub id_token: Option<String>,
+    /// None came where one could: what is known now may be less than before.
+    pub lacks_claims: bool,
 }
 
 /// A provider.
@@ -166,7 +173,8 @@ pub struct Provider {
     pub credential: CredentialId,
     rules: RwLock<Arc<Rules>>,
     backend: Backend,
-    is_down: AtomicBool,
+    is_down: Mutex<Option<Instant>>,
+    silent_since: Mutex<Option<Timestamp>>,
 }
 
 enum Backend {
@@ -182,7 +190,24 @@ impl Provider {
 
     /// Was it out of reach the last time it was looked at?
     pub fn is_down(&self) -> bool {
-        self.is_down.load(Ordering::Relaxed)
+        let since = *self.is_down.lock().unwrap_or_else(|e| e.into_inner());
+        // Nothing but a sign-in shows that GitHub is back.
+        since.is_some_and(|since| matches!(self.backend, Backend::Oidc(_)) || since.elapsed() < BELIEVED_DOWN)
+    }
+
+    /// Was it asked after somebody in vain a moment ago?
+    fn was_silent(&self, now: Timestamp) -> bool {
+        let since = *self.silent_since.lock().unwrap_or_else(|e| e.into_inner());
+        since.is_some_and(|since| now.saturating_sub(since) < ASK_AGAIN)
+    }
+
+    fn note_silence(&self, since: Option<Timestamp>) {
+        *self.silent_since.lock().unwrap_or_else(|e| e.into_inner()) = since;
+    }
+
+    /// Would it give a refresh token if it asked the person for consent again?
+    pub fn gives_more_with_consent(&self) -> bool {
+        matches!(&self.backend, Backend::Oidc(client) if client.gives_more_with_consent())
     }
 
     /// Does what it gave for later last beyond the session that the person has there?
@@ -196,7 +221,9 @@ impl Provider {
     /// Takes note of whether it could be reached.
     fn note<T>(&self, outcome: Result<T, Trouble>) -> Result<T, Trouble> {
         let is_down = matches!(outcome, Err(Trouble::Unreachable(_)));
-        if self.is_down.swap(is_down, Ordering::Relaxed) != is_down {
+        let since = is_down.then(Instant::now);
+        let before = std::mem::replace(&mut *self.is_down.lock().unwrap_or_else(|e| e.into_inner()), since);
+        if before.is_some() != is_down {
             match &outcome {
                 Err(why) => log::warn!(provider:% = self.slug, reason:% = why; "the provider can't be used"),
                 Ok(_) => log::info!(provider:% = self.slug; "the provider can be used again"),
@@ -236,7 +263,8 @@ impl Providers {
                 credential: CredentialId(format!("{}-{}", config.slug, &mac[..16])),
                 rules: RwLock::new(Arc::new(config.rules)),
                 backend,
-                is_down: AtomicBool::new(false),
+                is_down: Mutex::default(),
+                silent_since: Mutex::default(),
             }
         });
         Providers { all: all.collect(), fetcher }
@@ -261,8 +289,9 @@ impl Providers {
     pub fn replace_rules(&self, configs: &[ProviderConfig]) {
         for provider in &self.all {
             if let Some(config) = configs.iter().find(|c| c.slug == provider.slug) {
-                // A list that has become empty lets nobody in; it does not open the door.
-                let rules = Rules { anyone: provider.rules().anyone, ..config.rules.clone() };
+                // A list that has become empty lets nobody in, and one that is new shuts the door.
+                let anyone = config.rules.anyone && provider.rules().anyone;
+                let rules = Rules { anyone, ..config.rules.clone() };
                 *provider.rules.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(rules);
             }
         }
@@ -281,10 +310,12 @@ impl Providers {
 
     /// Where the browser goes.
     pub fn authorize_url(&self, provider: &Provider, hop: &Hop<'_>) -> Result<String, Trouble> {
-        provider.note(match &provider.backend {
+        let outcome = match &provider.backend {
             Backend::Oidc(client) => client.authorize_url(&self.fetcher, hop),
             Backend::GitHub(client) => client.authorize_url(&provider.rules(), hop),
-        })
+        };
+        // The way there may be known from before: that it is known tells nothing.
+        if outcome.is_err() { provider.note(outcome) } else { outcome }
     }
 
     /// Checks the issuer of an answer (RFC 9207).

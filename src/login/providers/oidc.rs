@@ -21,6 +21,8 @@ use crate::net::fetch::{Answer, Fetcher, RemoteUrl};
 
 /// How long a discovery document and keys are used without a look at newer ones.
 const FRESH: Duration = Duration::from_secs(3_600);
+/// How soon after a look at the document that was in vain another is worth it.
+const READ_AGAIN: Duration = Duration::from_secs(1);
 /// How soon after a look at the keys another is worth it.
 const KEYS_AGAIN: Duration = Duration::from_secs(5);
 /// What stands for the tenant in the issuer of a provider that serves many.
@@ -29,7 +31,7 @@ const TENANT: &str = "{tenantid}";
 pub const EMAIL_FIELD: &str = "/email";
 
 /// How to speak to the provider.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct OidcConfig {
     /// The discovery document.
     pub configuration_url: RemoteUrl,
@@ -61,6 +63,7 @@ impl OidcConfig {
 pub struct OidcClient {
     config: OidcConfig,
     metadata: Mutex<Option<(Instant, Arc<Metadata>)>>,
+    read_in_vain: Mutex<Option<(Instant, String)>>,
     keys: Mutex<Option<(Instant, Arc<KeySet>)>>,
 }
 
@@ -117,7 +120,7 @@ struct TokenAnswer {
 impl OidcClient {
     /// Nothing is asked yet.
     pub fn new(config: OidcConfig) -> OidcClient {
-        OidcClient { config, metadata: Mutex::default(), keys: Mutex::default() }
+        OidcClient { config, metadata: Mutex::default(), read_in_vain: Mutex::default(), keys: Mutex::default() }
     }
 
     /// Tells this provider from others, in credentials.
@@ -125,14 +128,19 @@ impl OidcClient {
         format!("{}\0{}", self.config.configuration_url, self.config.client_id)
     }
 
-    /// Looks at the discovery document, if the last look is some time ago.
+    /// Looks at the discovery document.
     pub fn look(&self, fetcher: &Fetcher) -> Result<(), Trouble> {
-        self.metadata(fetcher).map(drop)
+        self.read_metadata(fetcher).map(drop).map_err(Trouble::Unreachable)
     }
 
     /// Does a refresh token last beyond the session that the person has at the provider?
     pub fn lasts(&self) -> bool {
         self.config.is_google || self.config.scopes.iter().any(|s| s == "offline_access")
+    }
+
+    /// Google gives a refresh token at the first consent only, unless the person is asked for consent again.
+    pub fn gives_more_with_consent(&self) -> bool {
+        self.config.is_google
     }
 
     /// Checks what came back besides the code (RFC 9207).
@@ -171,9 +179,13 @@ impl OidcClient {
         if self.config.is_google {
             parameters.push(("access_type", "offline"));
         }
-        if hop.another_account {
-            parameters.push(("prompt", if self.config.is_google { "select_account" } else { "login" }));
-        }
+        let prompt = match (hop.another_account, self.config.is_google) {
+            _ if hop.consent => Some("consent"),
+            (true, true) => Some("select_account"),
+            (true, false) => Some("login"),
+            (false, _) => None,
+        };
+        parameters.extend(prompt.map(|prompt| ("prompt", prompt)));
         Ok(metadata.authorization_endpoint.with_query(&parameters))
     }
 
@@ -205,10 +217,12 @@ impl OidcClient {
         let form = [("grant_type", "refresh_token"), ("refresh_token", refresh.as_str()), ("scope", scopes.as_str())];
         let answer = self.ask_token_endpoint(fetcher, &form)?;
         let kept = answer.refresh_token.clone().unwrap_or_else(|| refresh.clone());
+        let lacks_claims = self.wants_id_token() && answer.id_token.is_none();
         Ok(Some(Renewed {
             tokens: ProviderTokens { refresh: Some(kept), access: None },
             access: answer.access_token,
             id_token: answer.id_token,
+            lacks_claims,
         }))
     }
 
@@ -239,19 +253,13 @@ impl OidcClient {
         {
             return Ok(metadata.clone());
         }
-        let url = &self.config.configuration_url;
-        let found = fetcher
-            .get(url, &[])
-            .map_err(|e| e.0)
-            .and_then(|answer| document(&answer).map_err(String::from))
-            .and_then(|body| Metadata::parse(&body).map_err(|e| format!("{}: {e}", url.host())))
-            .and_then(|metadata| self.check_metadata(metadata));
-        match (found, known) {
-            (Ok(metadata), _) => {
-                let metadata = Arc::new(metadata);
-                *lock(&self.metadata) = Some((Instant::now(), metadata.clone()));
-                Ok(metadata)
-            }
+        if let Some((at, why)) = &*lock(&self.read_in_vain)
+            && at.elapsed() < READ_AGAIN
+        {
+            return known.map(|(_, metadata)| metadata).ok_or_else(|| Trouble::Unreachable(why.clone()));
+        }
+        match (self.read_metadata(fetcher), known) {
+            (Ok(metadata), _) => Ok(metadata),
             // What was true an hour ago is better than nothing.
             (Err(why), Some((_, metadata))) => {
                 log::debug!(reason = why.as_str(); "a discovery document could not be read again");
@@ -259,6 +267,22 @@ impl OidcClient {
             }
             (Err(why), None) => Err(Trouble::Unreachable(why)),
         }
+    }
+
+    fn read_metadata(&self, fetcher: &Fetcher) -> Result<Arc<Metadata>, String> {
+        let url = &self.config.configuration_url;
+        let found = fetcher
+            .get(url, &[])
+            .map_err(|e| e.0)
+            .and_then(|answer| document(&answer).map_err(String::from))
+            .and_then(|body| Metadata::parse(&body).map_err(|e| format!("{}: {e}", url.host())))
+            .and_then(|metadata| self.check_metadata(metadata))
+            .map(Arc::new);
+        *lock(&self.read_in_vain) = found.as_ref().err().map(|why| (Instant::now(), why.clone()));
+        if let Ok(metadata) = &found {
+            *lock(&self.metadata) = Some((Instant::now(), metadata.clone()));
+        }
+        found
     }
 
     fn check_metadata(&self, metadata: Metadata) -> Result<Metadata, String> {
@@ -325,6 +349,9 @@ impl OidcClient {
             "invalid_client" | "unauthorized_client" => Err(Trouble::Unreachable(format!(
                 "the provider does not accept this proxy as its client ({error}): check its client id and secret"
             ))),
+            _ if answer.status.is_client_error() && answer.status != StatusCode::TOO_MANY_REQUESTS => {
+                Err(Trouble::Invalid(format!("the token endpoint answered {} {error}", answer.status)))
+            }
             _ => Err(Trouble::Unreachable(format!("the token endpoint answered {} {error}", answer.status))),
         }
     }
@@ -429,6 +456,10 @@ impl OidcClient {
 
         let mut all = userinfo.clone().unwrap_or_default();
         all.extend(token.clone().unwrap_or_default());
+        if email.is_none() {
+            // Nor by a pointer to it.
+            all.remove("email");
+        }
         let all = Value::Object(all);
         let id = match self.config.id_field.as_str() {
             EMAIL_FIELD => email.clone(),
@@ -450,7 +481,9 @@ impl OidcClient {
             false => format!("oidc:{issuer}:{subject}"),
         };
         let name = ["name", "preferred_username"].iter().find_map(|n| all.get(*n)?.as_str().map(String::from));
-        Ok(Person { user: UserId(user), identity: Identity { id, email, name, groups, workspace, attributes } })
+        let mut identity = Identity { id, email, name, groups, workspace, attributes };
+        identity.bound(rules);
+        Ok(Person { user: UserId(user), identity })
     }
 
     /// Does the provider vouch for the address? One that serves a single organisation does unless it says no; one that

@@ -1,10 +1,11 @@
 //! What is known of those who have signed in at a provider, and asking after them again: at each refresh of a client's
 //! tokens, so that whoever was taken off a list, or out of a group, is out.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, RwLock};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Condvar, Mutex, RwLock};
+use std::time::{Duration, Instant};
 
-use super::rules::{Identity, Person};
+use super::rules::{Identity, Person, Rules};
 use super::{Provider, ProviderTokens, Trouble};
 use crate::context::Context;
 use crate::identity::{User, UserId};
@@ -16,19 +17,33 @@ use crate::tokens::Kind;
 const FRESH: u64 = 30;
 /// People remembered in memory; a forgotten one is read again.
 const MAX_REMEMBERED: usize = 10_000;
-/// People who are asked after at one time.
-const LANES: usize = 16;
+/// How long to wait for another thread that asks after the same person.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Threads that wait so at one time.
+const MAX_WAITING: usize = 32;
 
 /// What is known, the rows in memory.
+#[derive(Default)]
 pub struct People {
     remembered: RwLock<HashMap<UserId, Arc<KnownPerson>>>,
-    /// One of them is held while somebody is asked after: refresh tokens of providers are good once.
-    lanes: [Mutex<()>; LANES],
+    desk: Mutex<Desk>,
+    freed: Condvar,
 }
 
-impl Default for People {
-    fn default() -> People {
-        People { remembered: RwLock::default(), lanes: std::array::from_fn(|_| Mutex::default()) }
+/// Who is being asked after: one thread for each person, since refresh tokens of providers are good once.
+#[derive(Default)]
+struct Desk {
+    busy: HashSet<UserId>,
+    waiting: usize,
+}
+
+/// The only thread that asks after a person, or writes what is known of them.
+struct Alone<'p>(&'p People, UserId);
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.0.desk.lock().unwrap_or_else(|e| e.into_inner()).busy.remove(&self.1);
+        self.0.freed.notify_all();
     }
 }
 
@@ -37,10 +52,20 @@ impl Default for People {
 pub enum Standing {
     /// They may enter.
     Allowed(Arc<KnownPerson>),
-    /// They may not; says why, for the log.
+    /// They may not, or have to sign in again; says why, for the log.
     Denied(String),
     /// It can't be told now.
     Unknown(String),
+}
+
+/// Why the provider has said nothing new of somebody.
+enum Silence {
+    /// It says no.
+    Refused(String),
+    /// There is nothing to ask with: only signing in again helps.
+    NothingToAskWith(String),
+    /// It may say more later.
+    Later(String),
 }
 
 impl People {
@@ -65,6 +90,34 @@ impl People {
         remembered.insert(person.user.clone(), person);
     }
 
+    /// Nothing is known any more: sessions and other grants of the user are good for nothing.
+    fn forget(&self, ctx: &Context, user: &UserId) {
+        let key = user.clone();
+        // If it fails, the row stands for what the provider said last, and the next refresh comes to the same end.
+        let _ = ctx.state.transact(move |tx| {
+            tx.delete::<KnownPerson>(key.as_str());
+            Ok(())
+        });
+        self.remembered.write().unwrap_or_else(|e| e.into_inner()).remove(user);
+    }
+
+    fn alone(&self, user: &UserId) -> Option<Alone<'_>> {
+        crate::blocking::announce();
+        let deadline = Instant::now() + PATIENCE;
+        let mut desk = self.desk.lock().unwrap_or_else(|e| e.into_inner());
+        while desk.busy.contains(user) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if desk.waiting >= MAX_WAITING || left.is_zero() {
+                return None;
+            }
+            desk.waiting += 1;
+            desk = self.freed.wait_timeout(desk, left).unwrap_or_else(|e| e.into_inner()).0;
+            desk.waiting -= 1;
+        }
+        desk.busy.insert(user.clone());
+        Some(Alone(self, user.clone()))
+    }
+
     /// Keeps what a sign-in brought. A provider that gives no refresh token this time may have given one before.
     pub fn learn(
         &self,
@@ -73,11 +126,23 @@ impl People {
         person: &Person,
         tokens: &ProviderTokens,
     ) -> Result<Arc<KnownPerson>, StoreError> {
-        let known = self.get(ctx, &person.user)?;
-        let kept = known.as_ref().filter(|k| k.provider == provider.slug).and_then(|k| k.tokens.clone());
-        let has_tokens = tokens.refresh.is_some() || tokens.access.is_some();
-        let sealed = if has_tokens { Some(seal(ctx, &person.user, tokens)) } else { kept };
+        let _alone = self.alone(&person.user);
+        let sealed = match tokens.refresh.is_some() || tokens.access.is_some() {
+            true => Some(seal(ctx, &person.user, tokens)),
+            false => self.tokens_of(ctx, provider, &person.user)?,
+        };
         self.write(ctx, provider, &person.user, person.identity.clone(), sealed)
+    }
+
+    /// Has the provider given something to ask after the user with?
+    pub fn can_be_asked_after(&self, ctx: &Context, provider: &Provider, user: &UserId) -> Result<bool, StoreError> {
+        Ok(self.tokens_of(ctx, provider, user)?.is_some())
+    }
+
+    fn tokens_of(&self, ctx: &Context, provider: &Provider, user: &UserId) -> Result<Option<String>, StoreError> {
+        let known = self.get(ctx, user)?;
+        // Given to another client, they are good for nothing.
+        Ok(known.filter(|k| k.credential == provider.credential).and_then(|k| k.tokens.clone()))
     }
 
     fn write(
@@ -92,6 +157,7 @@ impl People {
         let row = KnownPerson {
             user: user.clone(),
             provider: provider.slug,
+            credential: provider.credential.clone(),
             identity,
             tokens,
             rules: provider.rules().digest(),
@@ -101,22 +167,42 @@ impl People {
         self.put(ctx, row)
     }
 
+    /// In memory first: what a provider gives once must not be lost because the disk is full.
     fn put(&self, ctx: &Context, row: KnownPerson) -> Result<Arc<KnownPerson>, StoreError> {
-        let written = row.clone();
-        ctx.state.transact(move |tx| {
-            tx.put(written.user.as_str(), &written);
-            Ok(())
-        })?;
         let row = Arc::new(row);
         self.remember(row.clone());
+        let written = row.clone();
+        ctx.state.transact(move |tx| {
+            tx.put(written.user.as_str(), &*written);
+            Ok(())
+        })?;
         Ok(row)
     }
 
     /// May the user enter, as far as is known? Asks nobody.
     pub fn is_admitted(&self, ctx: &Context, user: &User) -> Result<bool, StoreError> {
-        let Some(provider) = ctx.providers.of_credential(&user.credential) else { return Ok(true) };
+        match ctx.providers.of_credential(&user.credential) {
+            Some(provider) => self.is_admitted_by(ctx, &user.id, &provider.rules()),
+            None => Ok(true),
+        }
+    }
+
+    /// Likewise, by these rules.
+    pub fn is_admitted_by(&self, ctx: &Context, user: &UserId, rules: &Rules) -> Result<bool, StoreError> {
+        let known = self.get(ctx, user)?;
+        Ok(known.is_some_and(|known| is_recent(ctx, &known) && rules.admit(&known.identity).is_some()))
+    }
+
+    /// May the user of a session enter? The provider is asked when its word is as old as an access token gets.
+    pub fn is_welcome(&self, ctx: &Context, user: &User) -> Result<bool, StoreError> {
+        if ctx.providers.of_credential(&user.credential).is_none() {
+            return Ok(true);
+        }
         let Some(known) = self.get(ctx, &user.id)? else { return Ok(false) };
-        Ok(is_recent(ctx, &known) && provider.rules().admit(&known.identity).is_some())
+        if ctx.now().saturating_sub(known.asked_at) < ctx.config.lifetimes.access_token {
+            return self.is_admitted(ctx, user);
+        }
+        Ok(matches!(self.ask_after(ctx, user), Standing::Allowed(_)))
     }
 
     /// Asks the provider after the user, where it can be asked, and applies the allow rules.
@@ -124,9 +210,9 @@ impl People {
         let Some(provider) = ctx.providers.of_credential(&user.credential) else {
             return Standing::Denied("the provider is not configured any more".into());
         };
-        crate::blocking::announce();
-        let lane = user.id.as_str().bytes().fold(0usize, |sum, b| sum.wrapping_mul(31).wrapping_add(b.into()));
-        let _alone = self.lanes[lane % LANES].lock().unwrap_or_else(|e| e.into_inner());
+        let Some(_alone) = self.alone(&user.id) else {
+            return Standing::Unknown("others are asking after the same user".into());
+        };
         let known = match self.get(ctx, &user.id) {
             Ok(Some(known)) => known,
             Ok(None) => return Standing::Denied("nothing is known of the user any more".into()),
@@ -134,48 +220,65 @@ impl People {
         };
         let rules = provider.rules();
         let is_fresh = ctx.now().saturating_sub(known.asked_at) < FRESH && known.rules == rules.digest();
-        let known = if is_fresh {
-            known
-        } else {
-            match self.ask(ctx, provider, &known) {
-                Ok(known) => known,
-                Err(Standing::Unknown(why)) if is_recent(ctx, &known) => {
-                    log::debug!(user:% = user.id, reason = why.as_str(); "the provider could not be asked after a user; what it said before is believed");
-                    known
-                }
-                Err(standing) => return standing,
+        let asked = if is_fresh { Ok(known.clone()) } else { self.ask(ctx, provider, &known) };
+        let is_believed = is_recent(ctx, &known) && rules.admit(&known.identity).is_some();
+        let standing = match asked {
+            Ok(known) if rules.admit(&known.identity).is_some() => Standing::Allowed(known),
+            Ok(_) => Standing::Denied("no allow rule fits".into()),
+            Err(Silence::Refused(why)) => Standing::Denied(format!("the provider says no: {why}")),
+            Err(Silence::NothingToAskWith(why) | Silence::Later(why)) if is_believed => {
+                log::debug!(user:% = user.id, reason = why.as_str(); "the provider was not asked after a user; what it said before is believed");
+                Standing::Allowed(known)
             }
+            Err(Silence::NothingToAskWith(why)) => Standing::Denied(format!("the user has to sign in again: {why}")),
+            // What was asked under other rules may lack what these want.
+            Err(Silence::Later(why)) => Standing::Unknown(why),
         };
-        match rules.admit(&known.identity) {
-            Some(_) => Standing::Allowed(known),
-            None => Standing::Denied("no allow rule fits".into()),
+        if let Standing::Denied(_) = standing {
+            self.forget(ctx, &user.id);
         }
+        standing
     }
 
-    fn ask(&self, ctx: &Context, provider: &Provider, known: &KnownPerson) -> Result<Arc<KnownPerson>, Standing> {
-        let failed = |e: StoreError| Standing::Unknown(e.to_string());
-        let in_trouble = |trouble: Trouble| match trouble {
-            Trouble::Refused(why) if provider.lasts() => Standing::Denied(format!("the provider says no: {why}")),
+    fn ask(&self, ctx: &Context, provider: &Provider, known: &KnownPerson) -> Result<Arc<KnownPerson>, Silence> {
+        let failed = |e: StoreError| Silence::Later(e.to_string());
+        let sealed = known.tokens.as_ref().filter(|_| known.credential == provider.credential);
+        let Some(tokens) = sealed.and_then(|sealed| open(ctx, &known.user, sealed)) else {
+            return Err(Silence::NothingToAskWith("the provider gave nothing to ask with".into()));
+        };
+        if provider.was_silent(ctx.now()) {
+            return Err(Silence::Later("it did not answer a moment ago".into()));
+        }
+        let heard = |trouble: Trouble| {
+            provider.note_silence(matches!(trouble, Trouble::Unreachable(_)).then(|| ctx.now()));
+            match trouble {
+                Trouble::Refused(why) => Silence::Refused(why),
+                // What can't be believed is no verdict: keys may have just been replaced.
+                Trouble::Unreachable(why) | Trouble::Invalid(why) => Silence::Later(why),
+            }
+        };
+        let renewed = match ctx.providers.renew(provider, &tokens).map_err(heard) {
+            Ok(Some(renewed)) => renewed,
+            Ok(None) => return Err(Silence::NothingToAskWith("the provider gave nothing to ask with".into())),
             // The session that the person had there is over, which says nothing of the person.
-            Trouble::Refused(why) | Trouble::Unreachable(why) => Standing::Unknown(why),
-            Trouble::Invalid(why) => Standing::Denied(why),
-        };
-        let tokens = known.tokens.as_ref().and_then(|sealed| open(ctx, &known.user, sealed));
-        let renewed = match tokens.map(|tokens| ctx.providers.renew(provider, &tokens)) {
-            Some(outcome) => outcome.map_err(in_trouble)?,
-            None => None,
-        };
-        let Some(renewed) = renewed else {
-            return Err(Standing::Unknown("the provider gave nothing to ask with".into()));
+            Err(Silence::Refused(why)) if !provider.lasts() => {
+                self.put(ctx, KnownPerson { tokens: None, ..known.clone() }).map_err(failed)?;
+                return Err(Silence::NothingToAskWith(format!("the session at the provider is over ({why})")));
+            }
+            Err(silence) => return Err(silence),
         };
         // First of all: the old ones may be good for nothing now.
         let sealed = seal(ctx, &known.user, &renewed.tokens);
-        self.put(ctx, KnownPerson { tokens: Some(sealed.clone()), ..known.clone() }).map_err(failed)?;
-        let person = ctx.providers.whose(provider, &renewed, ctx.now()).map_err(in_trouble)?;
-        // An issuer that is not named again is the same (OpenID Connect Core section 12.2).
+        let kept = self.put(ctx, KnownPerson { tokens: Some(sealed.clone()), ..known.clone() });
+        let person = ctx.providers.whose(provider, &renewed, ctx.now()).map_err(heard)?;
+        provider.note_silence(None);
         if person.user != known.user {
-            return Err(Standing::Denied("the provider speaks of somebody else".into()));
+            return Err(Silence::Refused("it speaks of somebody else".into()));
         }
+        if renewed.lacks_claims && provider.rules().admit(&person.identity).is_none() {
+            return Err(Silence::Later("it gave no new ID token, and userinfo alone fits no rule".into()));
+        }
+        kept.map_err(failed)?;
         self.write(ctx, provider, &known.user, person.identity, Some(sealed)).map_err(failed)
     }
 }

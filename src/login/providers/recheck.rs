@@ -22,40 +22,51 @@ pub fn end_grant(ctx: &Context, id: &GrantId, user: &User, why: &str) {
 /// Looks after streams that are open: those whose grant has ended are cut, and where the token that vouched for one has
 /// run out, its user is asked after, as at a refresh.
 pub fn look_after_streams(ctx: &Context) {
+    cut_ended(ctx);
+    for id in ctx.streams.due(ctx.now()) {
+        match ctx.state.get::<Grant>(id.as_str()) {
+            Ok(Some(grant)) if ctx.providers.of_credential(&grant.user.credential).is_some() => {
+                match ctx.people.ask_after(ctx, &grant.user) {
+                    Standing::Allowed(_) => prolong(ctx, &id),
+                    Standing::Denied(why) => end_grant(ctx, &id, &grant.user, &why),
+                    Standing::Unknown(why) => {
+                        let streams = ctx.streams.cut(&id);
+                        log::warn!(user:% = grant.user.id, grant:% = id, streams = streams, reason = why.as_str(); "streams were cut: the provider can't be asked after their user, and what it said last is too old (--identity-lifetime, IDENTITY_LIFETIME)");
+                    }
+                }
+                // Asking may take its time.
+                cut_ended(ctx);
+            }
+            Ok(Some(grant)) if ctx.is_current(&grant.user.credential) => prolong(ctx, &id),
+            Ok(_) => {
+                ctx.streams.cut(&id);
+            }
+            // They stay due.
+            Err(_) => {}
+        }
+    }
+}
+
+fn cut_ended(ctx: &Context) {
     for id in ctx.streams.grants() {
         if ctx.state.is_revoked(&id) {
             ctx.streams.cut(&id);
         }
     }
-    for id in ctx.streams.due(ctx.now()) {
-        match ctx.state.get::<Grant>(id.as_str()) {
-            Ok(Some(grant)) if ctx.providers.of_credential(&grant.user.credential).is_some() => {
-                if let Standing::Denied(why) = ctx.people.ask_after(ctx, &grant.user) {
-                    end_grant(ctx, &id, &grant.user, &why);
-                    continue;
-                }
-            }
-            Ok(Some(grant)) if !ctx.is_current(&grant.user.credential) => {
-                ctx.streams.cut(&id);
-            }
-            // It has ended by itself.
-            Ok(None) => {
-                ctx.streams.cut(&id);
-            }
-            _ => {}
-        }
-        ctx.streams.prolong(&id, ctx.now() + ctx.config.lifetimes.access_token);
-    }
 }
 
-/// Applies rules that have just been changed to whoever has a stream open. Nobody is asked; tokens made under the rules
-/// before are refused from now on, so that all others come to be looked at as well.
+fn prolong(ctx: &Context, id: &GrantId) {
+    ctx.streams.vouch(id, ctx.now() + ctx.config.lifetimes.access_token);
+}
+
+/// Has streams looked at whose user the rules, which have just been changed, do not let in as far as is known. Tokens
+/// made under the rules before are refused from now on, so that all others come to be looked at as well.
 pub fn apply_rules(ctx: &Context) {
     for id in ctx.streams.grants() {
         if let Ok(Some(grant)) = ctx.state.get::<Grant>(id.as_str())
-            && matches!(ctx.people.is_admitted(ctx, &grant.user), Ok(false))
+            && !matches!(ctx.people.is_admitted(ctx, &grant.user), Ok(true))
         {
-            end_grant(ctx, &id, &grant.user, "no allow rule fits any more");
+            ctx.streams.vouch(&id, 0);
         }
     }
 }

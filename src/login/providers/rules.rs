@@ -6,6 +6,11 @@ use serde_json::Value;
 use crate::identity::UserId;
 use crate::tokens::digest;
 
+/// Bytes of a name, an address or a group.
+const MAX_TEXT: usize = 256;
+/// Bytes of all groups together.
+const MAX_GROUPS: usize = 4 << 10;
+
 /// What a provider says of a person, as far as it is wanted here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -27,6 +32,30 @@ pub struct Identity {
     /// Allowed attributes that the person has, as `pointer=value`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attributes: Vec<String>,
+}
+
+impl Identity {
+    /// The groups in one text, with commas between them; those in names are `%2C`, and percent signs `%25`.
+    pub fn group_list(&self) -> String {
+        let encoded = self.groups.iter().map(|g| g.replace('%', "%25").replace(',', "%2C"));
+        encoded.collect::<Vec<_>>().join(",")
+    }
+
+    /// Leaves out what is too long for header fields and the environment; groups that rules name are kept first.
+    pub fn bound(&mut self, rules: &Rules) {
+        let is_short = |text: &String| text.len() <= MAX_TEXT;
+        self.id = self.id.take().filter(is_short);
+        self.email = self.email.take().filter(is_short);
+        self.name = self.name.take().filter(is_short);
+        self.groups.retain(is_short);
+        self.groups.sort_by_key(|group| !rules.groups.contains(group));
+        let mut room = MAX_GROUPS;
+        self.groups.retain(|group| {
+            let fits = group.len() < room;
+            room = room.saturating_sub(group.len() + 1);
+            fits
+        });
+    }
 }
 
 /// Provider and stable subject, with what the provider says.

@@ -241,6 +241,8 @@ pub struct GitHubState {
     /// Path to status that it answers with.
     pub failures: HashMap<String, &'static str>,
     pub token_error: Option<&'static str>,
+    /// A 403 for memberships, with nothing but these words.
+    pub words: Option<String>,
     pub is_revoked: bool,
     codes: HashMap<String, HashMap<String, String>>,
     made: u32,
@@ -314,6 +316,9 @@ fn github_answer(state: &mut GitHubState, request: &Received, out: &mut TcpStrea
     }
     if let Some(status) = state.failures.get(&path) {
         return text(out, status, "X-RateLimit-Remaining: 0\r\n", "{}");
+    }
+    if let Some(words) = state.words.as_ref().filter(|_| path.contains("memberships")) {
+        return text(out, "403 Forbidden", "", &json!({ "message": words }).to_string());
     }
     if path == "/user" {
         return ok(out, "", &json!({"id": state.id, "login": state.login, "name": "Alice A.", "email": null}));
