@@ -443,7 +443,7 @@ pub const FLAGS: &[Flag] = &[
         default: "1d",
         section: Section::Providers,
         help: "How long what a provider said of a person is believed when it can't be asked again",
-        more: "A provider that gives a refresh token is asked at each refresh of a client's tokens. Others, and those that can't be reached, are believed for so long; then the person has to sign in again.",
+        more: "A provider that gives a lasting refresh token is asked at each refresh of a client's tokens. Others are believed for so long, then the person has to sign in again; and those that can't be reached, then the client has to wait.",
         set: |s, v| duration(v).map(|d| s.identity_lifetime = d),
         ..BASE
     },

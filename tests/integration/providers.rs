@@ -1122,6 +1122,62 @@ fn a_restart_with_other_rules_is_as_good() {
 }
 
 #[test]
+fn the_way_to_a_provider_leads_through_a_proxy_and_trusts_another_authority() {
+    use std::io::Write;
+    let document = json!({
+        "issuer": "https://idp.test", "authorization_endpoint": "https://idp.test/authorize",
+        "token_endpoint": "https://idp.test/token", "jwks_uri": "https://idp.test/keys",
+    });
+    let document = document.to_string();
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{document}", document.len());
+    let (port, authority) = super::support::tls::server("idp.test", answer.into_bytes());
+    let scratch = Scratch::new();
+    let ca = scratch.path("ca.pem");
+    std::fs::write(&ca, authority).unwrap();
+    // An HTTP proxy that knows where the provider is.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let through = format!("http://user:p%40ss@127.0.0.1:{}", listener.local_addr().unwrap().port());
+    let (sender, heads) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            let Some(head) = super::support::tls::head(&mut client) else { continue };
+            sender.send(head).unwrap();
+            client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").unwrap();
+            let server = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let ends = [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)];
+            for (mut from, mut to) in ends {
+                std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+            }
+        }
+    });
+    let upstream = FakeUpstream::ok();
+    let start = |env: &[(&str, &str)]| {
+        let (data, port) = (Arc::new(Scratch::new()), free_port());
+        let mut command = command();
+        command.env("OIDC_CLIENT_SECRET", CLIENT_SECRET).env("HTTPS_PROXY", &through).envs(env.iter().copied());
+        command.args(["--listen", &format!("127.0.0.1:{port}"), "--external-url", &format!("http://localhost:{port}")]);
+        command.args(["--data-path", &data.path("data"), "--oidc-client-id", CLIENT_ID, "--allow-any-user"]);
+        command.args(["--oidc-configuration-url", "https://idp.test/.well-known/openid-configuration"]);
+        command.arg(format!("http://127.0.0.1:{}", upstream.port));
+        Proxy::spawn(command, port, data)
+    };
+    let proxy = start(&[("CA_FILE", &ca)]);
+    let browser = Browser::new(&proxy);
+    let page = browser.get(&Client::public(&proxy).authorize(&[]));
+    assert!(choose(&browser, &page, "oidc").starts_with("https://idp.test/authorize?"));
+    let head = heads.recv().unwrap();
+    assert!(head.starts_with("CONNECT idp.test:443 HTTP/1.1\r\n"), "{head}");
+    assert!(head.contains("Proxy-Authorization: Basic dXNlcjpwQHNz\r\n"), "{head}");
+    assert!(!proxy.log().contains("p%40ss"));
+    // Without its authority the provider is nobody; and what NO_PROXY names is not asked by way of the proxy.
+    let proxy = start(&[]);
+    proxy.has_logged("the provider can't be used");
+    heads.recv().unwrap();
+    let proxy = start(&[("CA_FILE", &ca), ("NO_PROXY", ".test")]);
+    proxy.has_logged("its name is not known");
+}
+
+#[test]
 fn a_provider_that_is_down_keeps_nobody_from_starting() {
     let idp = FakeOidc::start(system_time);
     idp.state().failure = Some(("503 Service Unavailable", "<h1>down</h1>".into()));

@@ -7,12 +7,9 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use rcgen::{CertificateParams, Issuer, KeyPair};
-use rustls::pki_types::PrivateKeyDer;
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
-
 use super::support::flow::Client;
 use super::support::proxy::{Proxy, Scratch, arguments, command, free_port};
+use super::support::tls::{self, head};
 use super::support::upstream::FakeUpstream;
 use super::support::wire::{Reply, Transport};
 
@@ -29,17 +26,6 @@ fn before(url: &str, args: &[&str]) -> Proxy {
 fn post(proxy: &Proxy, path: &str, body: &str) -> Reply {
     let token = format!("Bearer {}", Client::public(proxy).tokens().access);
     proxy.send("POST", path, &[("Authorization", &token), ("Content-Type", "application/json")], body.as_bytes())
-}
-
-/// The head of the next request, when it has no body.
-fn head(socket: &mut impl Read) -> Option<String> {
-    let mut head = Vec::new();
-    let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") {
-        socket.read_exact(&mut byte).ok()?;
-        head.push(byte[0]);
-    }
-    Some(String::from_utf8(head).unwrap())
 }
 
 #[test]
@@ -88,46 +74,9 @@ fn a_unix_socket_that_is_not_there_is_told() {
     }
 }
 
-/// A server with a certificate for `name` from an authority of its own; its port, and the authority's certificate.
-fn tls_server(name: &str) -> (u16, String) {
-    let authority_key = KeyPair::generate().unwrap();
-    let mut authority = CertificateParams::new(Vec::new()).unwrap();
-    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let authority_certificate = authority.self_signed(&authority_key).unwrap().pem();
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec![name.to_string()])
-        .unwrap()
-        .signed_by(&key, &Issuer::new(authority, authority_key))
-        .unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
-        .unwrap();
-    let config = Arc::new(config);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for socket in listener.incoming().map_while(Result::ok) {
-            let connection = ServerConnection::new(config.clone()).unwrap();
-            std::thread::spawn(move || {
-                let mut stream = StreamOwned::new(connection, socket);
-                while head(&mut stream).is_some() {
-                    if stream.write_all(OK).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    (port, authority_certificate)
-}
-
 #[test]
 fn an_https_server_needs_a_certificate_that_is_trusted() {
-    let (port, authority) = tls_server("localhost");
+    let (port, authority) = tls::server("localhost", OK.to_vec());
     let url = format!("https://localhost:{port}");
     let scratch = Scratch::new();
     let file = scratch.path("ca.pem");

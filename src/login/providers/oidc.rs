@@ -24,7 +24,7 @@ const FRESH: Duration = Duration::from_secs(3_600);
 /// How soon after a look at the document that was in vain another is worth it.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 /// How soon after a look at the keys another is worth it.
-const KEYS_AGAIN: Duration = Duration::from_secs(5);
+const KEYS_AGAIN: Duration = Duration::from_secs(1);
 /// What stands for the tenant in the issuer of a provider that serves many.
 const TENANT: &str = "{tenantid}";
 /// The user id field that allow rules compare without case, and only when it is verified.

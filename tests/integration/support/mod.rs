@@ -5,6 +5,7 @@ pub mod idp;
 pub mod local;
 pub mod proxy;
 pub mod stdio;
+pub mod tls;
 pub mod upstream;
 pub mod usage;
 pub mod wire;
