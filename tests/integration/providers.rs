@@ -440,6 +440,20 @@ fn keys_that_were_replaced_are_looked_up() {
 }
 
 #[test]
+fn the_secret_goes_where_the_provider_wants_it_of_this_client() {
+    let p = for_alice();
+    p.idp.state().discovery =
+        json!({"token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"]});
+    let client = Client::public(&p.app);
+    for asked in [2, 3, 4] {
+        assert_eq!(p.sign_in(&client).status, 303);
+        assert_eq!(p.token_requests(), asked, "what was found out is kept");
+    }
+    p.idp.state().refused = Some("invalid_client");
+    assert_eq!(p.sign_in(&client).status, 502);
+}
+
+#[test]
 fn documents_that_are_wrong_or_too_large_are_refused() {
     for discovery in [
         json!({"token_endpoint": "http://idp.example.com/token"}),

@@ -1,6 +1,7 @@
 //! OpenID Connect providers, Google among them: discovery, the authorization code flow as a client, and what their
 //! claims say (OpenID Connect Core 1.0, Discovery 1.0).
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -65,6 +66,8 @@ pub struct OidcClient {
     metadata: Mutex<Option<(Instant, Arc<Metadata>)>>,
     read_in_vain: Mutex<Option<(Instant, String)>>,
     keys: Mutex<Option<(Instant, Arc<KeySet>)>>,
+    /// The secret has proved to go where it was not tried first.
+    other_way: AtomicBool,
 }
 
 /// The discovery document, as far as it is used.
@@ -79,6 +82,8 @@ struct Metadata {
     has_iss: bool,
     /// The secret goes into the form (`client_secret_post`), where nothing has to be agreed on about its encoding.
     secret_in_form: bool,
+    /// It may go into a field as well (`client_secret_basic`).
+    has_both_ways: bool,
 }
 
 impl Metadata {
@@ -105,7 +110,34 @@ impl Metadata {
             jwks_uri: d.jwks_uri.as_deref().map(RemoteUrl::parse).transpose()?,
             has_iss: d.authorization_response_iss_parameter_supported,
             secret_in_form: methods.iter().any(|m| m == "client_secret_post"),
+            has_both_ways: ["client_secret_post", "client_secret_basic"]
+                .iter()
+                .all(|way| methods.iter().any(|m| m == way)),
         })
+    }
+}
+
+/// Why the token endpoint gave no tokens.
+enum NoTokens {
+    /// It does not know who asks: its word for it.
+    Client(String),
+    Other(Trouble),
+}
+
+impl From<Trouble> for NoTokens {
+    fn from(trouble: Trouble) -> NoTokens {
+        NoTokens::Other(trouble)
+    }
+}
+
+impl NoTokens {
+    fn into_trouble(self) -> Trouble {
+        match self {
+            NoTokens::Other(trouble) => trouble,
+            NoTokens::Client(error) => Trouble::Unreachable(format!(
+                "the provider does not accept this proxy as its client ({error}): check its client id and secret"
+            )),
+        }
     }
 }
 
@@ -120,7 +152,13 @@ struct TokenAnswer {
 impl OidcClient {
     /// Nothing is asked yet.
     pub fn new(config: OidcConfig) -> OidcClient {
-        OidcClient { config, metadata: Mutex::default(), read_in_vain: Mutex::default(), keys: Mutex::default() }
+        OidcClient {
+            config,
+            metadata: Mutex::default(),
+            read_in_vain: Mutex::default(),
+            keys: Mutex::default(),
+            other_way: AtomicBool::new(false),
+        }
     }
 
     /// Tells this provider from others, in credentials.
@@ -319,23 +357,43 @@ impl OidcClient {
         Ok(keys)
     }
 
+    /// Proves who asks in the way that the provider knows; which of two it knows for this client, only trying shows.
     fn ask_token_endpoint(&self, fetcher: &Fetcher, form: &[(&str, &str)]) -> Result<TokenAnswer, Trouble> {
         let metadata = self.metadata(fetcher)?;
+        let first = metadata.secret_in_form != self.other_way.load(Ordering::Relaxed);
+        let outcome = self.ask_token_endpoint_so(fetcher, &metadata, form, first);
+        if !matches!(outcome, Err(NoTokens::Client(_))) || !metadata.has_both_ways {
+            return outcome.map_err(NoTokens::into_trouble);
+        }
+        let again = self.ask_token_endpoint_so(fetcher, &metadata, form, !first);
+        if again.is_ok() {
+            self.other_way.fetch_xor(true, Ordering::Relaxed);
+        }
+        again.map_err(NoTokens::into_trouble)
+    }
+
+    fn ask_token_endpoint_so(
+        &self,
+        fetcher: &Fetcher,
+        metadata: &Metadata,
+        form: &[(&str, &str)],
+        secret_in_form: bool,
+    ) -> Result<TokenAnswer, NoTokens> {
         let (id, secret) = (self.config.client_id.as_str(), self.config.client_secret.as_str());
         let mut form = form.to_vec();
         let mut fields: Vec<(HeaderName, &str)> = Vec::new();
         // RFC 6749 section 2.3.1.
         let encode = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
         let basic = format!("Basic {}", STANDARD.encode(format!("{}:{}", encode(id), encode(secret))));
-        match metadata.secret_in_form {
+        match secret_in_form {
             true => form.extend([("client_id", id), ("client_secret", secret)]),
             false => fields.push((AUTHORIZATION, &basic)),
         }
         let answer =
             fetcher.post_form(&metadata.token_endpoint, &fields, &form).map_err(|e| Trouble::Unreachable(e.0))?;
         if answer.status == StatusCode::OK {
-            return serde_json::from_slice(&answer.body)
-                .map_err(|_| Trouble::Invalid("the token endpoint's answer is malformed".into()));
+            let tokens = serde_json::from_slice(&answer.body);
+            return Ok(tokens.map_err(|_| Trouble::Invalid("the token endpoint's answer is malformed".into()))?);
         }
         #[derive(Deserialize)]
         struct ErrorAnswer {
@@ -344,15 +402,13 @@ impl OidcClient {
         let error = serde_json::from_slice::<ErrorAnswer>(&answer.body).map(|e| shorten(&e.error)).unwrap_or_default();
         match error.as_str() {
             "invalid_grant" | "interaction_required" | "consent_required" | "login_required" => {
-                Err(Trouble::Refused(error))
+                Err(Trouble::Refused(error))?
             }
-            "invalid_client" | "unauthorized_client" => Err(Trouble::Unreachable(format!(
-                "the provider does not accept this proxy as its client ({error}): check its client id and secret"
-            ))),
+            "invalid_client" | "unauthorized_client" => Err(NoTokens::Client(error)),
             _ if answer.status.is_client_error() && answer.status != StatusCode::TOO_MANY_REQUESTS => {
-                Err(Trouble::Invalid(format!("the token endpoint answered {} {error}", answer.status)))
+                Err(Trouble::Invalid(format!("the token endpoint answered {} {error}", answer.status)))?
             }
-            _ => Err(Trouble::Unreachable(format!("the token endpoint answered {} {error}", answer.status))),
+            _ => Err(Trouble::Unreachable(format!("the token endpoint answered {} {error}", answer.status)))?,
         }
     }
 

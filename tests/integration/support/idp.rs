@@ -182,7 +182,10 @@ fn answer(state: &mut OidcState, request: &Received, out: &mut TcpStream, now: u
                 encode(CLIENT_ID),
                 encode(CLIENT_SECRET)
             ));
-            assert_eq!(request.header("authorization"), Some(format!("Basic {basic}").as_str()));
+            // This client's secret goes into the field, whatever the discovery document says of others.
+            if request.header("authorization") != Some(format!("Basic {basic}").as_str()) {
+                return refuse(out, "invalid_client");
+            }
             if let Some(error) = state.refused {
                 return refuse(out, error);
             }
