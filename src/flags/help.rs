@@ -7,15 +7,19 @@ Puts an MCP server on the internet behind OAuth 2.1.
 
 Usage:
   mcp-auth-proxy [options] URL        publish the MCP server at URL (http://, https:// or unix:/SOCKET)
+  mcp-auth-proxy [options] -- COMMAND publish the MCP server that COMMAND runs over stdio, with its arguments
 ";
 
 const NOTES: &str = "
 Each option can also be set in the environment; the flag wins, an empty variable counts as unset.
-Secrets can be read from a file: PASSWORD_FILE=/run/secrets/password and the like.
+Secrets, and lists of who may enter, can be read from files: PASSWORD_FILE=/run/secrets/password and the like.
+SIGHUP has the lists read again.
 
-Example:
+Examples:
   mcp-auth-proxy --listen 127.0.0.1:8080 --external-url http://localhost:8080 \\
       --password changeme http://127.0.0.1:3001
+  mcp-auth-proxy --listen 127.0.0.1:8080 --external-url http://localhost:8080 \\
+      --password changeme -- npx -y @modelcontextprotocol/server-filesystem ./
   then give http://localhost:8080/mcp to a client.
 ";
 
@@ -94,5 +98,6 @@ mod tests {
         for command in COMMANDS {
             assert!(help.contains(command.name) && short().contains(command.name));
         }
+        assert!(help.contains("[options] URL") && help.contains("[options] -- COMMAND"));
     }
 }

@@ -8,14 +8,15 @@ pub fn page() -> String {
     let mut out = format!(
         ".TH MCP-AUTH-PROXY 1 \"\" \"mcp-auth-proxy {}\"\n\
          .SH NAME\nmcp\\-auth\\-proxy \\- put an MCP server on the internet behind OAuth 2.1\n\
-         .SH SYNOPSIS\n.B mcp\\-auth\\-proxy\n[options] URL\n",
+         .SH SYNOPSIS\n.B mcp\\-auth\\-proxy\n[options] URL\n\
+         .br\n.B mcp\\-auth\\-proxy\n[options] \\-\\- COMMAND [ARGUMENT]...\n",
         env!("CARGO_PKG_VERSION")
     );
     for command in COMMANDS {
         out.push_str(&format!(".br\n.B mcp\\-auth\\-proxy {}\n{}\n", escape(command.name), escape(command.args)));
     }
     out.push_str(
-        ".SH DESCRIPTION\nStarts a proxy before the MCP server at URL. MCP clients that are given the external URL discover \
+        ".SH DESCRIPTION\nStarts a proxy before the MCP server at URL, or the one that COMMAND runs over stdio. MCP clients that are given the external URL discover \
          the authorization server in it, register, and send the user to a sign\\-in and consent page; requests with a valid \
          token are passed on.\n.SH COMMANDS\n",
     );
@@ -30,7 +31,7 @@ pub fn page() -> String {
                 out.push_str(&format!("{}\n", escape(flag.more)));
             }
             if flag.long.is_some() {
-                let file = if flag.secret { format!(" or {}_FILE", flag.env) } else { String::new() };
+                let file = if flag.secret || flag.from_file { format!(" or {}_FILE", flag.env) } else { String::new() };
                 out.push_str(&format!("Environment: {}{file}.\n", flag.env));
             }
             if !flag.default.is_empty() {
