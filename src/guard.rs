@@ -33,7 +33,10 @@ pub fn principal(ctx: &Context, seen: &Seen, headers: &HeaderMap) -> Result<Prin
     seen.note(&token);
     let person = match ctx.providers.of_credential(&token.credential) {
         // Memory, but for the first request of a user after a start.
-        Some(_) => ctx.people.get(ctx, &token.sub).unwrap_or_default(),
+        Some(_) => match ctx.people.get(ctx, &token.sub) {
+            Ok(None) => return Err(Denial::BadToken("the user was turned away since")),
+            known => known.unwrap_or_default(),
+        },
         None => None,
     };
     Ok(Principal {

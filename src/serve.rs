@@ -206,8 +206,8 @@ fn reload(context: &Context) {
     match configure_anew(&settings) {
         Ok(configs) => {
             context.providers.replace_rules(&configs);
-            recheck::apply_rules(context);
             log::info!("SIGHUP: the lists of who may sign in have been read again; for everything else, restart");
+            recheck::look_after_streams(context);
         }
         Err(e) => {
             log::error!(error = e.as_str(); "SIGHUP: the lists of who may sign in can't be read again; nothing has changed")

@@ -126,6 +126,13 @@ fn callback(ctx: &Context, request: &mut Request<'_>, caller: Caller, slug: Slug
         log::info!(request:% = caller.id, address:% = caller.address, provider:% = slug; "a provider's answer was refused: it belongs to no sign-in of this browser");
         return signin::stale_form(ctx);
     };
+    if !ctx.returns.take(caller.address) {
+        return signin::too_many(ctx);
+    }
+    if !ctx.spent.spend(&state.id, state.exp, ctx.now()) {
+        log::info!(request:% = caller.id, address:% = caller.address, provider:% = slug; "a provider's answer came twice");
+        return signin::stale_form(ctx);
+    }
     if let Err(trouble) = ctx.providers.check_issuer(provider, form.get("iss")) {
         return in_trouble(ctx, provider, &trouble, caller);
     }
@@ -135,13 +142,6 @@ fn callback(ctx: &Context, request: &mut Request<'_>, caller: Caller, slug: Slug
         return pages::not_signed_in(ctx, provider, error == "access_denied", &again(ctx, &browser, &state));
     }
     let Some(code) = form.get("code").filter(|c| !c.is_empty()) else { return signin::stale_form(ctx) };
-    if !ctx.returns.take(caller.address) {
-        return signin::too_many(ctx);
-    }
-    if !ctx.spent.spend(&state.id, state.exp, ctx.now()) {
-        log::info!(request:% = caller.id, address:% = caller.address, provider:% = slug; "a provider's answer came twice");
-        return signin::stale_form(ctx);
-    }
     let (verifier, nonce) = hop_secrets(&ctx.keys, sealed, browser.secret());
     let hop = Hop {
         redirect_uri: &ctx.url(slug.callback()),

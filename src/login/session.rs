@@ -53,7 +53,8 @@ impl Browser {
 pub fn current(ctx: &Context, headers: &HeaderMap) -> Result<Option<Session>, StoreError> {
     let Some(cookie) = read::<SessionCookie>(ctx, headers, "session") else { return Ok(None) };
     let Some(session) = ctx.state.get::<Session>(cookie.session.as_str())? else { return Ok(None) };
-    let is_good = ctx.is_current(&session.user.credential) && ctx.people.is_welcome(ctx, &session.user)?;
+    let begun = session.expires_at.saturating_sub(ctx.config.lifetimes.session);
+    let is_good = ctx.is_current(&session.user.credential) && ctx.people.is_welcome(ctx, &session.user, begun)?;
     Ok(is_good.then_some(session))
 }
 

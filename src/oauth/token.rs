@@ -220,7 +220,7 @@ fn ask_after(ctx: &Context, client: &Client, token: &RefreshToken) -> Result<Opt
     if ctx.providers.of_credential(&grant.user.credential).is_none() {
         return Ok(None);
     }
-    match ctx.people.ask_after(ctx, &grant.user) {
+    match ctx.people.ask_after(ctx, &grant.user, grant.created_at) {
         Standing::Allowed(person) => Ok(Some(person.identity.email.clone())),
         Standing::Denied(why) => {
             recheck::end_grant(ctx, &grant.id, &grant.user, &why);

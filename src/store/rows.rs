@@ -173,6 +173,8 @@ pub struct KnownPerson {
     pub tokens: Option<String>,
     /// Digest of the allow rules at that time: GitHub is asked for the memberships that matter to them only.
     pub rules: String,
+    /// When they were let in first, or again after they had been turned away: what began before is good for nothing.
+    pub since: Timestamp,
     /// When the provider said so.
     pub asked_at: Timestamp,
     /// End.

@@ -96,7 +96,7 @@ impl Provided {
         let mut settings = self.settings.clone();
         change(&mut settings);
         self.app.context().providers.replace_rules(&configure_anew(&settings).unwrap());
-        recheck::apply_rules(self.app.context());
+        recheck::look_after_streams(self.app.context());
     }
 
     fn tokens(&self, client: &Client<'_, Local>) -> Tokens {
@@ -412,9 +412,9 @@ fn a_provider_that_says_no_is_not_quoted() {
     let p = for_alice();
     let client = Client::public(&p.app);
     let browser = Browser::new(&p.app);
-    let page = browser.get(&client.authorize(&[]));
-    let asked = query(&choose(&browser, &page, "oidc"));
     let answer = |error: &str| {
+        let page = browser.get(&client.authorize(&[]));
+        let asked = query(&choose(&browser, &page, "oidc"));
         [("error", error), ("error_description", "<script>alert(1)</script>"), ("state", &asked["state"])]
             .map(|(n, v)| (n.to_string(), v.to_string()))
             .to_vec()
@@ -425,7 +425,11 @@ fn a_provider_that_says_no_is_not_quoted() {
     // Another try from there leads to the client all the same.
     let url = choose(&browser, &reply, "oidc");
     assert_eq!(come_back(&browser, "oidc", &p.idp.authorize(&url)).status, 303);
-    let reply = come_back(&browser, "oidc", &answer("<b>server_error</b>"));
+    let browser = Browser::new(&p.app);
+    let page = browser.get(&client.authorize(&[]));
+    let state = query(&choose(&browser, &page, "oidc")).remove("state").unwrap();
+    let answer = [("error", "<b>server_error</b>"), ("state", &state)].map(|(n, v)| (n.into(), v.to_string()));
+    let reply = come_back(&browser, "oidc", &answer);
     assert!(reply.status == 403 && !reply.text().contains("server_error"), "{}", reply.text());
 }
 
@@ -603,16 +607,27 @@ fn who_is_out_is_out_in_every_browser_and_client() {
     let url = choose(&browser, &page, "oidc");
     let back = come_back(&browser, "oidc", &p.idp.authorize(&url));
     let first = tokens(&client.redeem(&query(back.header("location").unwrap())["code"]));
-    let second = p.tokens(&client);
+    let mut second = p.tokens(&client);
     // A session lets in anew without the provider, for as long as an access token lasts.
     let again = |browser: &Browser<'_, Local>| browser.get(&client.authorize(&[])).text().contains("Signed in as");
     assert!(again(&browser));
     p.clock.advance(HOUR);
     assert!(again(&browser), "it was asked, and said yes");
     assert_eq!(p.token_requests(), 3);
+    p.clock.advance(HOUR / 2);
+    second = tokens(&client.refresh(&second.refresh));
     p.idp.state().claims["groups"] = json!(["alumni"]);
-    p.clock.advance(HOUR);
+    p.clock.advance(HOUR - 1);
+    assert!(again(&browser));
+    assert_eq!(call(&p.app, &second.access).status, 200);
+    assert_eq!(client.refresh(&first.refresh).error(), "invalid_grant");
     assert!(!again(&browser), "the session is good for nothing");
+    assert_eq!(call(&p.app, &second.access).status, 401, "of another client, good until now");
+    // Let in again, the person begins anew: who holds the old session or tokens does not come back with them.
+    p.idp.state().claims["groups"] = json!(["engineering"]);
+    p.clock.advance(60);
+    p.tokens(&client);
+    assert!(!again(&browser));
     assert_eq!(client.refresh(&first.refresh).error(), "invalid_grant");
     assert_eq!(client.refresh(&second.refresh).error(), "invalid_grant");
     // Likewise when the provider says no at a refresh.
@@ -694,7 +709,7 @@ fn a_provider_that_hangs_is_not_asked_for_each_of_many() {
     p.idp.state().failure = Some(("500 Internal Server Error", "{}".into()));
     p.clock.advance(HOUR);
     std::thread::scope(|scope| {
-        for _ in 0..20 {
+        for _ in 0..12 {
             scope.spawn(|| assert_eq!(client.refresh(&held.refresh).status, 200));
         }
     });
@@ -890,11 +905,10 @@ fn rules_that_need_to_know_more_ask_for_it_first() {
         github_allowed_orgs: strings(&["acme:core"]),
         ..Settings::default()
     };
-    ctx.providers.replace_rules(&configure_anew(&settings).unwrap());
-    recheck::apply_rules(ctx);
     // As long as GitHub can't be asked, nobody enters and nothing ends.
     github.state().failures.insert("/user".into(), "502 Bad Gateway");
     clock.advance(60);
+    ctx.providers.replace_rules(&configure_anew(&settings).unwrap());
     assert_eq!(client.refresh(&held.refresh).status, 503);
     github.state().failures.clear();
     clock.advance(60);

@@ -131,6 +131,10 @@ impl GitHubClient {
     pub fn identify(&self, fetcher: &Fetcher, rules: &Rules, access: &str) -> Result<Person, Trouble> {
         let account: Account = match self.ask(fetcher, "/user", access)? {
             answer if answer.status == StatusCode::OK => parse(&answer)?,
+            // Suspended, say.
+            answer if answer.status == StatusCode::FORBIDDEN && !tells_of_limit(&answer) => {
+                return Err(Trouble::Refused("GitHub's API answered 403 for the account".into()));
+            }
             answer => return Err(trouble(&answer)),
         };
         let email = self.primary_address(fetcher, access)?;
@@ -233,13 +237,8 @@ impl GitHubClient {
         if answer.fields.get(SSO).and_then(|v| v.to_str().ok()).is_some_and(|v| v.starts_with("required")) {
             log::warn!(organisation = org, login = login; "the organisation requires single sign-on: its members have to sign in there (https://github.com/orgs/ORGANISATION/sso) and then here again");
         }
-        let is_limited = || {
-            let text = String::from_utf8_lossy(&answer.body).to_ascii_lowercase();
-            ["rate limit", "abuse"].iter().any(|words| text.contains(words))
-        };
         match answer.status {
-            // Some limits are told in words only.
-            StatusCode::FORBIDDEN if is_limited() => Err(trouble(&answer)),
+            StatusCode::FORBIDDEN if tells_of_limit(&answer) => Err(trouble(&answer)),
             StatusCode::OK => Ok(parse::<Membership>(&answer)?.state == "active"),
             // Not a member, or the application may not see it.
             StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => Ok(false),
@@ -258,6 +257,12 @@ fn next_page(answer: &Answer) -> Option<RemoteUrl> {
 
 fn parse<T: DeserializeOwned>(answer: &Answer) -> Result<T, Trouble> {
     serde_json::from_slice(&answer.body).map_err(|_| Trouble::Invalid("GitHub's answer is malformed".into()))
+}
+
+/// Some limits are told in words only.
+fn tells_of_limit(answer: &Answer) -> bool {
+    let text = String::from_utf8_lossy(&answer.body).to_ascii_lowercase();
+    ["rate limit", "abuse"].iter().any(|words| text.contains(words))
 }
 
 /// A limit on requests, which says nothing of the person.

@@ -34,8 +34,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(600);
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
 /// How long one that nobody looks at is taken for down.
 const BELIEVED_DOWN: Duration = Duration::from_secs(60);
-/// How soon after it was asked after somebody in vain it is asked again, in seconds.
-const ASK_AGAIN: u64 = 15;
 
 /// Which of the providers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -174,7 +172,6 @@ pub struct Provider {
     rules: RwLock<Arc<Rules>>,
     backend: Backend,
     is_down: Mutex<Option<Instant>>,
-    silent_since: Mutex<Option<Timestamp>>,
 }
 
 enum Backend {
@@ -193,16 +190,6 @@ impl Provider {
         let since = *self.is_down.lock().unwrap_or_else(|e| e.into_inner());
         // Nothing but a sign-in shows that GitHub is back.
         since.is_some_and(|since| matches!(self.backend, Backend::Oidc(_)) || since.elapsed() < BELIEVED_DOWN)
-    }
-
-    /// Was it asked after somebody in vain a moment ago?
-    fn was_silent(&self, now: Timestamp) -> bool {
-        let since = *self.silent_since.lock().unwrap_or_else(|e| e.into_inner());
-        since.is_some_and(|since| now.saturating_sub(since) < ASK_AGAIN)
-    }
-
-    fn note_silence(&self, since: Option<Timestamp>) {
-        *self.silent_since.lock().unwrap_or_else(|e| e.into_inner()) = since;
     }
 
     /// Would it give a refresh token if it asked the person for consent again?
@@ -264,7 +251,6 @@ impl Providers {
                 rules: RwLock::new(Arc::new(config.rules)),
                 backend,
                 is_down: Mutex::default(),
-                silent_since: Mutex::default(),
             }
         });
         Providers { all: all.collect(), fetcher }
@@ -351,11 +337,10 @@ impl Providers {
     }
 
     /// Who new tokens belong to.
-    fn whose(&self, provider: &Provider, renewed: &Renewed, now: Timestamp) -> Result<Person, Trouble> {
-        let rules = provider.rules();
+    fn whose(&self, provider: &Provider, rules: &Rules, renewed: &Renewed, now: Timestamp) -> Result<Person, Trouble> {
         provider.note(match &provider.backend {
-            Backend::Oidc(client) => client.whose(&self.fetcher, &rules, renewed, now),
-            Backend::GitHub(client) => client.identify(&self.fetcher, &rules, &renewed.access),
+            Backend::Oidc(client) => client.whose(&self.fetcher, rules, renewed, now),
+            Backend::GitHub(client) => client.identify(&self.fetcher, rules, &renewed.access),
         })
     }
 }

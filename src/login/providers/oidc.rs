@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use form_urlencoded::byte_serialize;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderName, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -23,7 +23,7 @@ use crate::net::fetch::{Answer, Fetcher, RemoteUrl};
 /// How long a discovery document and keys are used without a look at newer ones.
 const FRESH: Duration = Duration::from_secs(3_600);
 /// How soon after a look at the document that was in vain another is worth it.
-const READ_AGAIN: Duration = Duration::from_secs(1);
+const READ_AGAIN: Duration = Duration::from_secs(5);
 /// How soon after a look at the keys another is worth it.
 const KEYS_AGAIN: Duration = Duration::from_secs(1);
 /// What stands for the tenant in the issuer of a provider that serves many.
@@ -64,6 +64,7 @@ impl OidcConfig {
 pub struct OidcClient {
     config: OidcConfig,
     metadata: Mutex<Option<(Instant, Arc<Metadata>)>>,
+    reading: Mutex<()>,
     read_in_vain: Mutex<Option<(Instant, String)>>,
     keys: Mutex<Option<(Instant, Arc<KeySet>)>>,
     /// The secret has proved to go where it was not tried first.
@@ -155,6 +156,7 @@ impl OidcClient {
         OidcClient {
             config,
             metadata: Mutex::default(),
+            reading: Mutex::default(),
             read_in_vain: Mutex::default(),
             keys: Mutex::default(),
             other_way: AtomicBool::new(false),
@@ -296,6 +298,10 @@ impl OidcClient {
         {
             return known.map(|(_, metadata)| metadata).ok_or_else(|| Trouble::Unreachable(why.clone()));
         }
+        // One thread reads; others go by what is known.
+        let Ok(_reading) = self.reading.try_lock() else {
+            return known.map(|(_, m)| m).ok_or(Trouble::Unreachable("its discovery document is not there yet".into()));
+        };
         match (self.read_metadata(fetcher), known) {
             (Ok(metadata), _) => Ok(metadata),
             // What was true an hour ago is better than nothing.
@@ -367,7 +373,7 @@ impl OidcClient {
         }
         let again = self.ask_token_endpoint_so(fetcher, &metadata, form, !first);
         if again.is_ok() {
-            self.other_way.fetch_xor(true, Ordering::Relaxed);
+            self.other_way.store(metadata.secret_in_form == first, Ordering::Relaxed);
         }
         again.map_err(NoTokens::into_trouble)
     }
@@ -479,7 +485,11 @@ impl OidcClient {
         match answer.status.as_u16() {
             200 => serde_json::from_slice(&answer.body)
                 .map_err(|_| Trouble::Invalid("the userinfo endpoint's answer is no JSON object".into())),
-            401 | 403 => Err(Trouble::Refused(format!("the userinfo endpoint answered {}", answer.status))),
+            // Some 403 are of a firewall on the way.
+            401 => Err(Trouble::Refused(format!("the userinfo endpoint answered {}", answer.status))),
+            403 if answer.fields.contains_key(WWW_AUTHENTICATE) => {
+                Err(Trouble::Refused(format!("the userinfo endpoint answered {}", answer.status)))
+            }
             _ => Err(Trouble::Unreachable(format!("the userinfo endpoint answered {}", answer.status))),
         }
     }

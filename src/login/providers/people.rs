@@ -1,12 +1,13 @@
 //! What is known of those who have signed in at a provider, and asking after them again: at each refresh of a client's
 //! tokens, so that whoever was taken off a list, or out of a group, is out.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use super::rules::{Identity, Person, Rules};
 use super::{Provider, ProviderTokens, Trouble};
+use crate::clock::Timestamp;
 use crate::context::Context;
 use crate::identity::{User, UserId};
 use crate::store::StoreError;
@@ -19,8 +20,13 @@ const FRESH: u64 = 30;
 const MAX_REMEMBERED: usize = 10_000;
 /// How long to wait for another thread that asks after the same person.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Threads that wait so at one time.
-const MAX_WAITING: usize = 32;
+/// Threads that wait so at one time, in all and for one person.
+const MAX_WAITING: usize = 64;
+const MAX_WAITING_FOR_ONE: usize = 16;
+/// How soon after somebody was asked after in vain it is tried again, in seconds.
+const ASK_AGAIN: u64 = 15;
+/// People remembered who were asked after in vain.
+const MAX_IN_VAIN: usize = 10_000;
 
 /// What is known, the rows in memory.
 #[derive(Default)]
@@ -28,12 +34,14 @@ pub struct People {
     remembered: RwLock<HashMap<UserId, Arc<KnownPerson>>>,
     desk: Mutex<Desk>,
     freed: Condvar,
+    in_vain: Mutex<HashMap<UserId, Timestamp>>,
 }
 
 /// Who is being asked after: one thread for each person, since refresh tokens of providers are good once.
 #[derive(Default)]
 struct Desk {
-    busy: HashSet<UserId>,
+    /// With the number of threads that wait for them.
+    busy: HashMap<UserId, usize>,
     waiting: usize,
 }
 
@@ -91,30 +99,47 @@ impl People {
     }
 
     /// Nothing is known any more: sessions and other grants of the user are good for nothing.
-    fn forget(&self, ctx: &Context, user: &UserId) {
-        let key = user.clone();
-        // If it fails, the row stands for what the provider said last, and the next refresh comes to the same end.
-        let _ = ctx.state.transact(move |tx| {
+    fn forget(&self, ctx: &Context, known: &KnownPerson) {
+        let key = known.user.clone();
+        let deleted = ctx.state.transact(move |tx| {
             tx.delete::<KnownPerson>(key.as_str());
             Ok(())
         });
-        self.remembered.write().unwrap_or_else(|e| e.into_inner()).remove(user);
+        match deleted {
+            Ok(()) => {
+                self.remembered.write().unwrap_or_else(|e| e.into_inner()).remove(&known.user);
+            }
+            // The row is still there; what is remembered hides it.
+            Err(_) => self.remember(Arc::new(KnownPerson {
+                identity: Identity::default(),
+                tokens: None,
+                asked_at: 0,
+                ..known.clone()
+            })),
+        }
     }
 
+    /// `None` when others have the person for too long, or too many wait.
     fn alone(&self, user: &UserId) -> Option<Alone<'_>> {
         crate::blocking::announce();
         let deadline = Instant::now() + PATIENCE;
         let mut desk = self.desk.lock().unwrap_or_else(|e| e.into_inner());
-        while desk.busy.contains(user) {
+        loop {
+            let waiting = desk.waiting;
+            let Some(for_one) = desk.busy.get_mut(user) else { break };
             let left = deadline.saturating_duration_since(Instant::now());
-            if desk.waiting >= MAX_WAITING || left.is_zero() {
+            if waiting >= MAX_WAITING || *for_one >= MAX_WAITING_FOR_ONE || left.is_zero() {
                 return None;
             }
+            *for_one += 1;
             desk.waiting += 1;
             desk = self.freed.wait_timeout(desk, left).unwrap_or_else(|e| e.into_inner()).0;
             desk.waiting -= 1;
+            if let Some(for_one) = desk.busy.get_mut(user) {
+                *for_one = for_one.saturating_sub(1);
+            }
         }
-        desk.busy.insert(user.clone());
+        desk.busy.insert(user.clone(), 0);
         Some(Alone(self, user.clone()))
     }
 
@@ -126,12 +151,19 @@ impl People {
         person: &Person,
         tokens: &ProviderTokens,
     ) -> Result<Arc<KnownPerson>, StoreError> {
-        let _alone = self.alone(&person.user);
+        let Some(_alone) = self.alone(&person.user) else {
+            return Err(StoreError("others are asking after the same user".into()));
+        };
         let sealed = match tokens.refresh.is_some() || tokens.access.is_some() {
             true => Some(seal(ctx, &person.user, tokens)),
             false => self.tokens_of(ctx, provider, &person.user)?,
         };
-        self.write(ctx, provider, &person.user, person.identity.clone(), sealed)
+        // Whoever was forgotten begins anew: older sessions and grants are not theirs any more.
+        let since =
+            self.get(ctx, &person.user)?.filter(|known| known.asked_at > 0).map_or(ctx.now(), |known| known.since);
+        self.in_vain.lock().unwrap_or_else(|e| e.into_inner()).remove(&person.user);
+        let row = row(ctx, provider, &provider.rules(), person.clone(), sealed, since);
+        self.put(ctx, row)
     }
 
     /// Has the provider given something to ask after the user with?
@@ -143,28 +175,6 @@ impl People {
         let known = self.get(ctx, user)?;
         // Given to another client, they are good for nothing.
         Ok(known.filter(|k| k.credential == provider.credential).and_then(|k| k.tokens.clone()))
-    }
-
-    fn write(
-        &self,
-        ctx: &Context,
-        provider: &Provider,
-        user: &UserId,
-        identity: Identity,
-        tokens: Option<String>,
-    ) -> Result<Arc<KnownPerson>, StoreError> {
-        let now = ctx.now();
-        let row = KnownPerson {
-            user: user.clone(),
-            provider: provider.slug,
-            credential: provider.credential.clone(),
-            identity,
-            tokens,
-            rules: provider.rules().digest(),
-            asked_at: now,
-            expires_at: now + ctx.config.lifetimes.refresh_total,
-        };
-        self.put(ctx, row)
     }
 
     /// In memory first: what a provider gives once must not be lost because the disk is full.
@@ -193,20 +203,22 @@ impl People {
         Ok(known.is_some_and(|known| is_recent(ctx, &known) && rules.admit(&known.identity).is_some()))
     }
 
-    /// May the user of a session enter? The provider is asked when its word is as old as an access token gets.
-    pub fn is_welcome(&self, ctx: &Context, user: &User) -> Result<bool, StoreError> {
+    /// May the user enter with what began at `begun`, a session or a grant? The provider is asked when its word is as old
+    /// as an access token gets.
+    pub fn is_welcome(&self, ctx: &Context, user: &User, begun: Timestamp) -> Result<bool, StoreError> {
         if ctx.providers.of_credential(&user.credential).is_none() {
             return Ok(true);
         }
-        let Some(known) = self.get(ctx, &user.id)? else { return Ok(false) };
-        if ctx.now().saturating_sub(known.asked_at) < ctx.config.lifetimes.access_token {
+        let Some(known) = self.get(ctx, &user.id)?.filter(|known| begun >= known.since) else { return Ok(false) };
+        let lifetimes = ctx.config.lifetimes;
+        if ctx.now().saturating_sub(known.asked_at) < lifetimes.access_token.min(lifetimes.identity) {
             return self.is_admitted(ctx, user);
         }
-        Ok(matches!(self.ask_after(ctx, user), Standing::Allowed(_)))
+        Ok(matches!(self.ask_after(ctx, user, begun), Standing::Allowed(_)))
     }
 
-    /// Asks the provider after the user, where it can be asked, and applies the allow rules.
-    pub fn ask_after(&self, ctx: &Context, user: &User) -> Standing {
+    /// Asks the provider after the user of what began at `begun`, where it can be asked, and applies the allow rules.
+    pub fn ask_after(&self, ctx: &Context, user: &User, begun: Timestamp) -> Standing {
         let Some(provider) = ctx.providers.of_credential(&user.credential) else {
             return Standing::Denied("the provider is not configured any more".into());
         };
@@ -218,10 +230,18 @@ impl People {
             Ok(None) => return Standing::Denied("nothing is known of the user any more".into()),
             Err(e) => return Standing::Unknown(e.to_string()),
         };
+        if begun < known.since {
+            return Standing::Denied("the user was turned away since, and has signed in anew".into());
+        }
         let rules = provider.rules();
-        let is_fresh = ctx.now().saturating_sub(known.asked_at) < FRESH && known.rules == rules.digest();
-        let asked = if is_fresh { Ok(known.clone()) } else { self.ask(ctx, provider, &known) };
+        let is_fresh =
+            ctx.now().checked_sub(known.asked_at).is_some_and(|age| age < FRESH) && known.rules == rules.digest();
+        let asked = if is_fresh { Ok(known.clone()) } else { self.ask(ctx, provider, &rules, &known) };
+        if provider.rules() != rules {
+            return Standing::Unknown("who may enter has been changed meanwhile".into());
+        }
         let is_believed = is_recent(ctx, &known) && rules.admit(&known.identity).is_some();
+        let before = known.clone();
         let standing = match asked {
             Ok(known) if rules.admit(&known.identity).is_some() => Standing::Allowed(known),
             Ok(_) => Standing::Denied("no allow rule fits".into()),
@@ -235,26 +255,33 @@ impl People {
             Err(Silence::Later(why)) => Standing::Unknown(why),
         };
         if let Standing::Denied(_) = standing {
-            self.forget(ctx, &user.id);
+            self.forget(ctx, &before);
         }
         standing
     }
 
-    fn ask(&self, ctx: &Context, provider: &Provider, known: &KnownPerson) -> Result<Arc<KnownPerson>, Silence> {
+    fn ask(
+        &self,
+        ctx: &Context,
+        provider: &Provider,
+        rules: &Rules,
+        known: &KnownPerson,
+    ) -> Result<Arc<KnownPerson>, Silence> {
         let failed = |e: StoreError| Silence::Later(e.to_string());
         let sealed = known.tokens.as_ref().filter(|_| known.credential == provider.credential);
         let Some(tokens) = sealed.and_then(|sealed| open(ctx, &known.user, sealed)) else {
             return Err(Silence::NothingToAskWith("the provider gave nothing to ask with".into()));
         };
-        if provider.was_silent(ctx.now()) {
+        if self.was_in_vain(ctx, &known.user) {
             return Err(Silence::Later("it did not answer a moment ago".into()));
         }
-        let heard = |trouble: Trouble| {
-            provider.note_silence(matches!(trouble, Trouble::Unreachable(_)).then(|| ctx.now()));
-            match trouble {
-                Trouble::Refused(why) => Silence::Refused(why),
-                // What can't be believed is no verdict: keys may have just been replaced.
-                Trouble::Unreachable(why) | Trouble::Invalid(why) => Silence::Later(why),
+        let heard = |trouble: Trouble| match trouble {
+            Trouble::Refused(why) => Silence::Refused(why),
+            // What can't be believed is no verdict: keys may have just been replaced. If that lasts, signing in helps.
+            Trouble::Invalid(why) => Silence::NothingToAskWith(why),
+            Trouble::Unreachable(why) => {
+                self.note_in_vain(ctx, &known.user);
+                Silence::Later(why)
             }
         };
         let renewed = match ctx.providers.renew(provider, &tokens).map_err(heard) {
@@ -270,16 +297,57 @@ impl People {
         // First of all: the old ones may be good for nothing now.
         let sealed = seal(ctx, &known.user, &renewed.tokens);
         let kept = self.put(ctx, KnownPerson { tokens: Some(sealed.clone()), ..known.clone() });
-        let person = ctx.providers.whose(provider, &renewed, ctx.now()).map_err(heard)?;
-        provider.note_silence(None);
+        let person = ctx.providers.whose(provider, rules, &renewed, ctx.now()).map_err(heard)?;
         if person.user != known.user {
             return Err(Silence::Refused("it speaks of somebody else".into()));
         }
-        if renewed.lacks_claims && provider.rules().admit(&person.identity).is_none() {
-            return Err(Silence::Later("it gave no new ID token, and userinfo alone fits no rule".into()));
+        let is_admitted = rules.admit(&person.identity).is_some();
+        if renewed.lacks_claims && !is_admitted {
+            return Err(Silence::NothingToAskWith("it gave no new ID token, and userinfo alone fits no rule".into()));
+        }
+        let row = row(ctx, provider, rules, person, Some(sealed), known.since);
+        if !is_admitted {
+            // A no holds whatever becomes of the row.
+            return Ok(Arc::new(row));
         }
         kept.map_err(failed)?;
-        self.write(ctx, provider, &known.user, person.identity, Some(sealed)).map_err(failed)
+        self.put(ctx, row).map_err(failed)
+    }
+
+    fn was_in_vain(&self, ctx: &Context, user: &UserId) -> bool {
+        let in_vain = self.in_vain.lock().unwrap_or_else(|e| e.into_inner());
+        in_vain.get(user).is_some_and(|at| ctx.now().saturating_sub(*at) < ASK_AGAIN)
+    }
+
+    fn note_in_vain(&self, ctx: &Context, user: &UserId) {
+        let mut in_vain = self.in_vain.lock().unwrap_or_else(|e| e.into_inner());
+        if in_vain.len() >= MAX_IN_VAIN {
+            in_vain.clear();
+        }
+        in_vain.insert(user.clone(), ctx.now());
+    }
+}
+
+/// What the provider has just said, looked at by `rules`.
+fn row(
+    ctx: &Context,
+    provider: &Provider,
+    rules: &Rules,
+    person: Person,
+    tokens: Option<String>,
+    since: Timestamp,
+) -> KnownPerson {
+    let now = ctx.now();
+    KnownPerson {
+        user: person.user,
+        provider: provider.slug,
+        credential: provider.credential.clone(),
+        identity: person.identity,
+        tokens,
+        rules: rules.digest(),
+        since,
+        asked_at: now,
+        expires_at: now + ctx.config.lifetimes.refresh_total,
     }
 }
 

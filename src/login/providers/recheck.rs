@@ -14,8 +14,10 @@ pub fn end_grant(ctx: &Context, id: &GrantId, user: &User, why: &str) {
         }
         Ok(())
     });
-    // A failure is told by the state itself; the next refresh comes to the same end.
-    let streams = if ended.is_ok() { ctx.streams.cut(id) } else { 0 };
+    let streams = ctx.streams.cut(id);
+    if let Err(e) = ended {
+        log::debug!(grant:% = id, error:% = e; "an authorization could not be ended; the next refresh tries again");
+    }
     log::warn!(user:% = user.id, grant:% = id, streams = streams, reason = why; "a user may not enter any more: the authorization has ended");
 }
 
@@ -23,10 +25,12 @@ pub fn end_grant(ctx: &Context, id: &GrantId, user: &User, why: &str) {
 /// run out, its user is asked after, as at a refresh.
 pub fn look_after_streams(ctx: &Context) {
     cut_ended(ctx);
+    // One that began while rules were changed, and those of users turned away elsewhere.
+    apply_rules(ctx);
     for id in ctx.streams.due(ctx.now()) {
         match ctx.state.get::<Grant>(id.as_str()) {
             Ok(Some(grant)) if ctx.providers.of_credential(&grant.user.credential).is_some() => {
-                match ctx.people.ask_after(ctx, &grant.user) {
+                match ctx.people.ask_after(ctx, &grant.user, grant.created_at) {
                     Standing::Allowed(_) => prolong(ctx, &id),
                     Standing::Denied(why) => end_grant(ctx, &id, &grant.user, &why),
                     Standing::Unknown(why) => {
@@ -59,9 +63,9 @@ fn prolong(ctx: &Context, id: &GrantId) {
     ctx.streams.vouch(id, ctx.now() + ctx.config.lifetimes.access_token);
 }
 
-/// Has streams looked at whose user the rules, which have just been changed, do not let in as far as is known. Tokens
-/// made under the rules before are refused from now on, so that all others come to be looked at as well.
-pub fn apply_rules(ctx: &Context) {
+/// Has streams looked at whose user is not let in as far as is known. Tokens made under rules that have been changed are
+/// refused, so that all others come to be looked at as well.
+fn apply_rules(ctx: &Context) {
     for id in ctx.streams.grants() {
         if let Ok(Some(grant)) = ctx.state.get::<Grant>(id.as_str())
             && !matches!(ctx.people.is_admitted(ctx, &grant.user), Ok(true))
