@@ -2,12 +2,11 @@
 
 import asyncio
 import html
-import http.client
 import json
 import re
 import sys
 import time
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, urljoin, urlsplit
 
 import httpx2
 from mcp import Client
@@ -18,8 +17,9 @@ from mcp.shared.auth import OAuthClientMetadata
 from mcp.types import ElicitResult
 
 REDIRECT = "http://127.0.0.1:53683/callback"
-URL, PASSWORD = sys.argv[1:3]
-TOOLS = json.loads(sys.argv[3])
+URL = sys.argv[1]
+# A password, or a provider and a login there.
+IDENTITY, TOOLS = map(json.loads, sys.argv[2:4])
 
 
 class Storage:
@@ -40,24 +40,22 @@ class Storage:
 
 def sign_in(url):
     """Opens the page, signs in, and returns where the browser is sent."""
-    parts = urlsplit(url)
-
-    def send(method, target, body=None, cookie=""):
-        connection = http.client.HTTPConnection(parts.netloc, timeout=30)
-        headers = {"Accept": "text/html", "Cookie": cookie}
-        if body is not None:
-            headers |= {"Content-Type": "application/x-www-form-urlencoded", "Origin": f"{parts.scheme}://{parts.netloc}"}
-        connection.request(method, target, body=body, headers=headers)
-        reply = connection.getresponse()
-        return reply, reply.read().decode()
-
-    page, text = send("GET", f"{parts.path}?{parts.query}")
-    assert page.status == 200, text
-    cookie = "; ".join(value.split(";")[0] for value in page.headers.get_all("Set-Cookie"))
-    request = html.unescape(re.search(r'name="request" value="([^"]*)"', text).group(1))
-    reply, text = send("POST", "/.auth/login", urlencode({"request": request, "password": PASSWORD, "decision": "allow"}), cookie)
-    assert reply.status == 303, text
-    return {name: values[0] for name, values in parse_qs(urlsplit(reply.headers["Location"]).query).items()}
+    with httpx2.Client(headers={"Accept": "text/html"}, timeout=30) as browser:
+        page = browser.get(url)
+        assert page.status_code == 200, page.text
+        request = html.unescape(re.search(r'name="request" value="([^"]*)"', page.text).group(1))
+        form = {"request": request, **({"provider": IDENTITY["provider"]} if "provider" in IDENTITY else {**IDENTITY, "decision": "allow"})}
+        reply = browser.post(urljoin(url, "/.auth/login"), data=form, headers={"Origin": urljoin(url, "/").rstrip("/")})
+        if "provider" in IDENTITY:
+            reply = browser.get(reply.headers["Refresh"].removeprefix("0;url="))
+            while not (reply.status_code == 303 and "/.auth/" in reply.url.path):
+                if "Location" in reply.headers:
+                    reply = browser.get(urljoin(str(reply.url), reply.headers["Location"]))
+                else:
+                    assert reply.status_code == 200, reply.text
+                    reply = browser.post(reply.url, data={"login": IDENTITY["login"], "password": "any"})
+        assert reply.status_code == 303, reply.text
+        return {name: values[0] for name, values in parse_qs(urlsplit(reply.headers["Location"]).query).items()}
 
 
 async def main():

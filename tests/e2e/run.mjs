@@ -70,8 +70,8 @@ async function overStdio(command, run) {
   }
 }
 
-async function pythonFlow(url, password, tools) {
-  const program = start(python, [join(here, "python_client.py"), url, password, JSON.stringify(tools)]);
+async function pythonFlow(url, identity, tools) {
+  const program = start(python, [join(here, "python_client.py"), url, JSON.stringify(identity), JSON.stringify(tools)]);
   const code = await program.exited;
   assert.equal(code, 0, program.stderr + program.stdout);
 }
@@ -140,7 +140,7 @@ const bothOverStdio = (command, tools, then) => () =>
     // Files by their full paths; a word is learnt once only.
     const as = (from, to) => ({ ...tools, echoArguments: JSON.parse(JSON.stringify(tools.echoArguments).replace(from, to)) });
     await typescriptFlow({ url: `${proxy.origin}/mcp`, password: PASSWORD, tools: as("greeting.txt", join(folder, "greeting.txt")) });
-    await pythonFlow(`${proxy.origin}/mcp`, PASSWORD, as(/greeting.txt|hello/, (word) => (word === "hello" ? "hello again" : join(folder, word))));
+    await pythonFlow(`${proxy.origin}/mcp`, { password: PASSWORD }, as(/greeting.txt|hello/, (word) => (word === "hello" ? "hello again" : join(folder, word))));
     then?.(proxy);
   });
 
@@ -191,14 +191,14 @@ const cases = {
       await typescriptFlow({ url: `${proxy.origin}/sse`, sse: true, password: PASSWORD, tools: EVERYTHING, onSecrets: (found) => (secrets = found) });
       grepForSecrets(proxy.stderr, secrets);
     }),
-  "Python SDK over Streamable HTTP": () => published("streamableHttp", async (proxy) => pythonFlow(`${proxy.origin}/mcp`, PASSWORD, EVERYTHING)),
-  "Python SDK over HTTP+SSE": () => published("sse", async (proxy) => pythonFlow(`${proxy.origin}/sse`, PASSWORD, EVERYTHING)),
+  "Python SDK over Streamable HTTP": () => published("streamableHttp", async (proxy) => pythonFlow(`${proxy.origin}/mcp`, { password: PASSWORD }, EVERYTHING)),
+  "Python SDK over HTTP+SSE": () => published("sse", async (proxy) => pythonFlow(`${proxy.origin}/sse`, { password: PASSWORD }, EVERYTHING)),
   "hash-password at a terminal shows nothing that is typed": async () => {
     const result = spawnSync(python, [join(here, "terminal.py"), binary], { encoding: "utf8", timeout: 60_000 });
     assert.equal(result.status, 0, result.stderr);
   },
   "TypeScript SDK to the demo": () => demo(({ url, password }) => typescriptFlow({ url, password, tools: DEMO })),
-  "Python SDK to the demo": () => demo(async ({ url, password }) => pythonFlow(url, password, DEMO)),
+  "Python SDK to the demo": () => demo(async ({ url, password }) => pythonFlow(url, { password }, DEMO)),
   "both SDKs to server-everything over stdio": bothOverStdio([node, script("server-everything"), "stdio"], EVERYTHING),
   "both SDKs to server-filesystem over stdio": bothOverStdio([node, script("server-filesystem"), "FOLDER"], FILESYSTEM),
   "both SDKs to server-memory over stdio": bothOverStdio([node, script("server-memory")], MEMORY),
@@ -222,6 +222,7 @@ const cases = {
   "a certified provider with ES256: groups, and a refresh that asks it again": () =>
     withProvider(["--oidc-allowed-groups", "engineering", "--oidc-scopes", "openid,email,profile,groups,offline_access"], async (proxy) => {
       assert.equal(await getsIn(proxy, "alice@example.com"), true);
+      await pythonFlow(`${proxy.origin}/mcp`, { provider: "oidc", login: "alice@example.com" }, EVERYTHING);
       assert.equal(await getsIn(proxy, "bob@example.org"), false);
     }, { alg: "ES256" }),
   "the official authorization suite, whole": () =>

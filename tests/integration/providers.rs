@@ -24,6 +24,7 @@ use super::support::flow::{Browser, Client, Tokens, call, hidden, query, tokens}
 use super::support::idp::{CLIENT_ID, CLIENT_SECRET, FakeGitHub, FakeOidc, Forge, OidcState};
 use super::support::local::Local;
 use super::support::proxy::{PASSWORD, Proxy, Scratch, command, free_port};
+use super::support::stdio::Published;
 use super::support::upstream::FakeUpstream;
 use super::support::wire::{Reply, Transport};
 
@@ -1058,6 +1059,33 @@ fn the_upstream_server_sees_what_the_provider_says() {
     for secret in [CLIENT_SECRET, "code-1", "rt-", held.access.as_str()] {
         assert!(!proxy.log().contains(secret), "{secret}");
     }
+}
+
+#[test]
+fn a_stdio_server_is_told_who_asks() {
+    let idp = FakeOidc::start(system_time);
+    idp.state().claims = json!({
+        "sub": "u-alice", "email": "alice@example.com", "email_verified": true, "name": "Alice Ä.",
+        "groups": ["a,b 100%", "engineering"],
+    });
+    let url = idp.configuration_url();
+    let args =
+        ["--oidc-configuration-url", &url, "--oidc-client-id", CLIENT_ID, "--oidc-allowed-groups", "engineering"];
+    let published = Published::start(&args, &[("OIDC_CLIENT_SECRET", CLIENT_SECRET)]);
+    let mut client = published.client();
+    client.token = tokens_of(&published.proxy, &idp, &Client::public(&published.proxy)).access;
+    client.initialize();
+    let env = client.result("environment", json!({}));
+    for (name, value) in [
+        ("MCP_AUTH_USER", format!("oidc:{}:u-alice", idp.issuer()).as_str()),
+        ("MCP_AUTH_EMAIL", "alice@example.com"),
+        ("MCP_AUTH_NAME", "Alice Ä."),
+        ("MCP_AUTH_GROUPS", "engineering,a%2Cb 100%25"),
+        ("MCP_AUTH_PROVIDER", "oidc"),
+    ] {
+        assert_eq!(env[name], value);
+    }
+    assert!(!env.to_string().contains(CLIENT_SECRET));
 }
 
 #[test]
