@@ -250,7 +250,10 @@ impl People {
                 log::debug!(user:% = user.id, reason = why.as_str(); "the provider was not asked after a user; what it said before is believed");
                 Standing::Allowed(known)
             }
-            Err(Silence::NothingToAskWith(why)) => Standing::Denied(format!("the user has to sign in again: {why}")),
+            // That is no verdict: when they have signed in again, their other clients go on.
+            Err(Silence::NothingToAskWith(why)) => {
+                return Standing::Denied(format!("the user has to sign in again: {why}"));
+            }
             // What was asked under other rules may lack what these want.
             Err(Silence::Later(why)) => Standing::Unknown(why),
         };
