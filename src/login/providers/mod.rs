@@ -1,12 +1,14 @@
 //! Others who say who somebody is: Google, GitHub and OpenID Connect providers, and who of their users may enter.
 //!
-//! - [`oidc`] – OpenID Connect, Google included; [`id_token`] checks what it signs
+//! - [`oidc`] – OpenID Connect, Google included: `discovery`, [`id_token`] checks what it signs, `claims` says who it is
 //! - [`github`] – GitHub
 //! - [`rules`] – who may enter
 //! - [`people`] – what is known of those who have signed in, and asking after them again
 //! - [`recheck`] – what follows when somebody may not enter any more
 
+mod claims;
 mod configure;
+mod discovery;
 pub mod github;
 pub mod id_token;
 pub mod oidc;

@@ -1,9 +1,7 @@
-//! OpenID Connect providers, Google among them: discovery, the authorization code flow as a client, and what their
-//! claims say (OpenID Connect Core 1.0, Discovery 1.0).
+//! OpenID Connect providers, Google among them: the authorization code flow as a client (OpenID Connect Core 1.0).
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -13,21 +11,15 @@ use http::{HeaderName, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::id_token::{self, Expected, KeySet};
-use super::rules::{Identity, Person, Rules, strings};
-use super::{Hop, ProviderTokens, Renewed, Trouble};
+use super::discovery::{Discovery, FRESH, Metadata, TENANT};
+use super::id_token::{self, Expected};
+use super::rules::{Person, Rules};
+use super::{Hop, ProviderTokens, Renewed, Trouble, claims};
 use crate::clock::Timestamp;
-use crate::identity::UserId;
-use crate::net::fetch::{Answer, Fetcher, RemoteUrl};
+use crate::net::fetch::{Fetcher, RemoteUrl};
 
-/// How long a discovery document and keys are used without a look at newer ones.
-const FRESH: Duration = Duration::from_secs(3_600);
-/// How soon after a look at the document that was in vain another is worth it.
-const READ_AGAIN: Duration = Duration::from_secs(5);
 /// How soon after a look at the keys another is worth it.
 const KEYS_AGAIN: Duration = Duration::from_secs(1);
-/// What stands for the tenant in the issuer of a provider that serves many.
-const TENANT: &str = "{tenantid}";
 /// The user id field that allow rules compare without case, and only when it is verified.
 pub const EMAIL_FIELD: &str = "/email";
 
@@ -58,64 +50,19 @@ impl OidcConfig {
         let url = self.configuration_url.to_string();
         ["/common/", "/organizations/", "/consumers/"].iter().any(|p| url.contains(p)) || url.contains(TENANT)
     }
+
+    /// Is there an ID token to expect?
+    pub fn wants_id_token(&self) -> bool {
+        self.scopes.iter().any(|s| s == "openid")
+    }
 }
 
 /// The provider.
 pub struct OidcClient {
     config: OidcConfig,
-    metadata: Mutex<Option<(Instant, Arc<Metadata>)>>,
-    reading: Mutex<()>,
-    read_in_vain: Mutex<Option<(Instant, String)>>,
-    keys: Mutex<Option<(Instant, Arc<KeySet>)>>,
+    discovery: Discovery,
     /// The secret has proved to go where it was not tried first.
     other_way: AtomicBool,
-}
-
-/// The discovery document, as far as it is used.
-#[derive(Debug)]
-struct Metadata {
-    issuer: String,
-    authorization_endpoint: RemoteUrl,
-    token_endpoint: RemoteUrl,
-    userinfo_endpoint: Option<RemoteUrl>,
-    jwks_uri: Option<RemoteUrl>,
-    /// RFC 9207: the answer names the issuer.
-    has_iss: bool,
-    /// The secret goes into the form (`client_secret_post`), where nothing has to be agreed on about its encoding.
-    secret_in_form: bool,
-    /// It may go into a field as well (`client_secret_basic`).
-    has_both_ways: bool,
-}
-
-impl Metadata {
-    fn parse(document: &[u8]) -> Result<Metadata, String> {
-        #[derive(Deserialize)]
-        struct Document {
-            issuer: String,
-            authorization_endpoint: String,
-            token_endpoint: String,
-            userinfo_endpoint: Option<String>,
-            jwks_uri: Option<String>,
-            #[serde(default)]
-            authorization_response_iss_parameter_supported: bool,
-            #[serde(default)]
-            token_endpoint_auth_methods_supported: Vec<String>,
-        }
-        let d: Document = serde_json::from_slice(document).map_err(|e| format!("it is no discovery document: {e}"))?;
-        let methods = &d.token_endpoint_auth_methods_supported;
-        Ok(Metadata {
-            issuer: d.issuer,
-            authorization_endpoint: RemoteUrl::parse(&d.authorization_endpoint)?,
-            token_endpoint: RemoteUrl::parse(&d.token_endpoint)?,
-            userinfo_endpoint: d.userinfo_endpoint.as_deref().map(RemoteUrl::parse).transpose()?,
-            jwks_uri: d.jwks_uri.as_deref().map(RemoteUrl::parse).transpose()?,
-            has_iss: d.authorization_response_iss_parameter_supported,
-            secret_in_form: methods.iter().any(|m| m == "client_secret_post"),
-            has_both_ways: ["client_secret_post", "client_secret_basic"]
-                .iter()
-                .all(|way| methods.iter().any(|m| m == way)),
-        })
-    }
 }
 
 /// Why the token endpoint gave no tokens.
@@ -153,14 +100,7 @@ struct TokenAnswer {
 impl OidcClient {
     /// Nothing is asked yet.
     pub fn new(config: OidcConfig) -> OidcClient {
-        OidcClient {
-            config,
-            metadata: Mutex::default(),
-            reading: Mutex::default(),
-            read_in_vain: Mutex::default(),
-            keys: Mutex::default(),
-            other_way: AtomicBool::new(false),
-        }
+        OidcClient { config, discovery: Discovery::default(), other_way: AtomicBool::new(false) }
     }
 
     /// Tells this provider from others, in credentials.
@@ -170,7 +110,7 @@ impl OidcClient {
 
     /// Looks at the discovery document.
     pub fn look(&self, fetcher: &Fetcher) -> Result<(), Trouble> {
-        self.read_metadata(fetcher).map(drop).map_err(Trouble::Unreachable)
+        self.discovery.read(&self.config, fetcher).map(drop).map_err(Trouble::Unreachable)
     }
 
     /// Does a refresh token last beyond the session that the person has at the provider?
@@ -185,7 +125,7 @@ impl OidcClient {
 
     /// Checks what came back besides the code (RFC 9207).
     pub fn check_issuer(&self, fetcher: &Fetcher, iss: Option<&str>) -> Result<(), Trouble> {
-        let metadata = self.metadata(fetcher)?;
+        let metadata = self.discovery.metadata(&self.config, fetcher)?;
         match iss {
             Some(iss) if iss == metadata.issuer || self.is_google_in_short(&metadata, iss) => Ok(()),
             // Which tenant's it is, the token says.
@@ -202,7 +142,7 @@ impl OidcClient {
 
     /// Where the browser goes (OpenID Connect Core section 3.1.2.1).
     pub fn authorize_url(&self, fetcher: &Fetcher, hop: &Hop<'_>) -> Result<String, Trouble> {
-        let metadata = self.metadata(fetcher)?;
+        let metadata = self.discovery.metadata(&self.config, fetcher)?;
         let scopes = self.config.scopes.join(" ");
         let mut parameters = vec![
             ("response_type", "code"),
@@ -213,7 +153,7 @@ impl OidcClient {
             ("code_challenge", hop.challenge),
             ("code_challenge_method", "S256"),
         ];
-        if self.wants_id_token() {
+        if self.config.wants_id_token() {
             parameters.push(("nonce", hop.nonce));
         }
         if self.config.is_google {
@@ -257,7 +197,7 @@ impl OidcClient {
         let form = [("grant_type", "refresh_token"), ("refresh_token", refresh.as_str()), ("scope", scopes.as_str())];
         let answer = self.ask_token_endpoint(fetcher, &form)?;
         let kept = answer.refresh_token.clone().unwrap_or_else(|| refresh.clone());
-        let lacks_claims = self.wants_id_token() && answer.id_token.is_none();
+        let lacks_claims = self.config.wants_id_token() && answer.id_token.is_none();
         Ok(Some(Renewed {
             tokens: ProviderTokens { refresh: Some(kept), access: None },
             access: answer.access_token,
@@ -282,90 +222,9 @@ impl OidcClient {
         self.identify(fetcher, rules, &answer, None, now)
     }
 
-    fn wants_id_token(&self) -> bool {
-        self.config.scopes.iter().any(|s| s == "openid")
-    }
-
-    fn metadata(&self, fetcher: &Fetcher) -> Result<Arc<Metadata>, Trouble> {
-        let known = lock(&self.metadata).clone();
-        if let Some((at, metadata)) = &known
-            && at.elapsed() < FRESH
-        {
-            return Ok(metadata.clone());
-        }
-        if let Some((at, why)) = &*lock(&self.read_in_vain)
-            && at.elapsed() < READ_AGAIN
-        {
-            return known.map(|(_, metadata)| metadata).ok_or_else(|| Trouble::Unreachable(why.clone()));
-        }
-        // One thread reads; others go by what is known.
-        let Ok(_reading) = self.reading.try_lock() else {
-            return known.map(|(_, m)| m).ok_or(Trouble::Unreachable("its discovery document is not there yet".into()));
-        };
-        match (self.read_metadata(fetcher), known) {
-            (Ok(metadata), _) => Ok(metadata),
-            // What was true an hour ago is better than nothing.
-            (Err(why), Some((_, metadata))) => {
-                log::debug!(reason = why.as_str(); "a discovery document could not be read again");
-                Ok(metadata)
-            }
-            (Err(why), None) => Err(Trouble::Unreachable(why)),
-        }
-    }
-
-    fn read_metadata(&self, fetcher: &Fetcher) -> Result<Arc<Metadata>, String> {
-        let url = &self.config.configuration_url;
-        let found = fetcher
-            .get(url, &[])
-            .map_err(|e| e.0)
-            .and_then(|answer| document(&answer).map_err(String::from))
-            .and_then(|body| Metadata::parse(&body).map_err(|e| format!("{}: {e}", url.host())))
-            .and_then(|metadata| self.check_metadata(metadata))
-            .map(Arc::new);
-        *lock(&self.read_in_vain) = found.as_ref().err().map(|why| (Instant::now(), why.clone()));
-        if let Ok(metadata) = &found {
-            *lock(&self.metadata) = Some((Instant::now(), metadata.clone()));
-        }
-        found
-    }
-
-    fn check_metadata(&self, metadata: Metadata) -> Result<Metadata, String> {
-        if metadata.issuer.contains(TENANT) && self.config.tenants.is_empty() {
-            return Err("the provider serves many tenants: name those to let in with --oidc-allowed-tenants (OIDC_ALLOWED_TENANTS)".into());
-        }
-        // One that is reached over the network has nothing to do on this machine.
-        let is_plain = |url: &RemoteUrl| url.origin().starts_with("http://");
-        let has_plain = is_plain(&metadata.authorization_endpoint)
-            || is_plain(&metadata.token_endpoint)
-            || metadata.userinfo_endpoint.as_ref().is_some_and(is_plain)
-            || metadata.jwks_uri.as_ref().is_some_and(is_plain);
-        if has_plain && !is_plain(&self.config.configuration_url) {
-            return Err("the discovery document names an endpoint that is not https".into());
-        }
-        if self.wants_id_token() && metadata.jwks_uri.is_none() {
-            return Err("the discovery document names no keys (jwks_uri)".into());
-        }
-        Ok(metadata)
-    }
-
-    fn keys(&self, fetcher: &Fetcher, metadata: &Metadata, max_age: Duration) -> Result<Arc<KeySet>, Trouble> {
-        let known = lock(&self.keys).clone();
-        if let Some((at, keys)) = &known
-            && at.elapsed() < max_age
-        {
-            return Ok(keys.clone());
-        }
-        let url = metadata.jwks_uri.as_ref().ok_or(Trouble::Invalid("the provider names no keys".into()))?;
-        let answer = fetcher.get(url, &[]).map_err(|e| Trouble::Unreachable(e.0))?;
-        let keys = document(&answer).and_then(|body| KeySet::parse(&body));
-        let keys = Arc::new(keys.map_err(|why| Trouble::Unreachable(format!("the provider's keys: {why}")))?);
-        *lock(&self.keys) = Some((Instant::now(), keys.clone()));
-        Ok(keys)
-    }
-
     /// Proves who asks in the way that the provider knows; which of two it knows for this client, only trying shows.
     fn ask_token_endpoint(&self, fetcher: &Fetcher, form: &[(&str, &str)]) -> Result<TokenAnswer, Trouble> {
-        let metadata = self.metadata(fetcher)?;
+        let metadata = self.discovery.metadata(&self.config, fetcher)?;
         let first = metadata.secret_in_form != self.other_way.load(Ordering::Relaxed);
         let outcome = self.ask_token_endpoint_so(fetcher, &metadata, form, first);
         if !matches!(outcome, Err(NoTokens::Client(_))) || !metadata.has_both_ways {
@@ -426,10 +285,10 @@ impl OidcClient {
         nonce: Option<&str>,
         now: Timestamp,
     ) -> Result<Person, Trouble> {
-        let metadata = self.metadata(fetcher)?;
+        let metadata = self.discovery.metadata(&self.config, fetcher)?;
         let token = match &answer.id_token {
-            Some(token) if self.wants_id_token() => Some(self.verify(fetcher, &metadata, token, nonce, now)?),
-            None if self.wants_id_token() && nonce.is_some() => {
+            Some(token) if self.config.wants_id_token() => Some(self.verify(fetcher, &metadata, token, nonce, now)?),
+            None if self.config.wants_id_token() && nonce.is_some() => {
                 return Err(Trouble::Invalid("the provider gave no ID token".into()));
             }
             _ => None,
@@ -440,7 +299,7 @@ impl OidcClient {
             Some(url) => Some(self.userinfo(fetcher, url, &answer.access_token)?),
             None => None,
         };
-        self.person(rules, &metadata, token, userinfo).map_err(Trouble::Invalid)
+        claims::person(&self.config, rules, &metadata, token, userinfo).map_err(Trouble::Invalid)
     }
 
     fn verify(
@@ -453,10 +312,10 @@ impl OidcClient {
     ) -> Result<Map<String, Value>, Trouble> {
         let issuer = |iss: &str, claims: &Map<String, Value>| self.is_issuer(metadata, iss, claims);
         let expected = Expected { issuer: &issuer, audience: &self.config.client_id, nonce, now };
-        let mut outcome = id_token::verify(token, &*self.keys(fetcher, metadata, FRESH)?, &expected);
+        let mut outcome = id_token::verify(token, &*self.discovery.keys(fetcher, metadata, FRESH)?, &expected);
         if outcome == Err(id_token::Refusal::UnknownKey) {
             // They may have been replaced since.
-            outcome = id_token::verify(token, &*self.keys(fetcher, metadata, KEYS_AGAIN)?, &expected);
+            outcome = id_token::verify(token, &*self.discovery.keys(fetcher, metadata, KEYS_AGAIN)?, &expected);
         }
         outcome.map_err(|refusal| {
             Trouble::Invalid(match refusal {
@@ -493,101 +352,9 @@ impl OidcClient {
             _ => Err(Trouble::Unreachable(format!("the userinfo endpoint answered {}", answer.status))),
         }
     }
-
-    /// What the claims of the ID token and of the userinfo endpoint say together.
-    fn person(
-        &self,
-        rules: &Rules,
-        metadata: &Metadata,
-        token: Option<Map<String, Value>>,
-        userinfo: Option<Map<String, Value>>,
-    ) -> Result<Person, String> {
-        let text = |claims: &Map<String, Value>, name: &str| {
-            claims.get(name).and_then(Value::as_str).filter(|t| !t.is_empty()).map(String::from)
-        };
-        let sources: Vec<&Map<String, Value>> = token.iter().chain(&userinfo).collect();
-        let agree = |name: &str| {
-            let mut said = sources.iter().filter_map(|s| text(s, name));
-            let first = said.next();
-            let is_same = said.all(|other| Some(other.to_lowercase()) == first.as_ref().map(|f| f.to_lowercase()));
-            if is_same { Ok(first) } else { Err(format!("ID token and userinfo disagree about {name}")) }
-        };
-        let subject = agree("sub")?.ok_or("the provider does not say who it is (sub)")?;
-        if sources.len() == 2 && text(sources[0], "sub") != text(sources[1], "sub") {
-            return Err("ID token and userinfo are of different people".into());
-        }
-        let email = agree("email")?.filter(|_| self.is_email_verified(metadata, &sources));
-        let issuer = token.as_ref().and_then(|t| text(t, "iss")).unwrap_or_else(|| metadata.issuer.clone());
-        let workspace = token.as_ref().filter(|_| self.config.is_google).and_then(|t| text(t, "hd"));
-
-        let mut all = userinfo.clone().unwrap_or_default();
-        all.extend(token.clone().unwrap_or_default());
-        if email.is_none() {
-            // Nor by a pointer to it.
-            all.remove("email");
-        }
-        let all = Value::Object(all);
-        let id = match self.config.id_field.as_str() {
-            EMAIL_FIELD => email.clone(),
-            pointer => all.pointer(pointer).and_then(Value::as_str).filter(|t| !t.is_empty()).map(String::from),
-        };
-        let mut groups = strings(all.pointer(&self.config.groups_field));
-        groups.sort();
-        groups.dedup();
-        if groups.is_empty() && all.get("_claim_names").and_then(|c| c.get("groups")).is_some() {
-            log::warn!(subject = subject.as_str(); "the provider names no groups of a person who is in too many (Entra ID: over 200); use app roles with --oidc-groups-field /roles (OIDC_GROUPS_FIELD), or assign only the groups that matter to the application");
-        }
-        let has = |attribute: &&String| {
-            let (pointer, value) = attribute.split_once('=').unwrap_or_default();
-            strings(all.pointer(pointer)).iter().any(|v| v == value)
-        };
-        let attributes = rules.attributes.iter().filter(has).cloned().collect();
-        let user = match self.config.is_google {
-            true => format!("google:{subject}"),
-            false => format!("oidc:{issuer}:{subject}"),
-        };
-        let name = ["name", "preferred_username"].iter().find_map(|n| all.get(*n)?.as_str().map(String::from));
-        let mut identity = Identity { id, email, name, groups, workspace, attributes };
-        identity.bound(rules);
-        Ok(Person { user: UserId(user), identity })
-    }
-
-    /// Does the provider vouch for the address? One that serves a single organisation does unless it says no; one that
-    /// serves many has to say so.
-    fn is_email_verified(&self, metadata: &Metadata, sources: &[&Map<String, Value>]) -> bool {
-        let said = |name: &str| -> Vec<bool> {
-            let values = sources.iter().filter_map(|s| s.get(name));
-            values
-                .map(|v| match v {
-                    Value::Bool(b) => *b,
-                    Value::String(s) => s.eq_ignore_ascii_case("true") || s == "1",
-                    Value::Number(n) => n.as_u64() == Some(1),
-                    _ => false,
-                })
-                .collect()
-        };
-        let verified = said("email_verified");
-        if !verified.is_empty() {
-            return verified.iter().all(|v| *v);
-        }
-        // Entra ID: the domain of the address belongs to the tenant.
-        let of_domain = said("xms_edov");
-        let serves_many =
-            self.config.is_google || self.config.serves_many_tenants() || metadata.issuer.contains(TENANT);
-        if serves_many { of_domain.contains(&true) } else { !of_domain.contains(&false) }
-    }
-}
-
-/// The body of an answer that is the document asked for.
-fn document(answer: &Answer) -> Result<Vec<u8>, &'static str> {
-    if answer.status == StatusCode::OK { Ok(answer.body.clone()) } else { Err("the document is not there") }
 }
 
 /// A provider's word, for the log only.
 fn shorten(text: &str) -> String {
     text.chars().filter(|c| c.is_ascii_graphic()).take(40).collect()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }

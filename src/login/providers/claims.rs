@@ -1,0 +1,90 @@
+//! What the claims of an OpenID Connect provider say of a person.
+
+use serde_json::{Map, Value};
+
+use super::discovery::{Metadata, TENANT};
+use super::oidc::{EMAIL_FIELD, OidcConfig};
+use super::rules::{Identity, Person, Rules, strings};
+use crate::identity::UserId;
+
+/// What the claims of the ID token and of the userinfo endpoint say together.
+pub(super) fn person(
+    config: &OidcConfig,
+    rules: &Rules,
+    metadata: &Metadata,
+    token: Option<Map<String, Value>>,
+    userinfo: Option<Map<String, Value>>,
+) -> Result<Person, String> {
+    let text = |claims: &Map<String, Value>, name: &str| {
+        claims.get(name).and_then(Value::as_str).filter(|t| !t.is_empty()).map(String::from)
+    };
+    let sources: Vec<&Map<String, Value>> = token.iter().chain(&userinfo).collect();
+    let agree = |name: &str| {
+        let mut said = sources.iter().filter_map(|s| text(s, name));
+        let first = said.next();
+        let is_same = said.all(|other| Some(other.to_lowercase()) == first.as_ref().map(|f| f.to_lowercase()));
+        if is_same { Ok(first) } else { Err(format!("ID token and userinfo disagree about {name}")) }
+    };
+    let subject = agree("sub")?.ok_or("the provider does not say who it is (sub)")?;
+    if sources.len() == 2 && text(sources[0], "sub") != text(sources[1], "sub") {
+        return Err("ID token and userinfo are of different people".into());
+    }
+    let email = agree("email")?.filter(|_| is_email_verified(config, metadata, &sources));
+    let issuer = token.as_ref().and_then(|t| text(t, "iss")).unwrap_or_else(|| metadata.issuer.clone());
+    let workspace = token.as_ref().filter(|_| config.is_google).and_then(|t| text(t, "hd"));
+
+    let mut all = userinfo.clone().unwrap_or_default();
+    all.extend(token.clone().unwrap_or_default());
+    if email.is_none() {
+        // Nor by a pointer to it.
+        all.remove("email");
+    }
+    let all = Value::Object(all);
+    let id = match config.id_field.as_str() {
+        EMAIL_FIELD => email.clone(),
+        pointer => all.pointer(pointer).and_then(Value::as_str).filter(|t| !t.is_empty()).map(String::from),
+    };
+    let mut groups = strings(all.pointer(&config.groups_field));
+    groups.sort();
+    groups.dedup();
+    if groups.is_empty() && all.get("_claim_names").and_then(|c| c.get("groups")).is_some() {
+        log::warn!(subject = subject.as_str(); "the provider names no groups of a person who is in too many (Entra ID: over 200); use app roles with --oidc-groups-field /roles (OIDC_GROUPS_FIELD), or assign only the groups that matter to the application");
+    }
+    let has = |attribute: &&String| {
+        let (pointer, value) = attribute.split_once('=').unwrap_or_default();
+        strings(all.pointer(pointer)).iter().any(|v| v == value)
+    };
+    let attributes = rules.attributes.iter().filter(has).cloned().collect();
+    let user = match config.is_google {
+        true => format!("google:{subject}"),
+        false => format!("oidc:{issuer}:{subject}"),
+    };
+    let name = ["name", "preferred_username"].iter().find_map(|n| all.get(*n)?.as_str().map(String::from));
+    let mut identity = Identity { id, email, name, groups, workspace, attributes };
+    identity.bound(rules);
+    Ok(Person { user: UserId(user), identity })
+}
+
+/// Does the provider vouch for the address? One that serves a single organisation does unless it says no; one that
+/// serves many has to say so.
+fn is_email_verified(config: &OidcConfig, metadata: &Metadata, sources: &[&Map<String, Value>]) -> bool {
+    let said = |name: &str| -> Vec<bool> {
+        let values = sources.iter().filter_map(|s| s.get(name));
+        values
+            .map(|v| match v {
+                Value::Bool(b) => *b,
+                Value::String(s) => s.eq_ignore_ascii_case("true") || s == "1",
+                Value::Number(n) => n.as_u64() == Some(1),
+                _ => false,
+            })
+            .collect()
+    };
+    let verified = said("email_verified");
+    if !verified.is_empty() {
+        return verified.iter().all(|v| *v);
+    }
+    // Entra ID: the domain of the address belongs to the tenant.
+    let of_domain = said("xms_edov");
+    let serves_many = config.is_google || config.serves_many_tenants() || metadata.issuer.contains(TENANT);
+    if serves_many { of_domain.contains(&true) } else { !of_domain.contains(&false) }
+}

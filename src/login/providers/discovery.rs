@@ -1,0 +1,179 @@
+//! The discovery document of a provider (OpenID Connect Discovery 1.0) and its keys, read again now and then.
+
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use serde::Deserialize;
+
+use super::Trouble;
+use super::id_token::KeySet;
+use super::oidc::OidcConfig;
+use crate::net::fetch::{Answer, Fetcher, RemoteUrl};
+
+/// How long document and keys are used without a look at newer ones.
+pub(super) const FRESH: Duration = Duration::from_secs(3_600);
+/// How soon after a look at the document that was in vain another is worth it.
+const READ_AGAIN: Duration = Duration::from_secs(5);
+/// What stands for the tenant in the issuer of a provider that serves many.
+pub(super) const TENANT: &str = "{tenantid}";
+
+/// What was read.
+#[derive(Default)]
+pub(super) struct Discovery {
+    metadata: Mutex<Option<(Instant, Arc<Metadata>)>>,
+    reading: Mutex<()>,
+    read_in_vain: Mutex<Option<(Instant, String)>>,
+    keys: Mutex<Option<(Instant, Arc<KeySet>)>>,
+}
+
+impl Discovery {
+    /// What the document says, read anew when that is some time ago.
+    pub(super) fn metadata(&self, config: &OidcConfig, fetcher: &Fetcher) -> Result<Arc<Metadata>, Trouble> {
+        let known = lock(&self.metadata).clone();
+        if let Some((at, metadata)) = &known
+            && at.elapsed() < FRESH
+        {
+            return Ok(metadata.clone());
+        }
+        if let Some((at, why)) = &*lock(&self.read_in_vain)
+            && at.elapsed() < READ_AGAIN
+        {
+            return known.map(|(_, metadata)| metadata).ok_or_else(|| Trouble::Unreachable(why.clone()));
+        }
+        // One thread reads; others go by what is known.
+        let _reading = match self.reading.try_lock() {
+            Ok(reading) => reading,
+            Err(TryLockError::Poisoned(e)) => e.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                let nothing = Trouble::Unreachable("its discovery document is not there yet".into());
+                return known.map(|(_, metadata)| metadata).ok_or(nothing);
+            }
+        };
+        match (self.read(config, fetcher), known) {
+            (Ok(metadata), _) => Ok(metadata),
+            // What was true an hour ago is better than nothing.
+            (Err(why), Some((_, metadata))) => {
+                log::debug!(reason = why.as_str(); "a discovery document could not be read again");
+                Ok(metadata)
+            }
+            (Err(why), None) => Err(Trouble::Unreachable(why)),
+        }
+    }
+
+    /// Reads the document.
+    pub(super) fn read(&self, config: &OidcConfig, fetcher: &Fetcher) -> Result<Arc<Metadata>, String> {
+        let url = &config.configuration_url;
+        let found = fetcher
+            .get(url, &[])
+            .map_err(|e| e.0)
+            .and_then(|answer| document(&answer).map_err(String::from))
+            .and_then(|body| Metadata::parse(&body).map_err(|e| format!("{}: {e}", url.host())))
+            .and_then(|metadata| check(config, metadata))
+            .map(Arc::new);
+        *lock(&self.read_in_vain) = found.as_ref().err().map(|why| (Instant::now(), why.clone()));
+        if let Ok(metadata) = &found {
+            *lock(&self.metadata) = Some((Instant::now(), metadata.clone()));
+        }
+        found
+    }
+
+    /// The keys, not older than `max_age`.
+    pub(super) fn keys(
+        &self,
+        fetcher: &Fetcher,
+        metadata: &Metadata,
+        max_age: Duration,
+    ) -> Result<Arc<KeySet>, Trouble> {
+        let known = lock(&self.keys).clone();
+        if let Some((at, keys)) = &known
+            && at.elapsed() < max_age
+        {
+            return Ok(keys.clone());
+        }
+        let url = metadata.jwks_uri.as_ref().ok_or(Trouble::Invalid("the provider names no keys".into()))?;
+        let answer = fetcher.get(url, &[]).map_err(|e| Trouble::Unreachable(e.0))?;
+        let keys = document(&answer).and_then(|body| KeySet::parse(&body));
+        let keys = Arc::new(keys.map_err(|why| Trouble::Unreachable(format!("the provider's keys: {why}")))?);
+        *lock(&self.keys) = Some((Instant::now(), keys.clone()));
+        Ok(keys)
+    }
+}
+
+/// The discovery document, as far as it is used.
+#[derive(Debug)]
+pub(super) struct Metadata {
+    pub(super) issuer: String,
+    pub(super) authorization_endpoint: RemoteUrl,
+    pub(super) token_endpoint: RemoteUrl,
+    pub(super) userinfo_endpoint: Option<RemoteUrl>,
+    pub(super) jwks_uri: Option<RemoteUrl>,
+    /// RFC 9207: the answer names the issuer.
+    pub(super) has_iss: bool,
+    /// The secret goes into the form (`client_secret_post`), where nothing has to be agreed on about its encoding.
+    pub(super) secret_in_form: bool,
+    /// It may go into a field as well (`client_secret_basic`).
+    pub(super) has_both_ways: bool,
+}
+
+impl Metadata {
+    fn parse(document: &[u8]) -> Result<Metadata, String> {
+        #[derive(Deserialize)]
+        struct Document {
+            issuer: String,
+            authorization_endpoint: String,
+            token_endpoint: String,
+            userinfo_endpoint: Option<String>,
+            jwks_uri: Option<String>,
+            #[serde(default)]
+            authorization_response_iss_parameter_supported: bool,
+            #[serde(default)]
+            token_endpoint_auth_methods_supported: Vec<String>,
+        }
+        let d: Document = serde_json::from_slice(document).map_err(|e| format!("it is no discovery document: {e}"))?;
+        let methods = &d.token_endpoint_auth_methods_supported;
+        Ok(Metadata {
+            issuer: d.issuer,
+            authorization_endpoint: RemoteUrl::parse(&d.authorization_endpoint)?,
+            token_endpoint: RemoteUrl::parse(&d.token_endpoint)?,
+            userinfo_endpoint: d.userinfo_endpoint.as_deref().map(RemoteUrl::parse).transpose()?,
+            jwks_uri: d.jwks_uri.as_deref().map(RemoteUrl::parse).transpose()?,
+            has_iss: d.authorization_response_iss_parameter_supported,
+            secret_in_form: methods.iter().any(|m| m == "client_secret_post"),
+            has_both_ways: ["client_secret_post", "client_secret_basic"]
+                .iter()
+                .all(|way| methods.iter().any(|m| m == way)),
+        })
+    }
+}
+
+fn check(config: &OidcConfig, metadata: Metadata) -> Result<Metadata, String> {
+    if metadata.issuer.contains(TENANT) && config.tenants.is_empty() {
+        return Err(
+            "the provider serves many tenants: name those to let in with --oidc-allowed-tenants (OIDC_ALLOWED_TENANTS)"
+                .into(),
+        );
+    }
+    // One that is reached over the network has nothing to do on this machine.
+    let is_plain = |url: &RemoteUrl| url.origin().starts_with("http://");
+    let has_plain = is_plain(&metadata.authorization_endpoint)
+        || is_plain(&metadata.token_endpoint)
+        || metadata.userinfo_endpoint.as_ref().is_some_and(is_plain)
+        || metadata.jwks_uri.as_ref().is_some_and(is_plain);
+    if has_plain && !is_plain(&config.configuration_url) {
+        return Err("the discovery document names an endpoint that is not https".into());
+    }
+    if config.wants_id_token() && metadata.jwks_uri.is_none() {
+        return Err("the discovery document names no keys (jwks_uri)".into());
+    }
+    Ok(metadata)
+}
+
+/// The body of an answer that is the document asked for.
+fn document(answer: &Answer) -> Result<Vec<u8>, &'static str> {
+    if answer.status == StatusCode::OK { Ok(answer.body.clone()) } else { Err("the document is not there") }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
