@@ -13,14 +13,20 @@ use rustls::ClientConfig;
 use crate::flags::{LogFormat, Settings};
 use crate::login::providers::{ProviderConfig, configure as provider_configs};
 use crate::net::fetch::Proxies;
-use crate::net::tls;
+use crate::net::tls as net_tls;
+use crate::tls;
+use crate::tls::configure::{Source, TlsConfig, TlsNotice};
 use crate::tokens::Secret;
 use crate::upstream::stdio::{RunAs, StdioConfig};
 
 /// Everything that the program was told, checked.
 pub struct Config {
-    /// Where to listen.
+    /// Where to listen; without TLS.
     pub listen: Listen,
+    /// TLS, if it is spoken here.
+    pub tls: Option<TlsConfig>,
+    /// Why it is not, though the external URL has it.
+    pub tls_notice: TlsNotice,
     /// The issuer and audience of every token.
     pub external: ExternalUrl,
     /// Holds the secret and the state.
@@ -185,6 +191,11 @@ impl ExternalUrl {
         Ok(ExternalUrl { origin: format!("{scheme}://{host}{suffix}"), secure, host, port })
     }
 
+    /// True when the host is an address.
+    pub fn is_address(&self) -> bool {
+        self.host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+    }
+
     /// True when only this machine can reach the URL.
     pub fn is_loopback(&self) -> bool {
         is_loopback_host(&self.host)
@@ -274,10 +285,9 @@ impl std::fmt::Display for UpstreamUrl {
 }
 
 impl Listen {
-    /// `:80`, `127.0.0.1:8080`, `[::1]:8080`.
-    pub fn parse(text: &str) -> Result<Listen, String> {
-        let error =
-            || format!("--listen (LISTEN): '{text}' is not an address with a port, such as :8080 or 127.0.0.1:8080");
+    /// `:80`, `127.0.0.1:8080`, `[::1]:8080`, as the option of that name has it.
+    pub fn parse(option: &str, text: &str) -> Result<Listen, String> {
+        let error = || format!("{option}: '{text}' is not an address with a port, such as :8080 or 127.0.0.1:8080");
         if let Some(port) = text.strip_prefix(':') {
             return Ok(Listen { address: None, port: port.parse().map_err(|_| error())? });
         }
@@ -354,19 +364,23 @@ impl Config {
             return Err("--max-head-size (MAX_HEAD_SIZE): less than 1KiB leaves no room for a token".into());
         }
         let providers = provider_configs(&s)?;
-        let outbound_tls = tls::client_config(s.ca_file.as_deref().map(Path::new))?;
+        let tls = tls::configure::configure(&s, &external)?;
+        let speaks_to_others = !providers.is_empty() || matches!(&tls, Some(TlsConfig { source: Source::Acme(_), .. }));
+        let outbound_tls = net_tls::client_config("--ca-file (CA_FILE)", s.ca_file.as_deref().map(Path::new))?;
         let stdio = if s.command.is_empty() { None } else { Some(stdio_config(&s)?) };
         Ok(Config {
-            listen: Listen::parse(&s.listen)?,
+            listen: Listen::parse("--listen (LISTEN)", &s.listen)?,
+            tls_notice: TlsNotice::of(&s, &external, tls.as_ref()),
             external,
             data_path: PathBuf::from(&s.data_path),
             passwords: passwords(s.password, s.password_hash)?,
             password_queue: s.password_queue,
-            // Others' proxies are no concern of a program that speaks to no provider.
-            outbound_proxies: match providers.is_empty() {
-                true => Proxies::default(),
-                false => Proxies::from_env(|name| std::env::var(name).ok())?,
+            // Others' proxies are no concern of a program that speaks to no provider and no authority.
+            outbound_proxies: match speaks_to_others {
+                false => Proxies::default(),
+                true => Proxies::from_env(|name| std::env::var(name).ok())?,
             },
+            tls,
             providers,
             auto_select: !s.no_provider_auto_select,
             outbound_tls,
@@ -404,6 +418,7 @@ impl Config {
                 head_size: usize::try_from(s.max_head_size).unwrap_or(usize::MAX).min(1 << 20),
                 head_fields: s.max_head_fields,
                 head_timeout: s.head_timeout,
+                handshake_timeout: s.handshake_timeout,
                 idle_timeout: s.idle_timeout,
                 body_size: s.max_body_size,
                 body_timeout: s.body_timeout,
@@ -603,9 +618,9 @@ mod tests {
 
     #[test]
     fn an_empty_listen_address_means_both_families() {
-        assert_eq!(Listen::parse(":80").unwrap().candidates().len(), 2);
-        assert_eq!(Listen::parse("[::1]:8080").unwrap().candidates(), ["[::1]:8080".parse().unwrap()]);
-        assert_eq!(Listen::parse("localhost:1").unwrap().candidates(), ["127.0.0.1:1".parse().unwrap()]);
+        assert_eq!(Listen::parse("", ":80").unwrap().candidates().len(), 2);
+        assert_eq!(Listen::parse("", "[::1]:8080").unwrap().candidates(), ["[::1]:8080".parse().unwrap()]);
+        assert_eq!(Listen::parse("", "localhost:1").unwrap().candidates(), ["127.0.0.1:1".parse().unwrap()]);
     }
 
     #[test]

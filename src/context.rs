@@ -13,7 +13,7 @@ use crate::login::providers::Providers;
 use crate::login::providers::people::People;
 use crate::login::throttle::Throttle;
 use crate::net::buckets::Buckets;
-use crate::net::fetch::Fetcher;
+use crate::net::fetch::{Fetcher, TIMEOUT};
 use crate::store::{State, Store, StoreError};
 use crate::streams::Streams;
 use crate::tokens::{Keys, Secret};
@@ -70,7 +70,7 @@ impl Context {
     ) -> Result<Context, StoreError> {
         let keys = Keys::new(&config.external.origin, secret, &config.previous_secrets);
         let passwords = Passwords::new(&config.passwords, config.password_queue, &keys);
-        let fetcher = Fetcher::new(config.outbound_tls.clone(), config.outbound_proxies.clone());
+        let fetcher = Fetcher::new(config.outbound_tls.clone(), config.outbound_proxies.clone(), TIMEOUT);
         let providers = Providers::new(config.providers.clone(), fetcher, &keys);
         Ok(Context {
             state: Arc::new(State::new(store, clock)?),

@@ -1,7 +1,7 @@
 //! mcp-auth-proxy puts an MCP server on the internet behind OAuth 2.1. This is the map of the house.
 //!
 //! ```text
-//! client ──TCP──► http ──► routes ─┬─► oauth      the authorization server: metadata, register, authorize, token, revoke
+//! client ──TLS──► http ──► routes ─┬─► oauth      the authorization server: metadata, register, authorize, token, revoke
 //!                                  ├─► login      who is this person: password, Google, GitHub, OIDC; allow rules; pages
 //!                                  └─► guard ──► upstream ─┬─► http    an HTTP or SSE MCP server, streamed through
 //!                                      bearer → principal  └─► stdio   child processes, one for each MCP session
@@ -12,12 +12,13 @@
 //! | [`flags`], [`config`] | every option once, as data; what the options mean, checked |
 //! | [`serve`], [`demo`] | composition: build everything, listen, stop when told |
 //! | [`routes`] | the public surface as one table; Host, Origin and CORS |
+//! | [`tls`] | certificates: files that are watched, or obtained from an ACME authority; the plain port beside TLS |
 //! | [`http`] | HTTP/1.1: connections that wait in a lobby, workers, heads, bodies, answers |
 //! | [`oauth`] | one file per endpoint of the authorization server |
 //! | [`login`] | one file per concern of signing a person in |
 //! | [`guard`], [`admission`], [`streams`] | who may reach the MCP server, how many at once, and for how long |
 //! | [`upstream`], [`mcp`] | the MCP server behind, and the vocabulary it speaks |
-//! | [`tokens`], [`store`] | what is signed, and what survives a restart |
+//! | [`tokens`], [`store`], [`data`] | what is signed, what survives a restart, and the directory that it is in |
 //! | [`net`], [`clock`], [`observe`] | the network around, the time, the log |
 //! | [`blocking`] | how a thread that is about to wait tells those who depend on it |
 //!
@@ -30,6 +31,7 @@ pub mod blocking;
 pub mod clock;
 pub mod config;
 pub mod context;
+pub mod data;
 pub mod demo;
 pub mod flags;
 pub mod guard;
@@ -45,5 +47,6 @@ pub mod routes;
 pub mod serve;
 pub mod store;
 pub mod streams;
+pub mod tls;
 pub mod tokens;
 pub mod upstream;

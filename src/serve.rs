@@ -1,11 +1,8 @@
 //! The composition root: builds everything, listens, and stops when told.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,17 +12,22 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::admission::Admission;
 use crate::clock::Clock;
-use crate::config::{Config, log_settings};
+use crate::config::{Config, Listen, log_settings};
 use crate::context::Context;
+use crate::data::{load_secret, open_store};
 use crate::flags::{self, Invocation, Settings};
 use crate::guard::Seen;
 use crate::http::server::bind;
-use crate::http::{Drain, Server};
+use crate::http::{Drain, Handler, Listener, Server};
 use crate::login::providers::{configure_anew, recheck};
 use crate::observe;
 use crate::routes::App;
 use crate::store::Store;
-use crate::store::embedded::{EmbeddedStore, OpenError};
+use crate::tls::acme::renewal::Nudge;
+use crate::tls::certificates::StrictTransport;
+use crate::tls::configure;
+use crate::tls::front::Front;
+use crate::tls::plain_port::PlainPort;
 use crate::tokens::Secret;
 use crate::upstream::Upstream;
 use crate::upstream::http::HttpUpstream;
@@ -51,12 +53,22 @@ pub fn run(settings: Settings) -> Result<(), String> {
         Some(secret) => secret.clone(),
         None => load_secret(&config.data_path)?,
     };
-    let listener = listen(&config)?;
+    let clock = Arc::new(Clock::system());
+    let plain = listen("--listen (LISTEN)", config.listen)?;
+    let tls = match &config.tls {
+        None => None,
+        Some(tls) => {
+            let socket = listen("--tls-listen (TLS_LISTEN)", tls.listen)?;
+            let (external, proxies) = (&config.external, &config.outbound_proxies);
+            Some((socket, Front::prepare(tls, external, &config.data_path, proxies, &clock)?))
+        }
+    };
+    let ports = Ports { plain, tls };
     let drain = new_drain()?;
-    warn_of_traps(&config, &listener);
+    warn_of_traps(&config, &ports);
     let client_url = config.client_url();
     let upstream = config.upstream_name();
-    let server = build(config, &secret, store, listener, &drain)?;
+    let server = build(config, &secret, store, clock, ports, &drain)?;
     log::info!(upstream = upstream.as_str(); "ready: give this URL to MCP clients: {client_url}");
     server(&stop)?;
     log::info!("stopped");
@@ -97,15 +109,24 @@ pub fn new_drain() -> Result<Drain, String> {
     Drain::new().map_err(|e| format!("no event descriptor could be made: {e}"))
 }
 
-/// Opens the listening socket; the error says what to do.
-pub fn listen(config: &Config) -> Result<TcpListener, String> {
-    let port = config.listen.port;
-    bind(&config.listen.candidates()).map_err(|e| match e.kind() {
-        io::ErrorKind::AddrInUse => format!("--listen (LISTEN): port {port} is in use by another program; choose another, such as --listen :8080"),
+/// Where the program listens.
+pub struct Ports {
+    /// Without TLS.
+    pub plain: TcpListener,
+    /// With TLS, and what it shows.
+    pub tls: Option<(TcpListener, Front)>,
+}
+
+/// Opens the listening socket that `option` named; the error says what to do.
+pub fn listen(option: &str, listen: Listen) -> Result<TcpListener, String> {
+    let port = listen.port;
+    bind(&listen.candidates()).map_err(|e| match e.kind() {
+        io::ErrorKind::AddrInUse => format!("{option}: port {port} is in use by another program; choose another, such as :8080"),
         io::ErrorKind::PermissionDenied => format!(
-            "--listen (LISTEN): port {port} needs a right that this user does not have; choose one from 1024 up, such as --listen :8080, or grant CAP_NET_BIND_SERVICE"
+            "{option}: port {port} needs a right that this user does not have; choose one from 1024 up, such as :8080, or grant the right: sudo setcap cap_net_bind_service=+ep {}",
+            std::env::current_exe().map_or("mcp-auth-proxy".into(), |p| p.display().to_string())
         ),
-        _ => format!("--listen (LISTEN): can't listen on port {port}: {e}"),
+        _ => format!("{option}: can't listen on port {port}: {e}"),
     })
 }
 
@@ -114,15 +135,16 @@ pub fn build(
     mut config: Config,
     secret: &Secret,
     store: Box<dyn Store>,
-    listener: TcpListener,
+    clock: Arc<Clock>,
+    ports: Ports,
     drain: &Drain,
 ) -> Result<impl FnOnce(&OwnedFd) -> Result<(), String> + use<>, String> {
     raise_descriptor_limit(&mut config);
     let drain_timeout = config.drain_timeout;
     let limits = config.http.clone();
     let admission = Admission::new(config.max_requests, config.max_requests_per_user, config.max_streams);
-    let clock = Arc::new(Clock::system());
-    let context = Context::new(config, secret, store, clock).map_err(|e| format!("the state can't be read: {e}"))?;
+    let context =
+        Context::new(config, secret, store, clock.clone()).map_err(|e| format!("the state can't be read: {e}"))?;
     let context = Arc::new(context);
     let seen = Seen::start(context.state.clone()).map_err(|e| format!("no thread could be started: {e}"))?;
     let upstream: Arc<dyn Upstream> = publish(&context)?.into();
@@ -135,15 +157,29 @@ pub fn build(
             recheck::look_after_streams(&watched);
         }
     })?;
-    watch_providers(context.clone())?;
     let failed = |e| format!("the server can't be started: {e}");
-    let app = App { context, upstream: upstream.clone(), admission, seen };
-    let server = Server::new(listener, app, limits, drain.clone()).map_err(failed)?;
+    let app = App { context: context.clone(), upstream: upstream.clone(), admission, seen };
+    let (listeners, nudge) = listeners(app, ports, clock)?;
+    watch_providers(context, nudge)?;
+    let server = Server::new(listeners, limits, drain.clone()).map_err(failed)?;
     Ok(move |stop: &OwnedFd| {
         let served = server.run(stop.as_fd(), drain_timeout).map_err(failed);
         upstream.end();
         served
     })
+}
+
+/// The application on its port, and with TLS, what the plain port answers.
+fn listeners(app: App, ports: Ports, clock: Arc<Clock>) -> Result<(Vec<Listener>, Option<Arc<Nudge>>), String> {
+    let plain = |handler: Box<dyn Handler>| Listener { socket: ports.plain, handler, tls: None };
+    let Some((socket, front)) = ports.tls else { return Ok((vec![plain(Box::new(app))], None)) };
+    let config = &app.context.config;
+    let (challenges, certificates) = (front.challenges.clone(), front.certificates.clone());
+    let (origin, trusted_proxies) = (config.external.origin.clone(), config.trusted_proxies.clone());
+    let port = plain(Box::new(PlainPort { challenges, origin, trusted_proxies }));
+    let tls = Some(certificates.server_config()?);
+    let handler = Box::new(StrictTransport { handler: app, certificates });
+    Ok((vec![Listener { socket, handler, tls }, port], front.look_after(clock)?))
 }
 
 /// The MCP server that the configuration names.
@@ -175,14 +211,18 @@ fn keep_house(context: Arc<Context>, upstream: Arc<dyn Upstream>) -> Result<(), 
     })
 }
 
-/// Looks at providers now and then, and reads the lists of who may enter again when told to by SIGHUP.
-fn watch_providers(context: Arc<Context>) -> Result<(), String> {
+/// Looks at providers now and then. With SIGHUP, reads the lists of who may enter again, and has a certificate that could
+/// not be obtained tried for again.
+fn watch_providers(context: Arc<Context>, nudge: Option<Arc<Nudge>>) -> Result<(), String> {
     let mut signals =
         signal_hook::iterator::Signals::new([SIGHUP]).map_err(|e| format!("signals can't be handled: {e}"))?;
     let reloaded = context.clone();
     spawn("reload", move || {
         for _ in signals.forever() {
             reload(&reloaded);
+            if let Some(nudge) = &nudge {
+                nudge.nudge();
+            }
         }
     })?;
     if context.providers.all().is_empty() {
@@ -215,7 +255,8 @@ fn reload(context: &Context) {
     }
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), String> {
+/// Starts a thread, with its error as a line.
+pub fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), String> {
     let thread = std::thread::Builder::new().name(name.into()).spawn(run);
     thread.map(drop).map_err(|e| format!("no thread could be started: {e}"))
 }
@@ -242,7 +283,10 @@ fn raise_descriptor_limit(config: &mut Config) {
     }
 }
 
-fn warn_of_traps(config: &Config, listener: &TcpListener) {
+fn warn_of_traps(config: &Config, ports: &Ports) {
+    if let Some(notice) = configure::notice(&config.tls_notice) {
+        log::info!("{notice}");
+    }
     if config.stdio.as_ref().is_some_and(|s| s.user.is_none()) {
         log::warn!(
             "the MCP server runs under the same user as this proxy: if it can be made to read any file, it can read {} and make itself tokens; give it a user of its own with --stdio-user (STDIO_USER)",
@@ -253,88 +297,11 @@ fn warn_of_traps(config: &Config, listener: &TcpListener) {
     if !external.secure && !external.is_loopback() {
         log::warn!(url = external.origin.as_str(); "--external-url (EXTERNAL_URL) is plain http: passwords and tokens can be read on the way; use https");
     }
-    let port = listener.local_addr().map(|a| a.port()).unwrap_or_default();
+    let port = ports.plain.local_addr().map(|a| a.port()).unwrap_or_default();
     if external.is_loopback() && !external.secure && external.port != port {
         log::warn!(
             "--external-url (EXTERNAL_URL) is {}, but the port is {port}: clients on this machine will look in the wrong place; did you mean --external-url http://localhost:{port}?",
             external.origin
         );
     }
-}
-
-/// Makes or checks the data directory and opens the store in it.
-fn open_store(path: &Path) -> Result<Box<dyn Store>, String> {
-    let refuse = |what: String| format!("--data-path (DATA_PATH): {what}");
-    let shown = path.display();
-    match fs::metadata(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| {
-                refuse(format!("{shown} can't be made: {e}; choose a directory that this user may write"))
-            })?
-        }
-        Err(e) => return Err(refuse(format!("{shown} can't be used: {e}"))),
-        Ok(found) if !found.is_dir() => return Err(refuse(format!("{shown} is not a directory"))),
-        Ok(found) => private(path, &found)?,
-    }
-    let file = path.join("state.redb");
-    match fs::metadata(&file) {
-        Ok(found) => private(&file, &found)?,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(refuse(format!("{} can't be used: {e}", file.display()))),
-    }
-    match EmbeddedStore::open(&file) {
-        Ok(store) => Ok(Box::new(store)),
-        Err(OpenError::InUse) => Err(refuse(format!(
-            "another mcp-auth-proxy is using {shown}; stop it, or give this one a directory of its own"
-        ))),
-        Err(OpenError::Failed(e)) => Err(refuse(format!("{} can't be opened: {e}", file.display()))),
-    }
-}
-
-/// Refuses what others than the owner can read or write.
-fn private(path: &Path, found: &fs::Metadata) -> Result<(), String> {
-    let mode = found.permissions().mode() & 0o777;
-    if mode & 0o077 == 0 {
-        return Ok(());
-    }
-    let (shown, right) = (path.display(), if found.is_dir() { "700" } else { "600" });
-    Err(format!(
-        "--data-path (DATA_PATH): {shown} can be read by other users (mode {mode:03o}); run: chmod {right} {shown}"
-    ))
-}
-
-/// The secret in the data directory, made at the first start. Called with the store open, so by one process only.
-fn load_secret(directory: &Path) -> Result<Secret, String> {
-    let path = directory.join("secret");
-    let failed = |what: &str, e: &dyn std::fmt::Display| {
-        format!("--data-path (DATA_PATH): {} can't be {what}: {e}", path.display())
-    };
-    match fs::read_to_string(&path) {
-        Ok(text) => {
-            let found = fs::metadata(&path).map_err(|e| failed("read", &e))?;
-            private(&path, &found)?;
-            Secret::from_base64(&text).ok_or_else(|| {
-                failed(
-                    "used",
-                    &"it is not 32 bytes in base64; restore it, or remove it to sign everybody out and start anew",
-                )
-            })
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let secret = Secret::generate();
-            write_durably(directory, &path, &secret.to_base64()).map_err(|e| failed("written", &e))?;
-            Ok(secret)
-        }
-        Err(e) => Err(failed("read", &e)),
-    }
-}
-
-/// The whole file or none of it, whenever the machine stops.
-fn write_durably(directory: &Path, path: &Path, text: &str) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    fs::File::open(directory)?.sync_all()
 }

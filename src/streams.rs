@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
-use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use crate::clock::Timestamp;
 use crate::http::{Payload, Response};
 use crate::identity::{GrantId, Principal};
+use crate::net::downstream::Downstream;
 use crate::net::interrupt;
 
 /// The open streams.
@@ -24,7 +24,7 @@ struct State {
 struct Open {
     grant: GrantId,
     /// The client's connection.
-    client: Weak<TcpStream>,
+    client: Weak<Downstream>,
     /// When the token runs out that vouches for it.
     due: Timestamp,
 }
@@ -72,7 +72,7 @@ impl Streams {
         drop(state);
         for client in &concerned {
             // Whoever waits on the client's behalf takes it for gone.
-            let _ = client.shutdown(Shutdown::Both);
+            client.cut();
         }
         concerned.len()
     }

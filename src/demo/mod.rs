@@ -4,10 +4,13 @@
 pub mod server;
 
 use std::io::Write;
+use std::net::TcpListener;
+use std::sync::Arc;
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::flags::Settings;
-use crate::serve;
+use crate::serve::{self, Ports};
 use crate::store::embedded::EmbeddedStore;
 use crate::tokens::{Secret, base64url, random};
 use crate::upstream::stdio::launcher::own_program;
@@ -21,14 +24,16 @@ pub fn run(mut settings: Settings) -> Result<(), String> {
     serve::start_log(&settings);
     let stop = serve::stop_signal()?;
     let defaults = Settings::default();
+    // Whoever tries it has no certificate.
+    settings.no_auto_tls = true;
     let listener = if settings.listen == defaults.listen {
         settings.listen = LISTEN.into();
-        serve::listen(&Config::build(settings.clone())?).or_else(|_| {
+        listen(&settings).or_else(|_| {
             settings.listen = ANY_PORT.into();
-            serve::listen(&Config::build(settings.clone())?)
+            listen(&settings)
         })?
     } else {
-        serve::listen(&Config::build(settings.clone())?)?
+        listen(&settings)?
     };
     let port = listener.local_addr().map_err(|e| format!("the port is not known: {e}"))?.port();
     if settings.external_url == defaults.external_url {
@@ -44,10 +49,21 @@ pub fn run(mut settings: Settings) -> Result<(), String> {
     let origin = config.external.origin.clone();
     let drain = serve::new_drain()?;
     let store = EmbeddedStore::in_memory().map_err(|e| format!("no state could be made: {e:?}"))?;
-    let server = serve::build(config, &Secret::generate(), Box::new(store), listener, &drain)?;
+    let server = serve::build(
+        config,
+        &Secret::generate(),
+        Box::new(store),
+        Arc::new(Clock::system()),
+        Ports { plain: listener, tls: None },
+        &drain,
+    )?;
     let shown = if given { "the one that you gave" } else { password.as_str() };
     let _ = std::io::stdout().write_all(welcome(&origin, shown).as_bytes());
     server(&stop)
+}
+
+fn listen(settings: &Settings) -> Result<TcpListener, String> {
+    serve::listen("--listen (LISTEN)", Config::build(settings.clone())?.listen)
 }
 
 /// What to do next, for each client.

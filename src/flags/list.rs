@@ -83,6 +83,149 @@ pub const FLAGS: &[Flag] = &[
         ..BASE
     },
     Flag {
+        long: Some("tls-listen"),
+        env: "TLS_LISTEN",
+        value: Some("ADDRESS"),
+        default: ":443",
+        section: Section::Tls,
+        help: "Address and port for https, where TLS is spoken here",
+        more: "--listen then answers an authority's challenges, and sends everybody else to https.",
+        set: |s, v| {
+            s.tls_listen = v.into();
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("auto-tls"),
+        env: "AUTO_TLS",
+        default: "false",
+        section: Section::Tls,
+        help: "Obtain and renew a certificate (ACME) also for a host without a public name",
+        more: "For an https --external-url with a public name this is so without it. A private authority is named with --tls-directory-url.",
+        set: |s, v| switch(v).map(|b| s.auto_tls = b),
+        ..BASE
+    },
+    Flag {
+        long: Some("no-auto-tls"),
+        env: "NO_AUTO_TLS",
+        default: "false",
+        section: Section::Tls,
+        help: "Obtain no certificate: a reverse proxy in front speaks https, and this program plain http",
+        set: |s, v| switch(v).map(|b| s.no_auto_tls = b),
+        ..BASE
+    },
+    Flag {
+        long: Some("tls-host"),
+        short: Some('H'),
+        env: "TLS_HOST",
+        value: Some("NAME"),
+        section: Section::Tls,
+        help: "The name to obtain a certificate for; without it the host of --external-url",
+        set: |s, v| {
+            s.tls_host = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("tls-accept-tos"),
+        env: "TLS_ACCEPT_TOS",
+        default: "false",
+        section: Section::Tls,
+        help: "Accept the terms of service of the authority that the certificate is obtained from",
+        more: "For Let's Encrypt they are at https://letsencrypt.org/repository/.",
+        set: |s, v| switch(v).map(|b| s.tls_accept_tos = b),
+        ..BASE
+    },
+    Flag {
+        long: Some("tls-directory-url"),
+        env: "TLS_DIRECTORY_URL",
+        value: Some("URL"),
+        default: "https://acme-v02.api.letsencrypt.org/directory",
+        section: Section::Tls,
+        help: "ACME directory of the authority; Let's Encrypt's for trials is https://acme-staging-v02.api.letsencrypt.org/directory",
+        set: |s, v| {
+            s.tls_directory_url = v.into();
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("tls-cert-file"),
+        env: "TLS_CERT_FILE",
+        value: Some("FILE"),
+        section: Section::Tls,
+        help: "Certificate chain (PEM) to use instead of one that is obtained; needs --tls-key-file",
+        more: "Both files are read again when they change; a pair that is of no use leaves the old one in place, and the log says so.",
+        set: |s, v| {
+            s.tls_cert_file = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("tls-key-file"),
+        env: "TLS_KEY_FILE",
+        value: Some("FILE"),
+        section: Section::Tls,
+        help: "Private key (PEM) of --tls-cert-file",
+        set: |s, v| {
+            s.tls_key_file = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("acme-email"),
+        env: "ACME_EMAIL",
+        value: Some("EMAIL"),
+        section: Section::Tls,
+        help: "Where the authority may write to about the account",
+        set: |s, v| {
+            s.acme_email = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("acme-eab-kid"),
+        env: "ACME_EAB_KID",
+        value: Some("ID"),
+        section: Section::Tls,
+        help: "Key id of an account at the authority, where it wants one (external account binding)",
+        set: |s, v| {
+            s.acme_eab_kid = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("acme-eab-hmac-key"),
+        env: "ACME_EAB_HMAC_KEY",
+        value: Some("BASE64"),
+        section: Section::Tls,
+        secret: true,
+        help: "HMAC key that belongs to --acme-eab-kid",
+        set: |s, v| {
+            s.acme_eab_hmac_key = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("acme-ca-file"),
+        env: "ACME_CA_FILE",
+        value: Some("FILE"),
+        section: Section::Tls,
+        help: "Certificates (PEM) to trust for the ACME directory beside the public ones",
+        set: |s, v| {
+            s.acme_ca_file = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
         long: Some("password"),
         env: "PASSWORD",
         value: Some("PASSWORD"),
@@ -808,6 +951,16 @@ pub const FLAGS: &[Flag] = &[
         section: Section::Limits,
         help: "From a request's first byte to the end of its head; beyond that 408",
         set: |s, v| duration(v).map(|d| s.head_timeout = d),
+        ..BASE
+    },
+    Flag {
+        long: Some("handshake-timeout"),
+        env: "HANDSHAKE_TIMEOUT",
+        value: Some("DURATION"),
+        default: "10s",
+        section: Section::Limits,
+        help: "From a connection to the end of its TLS handshake",
+        set: |s, v| duration(v).map(|d| s.handshake_timeout = d),
         ..BASE
     },
     Flag {

@@ -22,6 +22,8 @@ pub use settings::{LogFormat, Settings};
 pub enum Section {
     /// What most users set.
     Main,
+    /// Certificates.
+    Tls,
     /// Who may sign in.
     SignIn,
     /// Others who say who somebody is, and who of those may enter.
@@ -42,8 +44,9 @@ pub enum Section {
 
 impl Section {
     /// All sections, in the order in which they are printed.
-    pub const ALL: [Section; 9] = [
+    pub const ALL: [Section; 10] = [
         Section::Main,
+        Section::Tls,
         Section::SignIn,
         Section::Providers,
         Section::Upstream,
@@ -58,6 +61,7 @@ impl Section {
     pub fn title(self) -> &'static str {
         match self {
             Section::Main => "Options",
+            Section::Tls => "TLS",
             Section::SignIn => "Sign-in",
             Section::Providers => "Sign-in with Google, GitHub or OpenID Connect",
             Section::Upstream => "Upstream",
@@ -371,7 +375,7 @@ mod tests {
     fn typos_get_a_suggestion() {
         assert!(run(&["--pasword", "x"], &[]).unwrap_err().contains("--password?"));
         assert!(run(&["demmo"], &[]).unwrap_err().contains("'demo'"));
-        assert!(run(&["--no-auto-tls"], &[]).unwrap_err().contains("unknown flag --no-auto-tls"));
+        assert!(run(&["--no-auto-ssl"], &[]).unwrap_err().contains("unknown flag --no-auto-ssl"));
         assert!(run(&["--listen"], &[]).unwrap_err().contains("--listen needs a value"));
         assert!(run(&["http://a", "http://b"], &[]).unwrap_err().contains("one upstream URL"));
         assert!(run(&["npx", "server"], &[]).unwrap_err().contains("-- npx server"));

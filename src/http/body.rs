@@ -3,16 +3,15 @@
 use std::cell::RefCell;
 use std::io::{self, Read};
 use std::mem::take;
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use rustix::event::PollFlags;
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
+use rustix::net::RecvFlags;
 
 use super::head::Framing;
+use crate::net::downstream::Downstream;
 
 /// Slower than this on average, beyond the first pause that is allowed, is no client but a siege: bytes a second.
 const SLOWEST: u64 = 1 << 10;
@@ -148,7 +147,7 @@ fn append_with(
 
 /// A socket that is asked before it is waited for.
 pub(super) struct SocketSource {
-    pub(super) socket: Arc<TcpStream>,
+    pub(super) socket: Arc<Downstream>,
     /// The next read waits for the time that the socket itself has been given.
     pub(super) in_person: bool,
 }
@@ -158,12 +157,11 @@ impl Source for SocketSource {
         let begun = Instant::now();
         loop {
             let flags = if take(&mut self.in_person) { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
-            match recv(&*self.socket, &mut *buffer, flags) {
-                Ok((n, _)) => return Ok(n),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) if wait.is_zero() => return Err(io::ErrorKind::WouldBlock.into()),
-                Err(Errno::AGAIN) => crate::net::wait_until(&*self.socket, PollFlags::IN, begun + wait)?,
-                Err(e) => return Err(e.into()),
+            match self.socket.recv(buffer, flags) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && !wait.is_zero() => {
+                    crate::net::wait_until(&*self.socket, PollFlags::IN, begun + wait)?;
+                }
+                other => return other,
             }
         }
     }

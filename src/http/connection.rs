@@ -5,13 +5,12 @@
 //! goes back to the lobby.
 
 use std::io;
-use std::net::{IpAddr, Shutdown, TcpStream};
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode, Version};
-use rustix::net::{RecvFlags, recv};
 
 use super::body::{Framed, HELD, Input, Progress, SocketSource};
 use super::drain::Drain;
@@ -19,6 +18,7 @@ use super::head::{self, Framing, Head, HeadError};
 use super::response::{self, Prepared};
 use super::workers::Workers;
 use super::{Body, BodyError, Handler, Limits, Request, RequestId, Response};
+use crate::net::downstream::{Downstream, Handshake};
 use crate::net::{interrupt, outbox};
 
 /// Bytes of a body that the handler did not want which are read away to keep the connection.
@@ -71,8 +71,10 @@ pub(super) enum For {
 
 /// One client.
 pub(super) struct Connection {
-    socket: Arc<TcpStream>,
+    socket: Arc<Downstream>,
     peer: IpAddr,
+    /// The number of the listener that it came in by.
+    door: usize,
     input: Input<SocketSource>,
     stage: Stage,
     /// The socket may have bytes that have not been read.
@@ -83,6 +85,8 @@ pub(super) struct Connection {
 }
 
 enum Stage {
+    /// Before the end of the TLS handshake, which must come by then.
+    Handshake(Instant),
     /// Before or within a head.
     Head(HeadStage),
     /// Within a body that the handler is going to want.
@@ -138,20 +142,31 @@ enum Step {
 }
 
 impl Connection {
-    pub(super) fn new(socket: TcpStream, peer: IpAddr) -> Connection {
+    /// A client that came in by the listener of number `door`, and what is waited for.
+    pub(super) fn new(socket: Downstream, peer: IpAddr, door: usize, limits: &Limits) -> (Connection, Wait) {
+        let (stage, patience) = match socket.is_encrypted() {
+            true => (Stage::Handshake(Instant::now() + limits.handshake_timeout), limits.handshake_timeout),
+            false => (Stage::Head(HeadStage::default()), limits.idle_timeout),
+        };
         let socket = Arc::new(socket);
         let input = Input::new(SocketSource { socket: socket.clone(), in_person: false });
-        let stage = Stage::Head(HeadStage::default());
-        Connection { socket, peer, input, stage, readable: false, idle_since: None, is_brisk: false }
+        let connection =
+            Connection { socket, peer, door, input, stage, readable: false, idle_since: None, is_brisk: false };
+        (connection, Wait { for_what: For::Request, deadline: Instant::now() + patience })
     }
 
-    pub(super) fn socket(&self) -> &Arc<TcpStream> {
+    pub(super) fn socket(&self) -> &Arc<Downstream> {
         &self.socket
+    }
+
+    /// The number of the listener that it came in by.
+    pub(super) fn door(&self) -> usize {
+        self.door
     }
 
     /// Has the client sent anything that has not been read?
     pub(super) fn has_bytes(&self) -> bool {
-        matches!(recv(&*self.socket, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((1.., _)))
+        self.socket.has_bytes()
     }
 
     /// Goes on as far as it can. `ready` says that the socket is.
@@ -163,6 +178,7 @@ impl Connection {
         let mut answered = 0;
         loop {
             let step = match std::mem::replace(&mut self.stage, Stage::Ended) {
+                Stage::Handshake(deadline) => self.shake_hands(deadline, services.limits),
                 Stage::Head(_) if answered == IN_A_ROW && !self.input.buffered().is_empty() => {
                     let deadline = Instant::now() + services.limits.idle_timeout;
                     Step::Wait(Stage::Head(HeadStage::default()), Wait { for_what: For::Turn, deadline })
@@ -215,6 +231,10 @@ impl Connection {
                 let framing = framing(&stage.head, false);
                 self.send(body_refusal(BodyError::Timeout), framing, After::Close, services)
             }
+            Stage::Head(_) => {
+                self.socket.end();
+                Step::Close
+            }
             _ => Step::Close,
         };
         match step {
@@ -230,9 +250,34 @@ impl Connection {
         }
     }
 
+    fn shake_hands(&mut self, deadline: Instant, limits: &Limits) -> Step {
+        let wait = |for_what| Step::Wait(Stage::Handshake(deadline), Wait { for_what, deadline });
+        match self.socket.handshake() {
+            // RFC 8737 section 3: the validation of a domain ends with the handshake.
+            Ok(Handshake::Done) if self.socket.has_agreed_on(crate::tls::ACME_TLS) => {
+                self.socket.end();
+                Step::Close
+            }
+            Ok(Handshake::Done) => {
+                self.readable = true;
+                Step::Go(Stage::Head(HeadStage::default()))
+            }
+            Ok(Handshake::NeedsBytes) => wait(For::Bytes),
+            Ok(Handshake::NeedsRoom) => wait(For::Room),
+            Ok(Handshake::IsPlainHttp) => {
+                self.readable = true;
+                self.refuse(NOT_PLAIN, limits)
+            }
+            Err(e) => {
+                log::debug!(address:% = self.peer, error:% = e; "a TLS handshake failed");
+                Step::Close
+            }
+        }
+    }
+
     /// Reads what is there, once for each time that the socket was ready. `None` when nothing is.
     fn fill(&mut self, size: usize) -> Option<io::Result<usize>> {
-        if !std::mem::take(&mut self.readable) {
+        if !std::mem::take(&mut self.readable) && !self.socket.has_more() {
             return None;
         }
         match self.input.fill(size, Duration::ZERO) {
@@ -374,11 +419,8 @@ impl Connection {
 
     fn flush(&mut self, mut stage: Box<FlushStage>, limits: &Limits) -> Step {
         while stage.sent < stage.bytes.len() {
-            match outbox::send_now(&self.socket, &stage.bytes[stage.sent..]) {
-                Ok(0) => {
-                    let wait = Wait { for_what: For::Room, deadline: stage.deadline };
-                    return Step::Wait(Stage::Flush(stage), wait);
-                }
+            match self.socket.send_now(&stage.bytes[stage.sent..]) {
+                Ok(0) => break,
                 Ok(n) => {
                     stage.sent += n;
                     stage.deadline = Instant::now() + limits.body_timeout;
@@ -386,7 +428,14 @@ impl Connection {
                 Err(_) => return Step::Close,
             }
         }
-        self.after(stage.then, limits)
+        match self.socket.flush_now() {
+            Ok(true) if stage.sent == stage.bytes.len() => self.after(stage.then, limits),
+            Ok(_) => {
+                let wait = Wait { for_what: For::Room, deadline: stage.deadline };
+                Step::Wait(Stage::Flush(stage), wait)
+            }
+            Err(_) => Step::Close,
+        }
     }
 
     /// An answer has been sent whole.
@@ -395,7 +444,7 @@ impl Connection {
             After::Keep(progress) if progress.is_done() => Step::Go(Stage::Head(HeadStage::default())),
             After::Keep(progress) => Step::Go(Stage::Leftover(Box::new((progress, Instant::now() + LEFTOVER_TIME)))),
             After::Close => {
-                let _ = self.socket.shutdown(Shutdown::Write);
+                self.socket.end();
                 self.readable = true;
                 self.input.release();
                 Step::Go(Stage::Linger { until: Instant::now() + LINGER, left: limits.body_size })
@@ -450,6 +499,9 @@ impl Connection {
 const TOO_LARGE: HeadError =
     HeadError { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, reason: "the request head is too large" };
 
+const NOT_PLAIN: HeadError =
+    HeadError { status: StatusCode::BAD_REQUEST, reason: "this port speaks https: write https:// in the URL" };
+
 /// The framing of the answer to `head`.
 fn framing(head: &Head, may_keep_alive: bool) -> response::Framing {
     response::Framing {
@@ -486,10 +538,10 @@ fn take_what_is_there(
 }
 
 /// RFC 9110 section 10.1.1.
-fn send_continue(socket: &TcpStream) -> io::Result<()> {
+fn send_continue(socket: &Downstream) -> io::Result<()> {
     const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-    match outbox::send_now(socket, CONTINUE)? {
-        n if n == CONTINUE.len() => Ok(()),
+    match socket.send_now(CONTINUE)? {
+        n if n == CONTINUE.len() && socket.flush_now()? => Ok(()),
         // A client that leaves so much unread waits for nothing.
         _ => Err(io::ErrorKind::WriteZero.into()),
     }
@@ -498,7 +550,7 @@ fn send_continue(socket: &TcpStream) -> io::Result<()> {
 /// A body that is asked for with `100 Continue` before it is first read.
 struct Continuing<'c, 'i> {
     expects: bool,
-    socket: &'c TcpStream,
+    socket: &'c Downstream,
     inner: Framed<'i, SocketSource>,
 }
 

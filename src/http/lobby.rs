@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -20,9 +20,10 @@ use super::{Limits, address_group};
 const LONG: Duration = Duration::from_secs(3_600);
 /// Connections looked at to find one that makes room.
 const LOOKED_AT: usize = 8;
-/// Event data of the listening socket and of the end; connections have their keys, which are smaller.
-const LISTENER: u64 = u64::MAX;
-const END: u64 = u64::MAX - 1;
+/// Event data of the end and of the first listening socket, others counting down from there; connections have their
+/// keys, which are smaller.
+const END: u64 = u64::MAX;
+const LISTENER: u64 = u64::MAX - 1;
 
 /// The waiting connections, and the bounds on all of them.
 pub(super) struct Lobby {
@@ -70,8 +71,8 @@ pub(super) struct Key {
 pub(super) enum Event {
     /// Go on with a connection.
     Ready(Key, Box<Connection>),
-    /// Accept connections, then call [`Lobby::listen`] again.
-    Arrivals,
+    /// Accept connections on the listening socket of that number, then call [`Lobby::listen`] again.
+    Arrivals(usize),
     /// Nothing came in time.
     Quiet,
     /// Stop.
@@ -93,15 +94,15 @@ impl Lobby {
         Ok(lobby)
     }
 
-    /// Adds a listening socket; [`Lobby::listen`] makes it heard.
-    pub(super) fn add_listener(&self, listener: &TcpListener) -> io::Result<()> {
-        Ok(epoll::add(&self.epoll, listener, EventData::new_u64(LISTENER), EventFlags::empty())?)
+    /// Adds the listening socket of number `door`; [`Lobby::listen`] makes it heard.
+    pub(super) fn add_listener(&self, listener: &TcpListener, door: usize) -> io::Result<()> {
+        Ok(epoll::add(&self.epoll, listener, listener_data(door), EventFlags::empty())?)
     }
 
     /// Hears the listening socket once.
-    pub(super) fn listen(&self, listener: &TcpListener) {
+    pub(super) fn listen(&self, listener: &TcpListener, door: usize) {
         let flags = EventFlags::IN | EventFlags::ONESHOT;
-        if let Err(e) = epoll::modify(&self.epoll, listener, EventData::new_u64(LISTENER), flags) {
+        if let Err(e) = epoll::modify(&self.epoll, listener, listener_data(door), flags) {
             log::error!(error:% = e; "connections can't be accepted any more; restart the proxy");
         }
     }
@@ -122,8 +123,8 @@ impl Lobby {
             }
             let data = events[0].data.u64();
             match data {
-                LISTENER => return Event::Arrivals,
                 END => return Event::End,
+                _ if data > u64::MAX >> 1 => return Event::Arrivals((LISTENER - data) as usize),
                 _ => {
                     let key = Key { slot: data as u32, generation: (data >> 32) as u32 };
                     // Another worker, or the deadline, was quicker: then there is nothing here.
@@ -137,7 +138,7 @@ impl Lobby {
 
     /// Takes a new connection in. At a bound the one that has been idle the longest makes room; when none is idle,
     /// the one that has waited the longest; when none waits, there is no room.
-    pub(super) fn admit(&self, socket: TcpStream, peer: IpAddr, exempt: bool, wait: Wait) {
+    pub(super) fn admit(&self, connection: Connection, wait: Wait, peer: IpAddr, exempt: bool) {
         let group = (!exempt).then(|| address_group(peer));
         let mut table = self.table();
         if table.draining {
@@ -161,7 +162,7 @@ impl Lobby {
             evicted = table.remove(slot);
         }
         let key = table.insert(group);
-        let connection = Box::new(Connection::new(socket, peer));
+        let connection = Box::new(connection);
         let flags = flags(wait.for_what);
         if let Err(e) = epoll::add(&self.epoll, connection.socket(), key.data(), flags) {
             log::error!(error:% = e; "a connection was closed: it could not be watched");
@@ -276,6 +277,10 @@ impl Key {
     fn data(self) -> EventData {
         EventData::new_u64(u64::from(self.generation) << 32 | u64::from(self.slot))
     }
+}
+
+fn listener_data(door: usize) -> EventData {
+    EventData::new_u64(LISTENER - door as u64)
 }
 
 fn flags(for_what: For) -> EventFlags {

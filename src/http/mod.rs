@@ -26,7 +26,7 @@ use ::http::request::Parts;
 pub use body::{Body, BodyError};
 pub use drain::Drain;
 pub use response::{Payload, Response};
-pub use server::Server;
+pub use server::{Listener, Server};
 
 /// Bounds on what one client, and all of them, can use up.
 #[derive(Clone, Debug)]
@@ -41,6 +41,8 @@ pub struct Limits {
     pub head_fields: usize,
     /// From the first byte of a head to its end.
     pub head_timeout: Duration,
+    /// From a connection to the end of its TLS handshake.
+    pub handshake_timeout: Duration,
     /// Between requests.
     pub idle_timeout: Duration,
     /// Bytes of a request body.

@@ -226,6 +226,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::net::downstream::Downstream;
 
     /// What a client reads, and whether the connection may carry another answer.
     fn written(response: Response, head: bool, http11: bool) -> (String, bool) {
@@ -236,7 +237,7 @@ mod tests {
     fn sent(response: Response, framing: Framing) -> io::Result<(String, bool)> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let mut client = TcpStream::connect(listener.local_addr()?)?;
-        outbox::open(Arc::new(listener.accept()?.0), Duration::from_secs(10));
+        outbox::open(Arc::new(Downstream::plain(listener.accept()?.0)), Duration::from_secs(10));
         let Prepared { bytes, stream, keep_alive } = prepare(response, framing);
         let size = bytes.len();
         outbox::put(bytes, 0..size)?;

@@ -10,12 +10,14 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::Timeout;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
+use rustls::ServerConfig;
 
 use super::connection::{Connection, For, Next, Services, Wait};
 use super::drain::Drain;
 use super::lobby::{Event, Key, Lobby};
 use super::workers::{self, Outcome, Workers};
 use super::{Handler, Limits};
+use crate::net::downstream::Downstream;
 use crate::observe::log::Episode;
 
 const BACKLOG: i32 = 1_024;
@@ -29,9 +31,18 @@ pub struct Server {
     shared: Arc<Shared>,
 }
 
+/// A port, and what answers there.
+pub struct Listener {
+    /// Its socket.
+    pub socket: TcpListener,
+    /// Answers what comes in.
+    pub handler: Box<dyn Handler>,
+    /// Present where TLS is spoken.
+    pub tls: Option<Arc<ServerConfig>>,
+}
+
 struct Shared {
-    listener: TcpListener,
-    handler: Box<dyn Handler>,
+    listeners: Vec<Listener>,
     limits: Limits,
     drain: Drain,
     lobby: Lobby,
@@ -71,17 +82,19 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 impl Server {
-    /// A server on `listener`; nothing is accepted before [`Server::run`].
-    pub fn new(listener: TcpListener, handler: impl Handler, limits: Limits, drain: Drain) -> io::Result<Server> {
+    /// A server on `listeners`, under the same limits together; nothing is accepted before [`Server::run`].
+    pub fn new(listeners: Vec<Listener>, limits: Limits, drain: Drain) -> io::Result<Server> {
         let lobby = Lobby::new(&limits)?;
-        // Another worker may have taken the connection that this one was woken for.
-        listener.set_nonblocking(true)?;
-        lobby.add_listener(&listener)?;
+        for (door, listener) in listeners.iter().enumerate() {
+            // Another worker may have taken the connection that this one was woken for.
+            listener.socket.set_nonblocking(true)?;
+            lobby.add_listener(&listener.socket, door)?;
+        }
         let shared = Arc::new_cyclic(|shared: &Weak<Shared>| {
             let shared = shared.clone();
             let run = move || shared.upgrade().map_or(Outcome::End, |s| s.lead());
             let workers = Workers::new(limits.workers, run);
-            Shared { listener, handler: Box::new(handler), limits, drain, lobby, workers, trouble: Episode::default() }
+            Shared { listeners, limits, drain, lobby, workers, trouble: Episode::default() }
         });
         Ok(Server { shared })
     }
@@ -95,11 +108,13 @@ impl Server {
         let keeper = shared.clone();
         std::thread::Builder::new().name("lobby".into()).spawn(move || {
             keeper.lobby.look_after_deadlines(|key, mut connection| {
-                let next = connection.time_is_up(&keeper.services());
+                let next = connection.time_is_up(&keeper.services(connection.door()));
                 keeper.settle(key, connection, next);
             });
         })?;
-        shared.lobby.listen(&shared.listener);
+        for (door, listener) in shared.listeners.iter().enumerate() {
+            shared.lobby.listen(&listener.socket, door);
+        }
         while poll(&mut [PollFd::from_borrowed_fd(stop, PollFlags::IN)], None) == Err(Errno::INTR) {}
         shared.drain(drain_timeout);
         shared.lobby.end();
@@ -108,8 +123,14 @@ impl Server {
 }
 
 impl Shared {
-    fn services(&self) -> Services<'_> {
-        Services { handler: &*self.handler, limits: &self.limits, drain: &self.drain, workers: &self.workers }
+    /// What a connection works with that came in by the listener of number `door`.
+    fn services(&self, door: usize) -> Services<'_> {
+        Services {
+            handler: &*self.listeners[door].handler,
+            limits: &self.limits,
+            drain: &self.drain,
+            workers: &self.workers,
+        }
     }
 
     /// A leader's turn.
@@ -117,14 +138,15 @@ impl Shared {
         match self.lobby.next(workers::IDLE) {
             Event::Ready(key, mut connection) => {
                 self.workers.is_busy();
-                let mut next = connection.go_on(true, &self.services());
+                let services = self.services(connection.door());
+                let mut next = connection.go_on(true, &services);
                 // Saves a quick client two system calls and a change of threads for each request.
                 while matches!(next, Next::Wait(Wait { for_what: For::Request, .. }))
                     && connection.is_brisk()
                     && self.workers.am_alone()
                 {
                     next = match connection.await_request(&self.limits) {
-                        Some(true) => connection.go_on(false, &self.services()),
+                        Some(true) => connection.go_on(false, &services),
                         Some(false) => Next::Close,
                         None => break,
                     };
@@ -132,9 +154,9 @@ impl Shared {
                 self.settle(key, connection, next);
                 Outcome::Worked
             }
-            Event::Arrivals => {
+            Event::Arrivals(door) => {
                 self.workers.is_busy();
-                self.accept();
+                self.accept(door);
                 Outcome::Worked
             }
             Event::Quiet => Outcome::Quiet,
@@ -149,14 +171,15 @@ impl Shared {
         }
     }
 
-    fn accept(&self) {
+    fn accept(&self, door: usize) {
+        let listener = &self.listeners[door];
         for _ in 0..ACCEPTED_IN_A_ROW {
-            match net::accept_with(&self.listener, SocketFlags::CLOEXEC) {
+            match net::accept_with(&listener.socket, SocketFlags::CLOEXEC) {
                 Ok(socket) => {
                     if self.trouble.ends() {
                         log::info!("connections are accepted again");
                     }
-                    self.admit(TcpStream::from(socket));
+                    self.admit(TcpStream::from(socket), door);
                 }
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(Errno::AGAIN) => break,
@@ -170,22 +193,29 @@ impl Shared {
                 }
             }
         }
-        self.lobby.listen(&self.listener);
+        self.lobby.listen(&listener.socket, door);
     }
 
-    fn admit(&self, socket: TcpStream) {
+    fn admit(&self, socket: TcpStream, door: usize) {
+        let listener = &self.listeners[door];
         // A connection that was reset before it was accepted has no peer any more.
         let Ok(peer) = socket.peer_addr() else { return };
         let peer = peer.ip().to_canonical();
-        let wait = Wait { for_what: For::Request, deadline: Instant::now() + self.limits.idle_timeout };
-        self.lobby.admit(socket, peer, self.handler.exempt(peer), wait);
+        let socket = match &listener.tls {
+            None => Downstream::plain(socket),
+            Some(config) => Downstream::encrypted(socket, config.clone()),
+        };
+        let (connection, wait) = Connection::new(socket, peer, door, &self.limits);
+        self.lobby.admit(connection, wait, peer, listener.handler.exempt(peer));
     }
 
     fn drain(&self, timeout: Duration) {
         self.drain.begin();
-        self.lobby.remove_listener(&self.listener);
-        // The port is given up at once, though the descriptor lives as long as the workers.
-        let _ = net::shutdown(&self.listener, net::Shutdown::Both);
+        for listener in &self.listeners {
+            self.lobby.remove_listener(&listener.socket);
+            // The port is given up at once, though the descriptor lives as long as the workers.
+            let _ = net::shutdown(&listener.socket, net::Shutdown::Both);
+        }
         self.lobby.drain();
         let left = self.lobby.wait_until_empty(Instant::now() + timeout);
         if left > 0 {

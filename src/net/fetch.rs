@@ -22,10 +22,10 @@ use super::interrupt;
 use crate::config::{UpstreamUrl, is_loopback_host};
 use crate::http::head::Framing;
 
-/// How long a connection may take.
+/// How long a connection may take, unless told otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long it may take until the answer is there; connecting and sending have shorter times of their own.
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of an answer.
 const MAX_BODY: usize = 1 << 20;
 /// Requests under way at one time.
@@ -179,6 +179,7 @@ pub struct Fetcher {
     proxies: Proxies,
     clients: Mutex<HashMap<String, Arc<Client>>>,
     running: AtomicUsize,
+    timeout: Duration,
 }
 
 /// One of the requests that may be under way at one time: threads that wait for other servers are few.
@@ -198,9 +199,9 @@ impl Drop for Turn<'_> {
 }
 
 impl Fetcher {
-    /// With the trust of `tls`, by way of `proxies`.
-    pub fn new(tls: Arc<ClientConfig>, proxies: Proxies) -> Fetcher {
-        Fetcher { tls, proxies, clients: Mutex::default(), running: AtomicUsize::new(0) }
+    /// With the trust of `tls`, by way of `proxies`; an answer must be there within `timeout`.
+    pub fn new(tls: Arc<ClientConfig>, proxies: Proxies, timeout: Duration) -> Fetcher {
+        Fetcher { tls, proxies, clients: Mutex::default(), running: AtomicUsize::new(0), timeout }
     }
 
     /// GET, with further fields.
@@ -221,7 +222,8 @@ impl Fetcher {
         self.send(Method::POST, url, &fields, body.into_bytes())
     }
 
-    fn send(
+    /// A request with a body, which may be empty.
+    pub fn send(
         &self,
         method: Method,
         url: &RemoteUrl,
@@ -229,7 +231,7 @@ impl Fetcher {
         body: Vec<u8>,
     ) -> Result<Answer, FetchError> {
         let failed = |why: &str| FetchError(format!("{}: {why}", url.host()));
-        let deadline = Instant::now() + TIMEOUT;
+        let deadline = Instant::now() + self.timeout;
         let mut headers = HeaderMap::new();
         for (name, value) in [(USER_AGENT, AGENT), (ACCEPT, "application/json")].iter().chain(fields) {
             let mut value = HeaderValue::from_str(value).map_err(|_| failed("a field has bytes that none can have"))?;
@@ -243,7 +245,7 @@ impl Fetcher {
             held: &body,
             rest: None,
             framing: if body.is_empty() { Framing::None } else { Framing::Length(body.len() as u64) },
-            is_repeatable: &|| method == Method::GET,
+            is_repeatable: &|| method != Method::POST,
         };
         let client = self.client(url)?;
         let _turn =
@@ -274,7 +276,8 @@ impl Fetcher {
             false => None,
         };
         let place = UpstreamUrl::parse(&origin).map_err(|_| failed())?;
-        let client = Client::new(place, tls, CONNECT_TIMEOUT, TIMEOUT - CONNECT_TIMEOUT).through(self.proxies.to(url));
+        let client =
+            Client::new(place, tls, CONNECT_TIMEOUT, self.timeout - CONNECT_TIMEOUT).through(self.proxies.to(url));
         let client = Arc::new(client);
         if clients.len() >= MAX_SERVERS {
             clients.clear();

@@ -4,13 +4,13 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
-use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
+use super::downstream::Downstream;
 use crate::http::Drain;
 
 thread_local! {
@@ -20,7 +20,7 @@ thread_local! {
 }
 
 struct Interest {
-    client: Arc<TcpStream>,
+    client: Arc<Downstream>,
     drain: Drain,
 }
 
@@ -52,7 +52,7 @@ impl fmt::Display for Interrupted {
 impl std::error::Error for Interrupted {}
 
 /// Runs `work`, in which waits of this thread end when `client` goes away or everything is told to end.
-pub fn on_behalf_of<R>(client: Arc<TcpStream>, drain: Drain, work: impl FnOnce() -> R) -> R {
+pub fn on_behalf_of<R>(client: Arc<Downstream>, drain: Drain, work: impl FnOnce() -> R) -> R {
     INTEREST.set(Some(Interest { client, drain }));
     let result = work();
     INTEREST.set(None);
@@ -70,7 +70,7 @@ pub fn undisturbed<R>(work: impl FnOnce() -> R) -> R {
 }
 
 /// The connection of the client on whose behalf this thread works.
-pub fn client() -> Option<Arc<TcpStream>> {
+pub fn client() -> Option<Arc<Downstream>> {
     INTEREST.with_borrow(|interest| interest.as_ref().map(|i| i.client.clone()))
 }
 

@@ -1,9 +1,10 @@
 //! The network around the program: who the client behind reverse proxies is, how often an address may ask, how names
-//! are resolved, how other servers are spoken to, how a wait for one socket is ended by another, what is sent before a
+//! are resolved, how other servers are spoken to, the connection to a client, how a wait for one socket is ended by another, what is sent before a
 //! wait, and which servers are trusted.
 
 pub mod buckets;
 pub(crate) mod client;
+pub mod downstream;
 pub mod fetch;
 pub mod interrupt;
 pub mod outbox;

@@ -3,14 +3,13 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::TcpStream;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
-use rustix::io::Errno;
-use rustix::net::{SendFlags, send};
+
+use super::downstream::Downstream;
 
 /// More than this is sent without waiting for more.
 const FULL: usize = 32 << 10;
@@ -22,7 +21,7 @@ thread_local! {
 }
 
 struct Outbox {
-    client: Arc<TcpStream>,
+    client: Arc<Downstream>,
     patience: Duration,
     bytes: Vec<u8>,
     start: usize,
@@ -32,7 +31,7 @@ struct Outbox {
 }
 
 /// From here on, this thread's bytes go to `client`, which may leave none of them unread for longer than `patience`.
-pub fn open(client: Arc<TcpStream>, patience: Duration) {
+pub fn open(client: Arc<Downstream>, patience: Duration) {
     OUTBOX.set(Some(Outbox { client, patience, bytes: Vec::new(), start: 0, sent: 0, waited: Duration::ZERO }));
 }
 
@@ -67,13 +66,16 @@ pub fn flush() -> io::Result<()> {
 impl Outbox {
     fn flush(&mut self) -> io::Result<()> {
         while self.start < self.bytes.len() {
-            match send_now(&self.client, &self.bytes[self.start..])? {
+            match self.client.send_now(&self.bytes[self.start..])? {
                 0 => self.wait()?,
                 n => {
                     self.start += n;
                     self.sent += n as u64;
                 }
             }
+        }
+        while !self.client.flush_now()? {
+            self.wait()?;
         }
         Ok(())
     }
@@ -84,16 +86,5 @@ impl Outbox {
         super::wait_until(&*self.client, PollFlags::OUT, begun + self.patience.min(slowest))?;
         self.waited += begun.elapsed();
         Ok(())
-    }
-}
-
-/// Writes what the socket takes without waiting: perhaps nothing.
-pub fn send_now(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    loop {
-        match send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => return Ok(0),
-            other => return Ok(other?),
-        }
     }
 }

@@ -9,11 +9,12 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-/// Trust in the public authorities, and in those whose certificates are in `ca_file` (PEM). The error is one line.
-pub fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
+/// Trust in the public authorities, and in those whose certificates are in `ca_file` (PEM), which `option` named. The
+/// error is one line.
+pub fn client_config(option: &str, ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     if let Some(path) = ca_file {
-        let refuse = |what: &str| format!("--ca-file (CA_FILE): {} {what}", path.display());
+        let refuse = |what: &str| format!("{option}: {} {what}", path.display());
         let certificates =
             CertificateDer::pem_file_iter(path)
                 .and_then(|found| found.collect::<Result<Vec<_>, _>>())
@@ -28,8 +29,12 @@ pub fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String
 
 /// Trust in anyone.
 pub fn unverified_config() -> Result<Arc<ClientConfig>, String> {
-    let verifier = Arc::new(Anyone(Arc::new(ring::default_provider())));
-    Ok(Arc::new(builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
+    Ok(Arc::new(builder()?.dangerous().with_custom_certificate_verifier(anyone()).with_no_client_auth()))
+}
+
+/// A verifier that trusts in anyone.
+pub fn anyone() -> Arc<dyn ServerCertVerifier> {
+    Arc::new(Anyone(Arc::new(ring::default_provider())))
 }
 
 fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, String> {

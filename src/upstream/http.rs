@@ -246,7 +246,7 @@ fn trust(url: &UpstreamUrl, config: &UpstreamConfig) -> Result<(Arc<ClientConfig
     let name = ServerName::try_from(host.to_string())
         .map_err(|_| format!("the host of the upstream URL '{url}' is no name that a certificate could have"))?;
     if !config.insecure_skip_verify {
-        return Ok((tls::client_config(config.ca_file.as_deref())?, name));
+        return Ok((tls::client_config("--ca-file (CA_FILE)", config.ca_file.as_deref())?, name));
     }
     log::warn!(upstream:% = url; "--upstream-insecure-skip-verify (UPSTREAM_INSECURE_SKIP_VERIFY): the upstream server's certificate is not checked, so whoever is in between can read and change everything; give its certificate with --ca-file (CA_FILE) instead");
     Ok((tls::unverified_config()?, name))

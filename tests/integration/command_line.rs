@@ -206,5 +206,5 @@ fn a_port_below_1024_without_the_right_is_explained() {
     let output = shell.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_mcp-auth-proxy")]).args(own).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{stderr}");
-    assert!(stderr.contains("CAP_NET_BIND_SERVICE") && stderr.lines().count() == 1, "{stderr}");
+    assert!(stderr.contains("setcap cap_net_bind_service") && stderr.lines().count() == 1, "{stderr}");
 }

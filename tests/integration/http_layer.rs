@@ -9,7 +9,7 @@ use http::request::Parts;
 use mcp_auth_proxy::config::Config;
 use mcp_auth_proxy::flags::Settings;
 use mcp_auth_proxy::http::server::bind;
-use mcp_auth_proxy::http::{Drain, Handler, Request, Response, Server};
+use mcp_auth_proxy::http::{Drain, Handler, Listener, Request, Response, Server};
 
 use super::support::flow::Client;
 use super::support::proxy::Proxy;
@@ -353,7 +353,12 @@ fn a_handler_that_panics_is_a_500_and_the_next_request_is_served() {
     let listener = bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
     let port = listener.local_addr().unwrap().port();
     let limits = Config::build(Settings::default()).unwrap().http;
-    let server = Server::new(listener, Fragile, limits, Drain::new().unwrap()).unwrap();
+    let server = Server::new(
+        vec![Listener { socket: listener, handler: Box::new(Fragile), tls: None }],
+        limits,
+        Drain::new().unwrap(),
+    )
+    .unwrap();
     let (stopper, stop) = std::os::unix::net::UnixStream::pair().unwrap();
     let thread = std::thread::spawn(move || server.run(stop.as_fd(), Duration::from_secs(30)).unwrap());
     let mut connection = Connection::open(port);

@@ -17,5 +17,6 @@ mod smuggling;
 mod stdio;
 mod support;
 mod surface;
+mod tls;
 mod tokens;
 mod upstream;

@@ -99,7 +99,12 @@ fn cookies_are_named_after_the_issuer_and_kept_from_scripts_and_other_sites() {
     let plain = Proxy::start(upstream.port, &[]);
     let (scratch, port) = (std::sync::Arc::new(Scratch::new()), free_port());
     let mut over_tls = command();
-    over_tls.args(arguments(&scratch, port)).args(["--external-url", "https://mcp.example.com", "http://127.0.0.1:1"]);
+    over_tls.args(arguments(&scratch, port)).args([
+        "--external-url",
+        "https://mcp.example.com",
+        "--no-auto-tls",
+        "http://127.0.0.1:1",
+    ]);
     let over_tls = Proxy::spawn(over_tls, port, scratch);
     let cookie = |proxy: &Proxy| proxy.send("GET", "/.auth/login", &[], b"").header("set-cookie").unwrap().to_string();
     let (a, b) = (cookie(&plain), cookie(&over_tls));

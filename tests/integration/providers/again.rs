@@ -6,6 +6,7 @@ use std::sync::Arc;
 use mcp_auth_proxy::flags::Settings;
 use mcp_auth_proxy::http::Drain;
 use mcp_auth_proxy::login::providers::recheck;
+use mcp_auth_proxy::net::downstream::Downstream;
 use mcp_auth_proxy::net::interrupt;
 use mcp_auth_proxy::store::embedded::EmbeddedStore;
 use mcp_auth_proxy::tokens::Secret;
@@ -225,7 +226,7 @@ fn a_client_that_goes_away_loses_no_refresh_token_of_the_provider() {
     }));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let served = Arc::new(listener.accept().unwrap().0);
+    let served = Arc::new(Downstream::plain(listener.accept().unwrap().0));
     drop(socket);
     interrupt::on_behalf_of(served, Drain::new().unwrap(), || client.refresh(&held.refresh));
     assert!(!p.app.context().providers.all()[0].is_down());

@@ -15,6 +15,7 @@ use mcp_auth_proxy::flags::Settings;
 use mcp_auth_proxy::http::{Drain, Payload, Response};
 use mcp_auth_proxy::identity::Principal;
 use mcp_auth_proxy::login::providers::{configure_anew, recheck};
+use mcp_auth_proxy::net::downstream::Downstream;
 use mcp_auth_proxy::net::interrupt;
 use mcp_auth_proxy::store::embedded::EmbeddedStore;
 use mcp_auth_proxy::tokens::Secret;
@@ -106,7 +107,7 @@ impl Provided {
 }
 
 /// What keeps a stream of the token's holder open, and the client's end of its connection.
-fn open_stream(ctx: &Context, access: &str) -> ((Response, Arc<TcpStream>), TcpStream) {
+fn open_stream(ctx: &Context, access: &str) -> ((Response, Arc<Downstream>), TcpStream) {
     let token = AccessToken::verify(access, &ctx.keys, ctx.now()).unwrap();
     let principal = Principal {
         user: token.sub,
@@ -119,7 +120,7 @@ fn open_stream(ctx: &Context, access: &str) -> ((Response, Arc<TcpStream>), TcpS
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     client.set_nonblocking(true).unwrap();
-    let served = Arc::new(listener.accept().unwrap().0);
+    let served = Arc::new(Downstream::plain(listener.accept().unwrap().0));
     let stream = Response {
         body: Payload::Stream { reader: Box::new(std::io::empty()), length: None },
         ..Response::new(http::StatusCode::OK)

@@ -3,9 +3,11 @@
 pub mod flow;
 pub mod idp;
 pub mod local;
+pub mod pebble;
 pub mod proxy;
 pub mod stdio;
 pub mod tls;
+pub mod tls_client;
 pub mod upstream;
 pub mod usage;
 pub mod wire;

@@ -4,9 +4,41 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
 
-use rcgen::{CertificateParams, Issuer, KeyPair};
+use rcgen::{CertificateParams, DnType, Issuer, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+/// Signs certificates.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// Its own certificate, PEM.
+    pub certificate: String,
+}
+
+impl Authority {
+    pub fn new() -> Authority {
+        let key = KeyPair::generate().unwrap();
+        let mut parameters = CertificateParams::new(Vec::new()).unwrap();
+        parameters.distinguished_name.push(DnType::CommonName, "the tests' authority");
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let certificate = parameters.self_signed(&key).unwrap().pem();
+        Authority { issuer: Issuer::new(parameters, key), certificate }
+    }
+
+    /// A certificate for `names`, valid since yesterday and for three months, and its key, both PEM.
+    pub fn certificate(&self, names: &[&str]) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let names: Vec<String> = names.iter().map(|n| n.to_string()).collect();
+        let mut parameters = CertificateParams::new(names).unwrap();
+        parameters.distinguished_name.push(DnType::CommonName, "a server of the tests");
+        let now = std::time::SystemTime::now();
+        let day = std::time::Duration::from_secs(86_400);
+        (parameters.not_before, parameters.not_after) = ((now - day).into(), (now + 90 * day).into());
+        let certificate = parameters.signed_by(&key, &self.issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+}
 
 /// The head of the next request, when it has no body.
 pub fn head(socket: &mut impl Read) -> Option<String> {
@@ -21,21 +53,15 @@ pub fn head(socket: &mut impl Read) -> Option<String> {
 
 /// A server with a certificate for `name` that gives every request `answer`; its port, and the authority's certificate.
 pub fn server(name: &str, answer: Vec<u8>) -> (u16, String) {
-    let authority_key = KeyPair::generate().unwrap();
-    let mut authority = CertificateParams::new(Vec::new()).unwrap();
-    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let authority_certificate = authority.self_signed(&authority_key).unwrap().pem();
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec![name.to_string()])
-        .unwrap()
-        .signed_by(&key, &Issuer::new(authority, authority_key))
-        .unwrap();
+    let authority = Authority::new();
+    let (certificate, key) = authority.certificate(&[name]);
+    let certificate = rustls::pki_types::CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+        .with_single_cert(vec![certificate], PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap())
         .unwrap();
     let config = Arc::new(config);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -55,5 +81,5 @@ pub fn server(name: &str, answer: Vec<u8>) -> (u16, String) {
             });
         }
     });
-    (port, authority_certificate)
+    (port, authority.certificate)
 }

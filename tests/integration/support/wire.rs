@@ -42,8 +42,8 @@ pub trait Transport {
 }
 
 /// A connection with its own buffer, so that pipelined answers can be told apart.
-pub struct Connection {
-    pub socket: TcpStream,
+pub struct Connection<S = TcpStream> {
+    pub socket: S,
     buffer: Vec<u8>,
 }
 
@@ -57,6 +57,13 @@ impl Connection {
         socket.set_nodelay(true).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.set_write_timeout(Some(PATIENCE)).unwrap();
+        Connection::new(socket)
+    }
+}
+
+impl<S: Read + Write> Connection<S> {
+    /// Over anything that carries bytes.
+    pub fn new(socket: S) -> Connection<S> {
         Connection { socket, buffer: Vec::new() }
     }
 

@@ -1,0 +1,94 @@
+//! The data directory: opened, checked, and written so that it holds the old or the new, whenever the machine stops.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use crate::store::Store;
+use crate::store::embedded::{EmbeddedStore, OpenError};
+use crate::tokens::Secret;
+
+/// Makes or checks the data directory and opens the store in it.
+pub fn open_store(path: &Path) -> Result<Box<dyn Store>, String> {
+    let refuse = |what: String| format!("--data-path (DATA_PATH): {what}");
+    let shown = path.display();
+    match fs::metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => make_private(path)
+            .map_err(|e| refuse(format!("{shown} can't be made: {e}; choose a directory that this user may write")))?,
+        Err(e) => return Err(refuse(format!("{shown} can't be used: {e}"))),
+        Ok(found) if !found.is_dir() => return Err(refuse(format!("{shown} is not a directory"))),
+        Ok(found) => private(path, &found)?,
+    }
+    let file = path.join("state.redb");
+    match fs::metadata(&file) {
+        Ok(found) => private(&file, &found)?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(refuse(format!("{} can't be used: {e}", file.display()))),
+    }
+    match EmbeddedStore::open(&file) {
+        Ok(store) => Ok(Box::new(store)),
+        Err(OpenError::InUse) => Err(refuse(format!(
+            "another mcp-auth-proxy is using {shown}; stop it, or give this one a directory of its own"
+        ))),
+        Err(OpenError::Failed(e)) => Err(refuse(format!("{} can't be opened: {e}", file.display()))),
+    }
+}
+
+/// Makes a directory that only this user can enter, with those above it.
+pub fn make_private(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Refuses what others than the owner can read or write.
+fn private(path: &Path, found: &fs::Metadata) -> Result<(), String> {
+    let mode = found.permissions().mode() & 0o777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    let (shown, right) = (path.display(), if found.is_dir() { "700" } else { "600" });
+    Err(format!(
+        "--data-path (DATA_PATH): {shown} can be read by other users (mode {mode:03o}); run: chmod {right} {shown}"
+    ))
+}
+
+/// The secret in the data directory, made at the first start. Called with the store open, so by one process only.
+pub fn load_secret(directory: &Path) -> Result<Secret, String> {
+    let path = directory.join("secret");
+    let failed = |what: &str, e: &dyn std::fmt::Display| {
+        format!("--data-path (DATA_PATH): {} can't be {what}: {e}", path.display())
+    };
+    match read_private(&path) {
+        Ok(text) => Secret::from_base64(&text).ok_or_else(|| {
+            failed(
+                "used",
+                &"it is not 32 bytes in base64; restore it, or remove it to sign everybody out and start anew",
+            )
+        }),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let secret = Secret::generate();
+            write_durably(&path, &secret.to_base64()).map_err(|e| failed("written", &e))?;
+            Ok(secret)
+        }
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied && e.get_ref().is_some() => Err(e.to_string()),
+        Err(e) => Err(failed("read", &e)),
+    }
+}
+
+/// Reads a file, unless others than the owner can: that is a `PermissionDenied` which says what to do.
+pub fn read_private(path: &Path) -> io::Result<String> {
+    let text = fs::read_to_string(path)?;
+    private(path, &fs::metadata(path)?).map_err(|e| io::Error::new(io::ErrorKind::PermissionDenied, e))?;
+    Ok(text)
+}
+
+/// The whole file or none of it, whenever the machine stops; for this user alone.
+pub fn write_durably(path: &Path, text: &str) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}

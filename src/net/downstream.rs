@@ -1,0 +1,260 @@
+//! The connection to a client: a socket, perhaps with TLS over it. Nothing here waits, except where a caller asks for a
+//! read that waits for [`BRIEF`](super::BRIEF).
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
+use rustls::{ServerConfig, ServerConnection};
+
+/// A client's connection.
+pub struct Downstream {
+    socket: TcpStream,
+    /// Absent where the port speaks no TLS.
+    cover: Option<Mutex<Cover>>,
+}
+
+/// How far TLS has come.
+enum Cover {
+    /// Not a byte has arrived: a silent client costs no memory for a session.
+    Awaited(Arc<ServerConfig>),
+    Tls(Box<Session>),
+    /// The client does not speak TLS, and is told so in the clear.
+    None,
+}
+
+struct Session {
+    tls: ServerConnection,
+    /// The last read filled its buffer, so that decrypted bytes may be left.
+    has_more: bool,
+}
+
+/// Where a handshake stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// It is over.
+    Done,
+    /// The client has to send more.
+    NeedsBytes,
+    /// The client has to read more.
+    NeedsRoom,
+    /// The client sent plain HTTP.
+    IsPlainHttp,
+}
+
+impl Downstream {
+    /// Over `socket` as it is.
+    pub fn plain(socket: TcpStream) -> Downstream {
+        Downstream { socket, cover: None }
+    }
+
+    /// Over `socket`, with TLS once [`Downstream::handshake`] is done.
+    pub fn encrypted(socket: TcpStream, config: Arc<ServerConfig>) -> Downstream {
+        Downstream { socket, cover: Some(Mutex::new(Cover::Awaited(config))) }
+    }
+
+    /// Does this port speak TLS?
+    pub fn is_encrypted(&self) -> bool {
+        self.cover.is_some()
+    }
+
+    /// Takes the handshake as far as it goes without waiting. An error is the end of the connection; the client has
+    /// been sent the alert that says why.
+    pub fn handshake(&self) -> io::Result<Handshake> {
+        let Some(mut cover) = self.cover() else { return Ok(Handshake::Done) };
+        if let Cover::Awaited(config) = &*cover {
+            let mut first = [0];
+            match recv(&self.socket, &mut first, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(Errno::AGAIN | Errno::INTR) => return Ok(Handshake::NeedsBytes),
+                Err(e) => return Err(e.into()),
+                // A method; a TLS record of a handshake begins with 22 (RFC 8446 section 5.1).
+                Ok(_) if first[0].is_ascii_uppercase() => {
+                    *cover = Cover::None;
+                    return Ok(Handshake::IsPlainHttp);
+                }
+                Ok(_) => {
+                    let tls = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
+                    *cover = Cover::Tls(Box::new(Session { tls, has_more: false }));
+                }
+            }
+        }
+        let Cover::Tls(session) = &mut *cover else { return Ok(Handshake::IsPlainHttp) };
+        loop {
+            if !self.push(session)? {
+                return Ok(Handshake::NeedsRoom);
+            }
+            if !session.tls.is_handshaking() {
+                return Ok(Handshake::Done);
+            }
+            match self.pull(session, RecvFlags::DONTWAIT) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Handshake::NeedsBytes),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// The application protocol that the handshake settled on (RFC 7301).
+    pub fn has_agreed_on(&self, protocol: &[u8]) -> bool {
+        let cover = self.cover();
+        matches!(cover.as_deref(), Some(Cover::Tls(session)) if session.tls.alpn_protocol() == Some(protocol))
+    }
+
+    /// Reads what is there; 0 means the end, `WouldBlock` that nothing is. With empty `flags` it waits for
+    /// [`BRIEF`](super::BRIEF).
+    pub fn recv(&self, buffer: &mut [u8], mut flags: RecvFlags) -> io::Result<usize> {
+        let mut cover = self.cover();
+        let Some(Cover::Tls(session)) = cover.as_deref_mut() else { return recv_some(&self.socket, buffer, flags) };
+        loop {
+            match session.tls.reader().read(buffer) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(e),
+                Ok(n) => {
+                    session.has_more = n == buffer.len();
+                    return Ok(n);
+                }
+            }
+            session.has_more = false;
+            self.pull(session, flags)?;
+            flags = RecvFlags::DONTWAIT;
+            // Perhaps an answer to a key update; what does not fit goes with the next bytes.
+            self.push(session)?;
+        }
+    }
+
+    /// May decrypted bytes be left of which the socket knows nothing?
+    pub fn has_more(&self) -> bool {
+        matches!(self.cover().as_deref(), Some(Cover::Tls(session)) if session.has_more)
+    }
+
+    /// Has the client sent anything that has not been read?
+    pub fn has_bytes(&self) -> bool {
+        let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        self.has_more() || matches!(recv(&self.socket, &mut [0], peek), Ok((1.., _)))
+    }
+
+    /// Takes what it can of `bytes` without waiting: perhaps nothing. With TLS, what was taken is sent when
+    /// [`Downstream::flush_now`] says so.
+    pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        let mut cover = self.cover();
+        let Some(Cover::Tls(session)) = cover.as_deref_mut() else { return send_some(&self.socket, bytes) };
+        if !self.push(session)? {
+            return Ok(0);
+        }
+        let n = session.tls.writer().write(bytes)?;
+        self.push(session)?;
+        Ok(n)
+    }
+
+    /// Has everything that was taken been handed to the system?
+    pub fn flush_now(&self) -> io::Result<bool> {
+        match self.cover().as_deref_mut() {
+            Some(Cover::Tls(session)) => self.push(session),
+            _ => Ok(true),
+        }
+    }
+
+    /// No more bytes will be sent: says so within TLS (RFC 8446 section 6.1), and then to the system.
+    pub fn end(&self) {
+        if let Some(Cover::Tls(session)) = self.cover().as_deref_mut() {
+            session.tls.send_close_notify();
+            let _ = self.push(session);
+        }
+        let _ = self.socket.shutdown(Shutdown::Write);
+    }
+
+    /// Ends the connection at once, both ways; whoever waits for it notices.
+    pub fn cut(&self) {
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+
+    /// Sends records; whether all are out.
+    fn push(&self, session: &mut Session) -> io::Result<bool> {
+        while session.tls.wants_write() {
+            match session.tls.write_tls(&mut Raw(&self.socket, RecvFlags::DONTWAIT)) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Receives records.
+    fn pull(&self, session: &mut Session, flags: RecvFlags) -> io::Result<usize> {
+        let n = session.tls.read_tls(&mut Raw(&self.socket, flags))?;
+        if let Err(error) = session.tls.process_new_packets() {
+            let _ = self.push(session);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+        }
+        Ok(n)
+    }
+
+    fn cover(&self) -> Option<MutexGuard<'_, Cover>> {
+        self.cover.as_ref().map(|c| c.lock().unwrap_or_else(|e| e.into_inner()))
+    }
+}
+
+impl AsFd for Downstream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The socket as TLS sees it.
+struct Raw<'s>(&'s TcpStream, RecvFlags);
+
+impl Read for Raw<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        recv_some(self.0, buffer, self.1)
+    }
+}
+
+impl Write for Raw<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match send_some(self.0, bytes)? {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            n => Ok(n),
+        }
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        loop {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match sendmsg(self.0, pieces, &mut SendAncillaryBuffer::default(), flags) {
+                Err(Errno::INTR) => {}
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn recv_some(socket: &TcpStream, buffer: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
+    loop {
+        match recv(socket, &mut *buffer, flags) {
+            Err(Errno::INTR) => {}
+            other => return Ok(other?.0),
+        }
+    }
+}
+
+/// 0 when there is no room.
+fn send_some(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    loop {
+        match send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(0),
+            other => return Ok(other?),
+        }
+    }
+}

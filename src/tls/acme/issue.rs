@@ -1,0 +1,385 @@
+//! One order: from the name to the chain (RFC 8555 section 7.4).
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, StatusCode};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+use serde_json::{Value, json};
+
+use super::AcmeConfig;
+use super::account::AccountKey;
+use super::challenges::{Challenges, OpenChallenge};
+use super::keep::{Keep, KeptOrder};
+use super::protocol::{AcmeError, Conversation, Problem, location, retry_after};
+use crate::net::fetch::{Fetcher, RemoteUrl};
+use crate::tls::pair::Pair;
+use crate::tokens::base64url;
+
+/// How long the authority may take to validate, and to issue.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// Pauses between two looks, where the authority names none.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How control over the name is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By a certificate on the TLS port (RFC 8737).
+    TlsAlpn,
+    /// By an answer on the plain port (RFC 8555 section 8.3).
+    Http,
+}
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Way::TlsAlpn => "tls-alpn-01",
+            Way::Http => "http-01",
+        }
+    }
+
+    fn other(self) -> Way {
+        match self {
+            Way::TlsAlpn => Way::Http,
+            Way::Http => Way::TlsAlpn,
+        }
+    }
+}
+
+/// Obtains certificates.
+pub struct Issuer {
+    /// From whom and for what.
+    pub config: AcmeConfig,
+    /// What is on disk.
+    pub keep: Keep,
+    /// Sends requests.
+    pub fetcher: Fetcher,
+}
+
+impl Issuer {
+    /// Obtains a certificate and keeps it. `way` is tried first, and left at the one that worked. `replaces` names the
+    /// certificate that this one takes the place of (RFC 9773 section 5).
+    pub fn issue(&self, challenges: &Challenges, way: &mut Way, replaces: Option<&str>) -> Result<Pair, AcmeError> {
+        let (key, account) = self.keep.account().map_err(AcmeError::Hopeless)?;
+        let mut talk = Conversation::begin(&self.fetcher, &self.config.directory, &key, account)?;
+        if talk.account.is_none() {
+            self.register(&mut talk)?;
+        }
+        let first = match self.order(&mut talk, challenges, *way, replaces) {
+            Err(e) if e.is("accountDoesNotExist") => {
+                log::warn!("the certificate authority does not know this proxy's account any more; it is made again");
+                talk.account = None;
+                self.keep.forget_order();
+                self.register(&mut talk)?;
+                self.order(&mut talk, challenges, *way, replaces)
+            }
+            other => other,
+        };
+        let error = match first {
+            Err(Failed::Way(error)) => error,
+            other => return other.map_err(Failed::into),
+        };
+        let other = way.other();
+        log::info!(way = way.name(), next = other.name(), error:% = error; "the authority could not validate the name this way; trying the other");
+        match self.order(&mut talk, challenges, other, replaces) {
+            Ok(pair) => {
+                *way = other;
+                Ok(pair)
+            }
+            Err(Failed::Way(second)) => {
+                // What is said of either is needed to find out what is wrong.
+                Err(AcmeError::Hopeless(format!("{} failed: {error}. {} failed: {second}", way.name(), other.name())))
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// When the authority would have `certificate` renewed, and how long that holds (RFC 9773).
+    pub fn renewal_window(&self, certificate: &str) -> Result<Option<(u64, u64, Option<Duration>)>, AcmeError> {
+        let (key, account) = self.keep.account().map_err(AcmeError::Hopeless)?;
+        let mut talk = Conversation::begin(&self.fetcher, &self.config.directory, &key, account)?;
+        let Some(url) = talk.directory.renewal_info.clone() else { return Ok(None) };
+        let url = url.join(&format!("/{certificate}")).map_err(AcmeError::Malformed)?;
+        let (document, fields) = talk.get(&url)?;
+        let window = &document["suggestedWindow"];
+        let time = |name: &str| window[name].as_str().and_then(rfc3339);
+        match (time("start"), time("end")) {
+            (Some(start), Some(end)) if start < end => Ok(Some((start, end, retry_after(&fields)))),
+            _ => Err(AcmeError::Malformed("a renewal window has no start and end".into())),
+        }
+    }
+
+    /// RFC 8555 section 7.3. For a key that has an account already, the answer names that.
+    fn register(&self, talk: &mut Conversation<'_>) -> Result<(), AcmeError> {
+        let mut payload = json!({"termsOfServiceAgreed": true});
+        if let Some(email) = &self.config.email {
+            payload["contact"] = json!([format!("mailto:{email}")]);
+        }
+        let url = talk.directory.new_account.clone();
+        match &self.config.external_account {
+            Some(external) => {
+                let binding = external.bind(talk.key(), &url.to_string()).map_err(AcmeError::Hopeless)?;
+                payload["externalAccountBinding"] = binding;
+            }
+            None if talk.directory.needs_external_account => {
+                let kind = "externalAccountRequired".into();
+                return Err(AcmeError::Problem(Problem { kind, detail: String::new(), status: 0, retry_after: None }));
+            }
+            None => {}
+        }
+        let (_, fields) = talk.write(&url, &payload)?;
+        let account = location(&fields)?;
+        self.keep.keep_account(talk.key(), Some(&account)).map_err(AcmeError::Hopeless)?;
+        talk.account = Some(account);
+        log::info!(
+            authority = url.host(), terms = talk.directory.terms.as_deref().unwrap_or("none");
+            "an account was made at the certificate authority, whose terms --tls-accept-tos (TLS_ACCEPT_TOS) accepts"
+        );
+        Ok(())
+    }
+
+    fn order(
+        &self,
+        talk: &mut Conversation<'_>,
+        challenges: &Challenges,
+        way: Way,
+        replaces: Option<&str>,
+    ) -> Result<Pair, Failed> {
+        let (url, mut order, key) = match self.take_up_order(talk) {
+            Some(order) => order,
+            None => self.new_order(talk, replaces)?,
+        };
+        let kept = || KeptOrder { url: url.to_string(), key: key.serialize_pem() };
+        self.keep.keep_order(&kept()).map_err(AcmeError::Hopeless)?;
+        let result = self.complete(talk, challenges, way, &url, &mut order, &key);
+        // An order that was only interrupted is gone on with; what was refused will be refused again.
+        if !matches!(&result, Err(Failed::Other(AcmeError::Unreachable(_)))) {
+            self.keep.forget_order();
+        }
+        result
+    }
+
+    /// The order that was under way when this process, or the one before it, was interrupted.
+    fn take_up_order(&self, talk: &mut Conversation<'_>) -> Option<(RemoteUrl, Value, KeyPair)> {
+        let kept = self.keep.order()?;
+        let url = RemoteUrl::parse(&kept.url).ok();
+        let found = url.zip(KeyPair::from_pem(&kept.key).ok()).and_then(|(url, key)| {
+            let (order, _) = talk.read(&url).ok()?;
+            let is_alive = matches!(order["status"].as_str(), Some("pending" | "ready" | "processing" | "valid"));
+            is_alive.then_some((url, order, key))
+        });
+        match &found {
+            Some(_) => log::info!("an order for a certificate that was interrupted is gone on with"),
+            None => self.keep.forget_order(),
+        }
+        found
+    }
+
+    fn new_order(
+        &self,
+        talk: &mut Conversation<'_>,
+        replaces: Option<&str>,
+    ) -> Result<(RemoteUrl, Value, KeyPair), AcmeError> {
+        let mut payload = json!({"identifiers": [{"type": "dns", "value": self.config.host}]});
+        if let Some(old) = replaces {
+            payload["replaces"] = old.into();
+        }
+        let url = talk.directory.new_order.clone();
+        let (order, fields) = match talk.write(&url, &payload) {
+            // Another order took its place already, or the authority does not know the old certificate.
+            Err(AcmeError::Problem(problem))
+                if replaces.is_some() && matches!(problem.kind.as_str(), "alreadyReplaced" | "malformed") =>
+            {
+                log::debug!(error:% = AcmeError::Problem(problem); "ordering without a word on the certificate before");
+                return self.new_order(talk, None);
+            }
+            other => other?,
+        };
+        let key = KeyPair::generate().map_err(|e| AcmeError::Hopeless(format!("no key could be made: {e}")))?;
+        Ok((parse(&location(&fields)?)?, order, key))
+    }
+
+    fn complete(
+        &self,
+        talk: &mut Conversation<'_>,
+        challenges: &Challenges,
+        way: Way,
+        url: &RemoteUrl,
+        order: &mut Value,
+        key: &KeyPair,
+    ) -> Result<Pair, Failed> {
+        if order["status"] == "pending" {
+            for authorization in order["authorizations"].as_array().into_iter().flatten() {
+                self.authorize(talk, challenges, way, &parse_value(authorization)?)?;
+            }
+            *order = poll(talk, url, "pending")?;
+        }
+        if order["status"] == "ready" {
+            let mut parameters = CertificateParams::new(vec![self.config.host.clone()])
+                .map_err(|e| AcmeError::Hopeless(format!("no certificate can be asked for: {e}")))?;
+            parameters.distinguished_name = DistinguishedName::new();
+            let request = parameters
+                .serialize_request(key)
+                .map_err(|e| AcmeError::Hopeless(format!("no certificate can be asked for: {e}")))?;
+            let payload = json!({"csr": base64url(request.der())});
+            talk.write(&parse_value(&order["finalize"])?, &payload)?;
+            *order = poll(talk, url, "ready")?;
+        }
+        if order["status"] == "processing" {
+            *order = poll(talk, url, "processing")?;
+        }
+        if order["status"] != "valid" {
+            let problem = Problem::read(&order["error"], StatusCode::OK);
+            return Err(AcmeError::Problem(problem).into());
+        }
+        let chain = talk.read_text(&parse_value(&order["certificate"])?)?;
+        let key = key.serialize_pem();
+        let pair = Pair::from_pem(chain.as_bytes(), key.as_bytes()).map_err(AcmeError::Malformed)?;
+        if !pair.facts.is_for(&self.config.host) {
+            return Err(AcmeError::Malformed("the certificate is for another name".into()).into());
+        }
+        self.keep.keep_pair(&key, &chain).map_err(AcmeError::Hopeless)?;
+        Ok(Pair { is_trusted: true, ..pair })
+    }
+
+    /// RFC 8555 section 7.5.
+    fn authorize(
+        &self,
+        talk: &mut Conversation<'_>,
+        challenges: &Challenges,
+        way: Way,
+        url: &RemoteUrl,
+    ) -> Result<(), Failed> {
+        let (authorization, _) = talk.read(url)?;
+        if authorization["status"] == "valid" {
+            return Ok(());
+        }
+        let offered = authorization["challenges"].as_array().cloned().unwrap_or_default();
+        let Some(challenge) = offered.iter().find(|c| c["type"] == way.name()) else {
+            let error = AcmeError::Hopeless(format!("the authority does not offer {}", way.name()));
+            return Err(Failed::Way(error));
+        };
+        let token = challenge["token"].as_str().unwrap_or_default();
+        if token.is_empty() || !token.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
+            return Err(AcmeError::Malformed("a challenge has a bad token".into()).into());
+        }
+        let _open = self.open(challenges, way, talk.key(), token).map_err(AcmeError::Hopeless)?;
+        talk.write(&parse_value(&challenge["url"])?, &json!({}))?;
+        let after = poll(talk, url, "pending")?;
+        if after["status"] == "valid" {
+            return Ok(());
+        }
+        let errors = after["challenges"].as_array().into_iter().flatten().map(|c| &c["error"]);
+        let problem = Problem::read(errors.into_iter().find(|e| e.is_object()).unwrap_or(&Value::Null), StatusCode::OK);
+        Err(Failed::Way(AcmeError::Problem(problem)))
+    }
+
+    fn open<'c>(
+        &self,
+        challenges: &'c Challenges,
+        way: Way,
+        key: &AccountKey,
+        token: &str,
+    ) -> Result<OpenChallenge<'c>, String> {
+        let key_authorization = key.key_authorization(token);
+        match way {
+            Way::Http => Ok(challenges.open_http(token, key_authorization)),
+            Way::TlsAlpn => challenges.open_tls(&self.config.host, &key_authorization),
+        }
+    }
+}
+
+/// How an order failed.
+enum Failed {
+    /// The name could not be validated this way.
+    Way(AcmeError),
+    Other(AcmeError),
+}
+
+impl Failed {
+    fn is(&self, kind: &str) -> bool {
+        match self {
+            Failed::Way(e) | Failed::Other(e) => e.is(kind),
+        }
+    }
+}
+
+impl From<AcmeError> for Failed {
+    fn from(error: AcmeError) -> Failed {
+        Failed::Other(error)
+    }
+}
+
+impl From<Failed> for AcmeError {
+    fn from(failed: Failed) -> AcmeError {
+        match failed {
+            Failed::Way(error) | Failed::Other(error) => error,
+        }
+    }
+}
+
+/// Reads `url` until its status is not `status` any more.
+fn poll(talk: &mut Conversation<'_>, url: &RemoteUrl, status: &str) -> Result<Value, AcmeError> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let (document, fields): (Value, HeaderMap) = talk.read(url)?;
+        if document["status"] != status {
+            return Ok(document);
+        }
+        let wait = retry_after(&fields).unwrap_or(pause).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        if Instant::now() + wait > deadline {
+            return Err(AcmeError::Unreachable(format!("it did not come to an end in {} s", PATIENCE.as_secs())));
+        }
+        sleep(wait);
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn parse(url: &str) -> Result<RemoteUrl, AcmeError> {
+    RemoteUrl::parse(url).map_err(AcmeError::Malformed)
+}
+
+fn parse_value(url: &Value) -> Result<RemoteUrl, AcmeError> {
+    parse(url.as_str().unwrap_or_default())
+}
+
+/// RFC 3339 to the second, in UTC or with an offset.
+fn rfc3339(text: &str) -> Option<u64> {
+    let (date, offset) = match text.strip_suffix(['Z', 'z']) {
+        Some(date) => (date, 0),
+        None => {
+            let (date, zone) = text.split_at_checked(text.len().checked_sub(6)?)?;
+            let (hours, minutes) = zone.get(1..)?.split_once(':')?;
+            let seconds = hours.parse::<i64>().ok()? * 3_600 + minutes.parse::<i64>().ok()? * 60;
+            (date, if zone.starts_with('-') { -seconds } else { seconds })
+        }
+    };
+    let (date, time) = date.split_once(['T', 't'])?;
+    let mut date = date.split('-').map(str::parse::<i64>);
+    let (year, month, day) = (date.next()?.ok()?, date.next()?.ok()?, date.next()?.ok()?);
+    let mut time = time.split('.').next()?.split(':').map(str::parse::<i64>);
+    let (hour, minute, second) = (time.next()?.ok()?, time.next()?.ok()?, time.next()?.ok()?);
+    let days = crate::tls::x509::days_since_1970(year, month, day);
+    u64::try_from(days * 86_400 + hour * 3_600 + minute * 60 + second - offset).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_a_window_are_read() {
+        for (text, seconds) in [
+            ("2026-11-24T00:00:00Z", 1_795_478_400),
+            ("2026-11-24T01:30:00.5+01:30", 1_795_478_400),
+            ("2026-11-23T19:00:00-05:00", 1_795_478_400),
+        ] {
+            assert_eq!(rfc3339(text), Some(seconds), "{text}");
+        }
+        for text in ["", "Z", "2026-11-24", "2026-11-24T00:00Z", "soon", "2026-11-24T00:00:00"] {
+            assert_eq!(rfc3339(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What is kept on disk, below `acme` in the data directory: a directory for each authority, and in it the account, the
+//! certificate of each host with its key, and the order that is under way. Each file is replaced as a whole.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::account::AccountKey;
+use crate::data;
+use crate::net::fetch::RemoteUrl;
+use crate::tls::pair::Pair;
+use crate::tokens;
+
+/// One authority's directory on disk.
+pub struct Keep {
+    directory: PathBuf,
+    host: String,
+}
+
+/// An order that the authority knows, and the key that its certificate is for: after a crash it is not made again.
+#[derive(Serialize, Deserialize)]
+pub struct KeptOrder {
+    /// The order's URL.
+    pub url: String,
+    /// The certificate's key, PEM.
+    pub key: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeptAccount {
+    key: String,
+    /// The account's URL; absent until the authority has said it.
+    url: Option<String>,
+}
+
+impl Keep {
+    /// For certificates of `host` from `authority`; makes the directory.
+    pub fn open(data: &Path, authority: &RemoteUrl, host: &str) -> io::Result<Keep> {
+        // Readable, and different for two directories of one authority, such as its staging one.
+        let digest = tokens::digest(authority.to_string().as_bytes());
+        let name = format!("{}-{}", authority.host().replace(['[', ']', ':'], "_"), &digest[..8]);
+        let directory = data.join("acme").join(name);
+        data::make_private(&directory)?;
+        Ok(Keep { directory, host: host.to_string() })
+    }
+
+    /// The account's key, and its URL if that is known; made and kept if there is none.
+    pub fn account(&self) -> Result<(AccountKey, Option<String>), String> {
+        if let Some(kept) = self.read::<KeptAccount>(&self.account_path()) {
+            match AccountKey::from_pem(kept.key) {
+                Ok(key) => return Ok((key, kept.url)),
+                Err(e) => {
+                    log::warn!(error = e.as_str(); "the account at the certificate authority is lost; a new one is made")
+                }
+            }
+        }
+        let key = AccountKey::generate()?;
+        self.keep_account(&key, None)?;
+        Ok((key, None))
+    }
+
+    /// Keeps the account.
+    pub fn keep_account(&self, key: &AccountKey, url: Option<&str>) -> Result<(), String> {
+        let kept = KeptAccount { key: key.pem().to_string(), url: url.map(str::to_string) };
+        self.write(&self.account_path(), &kept)
+    }
+
+    /// The certificate.
+    pub fn pair(&self) -> Option<Pair> {
+        let path = self.pair_path();
+        let text = readable(&path)?;
+        match Pair::from_pem(text.as_bytes(), text.as_bytes()) {
+            Ok(pair) => Some(Pair { is_trusted: true, ..pair }),
+            Err(e) => {
+                log::warn!(file:% = path.display(), error = e.as_str(); "the kept certificate is of no use; another is ordered");
+                None
+            }
+        }
+    }
+
+    /// Keeps a certificate, key first: both are in one file, so that they always belong together.
+    pub fn keep_pair(&self, key: &str, chain: &str) -> Result<(), String> {
+        let path = self.pair_path();
+        data::write_durably(&path, &format!("{}\n{chain}", key.trim_end())).map_err(|e| failed(&path, &e))
+    }
+
+    /// The order that is under way.
+    pub fn order(&self) -> Option<KeptOrder> {
+        self.read(&self.order_path())
+    }
+
+    /// Keeps it.
+    pub fn keep_order(&self, order: &KeptOrder) -> Result<(), String> {
+        self.write(&self.order_path(), order)
+    }
+
+    /// It is over.
+    pub fn forget_order(&self) {
+        let _ = fs::remove_file(self.order_path());
+    }
+
+    fn account_path(&self) -> PathBuf {
+        self.directory.join("account.json")
+    }
+
+    fn pair_path(&self) -> PathBuf {
+        self.directory.join(format!("{}.pem", self.host))
+    }
+
+    fn order_path(&self) -> PathBuf {
+        self.directory.join(format!("{}.order.json", self.host))
+    }
+
+    fn read<T: DeserializeOwned>(&self, path: &Path) -> Option<T> {
+        let text = readable(path)?;
+        serde_json::from_str(&text)
+            .map_err(|_| log::warn!(file:% = path.display(); "a file is malformed and is made anew"))
+            .ok()
+    }
+
+    fn write(&self, path: &Path, value: &impl Serialize) -> Result<(), String> {
+        let text = serde_json::to_string(value).map_err(|e| failed(path, &e))?;
+        data::write_durably(path, &text).map_err(|e| failed(path, &e))
+    }
+}
+
+fn failed(path: &Path, e: &dyn std::fmt::Display) -> String {
+    format!("{} can't be written: {e}", path.display())
+}
+
+/// The file's text, if there is one that nobody else can read.
+fn readable(path: &Path) -> Option<String> {
+    match data::read_private(path) {
+        Ok(text) => Some(text),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => {
+            log::warn!(file:% = path.display(), error:% = e; "a file is not used and is made anew");
+            None
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! When to ask for a certificate: the thread that looks after it.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::challenges::Challenges;
+use super::issue::{Issuer, Way};
+use super::protocol::AcmeError;
+use crate::clock::{Clock, Timestamp};
+use crate::tls::Certificates;
+use crate::tls::files::date;
+use crate::tls::x509::Facts;
+use crate::tokens::{base64url, random};
+
+/// The longest sleep: a clock that is set is noticed within it.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// The first pause after a failure, which doubles with each, and the longest. Let's Encrypt takes five failed validations of
+/// a name in an hour.
+const FIRST_BACK_OFF: Duration = Duration::from_secs(60);
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(12 * 3_600);
+/// The longest that an authority can send this proxy away for.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(7 * 86_400);
+/// Pauses between two questions for the renewal window (RFC 9773 section 4.3.2).
+const ASK_AGAIN: Duration = Duration::from_secs(6 * 3_600);
+const SOONEST_QUESTION: Duration = Duration::from_secs(60);
+const LATEST_QUESTION: Duration = Duration::from_secs(86_400);
+
+/// Looks after one certificate.
+pub struct Renewal {
+    issuer: Issuer,
+    certificates: Arc<Certificates>,
+    challenges: Arc<Challenges>,
+    clock: Arc<Clock>,
+    nudge: Arc<Nudge>,
+    way: Way,
+    failures: u32,
+    /// Not before.
+    back_off: Option<Instant>,
+    /// What is known of the certificate in use.
+    plan: Option<Plan>,
+}
+
+/// Wakes the thread: what it would wait for may have changed.
+#[derive(Default)]
+pub struct Nudge(Mutex<bool>, Condvar);
+
+impl Nudge {
+    /// Has a certificate that is due, or failed, tried again at once.
+    pub fn nudge(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.1.notify_all();
+    }
+
+    /// Waits for at most `time`; whether it was nudged.
+    fn wait(&self, time: Duration) -> bool {
+        let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.1.wait_timeout_while(guard, time, |nudged| !*nudged).unwrap_or_else(|e| e.into_inner()).0;
+        std::mem::take(&mut *guard)
+    }
+}
+
+/// When the certificate in use is to be replaced.
+struct Plan {
+    serial: Vec<u8>,
+    /// Where in its window: renewals of many proxies must not come together.
+    fraction: f64,
+    /// The window that the authority asked for.
+    window: Option<(Timestamp, Timestamp)>,
+    ask_at: Instant,
+    /// When this process got it, from disk or, if it is `fresh`, from the authority: the measure where the clock is wrong.
+    since: Instant,
+    fresh: bool,
+}
+
+impl Renewal {
+    /// Looks after `certificates`; the first may be a self-made one.
+    pub fn new(
+        issuer: Issuer,
+        certificates: Arc<Certificates>,
+        challenges: Arc<Challenges>,
+        clock: Arc<Clock>,
+        nudge: Arc<Nudge>,
+    ) -> Renewal {
+        let (way, failures, back_off, plan) = (Way::TlsAlpn, 0, None, None);
+        Renewal { issuer, certificates, challenges, clock, nudge, way, failures, back_off, plan }
+    }
+
+    /// For as long as the process lives.
+    pub fn run(mut self) {
+        loop {
+            let wait = self.look();
+            if self.nudge.wait(wait.min(LOOK_EVERY)) {
+                self.back_off = None;
+            }
+        }
+    }
+
+    /// Does what is due; how long until the next look.
+    fn look(&mut self) -> Duration {
+        let now = Instant::now();
+        if let Some(until) = self.back_off
+            && until > now
+        {
+            return until - now;
+        }
+        let current = self.certificates.current();
+        if current.is_trusted {
+            self.ask_for_window(&current.facts);
+            let wait = self.time_left(&current.facts);
+            if !wait.is_zero() {
+                return wait;
+            }
+        }
+        let replaces = current.is_trusted.then(|| certificate_id(&current.facts)).flatten();
+        match self.issuer.issue(&self.challenges, &mut self.way, replaces.as_deref()) {
+            Ok(pair) => {
+                let facts = pair.facts.clone();
+                self.certificates.replace(pair);
+                (self.failures, self.back_off) = (0, None);
+                self.plan = Some(Plan::new(&facts, true));
+                self.report(&facts);
+                Duration::ZERO
+            }
+            Err(error) => self.failed(&error, current.is_trusted.then_some(&current.facts)),
+        }
+    }
+
+    fn report(&self, facts: &Facts) {
+        let now = self.clock.now();
+        log::info!(host = self.issuer.config.host.as_str(), until = date(facts.not_after); "a certificate was obtained and is in use");
+        if !(facts.not_before..=facts.not_after).contains(&now) {
+            log::error!(now = date(now), from = date(facts.not_before); "the new certificate is not valid by this machine's clock, so the clock is wrong: set it");
+        }
+    }
+
+    fn failed(&mut self, error: &AcmeError, current: Option<&Facts>) -> Duration {
+        let doubled = FIRST_BACK_OFF.saturating_mul(1 << self.failures.min(16)).min(LONGEST_BACK_OFF);
+        // A certificate of a few days, or minutes, can't wait for long.
+        let lifetime = current.map(|f| Duration::from_secs(f.not_after.saturating_sub(f.not_before)));
+        let pause = lifetime.map_or(doubled, |l| doubled.min(l / 20)).max(Duration::from_secs(1));
+        let pause = pause.mul_f64(0.8 + 0.4 * fraction());
+        let pause = pause.max(error.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER));
+        self.failures += 1;
+        self.back_off = Some(Instant::now() + pause);
+        let text = format!("{error}{}", clock_hint(error, self.clock.now()));
+        let (host, retry) = (self.issuer.config.host.as_str(), pause.as_secs());
+        match current {
+            Some(facts) => {
+                log::warn!(host = host, error = text.as_str(), retry_in_s = retry, until = date(facts.not_after); "the certificate could not be renewed; the old one stays in use");
+            }
+            None => {
+                log::error!(host = host, error = text.as_str(), retry_in_s = retry; "no certificate could be obtained, so clients refuse the self-made one that is shown; SIGHUP tries again at once");
+            }
+        }
+        pause
+    }
+
+    /// Until the certificate is to be replaced.
+    fn time_left(&mut self, facts: &Facts) -> Duration {
+        let now = self.clock.now();
+        let plan = self.plan.get_or_insert_with(|| Plan::new(facts, false));
+        plan.time_left(facts, now)
+    }
+
+    /// Asks the authority when it would have the certificate renewed, if it is time to ask.
+    fn ask_for_window(&mut self, facts: &Facts) {
+        if self.plan.as_ref().is_none_or(|p| p.serial != facts.serial) {
+            self.plan = Some(Plan::new(facts, false));
+        }
+        let Some(plan) = &mut self.plan else { return };
+        let now = Instant::now();
+        if plan.ask_at > now {
+            return;
+        }
+        plan.ask_at = now + ASK_AGAIN;
+        let Some(id) = certificate_id(facts) else { return };
+        match self.issuer.renewal_window(&id) {
+            Ok(Some((start, end, again))) => {
+                let again = again.unwrap_or(ASK_AGAIN).clamp(SOONEST_QUESTION, LATEST_QUESTION);
+                plan.ask_at = now + again;
+                if plan.window != Some((start, end)) {
+                    log::debug!(start = date(start), end = date(end); "the authority says when to renew the certificate");
+                }
+                plan.window = Some((start, end));
+            }
+            Ok(None) => {}
+            Err(e) => log::debug!(error:% = e; "the authority does not say when to renew the certificate"),
+        }
+    }
+}
+
+impl Plan {
+    fn new(facts: &Facts, fresh: bool) -> Plan {
+        let now = Instant::now();
+        Plan { serial: facts.serial.clone(), fraction: fraction(), window: None, ask_at: now, since: now, fresh }
+    }
+
+    fn time_left(&self, facts: &Facts, now: Timestamp) -> Duration {
+        let lifetime = facts.not_after.saturating_sub(facts.not_before);
+        // Two thirds of the lifetime, and a little less, so that many do not come together.
+        let share = 2.0 / 3.0 - self.fraction / 30.0;
+        let after = Duration::from_secs(lifetime).mul_f64(share);
+        // A clock that is behind would keep the certificate for too long, one that is ahead have a new one at every look.
+        if now < facts.not_before || (self.fresh && now > facts.not_after) {
+            return after.saturating_sub(self.since.elapsed());
+        }
+        let due = match self.window {
+            Some((start, end)) => start + ((end - start) as f64 * self.fraction) as u64,
+            None => facts.not_before + after.as_secs(),
+        };
+        Duration::from_secs(due.saturating_sub(now))
+    }
+}
+
+/// RFC 9773 section 4.1: names a certificate to its authority.
+fn certificate_id(facts: &Facts) -> Option<String> {
+    let key = facts.authority_key_id.as_ref()?;
+    Some(format!("{}.{}", base64url(key), base64url(&facts.serial)))
+}
+
+/// From 0 to 1, at random.
+fn fraction() -> f64 {
+    f64::from(u32::from_le_bytes(random())) / f64::from(u32::MAX)
+}
+
+/// A machine without a battery starts in the past, where no certificate is valid, the authority's own included.
+fn clock_hint(error: &AcmeError, now: Timestamp) -> String {
+    match error {
+        AcmeError::Unreachable(why) if why.contains("not valid yet") || why.contains("certificate expired") => {
+            format!("; this machine's clock says {}: set it, if that is wrong", date(now))
+        }
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: u64 = 86_400;
+
+    fn facts(days: u64) -> Facts {
+        let not_before = 1_795_478_400;
+        let not_after = not_before + days * DAY;
+        let (serial, authority_key_id) = (vec![0x87, 0x65], Some(vec![0x69, 0x88]));
+        Facts { serial, authority_key_id, not_before, not_after, is_self_issued: false, names: Vec::new() }
+    }
+
+    #[test]
+    fn two_thirds_of_the_lifetime_pass_or_a_little_less() {
+        for days in [6, 90] {
+            let facts = facts(days);
+            let plan = Plan::new(&facts, false);
+            let left = plan.time_left(&facts, facts.not_before).as_secs();
+            assert!((days * DAY * 19 / 30..=days * DAY * 20 / 30).contains(&left), "{left}");
+            assert_eq!(plan.time_left(&facts, facts.not_before + left), Duration::ZERO);
+            assert_eq!(plan.time_left(&facts, facts.not_after + 1), Duration::ZERO, "an old one is replaced at once");
+        }
+    }
+
+    #[test]
+    fn the_window_of_the_authority_comes_first() {
+        let facts = facts(90);
+        let (start, end) = (facts.not_before + 10 * DAY, facts.not_before + 12 * DAY);
+        let plan = Plan { window: Some((start, end)), ..Plan::new(&facts, false) };
+        let due = facts.not_before + plan.time_left(&facts, facts.not_before).as_secs();
+        assert!((start..=end).contains(&due));
+        assert_eq!(plan.time_left(&facts, end), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_wrong_clock_neither_orders_in_a_loop_nor_keeps_a_certificate_for_ever() {
+        let facts = facts(90);
+        let fresh = Plan::new(&facts, true);
+        for now in [0, facts.not_after + 10 * 365 * DAY] {
+            let left = fresh.time_left(&facts, now).as_secs();
+            assert!((50 * DAY..=60 * DAY).contains(&left), "{left}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_named_as_in_the_rfc() {
+        assert_eq!(certificate_id(&facts(1)).as_deref(), Some("aYg.h2U"));
+    }
+}

@@ -1,0 +1,99 @@
+//! The certificate in use, and the settings of the TLS server.
+
+use std::fmt;
+use std::sync::{Arc, RwLock};
+
+use http::HeaderValue;
+use http::header::STRICT_TRANSPORT_SECURITY;
+use http::request::Parts;
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use super::ACME_TLS;
+use super::acme::challenges::Challenges;
+use super::pair::Pair;
+use crate::http::{Handler, Request, Response};
+
+/// Two years, as browsers want it, and without other hosts: they may be somebody else's (RFC 6797).
+const STRICT_TRANSPORT: HeaderValue = HeaderValue::from_static("max-age=63072000");
+
+/// The certificate that connections are shown from now on. It is replaced without touching those that are open.
+pub struct Certificates {
+    current: RwLock<Arc<Pair>>,
+    challenges: Arc<Challenges>,
+}
+
+impl Certificates {
+    /// To begin with `pair`; `challenges` are answered beside it.
+    pub fn new(pair: Pair, challenges: Arc<Challenges>) -> Arc<Certificates> {
+        Arc::new(Certificates { current: RwLock::new(Arc::new(pair)), challenges })
+    }
+
+    /// The one in use.
+    pub fn current(&self) -> Arc<Pair> {
+        self.current.read().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// Shows `pair` from now on.
+    pub fn replace(&self, pair: Pair) {
+        *self.current.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(pair);
+    }
+
+    /// A TLS server that shows them: TLS 1.2 and 1.3, sessions resumed by sealed tickets, which cost no memory here.
+    pub fn server_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, String> {
+        let failed = |e: rustls::Error| format!("TLS can't be set up: {e}");
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(failed)?
+            .with_no_client_auth()
+            .with_cert_resolver(self.clone());
+        config.alpn_protocols = vec![b"http/1.1".to_vec(), ACME_TLS.to_vec()];
+        config.ticketer = ring::Ticketer::new().map_err(failed)?;
+        Ok(Arc::new(config))
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // RFC 8737 section 3: the challenge's certificate is shown to who asks for that protocol and no other.
+        match hello.alpn().is_some_and(|mut offered| offered.any(|p| p == ACME_TLS)) {
+            true => self.challenges.certificate(hello.server_name()?),
+            false => Some(self.current().certified.clone()),
+        }
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Certificates")
+    }
+}
+
+/// Tells browsers that this host speaks https only, while its certificate is one that they can trust: with another
+/// they would not let anybody pass.
+pub struct StrictTransport<H> {
+    /// Who answers.
+    pub handler: H,
+    /// The certificate in use.
+    pub certificates: Arc<Certificates>,
+}
+
+impl<H: Handler> Handler for StrictTransport<H> {
+    fn handle(&self, request: Request<'_>) -> Response {
+        let response = self.handler.handle(request);
+        match self.certificates.current().is_trusted {
+            true => response.with(STRICT_TRANSPORT_SECURITY, STRICT_TRANSPORT),
+            false => response,
+        }
+    }
+
+    fn wants_body(&self, head: &Parts, peer: std::net::IpAddr) -> bool {
+        self.handler.wants_body(head, peer)
+    }
+
+    fn exempt(&self, peer: std::net::IpAddr) -> bool {
+        self.handler.exempt(peer)
+    }
+}

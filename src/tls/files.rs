@@ -1,0 +1,99 @@
+//! Certificate files of the user's: read at the start, and again when they change.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::Certificates;
+use super::pair::Pair;
+use crate::config::ExternalUrl;
+
+/// Pause between two looks at the files.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// A pair of files.
+#[derive(Clone, Debug)]
+pub struct CertificateFiles {
+    /// The chain, PEM.
+    pub certificate: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
+}
+
+/// Tells one state of both files from another: a replaced file has another number, a written one another time.
+type Mark = [(u64, i64, i64, u64); 2];
+
+impl CertificateFiles {
+    /// Reads both; the error is one line and names the flags.
+    pub fn load(&self) -> Result<Pair, String> {
+        let read = |path: &Path, flag: &str| {
+            fs::read(path).map_err(|e| format!("{flag}: {} can't be read: {e}", path.display()))
+        };
+        let chain = read(&self.certificate, "--tls-cert-file (TLS_CERT_FILE)")?;
+        let key = read(&self.key, "--tls-key-file (TLS_KEY_FILE)")?;
+        Pair::from_pem(&chain, &key).map_err(|why| {
+            let (certificate, key) = (self.certificate.display(), self.key.display());
+            format!("--tls-cert-file (TLS_CERT_FILE) {certificate} with --tls-key-file (TLS_KEY_FILE) {key}: {why}")
+        })
+    }
+
+    /// Looks at the files now and then, for as long as the process lives; a pair that is of no use changes nothing.
+    pub fn watch(&self, certificates: &Certificates) {
+        let mut seen = self.mark();
+        loop {
+            std::thread::sleep(LOOK_EVERY);
+            let mark = self.mark();
+            let same = matches!((&mark, &seen), (Ok(new), Ok(old)) if new == old)
+                || matches!((&mark, &seen), (Err(new), Err(old)) if new.kind() == old.kind());
+            if !same {
+                self.take_up(certificates);
+                seen = mark;
+            }
+        }
+    }
+
+    fn take_up(&self, certificates: &Certificates) {
+        match self.load() {
+            Ok(pair) => {
+                log::info!(until = date(pair.facts.not_after); "the certificate files have changed: the new certificate is in use");
+                certificates.replace(pair);
+            }
+            Err(e) => {
+                log::error!(error = e.as_str(); "the certificate files have changed, but are of no use; the old certificate stays in use");
+            }
+        }
+    }
+
+    fn mark(&self) -> io::Result<Mark> {
+        let mark = |path: &Path| {
+            let found = fs::metadata(path)?;
+            io::Result::Ok((found.ino(), found.ctime(), found.ctime_nsec(), found.size()))
+        };
+        Ok([mark(&self.certificate)?, mark(&self.key)?])
+    }
+}
+
+/// Says what clients will object to in `pair`.
+pub fn warn_of_traps(pair: &Pair, external: &ExternalUrl, now: u64) {
+    let facts = &pair.facts;
+    if !facts.is_for(&external.host) && !external.is_address() {
+        log::warn!(
+            names = facts.names.join(", "), host = external.host.as_str();
+            "the certificate (--tls-cert-file, TLS_CERT_FILE) is not for the host of --external-url (EXTERNAL_URL): clients will refuse it"
+        );
+    }
+    if !(facts.not_before..=facts.not_after).contains(&now) {
+        log::warn!(
+            from = date(facts.not_before), until = date(facts.not_after), now = date(now);
+            "the certificate (--tls-cert-file, TLS_CERT_FILE) is not valid now: clients will refuse it, or this machine's clock is wrong"
+        );
+    }
+}
+
+/// A time for a log line.
+pub fn date(seconds: u64) -> String {
+    let latest = Duration::from_secs(seconds.min(253_402_300_799));
+    httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + latest)
+}

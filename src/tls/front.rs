@@ -1,0 +1,93 @@
+//! TLS made ready: the first certificate, and the thread that looks after those that follow.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::acme::challenges::Challenges;
+use super::acme::issue::Issuer;
+use super::acme::keep::Keep;
+use super::acme::renewal::{Nudge, Renewal};
+use super::configure::{Source, TlsConfig};
+use super::files::{self, CertificateFiles};
+use super::pair::Pair;
+use super::{Certificates, acme::AcmeConfig};
+use crate::clock::Clock;
+use crate::config::ExternalUrl;
+use crate::net::fetch::{Fetcher, Proxies};
+use crate::net::tls;
+use crate::serve::spawn;
+
+/// How long an answer of the authority may take: some sign while they are asked.
+const AUTHORITY_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// What the TLS port shows, and who sees to it.
+pub struct Front {
+    /// The certificate in use.
+    pub certificates: Arc<Certificates>,
+    /// What an authority may ask for.
+    pub challenges: Arc<Challenges>,
+    keeper: Keeper,
+}
+
+enum Keeper {
+    Files(CertificateFiles),
+    Authority(Box<Issuer>),
+}
+
+impl Front {
+    /// Has a certificate at hand for the start: the user's, the one that was kept, or a self-made one.
+    pub fn prepare(
+        config: &TlsConfig,
+        external: &ExternalUrl,
+        data_path: &Path,
+        proxies: &Proxies,
+        clock: &Clock,
+    ) -> Result<Front, String> {
+        let challenges = Arc::new(Challenges::default());
+        let (pair, keeper) = match &config.source {
+            Source::Files(source) => {
+                let pair = source.load()?;
+                files::warn_of_traps(&pair, external, clock.now());
+                (pair, Keeper::Files(source.clone()))
+            }
+            Source::Acme(acme) => obtained(acme, data_path, proxies)?,
+        };
+        Ok(Front { certificates: Certificates::new(pair, challenges.clone()), challenges, keeper })
+    }
+
+    /// Looks after the certificate from now on. The nudge has a failed order tried again.
+    pub fn look_after(self, clock: Arc<Clock>) -> Result<Option<Arc<Nudge>>, String> {
+        let Front { certificates, challenges, keeper } = self;
+        match keeper {
+            Keeper::Files(source) => {
+                spawn("certificates", move || source.watch(&certificates))?;
+                Ok(None)
+            }
+            Keeper::Authority(issuer) => {
+                let nudge = Arc::new(Nudge::default());
+                let renewal = Renewal::new(*issuer, certificates, challenges, clock, nudge.clone());
+                spawn("certificates", move || renewal.run())?;
+                Ok(Some(nudge))
+            }
+        }
+    }
+}
+
+fn obtained(config: &AcmeConfig, data_path: &Path, proxies: &Proxies) -> Result<(Pair, Keeper), String> {
+    let trust = tls::client_config("--acme-ca-file (ACME_CA_FILE)", config.ca_file.as_deref())?;
+    let keep = Keep::open(data_path, &config.directory, &config.host)
+        .map_err(|e| format!("--data-path (DATA_PATH): {} has no room for certificates: {e}", data_path.display()))?;
+    let pair = match keep.pair() {
+        Some(pair) => pair,
+        None => {
+            log::warn!(
+                host = config.host.as_str(), authority = config.directory.host();
+                "there is no certificate yet, so one is ordered; until it has come, a self-made one is shown, which clients refuse"
+            );
+            Pair::self_made(&config.host)?
+        }
+    };
+    let fetcher = Fetcher::new(trust, proxies.clone(), AUTHORITY_TIMEOUT);
+    Ok((pair, Keeper::Authority(Box::new(Issuer { config: config.clone(), keep, fetcher }))))
+}

@@ -1,0 +1,53 @@
+//! A certificate chain with its key.
+
+use std::sync::Arc;
+
+use rcgen::{CertificateParams, DnType, KeyPair};
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+use super::x509::Facts;
+
+/// A chain and a key that belong together.
+#[derive(Debug)]
+pub struct Pair {
+    /// As TLS wants it.
+    pub certified: Arc<CertifiedKey>,
+    /// What the first certificate says.
+    pub facts: Facts,
+    /// Can clients that trust the right authorities trust it? A self-made one is there so that the port answers.
+    pub is_trusted: bool,
+}
+
+impl Pair {
+    /// Reads both from PEM; the error says what is wrong, for behind a file's name.
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Pair, String> {
+        let chain = CertificateDer::pem_slice_iter(chain)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| format!("the certificate is not in PEM form: {e}"))?;
+        let first = chain.first().ok_or("there is no certificate in it, in PEM form")?;
+        let facts = Facts::of(first).ok_or("the certificate is malformed")?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| format!("the key is not in PEM form: {e}"))?;
+        let key = ring::default_provider()
+            .key_provider
+            .load_private_key(key)
+            .map_err(|e| format!("the key is of no use for TLS: {e}"))?;
+        let certified = CertifiedKey::new(chain, key);
+        certified.keys_match().map_err(|_| "certificate and key do not belong together")?;
+        let is_trusted = !facts.is_self_issued;
+        Ok(Pair { certified: Arc::new(certified), facts, is_trusted })
+    }
+
+    /// A certificate for `host` that vouches for itself alone.
+    pub fn self_made(host: &str) -> Result<Pair, String> {
+        let failed = |e: &dyn std::fmt::Display| format!("no certificate could be made for {host}: {e}");
+        let key = KeyPair::generate().map_err(|e| failed(&e))?;
+        let mut parameters = CertificateParams::new(vec![host.to_string()]).map_err(|e| failed(&e))?;
+        // Whoever looks at it sees why.
+        parameters.distinguished_name.push(DnType::CommonName, "mcp-auth-proxy has no certificate yet: see its log");
+        let certificate = parameters.self_signed(&key).map_err(|e| failed(&e))?;
+        Pair::from_pem(certificate.pem().as_bytes(), key.serialize_pem().as_bytes())
+    }
+}

@@ -1,0 +1,141 @@
+//! Certificates from an authority that is down, forgetful or unwilling, and machines that die or have the wrong time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::support::eventually;
+use super::super::support::pebble::{Behaviour, Pebble};
+use super::super::support::proxy::{Proxy, Scratch, free_port};
+use super::super::support::tls_client::shown;
+use super::super::support::wire::Transport;
+use super::acme::obtains;
+use super::{HOST, METADATA, TlsProxy, line, with_pebble, with_pebble_on};
+
+#[test]
+fn an_authority_that_is_down_keeps_nothing_from_starting_and_is_asked_again() {
+    let mut pebble = Pebble::start(Behaviour::default());
+    pebble.down();
+    let proxy = with_pebble(&pebble, &Arc::new(Scratch::new()), &[]);
+    proxy.proxy.has_logged("no certificate could be obtained");
+    assert!(proxy.proxy.log().contains("the authority can't be reached"), "{}", proxy.proxy.log());
+    let facts = shown(proxy.port, HOST).unwrap();
+    assert!(facts.is_self_issued && facts.is_for(HOST), "{facts:?}");
+    let reply = proxy.send("GET", METADATA, &[], b"");
+    assert_eq!((reply.status, reply.header("strict-transport-security")), (200, None));
+    pebble.up();
+    proxy.proxy.signal("HUP");
+    obtains(&proxy);
+    assert!(!shown(proxy.port, HOST).unwrap().is_self_issued);
+}
+
+#[test]
+fn an_authority_that_is_down_at_renewal_leaves_the_old_certificate_in_use() {
+    let mut pebble = Pebble::start(Behaviour { lifetime: 20, ..Behaviour::default() });
+    let proxy = with_pebble(&pebble, &Arc::new(Scratch::new()), &[]);
+    obtains(&proxy);
+    let first = shown(proxy.port, HOST).unwrap();
+    pebble.down();
+    proxy.proxy.has_logged("could not be renewed; the old one stays in use");
+    assert_eq!(shown(proxy.port, HOST).unwrap(), first);
+    assert_eq!(proxy.send("GET", METADATA, &[], b"").status, 200);
+    // It has forgotten the account, too.
+    pebble.up();
+    eventually("another certificate is in use", || shown(proxy.port, HOST).unwrap() != first);
+    proxy.proxy.has_logged("does not know this proxy's account any more");
+}
+
+#[test]
+fn a_name_that_leads_nowhere_is_told_in_words() {
+    let pebble = Pebble::start(Behaviour::default());
+    pebble.forget_names();
+    let proxy = with_pebble(&pebble, &Arc::new(Scratch::new()), &[]);
+    proxy.proxy.has_logged("no certificate could be obtained");
+    let log = proxy.proxy.log();
+    let told = log.lines().find(|l| l.contains("no certificate could be obtained")).unwrap();
+    assert!(told.contains("tls-alpn-01 failed") && told.contains("http-01 failed"), "{told}");
+    assert!(told.contains("look the name up") || told.contains("connect to this machine"), "{told}");
+}
+
+#[test]
+fn ports_that_the_authority_can_not_reach_are_told_in_words() {
+    let pebble = Pebble::start(Behaviour::default());
+    let proxy = with_pebble_on(&pebble, &Arc::new(Scratch::new()), HOST, free_port(), free_port(), &[]);
+    proxy.proxy.has_logged("no certificate could be obtained");
+    assert!(proxy.proxy.log().contains("port 443 or 80 of the name's address must lead here"), "{}", proxy.proxy.log());
+}
+
+#[test]
+fn a_crash_in_the_middle_of_an_order_loses_no_certificate() {
+    let pebble = Pebble::start(Behaviour { refused_nonces: 40, ..Behaviour::default() });
+    let data = Arc::new(Scratch::new());
+    let mut crashes = 0;
+    for pause in (0..60).map(|i| Duration::from_millis(i * 3)) {
+        let proxy = with_pebble(&pebble, &data, &[]);
+        std::thread::sleep(pause);
+        let done = proxy.proxy.log().contains("a certificate was obtained");
+        // Dropped, which kills it.
+        drop(proxy);
+        if done {
+            break;
+        }
+        crashes += 1;
+    }
+    assert!(crashes > 3, "only {crashes} crashes came before the certificate");
+    let proxy = with_pebble(&pebble, &data, &[]);
+    eventually("a certificate is in use", || shown(proxy.port, HOST).is_some_and(|facts| !facts.is_self_issued));
+    assert_eq!(pebble.issued(), 1, "{crashes} crashes; log:\n{}", proxy.proxy.log());
+    assert_eq!(pebble.accounts(), 1);
+}
+
+#[test]
+fn a_clock_that_is_far_off_is_told() {
+    const FAKE: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+    let pebble = Pebble::start(Behaviour::default());
+    for (time, year) in [("@2001-01-01 00:00:00", "2001"), ("@2051-01-01 00:00:00", "2051")] {
+        let data = Arc::new(Scratch::new());
+        let mut command = line(&data, HOST, pebble.http_port, pebble.tls_port);
+        command.args(["--tls-accept-tos", "--acme-ca-file", &pebble.ca_file(), "--tls-directory-url"]);
+        command.args([&pebble.directory(), "http://127.0.0.1:1"]);
+        command.env("LD_PRELOAD", FAKE).env("FAKETIME", time).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        let proxy = TlsProxy { proxy: Proxy::spawn(command, pebble.http_port, data), port: pebble.tls_port };
+        proxy.proxy.has_logged("no certificate could be obtained");
+        let log = proxy.proxy.log();
+        let told = log.lines().find(|l| l.contains("no certificate could be obtained")).unwrap();
+        assert!(told.contains("this machine's clock says") && told.contains(year), "{told}");
+        assert_eq!(proxy.send("GET", METADATA, &[], b"").status, 200);
+    }
+}
+
+#[test]
+fn what_can_not_be_certified_is_refused_at_the_start() {
+    let scratch = Scratch::new();
+    for (args, parts) in [
+        (&["--tls-host", "*.example.com", "--tls-accept-tos"][..], ["wildcard", "--tls-cert-file"]),
+        (&["--auto-tls", "--tls-host", "192.0.2.1", "--tls-accept-tos"], ["address", "--tls-cert-file"]),
+        (&[], ["--tls-accept-tos (TLS_ACCEPT_TOS=1)", "--no-auto-tls"]),
+    ] {
+        let out = line(&scratch, HOST, free_port(), free_port()).args(args).arg("http://127.0.0.1:1").output().unwrap();
+        let error = String::from_utf8_lossy(&out.stderr);
+        assert_eq!((out.status.code(), error.lines().count()), (Some(2), 1), "{error}");
+        assert!(parts.iter().all(|p| error.contains(p)), "{error}");
+    }
+}
+
+#[test]
+fn a_host_without_a_public_name_is_served_in_the_clear_and_the_log_says_so() {
+    let data = Arc::new(Scratch::new());
+    let plain = free_port();
+    for (host, args, said) in [
+        ("mcp.lan", &[][..], "no public authority certifies 'mcp.lan'"),
+        ("192.0.2.1", &[], "--tls-cert-file (TLS_CERT_FILE)"),
+        (HOST, &["--no-auto-tls"], "expected to end at a reverse proxy"),
+    ] {
+        let mut command = line(&data, host, plain, free_port());
+        command.args(args).arg("http://127.0.0.1:1");
+        let proxy = Proxy::spawn(command, plain, data.clone());
+        proxy.has_logged(said);
+        let mut connection = proxy.connect();
+        connection.write(super::super::support::wire::request("GET", METADATA, host, &[], b""));
+        assert_eq!(connection.reply(false).unwrap().json()["issuer"], format!("https://{host}"));
+    }
+}
