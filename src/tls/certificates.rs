@@ -6,8 +6,8 @@ use std::sync::{Arc, RwLock};
 use http::HeaderValue;
 use http::header::STRICT_TRANSPORT_SECURITY;
 use http::request::Parts;
-use rustls::ServerConfig;
-use rustls::crypto::ring;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::{CipherSuite, ServerConfig};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
@@ -44,15 +44,45 @@ impl Certificates {
     /// A TLS server that shows them: TLS 1.2 and 1.3, sessions resumed by sealed tickets, which cost no memory here.
     pub fn server_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, String> {
         let failed = |e: rustls::Error| format!("TLS can't be set up: {e}");
-        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
             .with_safe_default_protocol_versions()
             .map_err(failed)?
             .with_no_client_auth()
             .with_cert_resolver(self.clone());
+        config.ignore_client_order = true;
         config.alpn_protocols = vec![b"http/1.1".to_vec(), ACME_TLS.to_vec()];
         config.ticketer = ring::Ticketer::new().map_err(failed)?;
         Ok(Arc::new(config))
     }
+}
+
+/// With the cipher first that this machine is fast at: small boards lack instructions for AES.
+fn provider() -> CryptoProvider {
+    let mut provider = ring::default_provider();
+    if !has_aes() {
+        provider.cipher_suites.sort_by_key(|suite| match suite.suite() {
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+            | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+            | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => 0,
+            _ => 1,
+        });
+    }
+    provider
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_aes() -> bool {
+    std::arch::is_x86_feature_detected!("aes")
+}
+
+#[cfg(target_arch = "aarch64")]
+fn has_aes() -> bool {
+    std::arch::is_aarch64_feature_detected!("aes")
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn has_aes() -> bool {
+    false
 }
 
 impl ResolvesServerCert for Certificates {
