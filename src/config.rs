@@ -434,6 +434,7 @@ impl Config {
 }
 
 fn stdio_config(s: &Settings) -> Result<StdioConfig, String> {
+    let users = || std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let user = |text: &String| {
         let refuse = |why: String| format!("--stdio-user (STDIO_USER): {why}");
         if !geteuid().is_root() {
@@ -441,7 +442,7 @@ fn stdio_config(s: &Settings) -> Result<StdioConfig, String> {
                 "only root can run processes under another user; start the proxy as root, or leave it out".into(),
             ));
         }
-        RunAs::parse(text, &std::fs::read_to_string("/etc/passwd").unwrap_or_default()).map_err(refuse)
+        RunAs::parse(text, &users()).map_err(refuse)
     };
     if s.stdio_buffer < 64 << 10 {
         return Err(
@@ -456,7 +457,12 @@ fn stdio_config(s: &Settings) -> Result<StdioConfig, String> {
         idle_timeout: s.stdio_idle_timeout,
         max_sessions_per_user: s.stdio_max_sessions_per_user,
         session_lifetime: s.stdio_session_lifetime.as_secs(),
-        user: s.stdio_user.as_ref().map(user).transpose()?,
+        user: match &s.stdio_user {
+            Some(same) if same == "root" && geteuid().is_root() => None,
+            Some(text) => Some(user(text)?),
+            None if geteuid().is_root() => RunAs::parse(RunAs::USUAL, &users()).ok(),
+            None => None,
+        },
         memory: s.stdio_memory,
         nice: s.stdio_nice,
         buffer: usize::try_from(s.stdio_buffer).unwrap_or(usize::MAX / 4),

@@ -9,9 +9,12 @@ use crate::store::Store;
 use crate::store::embedded::{EmbeddedStore, OpenError};
 use crate::tokens::Secret;
 
-/// Makes or checks the data directory and opens the store in it.
-pub fn open_store(path: &Path) -> Result<Box<dyn Store>, String> {
-    let refuse = |what: String| format!("--data-path (DATA_PATH): {what}");
+fn refuse(what: String) -> String {
+    format!("--data-path (DATA_PATH): {what}")
+}
+
+/// Makes or checks the data directory.
+pub fn prepare_directory(path: &Path) -> Result<(), String> {
     let shown = path.display();
     match fs::metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => make_private(path)
@@ -20,6 +23,12 @@ pub fn open_store(path: &Path) -> Result<Box<dyn Store>, String> {
         Ok(found) if !found.is_dir() => return Err(refuse(format!("{shown} is not a directory"))),
         Ok(found) => private(path, &found)?,
     }
+    Ok(())
+}
+
+/// Opens the store in the data directory.
+pub fn open_store(path: &Path) -> Result<Box<dyn Store>, String> {
+    let shown = path.display();
     let file = path.join("state.redb");
     match fs::metadata(&file) {
         Ok(found) => private(&file, &found)?,

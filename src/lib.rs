@@ -11,6 +11,7 @@
 //! |---|---|
 //! | [`flags`], [`config`] | every option once, as data; what the options mean, checked |
 //! | [`serve`], [`demo`] | composition: build everything, listen, stop when told |
+//! | [`privileges`], [`healthcheck`] | what root's process gives up; asking a running proxy whether it is well |
 //! | [`routes`] | the public surface as one table; Host, Origin and CORS |
 //! | [`tls`] | certificates: files that are watched, or obtained from an ACME authority; the plain port beside TLS |
 //! | [`http`] | HTTP/1.1: connections that wait in a lobby, workers, heads, bodies, answers |
@@ -36,6 +37,7 @@ pub mod demo;
 pub mod flags;
 pub mod guard;
 pub mod hash_password;
+pub mod healthcheck;
 pub mod http;
 pub mod identity;
 pub mod login;
@@ -43,6 +45,7 @@ pub mod mcp;
 pub mod net;
 pub mod oauth;
 pub mod observe;
+pub mod privileges;
 pub mod routes;
 pub mod serve;
 pub mod store;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use mcp_auth_proxy::demo::server;
 use mcp_auth_proxy::flags::{self, Invocation};
 use mcp_auth_proxy::upstream::stdio::{init, launcher, supervisor};
-use mcp_auth_proxy::{demo, hash_password, serve};
+use mcp_auth_proxy::{demo, hash_password, healthcheck, serve};
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -47,6 +47,9 @@ fn run(arguments: &[OsString]) -> Result<u8, String> {
         Invocation::Serve(settings) => serve::run(*settings),
         Invocation::Demo(settings) => demo::run(*settings),
         Invocation::HashPassword => hash_password::run(),
+        Invocation::Healthcheck(settings) => {
+            return Ok(healthcheck::run(&settings).map_or_else(unhealthy, |()| 0));
+        }
         // A reader that closes early, such as `head`, is no error.
         Invocation::Print(text) => {
             let _ = std::io::stdout().write_all(text.as_bytes());
@@ -54,4 +57,10 @@ fn run(arguments: &[OsString]) -> Result<u8, String> {
         }
     }
     .map(|()| 0)
+}
+
+/// The exit code that Docker's HEALTHCHECK takes for unhealthy.
+fn unhealthy(message: String) -> u8 {
+    eprintln!("mcp-auth-proxy: {message}");
+    1
 }

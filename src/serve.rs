@@ -14,13 +14,15 @@ use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::{Config, Listen, log_settings};
 use crate::context::Context;
-use crate::data::{load_secret, open_store};
+use crate::data::{load_secret, open_store, prepare_directory};
 use crate::flags::{self, Invocation, Settings};
 use crate::guard::Seen;
+use crate::healthcheck::leave_note;
 use crate::http::server::bind;
 use crate::http::{Drain, Handler, Listener, Server};
 use crate::login::providers::{configure_anew, recheck};
 use crate::observe;
+use crate::privileges;
 use crate::routes::App;
 use crate::store::Store;
 use crate::tls::acme::renewal::Nudge;
@@ -47,6 +49,10 @@ const CHILD_DESCRIPTORS: usize = 7;
 pub fn run(settings: Settings) -> Result<(), String> {
     start_log(&settings);
     let config = Config::for_serving(settings)?;
+    prepare_directory(&config.data_path)?;
+    let plain = listen("--listen (LISTEN)", config.listen)?;
+    let tls = config.tls.as_ref().map(|tls| listen("--tls-listen (TLS_LISTEN)", tls.listen)).transpose()?;
+    privileges::drop_unneeded(&config)?;
     let stop = stop_signal()?;
     let store = open_store(&config.data_path)?;
     let secret = match &config.secret {
@@ -54,16 +60,10 @@ pub fn run(settings: Settings) -> Result<(), String> {
         None => load_secret(&config.data_path)?,
     };
     let clock = Arc::new(Clock::system());
-    let plain = listen("--listen (LISTEN)", config.listen)?;
-    let tls = match &config.tls {
-        None => None,
-        Some(tls) => {
-            let socket = listen("--tls-listen (TLS_LISTEN)", tls.listen)?;
-            let (external, proxies) = (&config.external, &config.outbound_proxies);
-            Some((socket, Front::prepare(tls, external, &config.data_path, proxies, &clock)?))
-        }
-    };
+    let front = |tls| Front::prepare(tls, &config.external, &config.data_path, &config.outbound_proxies, &clock);
+    let tls = tls.zip(config.tls.as_ref().map(front).transpose()?);
     let ports = Ports { plain, tls };
+    leave_note(&config, &ports)?;
     let drain = new_drain()?;
     warn_of_traps(&config, &ports);
     let client_url = config.client_url();

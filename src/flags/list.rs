@@ -11,6 +11,11 @@ pub const COMMANDS: &[Command] = &[
         help: "Run before a small built-in MCP server, with a generated password; keep nothing",
     },
     Command { name: "hash-password", args: "", help: "Read a password and print a bcrypt hash for --password-hash" },
+    Command {
+        name: "healthcheck",
+        args: "",
+        help: "Ask the proxy that uses --data-path whether it is well; exit code 0 if it is",
+    },
     Command { name: "man", args: "", help: "Print the manual page (roff)" },
     Command { name: "completions", args: "bash|zsh|fish", help: "Print a completion script for a shell" },
 ];
@@ -692,8 +697,9 @@ pub const FLAGS: &[Flag] = &[
         value: Some("USER"),
         section: Section::Stdio,
         help: "Run the server under another user of the system: a name, a user id, or user and group id as in 1000:1000",
-        more: "Without it the server runs under the user of the proxy, and can read the data directory: the key that signs \
-               tokens is in it. Changing the user needs root.",
+        more: "Without it, a proxy that runs as root takes the user mcp-server, if the system has one. Else the server runs \
+               under the user of the proxy, and can read the data directory: the key that signs tokens is in it. That is \
+               also what the name root does. Changing the user needs root.",
         set: |s, v| {
             s.stdio_user = Some(v.into());
             Ok(())

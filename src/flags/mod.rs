@@ -129,9 +129,15 @@ pub enum Invocation {
     Demo(Box<Settings>),
     /// Read a password, print a bcrypt hash.
     HashPassword,
+    /// Ask the running proxy whether it is well.
+    Healthcheck(Box<Settings>),
     /// Print text (help, version, man page, completions) and leave.
     Print(String),
 }
+
+/// What `--version` prints: version, commit and target.
+pub const VERSION: &str =
+    concat!("mcp-auth-proxy ", env!("CARGO_PKG_VERSION"), " (", env!("COMMIT"), ", ", env!("TARGET"), ")\n");
 
 /// Reads the command line and the environment of this process, as [`parse`] does.
 pub fn of_process() -> Result<Invocation, String> {
@@ -159,7 +165,7 @@ pub fn parse(
             lexopt::Arg::Long("help") => return Ok(Invocation::Print(help::long())),
             lexopt::Arg::Short('h') => return Ok(Invocation::Print(help::short())),
             lexopt::Arg::Long("version") | lexopt::Arg::Short('V') => {
-                return Ok(Invocation::Print(format!("mcp-auth-proxy {}\n", env!("CARGO_PKG_VERSION"))));
+                return Ok(Invocation::Print(VERSION.into()));
             }
             lexopt::Arg::Long(name) => (format!("--{name}"), FLAGS.iter().find(|f| f.long == Some(name))),
             lexopt::Arg::Short(c) => (format!("-{c}"), FLAGS.iter().find(|f| f.short == Some(c))),
@@ -217,6 +223,7 @@ fn dispatch(
     match (words.first().map(String::as_str), rest.as_slice()) {
         (Some("demo"), []) => Ok(Invocation::Demo(Box::new(settings))),
         (Some("hash-password"), []) => Ok(Invocation::HashPassword),
+        (Some("healthcheck"), []) => Ok(Invocation::Healthcheck(Box::new(settings))),
         (Some("man"), []) => Ok(Invocation::Print(man::page())),
         (Some("help"), []) => Ok(Invocation::Print(help::long())),
         (Some("completions"), [shell]) => completions::script(shell).map(Invocation::Print),

@@ -50,7 +50,7 @@ struct Shared {
     trouble: Episode,
 }
 
-/// Opens a listening socket on the first of `candidates` that the machine has.
+/// Takes the first of `candidates` that the machine has; connections are refused there until [`Server::new`].
 ///
 /// An IPv6 wildcard also takes IPv4, whatever the system's default is.
 pub fn bind(candidates: &[SocketAddr]) -> io::Result<TcpListener> {
@@ -77,15 +77,16 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
     sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(crate::net::BRIEF))?;
     crate::net::keep_alive(&socket);
     net::bind(&socket, &address)?;
-    net::listen(&socket, BACKLOG)?;
     Ok(TcpListener::from(socket))
 }
 
 impl Server {
-    /// A server on `listeners`, under the same limits together; nothing is accepted before [`Server::run`].
+    /// A server on `listeners`, under the same limits together. From now on clients can connect; they are answered once
+    /// [`Server::run`] is called.
     pub fn new(listeners: Vec<Listener>, limits: Limits, drain: Drain) -> io::Result<Server> {
         let lobby = Lobby::new(&limits)?;
         for (door, listener) in listeners.iter().enumerate() {
+            net::listen(&listener.socket, BACKLOG)?;
             // Another worker may have taken the connection that this one was woken for.
             listener.socket.set_nonblocking(true)?;
             lobby.add_listener(&listener.socket, door)?;
@@ -233,6 +234,7 @@ mod tests {
     #[test]
     fn the_wildcard_listens_on_both_families() {
         let listener = bind(&crate::config::Listen { address: None, port: 0 }.candidates()).unwrap();
+        net::listen(&listener, BACKLOG).unwrap();
         let port = listener.local_addr().unwrap().port();
         for host in ["127.0.0.1", "::1"] {
             if let Err(e) = TcpStream::connect((host, port)) {

@@ -1,5 +1,6 @@
 //! HTTP/1.1 towards one server (RFC 9112): connections kept for further requests, bodies streamed both ways.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -79,6 +80,19 @@ pub(crate) enum ClientError {
     Io(io::Error),
     /// An answer that is none.
     Malformed(&'static str),
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::UnknownHost => f.write_str("its name is not known"),
+            ClientError::Connect(e) => write!(f, "no connection: {e}"),
+            ClientError::ConnectTimeout => f.write_str("no connection in time"),
+            ClientError::AnswerTimeout => f.write_str("no answer in time"),
+            ClientError::Body(e) | ClientError::Io(e) => write!(f, "the connection failed: {e}"),
+            ClientError::Malformed(why) => f.write_str(why),
+        }
+    }
 }
 
 /// How an attempt failed, and whether the server can have heard of it.

@@ -17,7 +17,7 @@ use percent_encoding::percent_decode_str;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
-use super::client::{Client, ClientError, Incoming, Outgoing};
+use super::client::{Client, Incoming, Outgoing};
 use super::interrupt;
 use crate::config::{UpstreamUrl, is_loopback_host};
 use crate::http::head::Framing;
@@ -251,7 +251,8 @@ impl Fetcher {
         let _turn =
             Turn::take(&self.running).ok_or_else(|| failed("too many requests are under way to other servers"))?;
         interrupt::undisturbed(|| {
-            let Incoming { status, fields, mut body } = client.exchange(outgoing).map_err(|e| failed(&in_words(&e)))?;
+            let Incoming { status, fields, mut body } =
+                client.exchange(outgoing).map_err(|e| failed(&e.to_string()))?;
             let body = body.read_all(MAX_BODY, deadline).map_err(|e| match e.kind() {
                 io::ErrorKind::TimedOut => failed("its answer takes too long"),
                 io::ErrorKind::FileTooLarge => failed("its answer is too large"),
@@ -284,17 +285,6 @@ impl Fetcher {
         }
         clients.insert(origin, client.clone());
         Ok(client)
-    }
-}
-
-fn in_words(error: &ClientError) -> String {
-    match error {
-        ClientError::UnknownHost => "its name is not known".into(),
-        ClientError::Connect(e) => format!("no connection: {e}"),
-        ClientError::ConnectTimeout => "no connection in time".into(),
-        ClientError::AnswerTimeout => "no answer in time".into(),
-        ClientError::Body(e) | ClientError::Io(e) => format!("the connection failed: {e}"),
-        ClientError::Malformed(why) => (*why).into(),
     }
 }
 

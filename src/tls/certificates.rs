@@ -7,9 +7,9 @@ use http::HeaderValue;
 use http::header::STRICT_TRANSPORT_SECURITY;
 use http::request::Parts;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::{CipherSuite, ServerConfig};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{CipherSuite, ServerConfig};
 
 use super::ACME_TLS;
 use super::acme::challenges::Challenges;

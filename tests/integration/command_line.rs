@@ -4,7 +4,9 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Stdio;
+use std::sync::Arc;
 
+use super::support::flow::Client;
 use super::support::proxy::{Proxy, Scratch, arguments, command, free_port};
 use super::support::upstream::FakeUpstream;
 use super::support::wire::Transport;
@@ -121,7 +123,7 @@ fn a_second_process_on_the_same_data_directory_says_so_and_stops() {
 
 #[test]
 fn an_empty_listen_address_takes_ipv4_and_ipv6() {
-    let (scratch, port) = (std::sync::Arc::new(Scratch::new()), free_port());
+    let (scratch, port) = (Arc::new(Scratch::new()), free_port());
     let mut with_env = command();
     // The environment of an installation of sigbit/mcp-auth-proxy.
     with_env
@@ -207,4 +209,64 @@ fn a_port_below_1024_without_the_right_is_explained() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("setcap cap_net_bind_service") && stderr.lines().count() == 1, "{stderr}");
+}
+
+/// The rights of each thread of a process, and those that programs which it starts can have.
+fn rights(pid: u32) -> Vec<(u64, u64)> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let of = |status: &str, name: &str| {
+        let line = status.lines().find(|l| l.starts_with(name)).unwrap();
+        u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap()
+    };
+    tasks
+        .map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).unwrap())
+        .map(|status| (of(&status, "CapEff:") | of(&status, "CapPrm:"), of(&status, "CapBnd:")))
+        .collect()
+}
+
+/// For root, as which CI runs.
+#[test]
+fn roots_rights_are_given_up_but_for_those_that_are_needed() {
+    const READ: u64 = 1 << 2;
+    const CHILDREN: u64 = 1 << 5 | 1 << 6 | 1 << 7;
+    let proxy = Proxy::start(1, &[]);
+    assert!(rights(proxy.pid()).iter().all(|r| *r == (READ, READ)), "{:x?}", rights(proxy.pid()));
+
+    let data = Arc::new(Scratch::new());
+    let port = free_port();
+    let mut line = command();
+    line.args(arguments(&data, port)).args(["--stdio-user", "65534:65534", "--", "/bin/cat"]);
+    let proxy = Proxy::spawn(line, port, data.clone());
+    let wanted = READ | CHILDREN;
+    assert!(rights(proxy.pid()).iter().all(|r| *r == (wanted, wanted)), "{:x?}", rights(proxy.pid()));
+    drop(proxy);
+
+    // Data that another user owns is written all the same.
+    for path in [data.path("data"), data.path("data/secret"), data.path("data/state.redb")] {
+        std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
+    }
+    let proxy = Proxy::start_in(data, port, 1, &[]);
+    let tokens = Client::public(&proxy).tokens();
+    assert!(!tokens.access.is_empty());
+}
+
+#[test]
+fn a_healthcheck_asks_the_running_proxy() {
+    let check = |data: &Scratch| {
+        let output = command().args(["healthcheck", "--data-path", &data.path("data")]).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let none = check(&Scratch::new());
+    assert!(none.0 == 1 && none.1.contains("--data-path (DATA_PATH)"), "{none:?}");
+    let proxy = Proxy::start(1, &[]);
+    assert_eq!(check(&proxy.data), (0, String::new()));
+    proxy.signal("STOP");
+    let stopped = check(&proxy.data);
+    assert!(stopped.0 == 1 && stopped.1.contains("no answer in time"), "{stopped:?}");
+    proxy.signal("CONT");
+    assert_eq!(check(&proxy.data).0, 0);
+    let data = proxy.data.clone();
+    drop(proxy);
+    let dead = check(&data);
+    assert!(dead.0 == 1 && dead.1.contains("no connection"), "{dead:?}");
 }

@@ -16,6 +16,9 @@ pub struct RunAs {
 }
 
 impl RunAs {
+    /// The user that a proxy of root's takes where the system has it.
+    pub const USUAL: &str = "mcp-server";
+
     /// Reads `name`, `uid` or `uid:gid`; `passwd` is the content of `/etc/passwd` (passwd(5)).
     pub fn parse(text: &str, passwd: &str) -> Result<RunAs, String> {
         let (user, group) = text.split_once(':').map_or((text, None), |(u, g)| (u, Some(g)));

@@ -186,7 +186,9 @@ fn without_another_user_the_log_warns() {
     published.proxy.has_logged("--stdio-user (STDIO_USER)");
     let error = refusal(&["--stdio-user", "no-such-user", "--", "sh"]);
     assert!(error.contains("--stdio-user (STDIO_USER)") && error.contains("no-such-user"), "{error}");
-    let error = refusal(&["--stdio-user", "root", "--", "sh"]);
+    let same = Published::start(&["--stdio-user", "root"], &[]);
+    same.proxy.has_logged("--stdio-user (STDIO_USER)");
+    let error = refusal(&["--stdio-user", "0:0", "--", "sh"]);
     assert!(error.contains("another than root"), "{error}");
 }
 

@@ -11,6 +11,7 @@ use rustls::{ClientConfig, HandshakeKind};
 
 use super::super::support::eventually;
 use super::super::support::flow::{Client, call};
+use super::super::support::proxy::command;
 use super::super::support::tls::Authority;
 use super::super::support::tls_client::{ask, connect, connect_with, ends_cleanly};
 use super::super::support::upstream::{FakeUpstream, text};
@@ -33,6 +34,8 @@ fn a_client_is_authorized_and_served_over_tls() {
     assert_eq!(call(&proxy, &tokens.access).text(), "ok");
     assert_eq!(upstream.last().header("x-forwarded-proto"), Some("https"));
     assert_eq!(call(&proxy, "forged").status, 401);
+    let check = command().args(["healthcheck", "--data-path", &proxy.proxy.data.path("data")]).output().unwrap();
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
 }
 
 #[test]

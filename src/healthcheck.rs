@@ -1,0 +1,90 @@
+//! `mcp-auth-proxy healthcheck`: asks the running proxy, for images that have no other program to do it with.
+//!
+//! The proxy leaves a note in its data directory that says where it listens, since a container's health check does not
+//! see the proxy's command line.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, HeaderValue, Method};
+use rustls::pki_types::ServerName;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Config, UpstreamUrl};
+use crate::data;
+use crate::flags::Settings;
+use crate::http::head::Framing;
+use crate::net::client::{Client, Outgoing};
+use crate::net::tls::unverified_config;
+use crate::serve::Ports;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+const NOTE: &str = "listening";
+const ASKED: &str = "/.well-known/oauth-authorization-server";
+
+/// Where a proxy listens.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    address: SocketAddr,
+    /// The host of the external URL, where TLS is spoken.
+    tls: Option<String>,
+}
+
+/// Leaves the note; the error is one line.
+pub fn leave_note(config: &Config, ports: &Ports) -> Result<(), String> {
+    let socket: &TcpListener = ports.tls.as_ref().map_or(&ports.plain, |(socket, _)| socket);
+    let address = socket.local_addr().map_err(|e| format!("the port is not known: {e}"))?;
+    let note = Note { address, tls: ports.tls.as_ref().map(|_| config.external.host.clone()) };
+    let text = serde_json::to_string(&note).map_err(|e| e.to_string())?;
+    data::write_durably(&config.data_path.join(NOTE), &text)
+        .map_err(|e| format!("--data-path (DATA_PATH): {} can't be written: {e}", config.data_path.display()))
+}
+
+/// Asks the proxy whose data directory `settings` name. The error says what is wrong.
+pub fn run(settings: &Settings) -> Result<(), String> {
+    let path = Path::new(&settings.data_path).join(NOTE);
+    let text = data::read_private(&path).map_err(|e| {
+        format!("no proxy has left a note in {}: {e}; name its directory with --data-path (DATA_PATH)", path.display())
+    })?;
+    let note: Note = serde_json::from_str(&text).map_err(|_| format!("{} is malformed", path.display()))?;
+    let address = reachable(note.address);
+    let scheme = if note.tls.is_some() { "https" } else { "http" };
+    let tls = match note.tls {
+        None => None,
+        // It is this machine that is asked; which certificate is shown does not matter.
+        Some(host) => {
+            let name = ServerName::try_from(host.trim_matches(['[', ']']).to_string()).map_err(|e| e.to_string())?;
+            Some((unverified_config()?, name))
+        }
+    };
+    let client = Arc::new(Client::new(UpstreamUrl::parse(&format!("{scheme}://{address}"))?, tls, PATIENCE, PATIENCE));
+    let unhealthy = |why: &dyn std::fmt::Display| format!("the proxy at {scheme}://{address} is not well: {why}");
+    let fields = HeaderMap::from_iter([(http::header::CONNECTION, HeaderValue::from_static("close"))]);
+    let outgoing = Outgoing {
+        method: &Method::GET,
+        target: ASKED,
+        fields: &fields,
+        held: &[],
+        rest: None,
+        framing: Framing::None,
+        is_repeatable: &|| true,
+    };
+    let mut answer = client.exchange(outgoing).map_err(|e| unhealthy(&e))?;
+    let body = answer.body.read_all(1 << 16, Instant::now() + PATIENCE).map_err(|e| unhealthy(&e))?;
+    if !answer.status.is_success() {
+        return Err(unhealthy(&format!("it answers {}", answer.status)));
+    }
+    serde_json::from_slice::<serde::de::IgnoredAny>(&body).map(drop).map_err(|e| unhealthy(&e))
+}
+
+/// An address at which a socket that listens on `address` is reached from this machine.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address.ip().is_unspecified() {
+        // One for IPv6 takes IPv4 too.
+        true => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
+        false => address,
+    }
+}
