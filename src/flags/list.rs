@@ -78,6 +78,29 @@ pub const FLAGS: &[Flag] = &[
         ..BASE
     },
     Flag {
+        long: Some("proxy-url"),
+        env: "PROXY_URL",
+        value: Some("URL"),
+        help: "The upstream URL, as older configurations give it; one on the command line, or a command, comes first",
+        set: |s, v| {
+            s.upstream = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("repository-backend"),
+        env: "REPOSITORY_BACKEND",
+        value: Some("local"),
+        default: "local",
+        help: "Where the state is kept; configurations that name a database are refused",
+        set: |_, v| match v {
+            "local" => Ok(()),
+            _ => Err(format!("'{v}' is not offered: the state is one file in --data-path (DATA_PATH); leave this out")),
+        },
+        ..BASE
+    },
+    Flag {
         long: Some("drain-timeout"),
         env: "DRAIN_TIMEOUT",
         value: Some("DURATION"),

@@ -155,7 +155,7 @@ pub fn parse(
 ) -> Result<Invocation, String> {
     let mut args: Vec<OsString> = args.into_iter().collect();
     // What follows two dashes is the server's command line, dashes and all.
-    let command = args.iter().position(|arg| arg == "--").map(|at| args.split_off(at)[1..].to_vec());
+    let mut command = args.iter().position(|arg| arg == "--").map(|at| args.split_off(at)[1..].to_vec());
     let mut parser = lexopt::Parser::from_args(args);
     let mut typed: Vec<(&'static Flag, String)> = Vec::new();
     let mut words: Vec<String> = Vec::new();
@@ -170,7 +170,14 @@ pub fn parse(
             lexopt::Arg::Long(name) => (format!("--{name}"), FLAGS.iter().find(|f| f.long == Some(name))),
             lexopt::Arg::Short(c) => (format!("-{c}"), FLAGS.iter().find(|f| f.short == Some(c))),
             lexopt::Arg::Value(value) => {
-                words.push(text(value, "an argument")?);
+                let word = text(value.clone(), "an argument")?;
+                let rest: Vec<OsString> = parser.raw_args().map_err(|e| e.to_string())?.as_slice().to_vec();
+                if words.is_empty() && begins_command(&word, !rest.is_empty() || command.is_some()) {
+                    let tail = command.take().into_iter().flat_map(|tail| [vec!["--".into()], tail].concat());
+                    command = Some([value].into_iter().chain(rest).chain(tail).collect());
+                    break;
+                }
+                words.push(word);
                 continue;
             }
         };
@@ -216,6 +223,7 @@ fn dispatch(
         Some([url]) if url.to_str().is_some_and(is_url) => words.push(url.to_string_lossy().into_owned()),
         Some(command) => {
             settings.command = command.to_vec();
+            settings.upstream = None;
             return Ok(Invocation::Serve(Box::new(settings)));
         }
     }
@@ -241,6 +249,17 @@ fn dispatch(
             "one upstream URL is expected, but '{extra}' follows '{word}'; write -- before the command of a stdio server, as in: mcp-auth-proxy -- {word} {extra}"
         )),
     }
+}
+
+/// Is `word`, the first that is no flag, the program of a server over stdio whose two dashes were left out?
+fn begins_command(word: &str, has_rest: bool) -> bool {
+    let mut known = COMMANDS.iter().map(|c| c.name).chain(["help"]);
+    if is_url(word) || word.contains(':') || known.any(|name| name == word) {
+        return false;
+    }
+    let is_path = ["/", "./", "../"].iter().any(|start| word.starts_with(start));
+    let is_name = !word.contains(['/', '.']) && suggestion(word, COMMANDS.iter().map(|c| c.name)).is_none();
+    is_path || has_rest || is_name
 }
 
 fn is_url(text: &str) -> bool {
@@ -385,7 +404,27 @@ mod tests {
         assert!(run(&["--no-auto-ssl"], &[]).unwrap_err().contains("unknown flag --no-auto-ssl"));
         assert!(run(&["--listen"], &[]).unwrap_err().contains("--listen needs a value"));
         assert!(run(&["http://a", "http://b"], &[]).unwrap_err().contains("one upstream URL"));
-        assert!(run(&["npx", "server"], &[]).unwrap_err().contains("-- npx server"));
+        assert!(run(&["localhost:3001"], &[]).is_ok_and(|i| matches!(i, Invocation::Serve(s) if s.command.is_empty())));
+    }
+
+    #[test]
+    fn a_command_needs_no_dashes_where_it_can_be_nothing_else() {
+        let command = |args: &[&str]| settings(args, &[]).command;
+        assert_eq!(command(&["--listen", ":1", "npx", "-y", "server", "./"]), ["npx", "-y", "server", "./"]);
+        assert_eq!(command(&["npx", "server", "--", "-x"]), ["npx", "server", "--", "-x"]);
+        assert_eq!(command(&["./server"]), ["./server"]);
+        assert_eq!(command(&["server.py", "--listen", ":1"]), ["server.py", "--listen", ":1"]);
+        assert_eq!(settings(&["http://a", "--listen", ":1"], &[]).listen, ":1");
+    }
+
+    #[test]
+    fn an_older_name_of_the_upstream_url_is_used_where_nothing_else_is_given() {
+        let env = &[("PROXY_URL", "http://old:8080")];
+        assert_eq!(settings(&[], env).upstream.as_deref(), Some("http://old:8080"));
+        assert_eq!(settings(&["http://new"], env).upstream.as_deref(), Some("http://new"));
+        assert_eq!(settings(&["--", "npx"], env).upstream, None);
+        assert!(run(&["--repository-backend", "mysql"], &[]).unwrap_err().contains("--data-path"));
+        assert!(run(&["--repository-backend", "local"], &[]).is_ok());
     }
 
     #[test]
