@@ -2,8 +2,10 @@
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+
+use rustix::process::geteuid;
 
 use crate::store::Store;
 use crate::store::embedded::{EmbeddedStore, OpenError};
@@ -21,9 +23,28 @@ pub fn prepare_directory(path: &Path) -> Result<(), String> {
             .map_err(|e| refuse(format!("{shown} can't be made: {e}; choose a directory that this user may write")))?,
         Err(e) => return Err(refuse(format!("{shown} can't be used: {e}"))),
         Ok(found) if !found.is_dir() => return Err(refuse(format!("{shown} is not a directory"))),
+        Ok(found) if may_be_closed(path, &found) => {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+                .map_err(|e| refuse(format!("{shown} can't be closed to other users: {e}")))?;
+            log::info!(directory:% = shown; "the data directory was open to other users, and is closed to them now");
+        }
         Ok(found) => private(path, &found)?,
     }
     Ok(())
+}
+
+/// May a directory that others can read be closed to them without asking? One that a container engine has just made is
+/// empty, and one that sigbit/mcp-auth-proxy has used holds nothing else; anything else may be of use to somebody.
+fn may_be_closed(path: &Path, found: &fs::Metadata) -> bool {
+    const SEEDS: [&str; 4] = ["secret", "private_key.pem", "db", "certs"];
+    let mode = found.permissions().mode() & 0o7777;
+    let is_known = |entry: io::Result<fs::DirEntry>| {
+        entry.is_ok_and(|e| e.file_name().to_str().is_some_and(|name| SEEDS.contains(&name)))
+    };
+    mode & 0o077 != 0
+        && mode & 0o7022 == 0
+        && found.uid() == geteuid().as_raw()
+        && fs::read_dir(path).is_ok_and(|mut entries| entries.all(is_known))
 }
 
 /// Opens the store in the data directory.
@@ -56,8 +77,9 @@ fn private(path: &Path, found: &fs::Metadata) -> Result<(), String> {
         return Ok(());
     }
     let (shown, right) = (path.display(), if found.is_dir() { "700" } else { "600" });
+    let below = if found.is_dir() { "; or name a directory in it that is not there yet, and will be made" } else { "" };
     Err(format!(
-        "--data-path (DATA_PATH): {shown} can be read by other users (mode {mode:03o}); run: chmod {right} {shown}"
+        "--data-path (DATA_PATH): {shown} can be read by other users (mode {mode:03o}); run: chmod {right} {shown}{below}"
     ))
 }
 
@@ -68,7 +90,7 @@ pub fn load_secret(directory: &Path) -> Result<Secret, String> {
         format!("--data-path (DATA_PATH): {} can't be {what}: {e}", path.display())
     };
     match read_private(&path) {
-        Ok(text) => Secret::from_base64(&text).ok_or_else(|| {
+        Ok(bytes) => Secret::from_file(&bytes).ok_or_else(|| {
             failed(
                 "used",
                 &"it is not 32 bytes in base64; restore it, or remove it to sign everybody out and start anew",
@@ -85,10 +107,10 @@ pub fn load_secret(directory: &Path) -> Result<Secret, String> {
 }
 
 /// Reads a file, unless others than the owner can: that is a `PermissionDenied` which says what to do.
-pub fn read_private(path: &Path) -> io::Result<String> {
-    let text = fs::read_to_string(path)?;
+pub fn read_private(path: &Path) -> io::Result<Vec<u8>> {
+    let bytes = fs::read(path)?;
     private(path, &fs::metadata(path)?).map_err(|e| io::Error::new(io::ErrorKind::PermissionDenied, e))?;
-    Ok(text)
+    Ok(bytes)
 }
 
 /// The whole file or none of it, whenever the machine stops; for this user alone.

@@ -49,7 +49,7 @@ pub fn run(settings: &Settings) -> Result<(), String> {
     let text = data::read_private(&path).map_err(|e| {
         format!("no proxy has left a note in {}: {e}; name its directory with --data-path (DATA_PATH)", path.display())
     })?;
-    let note: Note = serde_json::from_str(&text).map_err(|_| format!("{} is malformed", path.display()))?;
+    let note: Note = serde_json::from_slice(&text).map_err(|_| format!("{} is malformed", path.display()))?;
     let address = reachable(note.address);
     let scheme = if note.tls.is_some() { "https" } else { "http" };
     let tls = match note.tls {

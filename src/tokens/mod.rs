@@ -37,6 +37,14 @@ impl Secret {
         Some(Secret(bytes.try_into().ok()?))
     }
 
+    /// As the data directory has it: base64, or the bytes themselves, as sigbit/mcp-auth-proxy keeps them.
+    pub fn from_file(bytes: &[u8]) -> Option<Secret> {
+        if let Ok(secret) = bytes.try_into() {
+            return Some(Secret(secret));
+        }
+        Secret::from_base64(std::str::from_utf8(bytes).ok()?)
+    }
+
     /// As base64, for the data directory.
     pub fn to_base64(&self) -> String {
         STANDARD.encode(self.0)

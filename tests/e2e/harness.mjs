@@ -56,6 +56,6 @@ export async function startProxy(binary, upstream, env = {}, { port, signIn = ["
   return Object.assign(proxy, { origin, clean: () => rmSync(data, { recursive: true, force: true }) });
 }
 
-export function stopEverything() {
-  for (const child of running) child.kill("SIGKILL");
+export function stopEverything({ but = [] } = {}) {
+  for (const child of running) if (!but.includes(child)) child.kill("SIGKILL");
 }

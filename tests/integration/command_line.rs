@@ -6,16 +6,19 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Stdio;
 use std::sync::Arc;
 
-use super::support::flow::Client;
+use super::support::flow::{Client, call};
 use super::support::proxy::{Proxy, Scratch, arguments, command, free_port};
 use super::support::upstream::FakeUpstream;
 use super::support::wire::Transport;
 
 /// Runs to the end; the exit code, standard output and standard error.
 fn run(args: &[&str], env: &[(&str, &str)]) -> (i32, String, String) {
-    let output = command().args(args).envs(env.iter().copied()).output().unwrap();
+    // One that should end and does not must not hold everything up.
+    let mut bounded = std::process::Command::new("/usr/bin/timeout");
+    bounded.args(["--signal=KILL", "60", env!("CARGO_BIN_EXE_mcp-auth-proxy")]).args(args).env_clear();
+    let output = bounded.envs(env.iter().copied()).stdin(Stdio::null()).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    (output.status.code().unwrap_or(137), text(output.stdout), text(output.stderr))
 }
 
 /// The one line of a start that fails.
@@ -83,8 +86,10 @@ fn a_data_directory_or_secret_that_others_can_read_is_refused() {
     let data = scratch.path("data");
     let args = ["--password", "x", "--listen", "127.0.0.1:0", "--data-path", &data, "http://127.0.0.1:1"];
     std::fs::create_dir(&data).unwrap();
+    std::fs::write(scratch.path("data/state.redb"), "").unwrap();
     std::fs::set_permissions(&data, PermissionsExt::from_mode(0o755)).unwrap();
     let message = refusal(&args, &[]);
+    std::fs::remove_file(scratch.path("data/state.redb")).unwrap();
     assert!(message.contains("can be read by other users") && message.contains("chmod 700"), "{message}");
 
     std::fs::set_permissions(&data, PermissionsExt::from_mode(0o700)).unwrap();
@@ -269,4 +274,46 @@ fn a_healthcheck_asks_the_running_proxy() {
     drop(proxy);
     let dead = check(&data);
     assert!(dead.0 == 1 && dead.1.contains("no connection"), "{dead:?}");
+}
+
+#[test]
+fn a_directory_that_a_container_engine_or_the_seed_has_made_is_closed_to_others() {
+    let upstream = FakeUpstream::ok();
+    let data = Arc::new(Scratch::new());
+    let directory = data.path("data");
+    let open = |mode| std::fs::set_permissions(&directory, PermissionsExt::from_mode(mode)).unwrap();
+    // Empty, as `docker run -v ./data:/data` makes it.
+    std::fs::create_dir(&directory).unwrap();
+    open(0o755);
+    let proxy = Proxy::start_in(data.clone(), free_port(), upstream.port, &[]);
+    assert_eq!(std::fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
+    drop(proxy);
+    // With what the seed keeps there, whose secret goes on to be used.
+    std::fs::remove_dir_all(&directory).unwrap();
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::create_dir(data.path("data/certs")).unwrap();
+    for (name, content) in [("secret", [7; 32]), ("private_key.pem", [b'x'; 32]), ("db", [0; 32])] {
+        std::fs::write(data.path(&format!("data/{name}")), content).unwrap();
+        std::fs::set_permissions(data.path(&format!("data/{name}")), PermissionsExt::from_mode(0o600)).unwrap();
+    }
+    open(0o755);
+    let port = free_port();
+    let proxy = Proxy::start_in(data.clone(), port, upstream.port, &[]);
+    let tokens = Client::public(&proxy).tokens();
+    let proxy = proxy.crash_and_restart(upstream.port, &[]);
+    assert_eq!(call(&proxy, &tokens.access).status, 200);
+    assert_eq!(std::fs::read(data.path("data/secret")).unwrap(), [7; 32]);
+    drop(proxy);
+    // Others' things, or a directory that others may write, stay as they are.
+    let args = ["--password", "x", "--listen", "127.0.0.1:0", "--data-path", &directory, "http://127.0.0.1:1"];
+    for mode in [0o755, 0o1777, 0o777] {
+        std::fs::remove_dir_all(&directory).unwrap();
+        std::fs::create_dir(&directory).unwrap();
+        if mode == 0o755 {
+            std::fs::write(data.path("data/diary"), "").unwrap();
+        }
+        open(mode);
+        assert!(refusal(&args, &[]).contains("chmod 700"));
+        assert_eq!(std::fs::metadata(&directory).unwrap().permissions().mode() & 0o7777, mode);
+    }
 }

@@ -72,7 +72,7 @@ impl Keep {
     pub fn pair(&self) -> Option<Pair> {
         let path = self.pair_path();
         let text = readable(&path)?;
-        match Pair::from_pem(text.as_bytes(), text.as_bytes()) {
+        match Pair::from_pem(&text, &text) {
             Ok(pair) => Some(Pair { is_trusted: true, ..pair }),
             Err(e) => {
                 log::warn!(file:% = path.display(), error = e.as_str(); "the kept certificate is of no use; another is ordered");
@@ -116,7 +116,7 @@ impl Keep {
 
     fn read<T: DeserializeOwned>(&self, path: &Path) -> Option<T> {
         let text = readable(path)?;
-        serde_json::from_str(&text)
+        serde_json::from_slice(&text)
             .map_err(|_| log::warn!(file:% = path.display(); "a file is malformed and is made anew"))
             .ok()
     }
@@ -131,10 +131,10 @@ fn failed(path: &Path, e: &dyn std::fmt::Display) -> String {
     format!("{} can't be written: {e}", path.display())
 }
 
-/// The file's text, if there is one that nobody else can read.
-fn readable(path: &Path) -> Option<String> {
+/// What the file holds, if there is one that nobody else can read.
+fn readable(path: &Path) -> Option<Vec<u8>> {
     match data::read_private(path) {
-        Ok(text) => Some(text),
+        Ok(bytes) => Some(bytes),
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
         Err(e) => {
             log::warn!(file:% = path.display(), error:% = e; "a file is not used and is made anew");

@@ -88,6 +88,11 @@ pub(super) fn check_program(command: &[OsString]) -> Result<(), String> {
     let Some(program) = command.first() else { return Err("there is no command behind --".into()) };
     let shown = Path::new(program).display();
     let is_program = |path: &Path| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    if !Path::new("/bin/sh").exists() && !is_program(Path::new(program)) {
+        return Err(format!(
+            "the MCP server's command '{shown}' is not there: there are no programs here at all, as in the image 'latest'; use the image 'full', which has Node and Python, or one of your own with this binary in it"
+        ));
+    }
     if program.as_encoded_bytes().contains(&b'/') {
         return match is_program(Path::new(program)) {
             true => Ok(()),

@@ -1,0 +1,325 @@
+// A small internet of its own: a DNS server that sends every name here, a certificate authority, and the ports 80 and 443.
+// In it the program is started as its users start it. Run in a network namespace that belongs to nobody else:
+//   unshare --net --mount node public.mjs BINARY PYTHON
+import assert from "node:assert/strict";
+import { execFileSync, spawnSync } from "node:child_process";
+import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import http from "node:http";
+import https from "node:https";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import tls from "node:tls";
+import { answers, start, stopEverything } from "./harness.mjs";
+import { getToken } from "./token.mjs";
+import { typescriptFlow } from "./typescript_client.mjs";
+
+const [binary, python] = process.argv.slice(2);
+const here = import.meta.dirname;
+const world = mkdtempSync(join(tmpdir(), "mcp-auth-proxy-world-"));
+const at = (name) => join(world, name);
+const URL_TOP = "https://mcp.example.com";
+const THREE_MONTHS = 7_776_000;
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+async function until(what, holds) {
+  for (let i = 0; i < 600; i++) {
+    if (await holds()) return;
+    await sleep(50);
+  }
+  throw new Error(`it did not come to pass: ${what}`);
+}
+
+function openssl(...args) {
+  const done = spawnSync("openssl", args, { encoding: "utf8" });
+  assert.equal(done.status, 0, done.stderr);
+}
+
+// A certificate for `name`, signed by an authority that is made with it: `ca.pem`, NAME.pem, NAME.key.
+function certificate(name) {
+  const curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+  if (!existsSync(at("ca.pem"))) {
+    openssl("req", "-x509", ...curve, "-keyout", at("ca.key"), "-out", at("ca.pem"), "-days", "30", "-subj", "/CN=world CA", "-addext", "keyUsage=critical,keyCertSign");
+  }
+  openssl("req", ...curve, "-keyout", at(`${name}.key`), "-out", at(`${name}.csr`), "-subj", `/CN=${name}`);
+  writeFileSync(at("ext"), `subjectAltName=DNS:${name}\nextendedKeyUsage=serverAuth\n`);
+  openssl("x509", "-req", "-in", at(`${name}.csr`), "-CA", at("ca.pem"), "-CAkey", at("ca.key"), "-CAcreateserial", "-days", "30", "-out", at(`${name}.pem`), "-extfile", at("ext"));
+}
+
+let authority, names;
+async function build() {
+  execFileSync("ip", ["link", "set", "lo", "up"]);
+  writeFileSync(at("resolv.conf"), "nameserver 127.0.0.1\n");
+  execFileSync("mount", ["--bind", at("resolv.conf"), "/etc/resolv.conf"]);
+  names = start("pebble-challtestsrv", ["-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-dns01", "127.0.0.1:53", "-http01", "", "-https01", "", "-tlsalpn01", ""]);
+  certificate("localhost");
+  const pebble = {
+    listenAddress: "127.0.0.1:14000", managementListenAddress: "127.0.0.1:15000", certificate: at("localhost.pem"), privateKey: at("localhost.key"),
+    httpPort: 80, tlsPort: 443, ocspResponderURL: "", externalAccountBindingRequired: false, certificateValidityPeriod: THREE_MONTHS,
+  };
+  writeFileSync(at("pebble.json"), JSON.stringify({ pebble }));
+  authority = start("pebble", ["-config", at("pebble.json"), "-dnsserver", "127.0.0.1:53"], { PEBBLE_VA_NOSLEEP: "1" });
+  trust(readFileSync(at("ca.pem"), "utf8"));
+  let roots;
+  await until("the authority answers", async () => {
+    try {
+      roots = await (await fetch("https://localhost:15000/roots/0")).text();
+    } catch {}
+    return roots;
+  });
+  writeFileSync(at("roots.pem"), roots);
+  trust(roots);
+}
+
+function trust(pem) {
+  tls.setDefaultCACertificates([...tls.getCACertificates("default"), pem]);
+}
+
+const issued = () => authority.stdout.split("Issued certificate serial").length + authority.stderr.split("Issued certificate serial").length - 2;
+
+// What stands for Let's Encrypt here. Everything else is as the user types it.
+const HERE = { TLS_DIRECTORY_URL: "https://localhost:14000/dir", ACME_CA_FILE: at("ca.pem") };
+
+// A folder with a file in it, from which npx finds the servers that are installed.
+function workplace() {
+  const folder = mkdtempSync(join(here, "work-"));
+  writeFileSync(join(folder, "greeting.txt"), "hello\n");
+  return folder;
+}
+
+// Types `line` in a shell, in `folder`, with the program on the PATH.
+function type(line, folder, env = {}) {
+  mkdirSync(at("bin"), { recursive: true });
+  if (!existsSync(at("bin/mcp-auth-proxy"))) symlinkSync(binary, at("bin/mcp-auth-proxy"));
+  const node = dirname(process.execPath);
+  const PATH = `${at("bin")}:${node}:${process.env.PATH}`;
+  return start("sh", ["-c", `cd "$0" && exec ${line.replaceAll("\\\n", " ")}`, folder], { ...env, PATH });
+}
+
+async function stopped(program) {
+  assert.equal(await program.stop(), 0, program.stderr);
+}
+
+const READY = /a certificate was obtained and is in use|ready:/g;
+const isReady = (program, certificates = 0) =>
+  until("the proxy is ready", () => {
+    assert.equal(program.child.exitCode, null, program.stderr);
+    const said = program.stderr.match(READY) ?? [];
+    return said.includes("ready:") && said.length > certificates;
+  });
+
+const FILESYSTEM = (folder) => ({ echo: "read_text_file", echoArguments: { path: join(folder, "greeting.txt") } });
+const DEMO = { echo: "echo", echoArguments: { text: "hello" }, slow: "slow", slowArguments: { steps: 3 }, ask: "ask" };
+
+// An MCP server of no substance, which says what reached it.
+function upstream(port, { name } = {}) {
+  const handle = (request, response) => response.end(`${request.method} ${request.url} ${request.headers["x-forwarded-user"]}`);
+  const server = name ? https.createServer({ cert: readFileSync(at(`${name}.pem`)), key: readFileSync(at(`${name}.key`)) }, handle) : http.createServer(handle);
+  return new Promise((resolve) => server.listen(port, "127.0.0.1", () => resolve({ stop: () => (server.close(), server.closeAllConnections()) })));
+}
+
+async function reaches(origin, password = "changeme") {
+  const token = await getToken({ origin, password });
+  const reply = await fetch(`${origin}/mcp`, { headers: { authorization: `Bearer ${token}` } });
+  assert.equal(reply.status, 200, origin);
+  return reply.text();
+}
+
+const isStatic = !/interpreter/.test(execFileSync("file", ["-L", binary], { encoding: "utf8" }));
+
+// The binary in a directory with nothing else but the certificates that stand for the public ones.
+function jail() {
+  const root = mkdtempSync(at("jail-"));
+  copyFileSync(binary, join(root, "mcp-auth-proxy"));
+  chmodSync(join(root, "mcp-auth-proxy"), 0o755);
+  copyFileSync(at("ca.pem"), join(root, "ca.pem"));
+  return { root, run: (args, env = {}) => start("/usr/sbin/chroot", [root, "/mcp-auth-proxy", ...args], env) };
+}
+
+const cases = {
+  "the command of the README serves a client over TLS, and again after a restart without another certificate": async () => {
+    const folder = workplace();
+    const line = `mcp-auth-proxy --external-url ${URL_TOP} --tls-accept-tos --password changeme -- npx -y @modelcontextprotocol/server-filesystem ./`;
+    const before = performance.now();
+    const first = type(line, folder, HERE);
+    await isReady(first, 1);
+    await typescriptFlow({ url: `${URL_TOP}/mcp`, password: "changeme", tools: FILESYSTEM(folder) });
+    console.log(`      from an empty directory to a signed-in client that has read a file: ${((performance.now() - before) / 1000).toFixed(1)} s`);
+    await first.stop("SIGKILL");
+    await until("the port is free", () => !listens(443));
+    const second = type(line, folder, HERE);
+    await isReady(second);
+    await typescriptFlow({ url: `${URL_TOP}/mcp`, password: "changeme", tools: FILESYSTEM(folder) });
+    assert.equal(issued(), 1);
+    await stopped(second);
+    rmSync(folder, { recursive: true });
+  },
+
+  "the plain port sends a browser to https": async () => {
+    const folder = workplace();
+    const proxy = type(`mcp-auth-proxy -e ${URL_TOP} --tls-accept-tos --password changeme http://localhost:8080`, folder, HERE);
+    await isReady(proxy, 1);
+    const reply = await fetch("http://mcp.example.com/.auth/login?x=1", { redirect: "manual" });
+    assert.deepEqual([reply.status, reply.headers.get("location")], [308, `${URL_TOP}/.auth/login?x=1`]);
+    const page = await fetch("http://mcp.example.com/.auth/login");
+    assert.deepEqual([page.status, page.url, page.headers.get("strict-transport-security")], [200, `${URL_TOP}/.auth/login`, "max-age=63072000"]);
+    await stopped(proxy);
+    rmSync(folder, { recursive: true });
+  },
+
+  "scanners find nothing": async () => {
+    const folder = workplace();
+    const proxy = type(`mcp-auth-proxy -e ${URL_TOP} --tls-accept-tos --password changeme http://localhost:8080`, folder, HERE);
+    await isReady(proxy, 1);
+    const sslyze = spawnSync(join(dirname(python), "sslyze"), ["--mozilla_config", "intermediate", "--certinfo_ca_file", at("roots.pem"), "mcp.example.com"], { encoding: "utf8" });
+    assert.match(sslyze.stdout, /mcp\.example\.com:443: OK - Compliant/, sslyze.stdout.slice(-2000) + sslyze.stderr);
+    spawnSync("testssl", ["--add-ca", at("roots.pem"), "--ip", "127.0.0.1", "--color", "0", "--quiet", "--severity", "LOW", "--jsonfile", at("testssl.json"), URL_TOP], { encoding: "utf8" });
+    // The authority of this world tells of no way to ask whether a certificate was revoked, and its DNS has no CAA.
+    const ofTheAuthority = /^(cert_(revocation|crlDistributionPoints|ocspURL|mustStapleExtension)|OCSP_stapling|DNS_CAArecord|scanProblem|engine_problem|cert_chain_of_trust|cert_trust)/;
+    const all = JSON.parse(readFileSync(at("testssl.json"), "utf8"));
+    const found = all.filter(({ id, severity }) => !["OK", "INFO", "DEBUG"].includes(severity) && !ofTheAuthority.test(id));
+    assert.deepEqual(found, []);
+    await stopped(proxy);
+    rmSync(folder, { recursive: true });
+  },
+
+  "the static binary in an empty directory: DNS, a certificate, and a server over stdio that is the binary itself": async () => {
+    assert.ok(isStatic, "the binary is not static");
+    const { root, run } = jail();
+    const args = ["-e", URL_TOP, "--tls-accept-tos", "--tls-directory-url", HERE.TLS_DIRECTORY_URL, "--acme-ca-file", "/ca.pem", "-d", "/data", "--password", "changeme"];
+    const proxy = run([...args, "--", "/mcp-auth-proxy", "stdio-demo"]);
+    await isReady(proxy, 1);
+    await typescriptFlow({ url: `${URL_TOP}/mcp`, password: "changeme", tools: DEMO });
+    const check = spawnSync("chroot", [root, "/mcp-auth-proxy", "healthcheck", "-d", "/data"], { encoding: "utf8" });
+    assert.equal(check.status, 0, check.stderr);
+    await stopped(proxy);
+    assert.equal(spawnSync("chroot", [root, "/mcp-auth-proxy", "healthcheck", "-d", "/data"]).status, 1);
+  },
+
+  "the static binary in an empty directory: an upstream server by its name over https, trusted by the authorities it is told of and by no other": async () => {
+    certificate("upstream.example.com");
+    const server = await upstream(9443, { name: "upstream.example.com" });
+    const origin = "http://mcp.internal";
+    const { run } = jail();
+    const args = ["-e", origin, "-d", "/data", "--password", "changeme", "https://upstream.example.com:9443"];
+    const trusting = run(["--ca-file", "/ca.pem", ...args]);
+    await isReady(trusting);
+    assert.equal(await reaches(origin), "GET /mcp password");
+    await stopped(trusting);
+    // Nothing but the public authorities, which are part of the binary.
+    const strict = run(args);
+    await isReady(strict);
+    await assert.rejects(reaches(origin));
+    await until("the log says why", () => /UnknownIssuer|unknown issuer/i.test(strict.stderr));
+    await stopped(strict);
+    server.stop();
+  },
+
+  "an image without programs says so when it is given the command of one": async () => {
+    const { run } = jail();
+    const proxy = run(["-d", "/data", "--password", "x", "--", "npx", "-y", "server"], { PATH: "/usr/bin" });
+    assert.equal(await proxy.exited, 2);
+    assert.match(proxy.stderr, /npx.*no programs.*full/s);
+  },
+
+  "an environment as sigbit's quick start has it, over http": async () => {
+    const server = await upstream(8080);
+    const env = { EXTERNAL_URL: "http://localhost", PROXY_URL: "http://localhost:8080", PASSWORD: "changeme", DATA_PATH: at("seed-http") };
+    const proxy = type("mcp-auth-proxy", world, env);
+    await isReady(proxy);
+    assert.equal(await reaches("http://localhost"), "GET /mcp password");
+    await stopped(proxy);
+    server.stop();
+  },
+
+  "an environment as sigbit's automatic TLS has it": async () => {
+    const server = await upstream(8080);
+    const env = { ...HERE, EXTERNAL_URL: URL_TOP, PROXY_URL: "http://localhost:8080", TLS_HOST: "mcp.example.com", TLS_ACCEPT_TOS: "true", PASSWORD: "changeme", DATA_PATH: at("seed-tls") };
+    const proxy = type("mcp-auth-proxy", world, env);
+    await isReady(proxy, 1);
+    assert.equal(await reaches(URL_TOP), "GET /mcp password");
+    await stopped(proxy);
+    server.stop();
+  },
+
+  "sigbit's command with all ways to sign in": async () => {
+    const server = await upstream(8080);
+    const line = `./bin/mcp-auth-proxy \\
+      --external-url "http://localhost:8081" \\
+      --proxy-url "http://localhost:8080" \\
+      --google-client-id "your-google-client-id" \\
+      --google-client-secret "your-google-client-secret" \\
+      --google-allowed-users "user1@example.com,user2@example.com" \\
+      --github-client-id "your-github-client-id" \\
+      --github-client-secret "your-github-client-secret" \\
+      --github-allowed-users "username1,username2" \\
+      --password "changeme"`;
+    const proxy = type(line, world, { DATA_PATH: at("seed-all"), LISTEN: ":8081" });
+    await isReady(proxy);
+    assert.equal(await reaches("http://localhost:8081"), "GET /mcp password");
+    const page = await (await fetch("http://localhost:8081/.auth/login")).text();
+    for (const part of ["Google", "GitHub", "password"]) assert.match(page, new RegExp(part));
+    await stopped(proxy);
+    server.stop();
+  },
+
+  "sigbit's arguments for Docker and Kubernetes": async () => {
+    const server = await upstream(8000);
+    const folder = workplace();
+    // Docker: the command behind the image's name, without dashes before it.
+    const docker = type("mcp-auth-proxy npx -y @modelcontextprotocol/server-filesystem ./", folder, { ...HERE, EXTERNAL_URL: URL_TOP, TLS_ACCEPT_TOS: "1", PASSWORD: "your-secure-password", DATA_PATH: at("seed-docker") });
+    await isReady(docker, 1);
+    await typescriptFlow({ url: `${URL_TOP}/mcp`, password: "your-secure-password", tools: FILESYSTEM(folder) });
+    await stopped(docker);
+    // Kubernetes: beside the server, with TLS in front.
+    const sidecar = type(`mcp-auth-proxy --external-url=${URL_TOP} --no-auto-tls "http://localhost:8000"`, folder, { PASSWORD: "changeme", DATA_PATH: at("seed-pod") });
+    await isReady(sidecar);
+    const reply = await fetch("http://localhost/.well-known/oauth-authorization-server");
+    assert.equal((await reply.json()).issuer, URL_TOP);
+    await stopped(sidecar);
+    rmSync(folder, { recursive: true });
+    server.stop();
+  },
+
+  "every variable of sigbit's Compose file at once": async () => {
+    const folder = workplace();
+    const env = {
+      ...HERE, EXTERNAL_URL: URL_TOP, TLS_ACCEPT_TOS: "true", PASSWORD: "your-secure-password", DATA_PATH: at("seed-compose"),
+      GOOGLE_CLIENT_ID: "your-google-client-id", GOOGLE_CLIENT_SECRET: "your-google-client-secret", GOOGLE_ALLOWED_USERS: "user1@example.com,user2@example.com", GOOGLE_ALLOWED_WORKSPACES: "workspace1.com,workspace2.com",
+      GITHUB_CLIENT_ID: "your-github-client-id", GITHUB_CLIENT_SECRET: "your-github-client-secret", GITHUB_ALLOWED_USERS: "username1,username2", GITHUB_ALLOWED_ORGS: "org1,org2:team1",
+      OIDC_CONFIGURATION_URL: "https://your-oidc-provider/.well-known/openid_configuration", OIDC_CLIENT_ID: "your-oidc-client-id", OIDC_CLIENT_SECRET: "your-oidc-client-secret", OIDC_ALLOWED_USERS: "specific@user.com", OIDC_ALLOWED_USERS_GLOB: "*@example.com",
+      TRUSTED_PROXIES: "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16", LISTEN: ":80", TLS_LISTEN: ":443", MODE: "production", REPOSITORY_BACKEND: "local", HTTP_STREAMING_ONLY: "false", NO_PROVIDER_AUTO_SELECT: "false",
+    };
+    const proxy = type("mcp-auth-proxy npx -y @modelcontextprotocol/server-filesystem ./", folder, env);
+    await isReady(proxy, 1);
+    const page = await (await fetch(`${URL_TOP}/.auth/login`)).text();
+    for (const part of ["Google", "GitHub", "OIDC", "password"]) assert.match(page, new RegExp(part));
+    await typescriptFlow({ url: `${URL_TOP}/mcp`, password: "your-secure-password", tools: FILESYSTEM(folder) });
+    await stopped(proxy);
+    rmSync(folder, { recursive: true });
+  },
+};
+
+function listens(port) {
+  const found = spawnSync("ss", ["-ltnH", `sport = :${port}`], { encoding: "utf8" });
+  return found.stdout.trim() !== "";
+}
+
+let failed = 0;
+await build();
+for (const [name, run] of Object.entries(cases)) {
+  try {
+    await run();
+    console.log(`ok    ${name}`);
+  } catch (error) {
+    failed++;
+    console.log(`FAIL  ${name}\n${error.stack}`);
+    // What a failed case leaves behind would hold the ports.
+    stopEverything({ but: [authority.child, names.child] });
+    await until("the port is free", () => !listens(443));
+  }
+}
+stopEverything();
+rmSync(world, { recursive: true, force: true });
+const total = Object.keys(cases).length;
+console.log(`${total - failed} passed, ${failed} failed`);
+process.exit(failed ? 1 : 0);
