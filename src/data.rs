@@ -36,10 +36,10 @@ pub fn prepare_directory(path: &Path) -> Result<(), String> {
 /// May a directory that others can read be closed to them without asking? One that a container engine has just made is
 /// empty, and one that sigbit/mcp-auth-proxy has used holds nothing else; anything else may be of use to somebody.
 fn may_be_closed(path: &Path, found: &fs::Metadata) -> bool {
-    const SEEDS: [&str; 4] = ["secret", "private_key.pem", "db", "certs"];
+    const SIGBITS: [&str; 4] = ["secret", "private_key.pem", "db", "certs"];
     let mode = found.permissions().mode() & 0o7777;
     let is_known = |entry: io::Result<fs::DirEntry>| {
-        entry.is_ok_and(|e| e.file_name().to_str().is_some_and(|name| SEEDS.contains(&name)))
+        entry.is_ok_and(|e| e.file_name().to_str().is_some_and(|name| SIGBITS.contains(&name)))
     };
     mode & 0o077 != 0
         && mode & 0o7022 == 0

@@ -223,7 +223,7 @@ const cases = {
 
   "an environment as sigbit's quick start has it, over http": async () => {
     const server = await upstream(8080);
-    const env = { EXTERNAL_URL: "http://localhost", PROXY_URL: "http://localhost:8080", PASSWORD: "changeme", DATA_PATH: at("seed-http") };
+    const env = { EXTERNAL_URL: "http://localhost", PROXY_URL: "http://localhost:8080", PASSWORD: "changeme", DATA_PATH: at("sigbit-http") };
     const proxy = type("mcp-auth-proxy", world, env);
     await isReady(proxy);
     assert.equal(await reaches("http://localhost"), "GET /mcp password");
@@ -233,7 +233,7 @@ const cases = {
 
   "an environment as sigbit's automatic TLS has it": async () => {
     const server = await upstream(8080);
-    const env = { ...HERE, EXTERNAL_URL: URL_TOP, PROXY_URL: "http://localhost:8080", TLS_HOST: "mcp.example.com", TLS_ACCEPT_TOS: "true", PASSWORD: "changeme", DATA_PATH: at("seed-tls") };
+    const env = { ...HERE, EXTERNAL_URL: URL_TOP, PROXY_URL: "http://localhost:8080", TLS_HOST: "mcp.example.com", TLS_ACCEPT_TOS: "true", PASSWORD: "changeme", DATA_PATH: at("sigbit-tls") };
     const proxy = type("mcp-auth-proxy", world, env);
     await isReady(proxy, 1);
     assert.equal(await reaches(URL_TOP), "GET /mcp password");
@@ -253,7 +253,7 @@ const cases = {
       --github-client-secret "your-github-client-secret" \\
       --github-allowed-users "username1,username2" \\
       --password "changeme"`;
-    const proxy = type(line, world, { DATA_PATH: at("seed-all"), LISTEN: ":8081" });
+    const proxy = type(line, world, { DATA_PATH: at("sigbit-all"), LISTEN: ":8081" });
     await isReady(proxy);
     assert.equal(await reaches("http://localhost:8081"), "GET /mcp password");
     const page = await (await fetch("http://localhost:8081/.auth/login")).text();
@@ -266,12 +266,12 @@ const cases = {
     const server = await upstream(8000);
     const folder = workplace();
     // Docker: the command behind the image's name, without dashes before it.
-    const docker = type("mcp-auth-proxy npx -y @modelcontextprotocol/server-filesystem ./", folder, { ...HERE, EXTERNAL_URL: URL_TOP, TLS_ACCEPT_TOS: "1", PASSWORD: "your-secure-password", DATA_PATH: at("seed-docker") });
+    const docker = type("mcp-auth-proxy npx -y @modelcontextprotocol/server-filesystem ./", folder, { ...HERE, EXTERNAL_URL: URL_TOP, TLS_ACCEPT_TOS: "1", PASSWORD: "your-secure-password", DATA_PATH: at("sigbit-docker") });
     await isReady(docker, 1);
     await typescriptFlow({ url: `${URL_TOP}/mcp`, password: "your-secure-password", tools: FILESYSTEM(folder) });
     await stopped(docker);
     // Kubernetes: beside the server, with TLS in front.
-    const sidecar = type(`mcp-auth-proxy --external-url=${URL_TOP} --no-auto-tls "http://localhost:8000"`, folder, { PASSWORD: "changeme", DATA_PATH: at("seed-pod") });
+    const sidecar = type(`mcp-auth-proxy --external-url=${URL_TOP} --no-auto-tls "http://localhost:8000"`, folder, { PASSWORD: "changeme", DATA_PATH: at("sigbit-pod") });
     await isReady(sidecar);
     const reply = await fetch("http://localhost/.well-known/oauth-authorization-server");
     assert.equal((await reply.json()).issuer, URL_TOP);
@@ -283,7 +283,7 @@ const cases = {
   "every variable of sigbit's Compose file at once": async () => {
     const folder = workplace();
     const env = {
-      ...HERE, EXTERNAL_URL: URL_TOP, TLS_ACCEPT_TOS: "true", PASSWORD: "your-secure-password", DATA_PATH: at("seed-compose"),
+      ...HERE, EXTERNAL_URL: URL_TOP, TLS_ACCEPT_TOS: "true", PASSWORD: "your-secure-password", DATA_PATH: at("sigbit-compose"),
       GOOGLE_CLIENT_ID: "your-google-client-id", GOOGLE_CLIENT_SECRET: "your-google-client-secret", GOOGLE_ALLOWED_USERS: "user1@example.com,user2@example.com", GOOGLE_ALLOWED_WORKSPACES: "workspace1.com,workspace2.com",
       GITHUB_CLIENT_ID: "your-github-client-id", GITHUB_CLIENT_SECRET: "your-github-client-secret", GITHUB_ALLOWED_USERS: "username1,username2", GITHUB_ALLOWED_ORGS: "org1,org2:team1",
       OIDC_CONFIGURATION_URL: "https://your-oidc-provider/.well-known/openid_configuration", OIDC_CLIENT_ID: "your-oidc-client-id", OIDC_CLIENT_SECRET: "your-oidc-client-secret", OIDC_ALLOWED_USERS: "specific@user.com", OIDC_ALLOWED_USERS_GLOB: "*@example.com",

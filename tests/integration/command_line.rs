@@ -277,7 +277,7 @@ fn a_healthcheck_asks_the_running_proxy() {
 }
 
 #[test]
-fn a_directory_that_a_container_engine_or_the_seed_has_made_is_closed_to_others() {
+fn a_directory_that_a_container_engine_or_sigbits_program_has_made_is_closed_to_others() {
     let upstream = FakeUpstream::ok();
     let data = Arc::new(Scratch::new());
     let directory = data.path("data");
@@ -288,7 +288,7 @@ fn a_directory_that_a_container_engine_or_the_seed_has_made_is_closed_to_others(
     let proxy = Proxy::start_in(data.clone(), free_port(), upstream.port, &[]);
     assert_eq!(std::fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
     drop(proxy);
-    // With what the seed keeps there, whose secret goes on to be used.
+    // With what sigbit/mcp-auth-proxy keeps there, whose secret goes on to be used.
     std::fs::remove_dir_all(&directory).unwrap();
     std::fs::create_dir(&directory).unwrap();
     std::fs::create_dir(data.path("data/certs")).unwrap();
