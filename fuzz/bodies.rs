@@ -17,6 +17,7 @@ use mcp_auth_proxy::oauth::client_auth;
 use mcp_auth_proxy::oauth::form::Form;
 use mcp_auth_proxy::oauth::redirect_uri::RedirectUri;
 use mcp_auth_proxy::oauth::{register, resource};
+use mcp_auth_proxy::tls::x509::Facts;
 use mcp_auth_proxy::tokens::access::AccessToken;
 use mcp_auth_proxy::tokens::artefacts::{
     AuthorizationCode, AuthorizationRequest, BrowserCookie, DeviceCookie, PlainForm, RefreshToken, SessionCookie,
@@ -40,6 +41,7 @@ pub const TARGETS: &[Target] = &[
     ("json_rpc", json_rpc),
     ("stdio_lines", stdio_lines),
     ("event_stream", event_stream),
+    ("certificate", certificate),
 ];
 
 /// A head that is accepted says one thing only, however its bytes arrive.
@@ -259,4 +261,13 @@ pub fn event_stream(data: &[u8]) {
     assert!(numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]) && numbers.last().is_none_or(|n| *n == pushed));
     drop(stream);
     assert_eq!(held.load(Ordering::Relaxed), 0);
+}
+
+/// A certificate that is read is for the hosts that it names.
+pub fn certificate(data: &[u8]) {
+    let Some(facts) = Facts::of(data) else { return };
+    for name in &facts.names {
+        let host = name.replacen('*', "any", 1);
+        assert!(facts.is_for(&host) || name.contains('*') && !name.starts_with("*."), "{name}");
+    }
 }
