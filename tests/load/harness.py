@@ -91,15 +91,19 @@ class Process:
 class OAuthClient:
     """A client and the browser of its user, at the proxy on one port."""
 
-    def __init__(self, port, password):
-        self.port, self.password, self.cookies, self.client_id = port, password, {}, None
+    def __init__(self, port, password, tls=None):
+        self.port, self.password, self.tls, self.cookies, self.client_id = port, password, tls, {}, None
 
     def ask(self, method, path, body=None, content_type=None):
         """Status, fields and text of an answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        scheme = "https" if self.tls else "http"
+        if self.tls:
+            connection = http.client.HTTPSConnection("localhost", self.port, timeout=30, context=self.tls)
+        else:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         headers = {"Host": f"localhost:{self.port}", "Cookie": "; ".join(f"{k}={v}" for k, v in self.cookies.items())}
         if content_type:
-            headers |= {"Content-Type": content_type, "Origin": f"http://localhost:{self.port}"}
+            headers |= {"Content-Type": content_type, "Origin": f"{scheme}://localhost:{self.port}"}
         connection.request(method, path, body, headers)
         answer = connection.getresponse()
         for value in answer.headers.get_all("Set-Cookie") or []:

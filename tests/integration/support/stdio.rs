@@ -124,7 +124,9 @@ impl McpClient<'_> {
     pub fn initialize(&mut self) -> Value {
         let reply = self.post(&self.initialize_request());
         assert_eq!(reply.status, 200, "{}; log:\n{}", reply.text(), self.proxy.log());
-        self.session = Some(reply.header("mcp-session-id").expect("a session id").to_string());
+        let id = reply.header("mcp-session-id");
+        self.session =
+            Some(id.unwrap_or_else(|| panic!("no session: {}; log:\n{}", reply.text(), self.proxy.log())).to_string());
         assert_eq!(self.post(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).status, 202);
         reply.json()
     }

@@ -7,6 +7,7 @@ use super::super::support::eventually;
 use super::super::support::pebble::{Behaviour, Pebble};
 use super::super::support::proxy::{Proxy, Scratch, free_port};
 use super::super::support::tls_client::shown;
+use super::super::support::upstream::{FakeUpstream, text};
 use super::super::support::wire::Transport;
 use super::acme::obtains;
 use super::{HOST, METADATA, TlsProxy, line, with_pebble, with_pebble_on};
@@ -138,4 +139,42 @@ fn a_host_without_a_public_name_is_served_in_the_clear_and_the_log_says_so() {
         connection.write(super::super::support::wire::request("GET", METADATA, host, &[], b""));
         assert_eq!(connection.reply(false).unwrap().json()["issuer"], format!("https://{host}"));
     }
+}
+
+#[test]
+fn an_authority_that_has_had_enough_is_left_alone_for_as_long_as_it_says() {
+    let port = Arc::new(std::sync::OnceLock::new());
+    let own = port.clone();
+    let authority = FakeUpstream::start(move |request, out| {
+        let at = |path: &str| format!("http://127.0.0.1:{}/{path}", own.get().unwrap());
+        let nonce = "Replay-Nonce: n\r\n";
+        match request.target.as_str() {
+            "/dir" => {
+                let document =
+                    serde_json::json!({"newNonce": at("nonce"), "newAccount": at("account"), "newOrder": at("order")});
+                text(out, "200 OK", "", &document.to_string());
+            }
+            // The answer to HEAD has no body.
+            "/nonce" => text(out, "200 OK", nonce, ""),
+            "/account" => text(out, "201 Created", &format!("{nonce}Location: {}\r\n", at("me")), "{}"),
+            _ => {
+                let problem =
+                    r#"{"type":"urn:ietf:params:acme:error:rateLimited","detail":"five certificates a week"}"#;
+                text(out, "429 Too Many Requests", &format!("{nonce}Retry-After: 7200\r\n"), problem);
+            }
+        }
+    });
+    port.set(authority.port).unwrap();
+    let data = Arc::new(Scratch::new());
+    let (plain, tls) = (free_port(), free_port());
+    let directory = format!("http://127.0.0.1:{}/dir", authority.port);
+    let mut command = line(&data, HOST, plain, tls);
+    command.args(["--tls-accept-tos", "--tls-directory-url", &directory, "http://127.0.0.1:1"]);
+    let proxy = Proxy::spawn(command, plain, data);
+    proxy.has_logged("no certificate could be obtained");
+    let log = proxy.log();
+    let told = log.lines().find(|l| l.contains("no certificate could be obtained")).unwrap();
+    assert!(told.contains("too many requests") && told.contains("five certificates a week"), "{told}");
+    assert!(told.contains("\"retry_in_s\":7200"), "{told}");
+    assert_eq!(authority.received().iter().filter(|r| r.target == "/order").count(), 1);
 }
