@@ -6,14 +6,15 @@
 FROM --platform=$BUILDPLATFORM docker.io/library/rust:1.95-slim-bookworm AS build
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN apt-get update \
- && apt-get install -y --no-install-recommends clang llvm musl-tools \
+ && apt-get install -y --no-install-recommends ca-certificates clang git llvm musl-tools \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /mcp-auth-proxy
 COPY . .
 ARG TARGETARCH
 # The commit, where .git is not part of what is copied.
 ARG SOURCE_COMMIT=""
-RUN case "$TARGETARCH" in amd64) arch=x86_64 ;; arm64) arch=aarch64 ;; arm) arch=armv7 ;; *) arch="$(uname -m)" ;; esac \
+RUN git config --global --add safe.directory /mcp-auth-proxy \
+ && case "$TARGETARCH" in amd64) arch=x86_64 ;; arm64) arch=aarch64 ;; arm) arch=armv7 ;; *) arch="$(uname -m)" ;; esac \
  && rustup target add x86_64-unknown-linux-musl aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf \
  && binary="$(scripts/build-static "$arch" | tail -n 1)" \
  && install -D -m 755 "$binary" /image/mcp-auth-proxy \
@@ -37,7 +38,7 @@ ENTRYPOINT ["/usr/local/bin/mcp-auth-proxy"]
 FROM scratch AS latest
 COPY --from=build /image/ /
 # The public authorities are in the binary; this is for who looks for the usual file.
-COPY --from=full /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 ENV DATA_PATH=/data
 VOLUME /data
 EXPOSE 80 443

@@ -232,18 +232,39 @@ fn rights(pid: u32) -> Vec<(u64, u64)> {
 /// For root, as which CI runs.
 #[test]
 fn roots_rights_are_given_up_but_for_those_that_are_needed() {
+    const OVERRIDE: u64 = 1 << 1;
     const READ: u64 = 1 << 2;
     const CHILDREN: u64 = 1 << 5 | 1 << 6 | 1 << 7;
-    let proxy = Proxy::start(1, &[]);
-    assert!(rights(proxy.pid()).iter().all(|r| *r == (READ, READ)), "{:x?}", rights(proxy.pid()));
+    let only = |proxy: &Proxy, wanted: u64| {
+        let found = rights(proxy.pid());
+        assert!(found.iter().all(|r| *r == (wanted, wanted)), "{wanted:x}: {found:x?}");
+    };
+    only(&Proxy::start(1, &[]), 0);
 
     let data = Arc::new(Scratch::new());
+    std::fs::write(data.path("list"), "ada\n").unwrap();
     let port = free_port();
-    let mut line = command();
-    line.args(arguments(&data, port)).args(["--stdio-user", "65534:65534", "--", "/bin/cat"]);
-    let proxy = Proxy::spawn(line, port, data.clone());
-    let wanted = READ | CHILDREN;
-    assert!(rights(proxy.pid()).iter().all(|r| *r == (wanted, wanted)), "{:x?}", rights(proxy.pid()));
+    // Files that are read again; and children of another user.
+    let start = |mut line: std::process::Command| {
+        line.args(arguments(&data, port)).args(["--stdio-user", "65534:65534", "--", "/bin/cat"]);
+        line.env("GITHUB_ALLOWED_USERS_FILE", data.path("list"));
+        line.envs([("GITHUB_CLIENT_ID", "id"), ("GITHUB_CLIENT_SECRET", "secret")]);
+        Proxy::spawn(line, port, data.clone())
+    };
+    only(&start(command()), READ | CHILDREN);
+
+    // In a container, which has fewer to begin with.
+    let within = |rights: &str| {
+        let mut line = std::process::Command::new("/usr/bin/setpriv");
+        line.env_clear().stdin(Stdio::null()).args(["--bounding-set", rights, "--inh-caps=-all"]);
+        line.arg(env!("CARGO_BIN_EXE_mcp-auth-proxy"));
+        line
+    };
+    let usual = "-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,+net_bind_service,+net_raw,+sys_chroot,+mknod,+audit_write,+setfcap";
+    only(&start(within(usual)), OVERRIDE | CHILDREN);
+    // One that may not even give rights up for good keeps none for itself.
+    let proxy = start(within("-all,+net_bind_service"));
+    assert!(rights(proxy.pid()).iter().all(|r| r.0 == 0), "{:x?}", rights(proxy.pid()));
     drop(proxy);
 
     // Data that another user owns is written all the same.

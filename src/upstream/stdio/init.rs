@@ -29,6 +29,7 @@ pub fn run(arguments: &[OsString]) -> Result<u8, String> {
     // A group of its own: a Ctrl-C would else reach it twice.
     let child = Command::new(own_program()).args(arguments).process_group(0).spawn().map_err(|e| failed(&e))?;
     let proxy = Pid::from_child(&child);
+    crate::privileges::drop_all()?;
     std::thread::spawn(move || {
         for signal in signals.forever() {
             if let Some(signal) = Signal::from_named_raw(signal) {

@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::fs::{Access, access};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, nice, set_parent_process_death_signal, setrlimit, setsid};
 use rustix::thread::set_no_new_privs;
 
@@ -74,11 +75,27 @@ impl Limits {
     }
 }
 
+/// A directory that the server's user can't enter, such as root's own, breaks most programs in it: the server begins at
+/// home instead, and what it writes on standard error is in the proxy's log.
+fn leave_what_is_closed() {
+    if access(".", Access::READ_OK | Access::EXEC_OK).is_ok() {
+        return;
+    }
+    let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_dir());
+    let home = home.unwrap_or_else(|| PathBuf::from("/"));
+    eprintln!(
+        "the proxy was started in a directory that this user can't read; the server is started in {}",
+        home.display()
+    );
+    let _ = std::env::set_current_dir(home);
+}
+
 /// Runs as a launcher: `words` are the limits, then the server's command line. Returns only when it can't go on.
 pub fn run(words: &[OsString]) -> Result<(), String> {
     let limits = Limits::of_words(words).ok_or(OWN_USE)?;
     let [program, arguments @ ..] = &words[4..] else { return Err("there is no command to run".into()) };
     limits.take_on()?;
+    leave_what_is_closed();
     let error = Command::new(program).args(arguments).exec();
     Err(format!("{} can't be run: {error}", Path::new(program).display()))
 }
