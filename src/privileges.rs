@@ -58,7 +58,9 @@ fn needed(config: &Config, held: CapabilitySet) -> CapabilitySet {
         // Children run under another user, and are ended.
         needed |= CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::KILL;
     }
-    if !is_all_roots(&config.data_path) {
+    // To connect to a socket is to write to it.
+    let has_socket = config.upstream.url.as_ref().is_some_and(|url| url.socket.is_some());
+    if has_socket || !is_all_roots(&config.data_path) {
         needed |= CapabilitySet::DAC_OVERRIDE;
     }
     needed

@@ -18,7 +18,7 @@ use super::head::{self, Framing, Head, HeadError};
 use super::response::{self, Prepared};
 use super::workers::Workers;
 use super::{Body, BodyError, Handler, Limits, Request, RequestId, Response};
-use crate::net::downstream::{Downstream, Handshake};
+use crate::net::downstream::{Downstream, Flushed, Handshake};
 use crate::net::{interrupt, outbox};
 
 /// Bytes of a body that the handler did not want which are read away to keep the connection.
@@ -179,7 +179,7 @@ impl Connection {
         loop {
             let step = match std::mem::replace(&mut self.stage, Stage::Ended) {
                 Stage::Handshake(deadline) => self.shake_hands(deadline, services.limits),
-                Stage::Head(_) if answered == IN_A_ROW && !self.input.buffered().is_empty() => {
+                Stage::Head(_) if answered >= IN_A_ROW && self.knows_of_more() => {
                     let deadline = Instant::now() + services.limits.idle_timeout;
                     Step::Wait(Stage::Head(HeadStage::default()), Wait { for_what: For::Turn, deadline })
                 }
@@ -202,6 +202,11 @@ impl Connection {
                 Step::Close => return Next::Close,
             }
         }
+    }
+
+    /// Is there something that can be read without asking the system?
+    fn knows_of_more(&self) -> bool {
+        self.readable || !self.input.buffered().is_empty() || self.socket.has_more()
     }
 
     /// Does this client, as a rule, send the next request as soon as it has the answer to the one before?
@@ -408,6 +413,9 @@ impl Connection {
         let copy = || outbox::put(bytes, 0..size).and_then(|_| stream.copy());
         let copy = || catch_unwind(AssertUnwindSafe(copy)).unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
         let sent = if endless { services.workers.without_me(copy) } else { copy() };
+        if matches!(then, After::Close) && sent.is_ok() {
+            self.socket.say_goodbye();
+        }
         match sent.and(outbox::close()) {
             Ok(()) => self.after(then, services.limits),
             Err(e) => {
@@ -428,9 +436,16 @@ impl Connection {
                 Err(_) => return Step::Close,
             }
         }
+        let is_whole = stage.sent == stage.bytes.len();
+        if is_whole && matches!(stage.then, After::Close) {
+            self.socket.say_goodbye();
+        }
         match self.socket.flush_now() {
-            Ok(true) if stage.sent == stage.bytes.len() => self.after(stage.then, limits),
-            Ok(_) => {
+            Ok(Flushed::All) if is_whole => self.after(stage.then, limits),
+            Ok(flushed) => {
+                if flushed == Flushed::Some {
+                    stage.deadline = Instant::now() + limits.body_timeout;
+                }
                 let wait = Wait { for_what: For::Room, deadline: stage.deadline };
                 Step::Wait(Stage::Flush(stage), wait)
             }
@@ -541,7 +556,7 @@ fn take_what_is_there(
 fn send_continue(socket: &Downstream) -> io::Result<()> {
     const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
     match socket.send_now(CONTINUE)? {
-        n if n == CONTINUE.len() && socket.flush_now()? => Ok(()),
+        n if n == CONTINUE.len() && socket.flush_now()? == Flushed::All => Ok(()),
         // A client that leaves so much unread waits for nothing.
         _ => Err(io::ErrorKind::WriteZero.into()),
     }

@@ -41,9 +41,11 @@ pub(super) struct Lobby {
 struct Table {
     slots: Vec<Slot>,
     free: Vec<u32>,
-    /// By deadline: those that may be closed at any time, whose first has been idle the longest, and the others.
+    /// By deadline: those that may be closed at any time, and the others.
     idle: BTreeSet<(Instant, u32)>,
     begun: BTreeSet<(Instant, u32)>,
+    /// Those that may be closed at any time, by the moment since when: their deadlines differ.
+    idle_since: BTreeSet<(Instant, u32)>,
     addresses: HashMap<IpAddr, Vec<u32>>,
     open: usize,
     /// Tells a slot's present connection from the one before it.
@@ -57,7 +59,13 @@ struct Slot {
     generation: u32,
     group: Option<IpAddr>,
     /// `None` while a worker has it.
-    waiting: Option<(Box<Connection>, Wait)>,
+    waiting: Option<Waiting>,
+}
+
+struct Waiting {
+    connection: Box<Connection>,
+    wait: Wait,
+    since: Instant,
 }
 
 /// Names a connection in the table.
@@ -209,8 +217,12 @@ impl Lobby {
     }
 
     fn store(&self, table: &mut Table, key: Key, connection: Box<Connection>, wait: Wait) {
+        let since = Instant::now();
         table.of(wait.for_what).insert((wait.deadline, key.slot));
-        table.slots[key.slot as usize].waiting = Some((connection, wait));
+        if wait.for_what == For::Request {
+            table.idle_since.insert((since, key.slot));
+        }
+        table.slots[key.slot as usize].waiting = Some(Waiting { connection, wait, since });
         if table.next_look.is_some_and(|look| wait.deadline < look) {
             self.sooner.notify_all();
         }
@@ -241,7 +253,7 @@ impl Lobby {
         table.draining = true;
         let idle: Vec<u32> = table.idle.iter().map(|(_, slot)| *slot).collect();
         for slot in idle {
-            let quiet = table.slots[slot as usize].waiting.as_ref().is_some_and(|(c, _)| !c.has_bytes());
+            let quiet = table.slots[slot as usize].waiting.as_ref().is_some_and(|w| !w.connection.has_bytes());
             if quiet {
                 table.remove(slot);
             }
@@ -345,8 +357,11 @@ impl Table {
     }
 
     fn unpark(&mut self, slot: u32) -> Option<Box<Connection>> {
-        let (connection, wait) = self.slots[slot as usize].waiting.take()?;
+        let Waiting { connection, wait, since } = self.slots[slot as usize].waiting.take()?;
         self.of(wait.for_what).remove(&(wait.deadline, slot));
+        if wait.for_what == For::Request {
+            self.idle_since.remove(&(since, slot));
+        }
         Some(connection)
     }
 
@@ -356,18 +371,19 @@ impl Table {
 
     /// The order in which connections make room.
     fn rank(&self, slot: u32) -> Option<(bool, Instant, u32)> {
-        let (_, wait) = self.slots[slot as usize].waiting.as_ref()?;
-        Some((wait.for_what != For::Request, wait.deadline, slot))
+        let Waiting { wait, since, .. } = self.slots[slot as usize].waiting.as_ref()?;
+        let is_idle = wait.for_what == For::Request;
+        Some((!is_idle, if is_idle { *since } else { wait.deadline }, slot))
     }
 
     /// The one that has been idle the longest, unless its next request has just come; else the one that has waited the
     /// longest.
     fn who_makes_room(&self) -> Option<u32> {
         let quiet = |slot: &&(Instant, u32)| {
-            self.slots[slot.1 as usize].waiting.as_ref().is_some_and(|(connection, _)| !connection.has_bytes())
+            self.slots[slot.1 as usize].waiting.as_ref().is_some_and(|w| !w.connection.has_bytes())
         };
-        let first = || self.begun.first().or_else(|| self.idle.first());
-        self.idle.iter().take(LOOKED_AT).find(quiet).or_else(first).map(|(_, slot)| *slot)
+        let first = || self.begun.first().or_else(|| self.idle_since.first());
+        self.idle_since.iter().take(LOOKED_AT).find(quiet).or_else(first).map(|(_, slot)| *slot)
     }
 
     fn overdue(&mut self, now: Instant) -> Option<(Key, Box<Connection>)> {

@@ -32,6 +32,17 @@ struct Session {
     has_more: bool,
 }
 
+/// How much of what was taken is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// All of it.
+    All,
+    /// A part: the client reads.
+    Some,
+    /// Nothing.
+    None,
+}
+
 /// Where a handshake stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handshake {
@@ -151,20 +162,25 @@ impl Downstream {
         Ok(n)
     }
 
-    /// Has everything that was taken been handed to the system?
-    pub fn flush_now(&self) -> io::Result<bool> {
+    /// Hands what was taken to the system; how much of it went.
+    pub fn flush_now(&self) -> io::Result<Flushed> {
         match self.cover().as_deref_mut() {
-            Some(Cover::Tls(session)) => self.push(session),
-            _ => Ok(true),
+            Some(Cover::Tls(session)) => self.flush(session),
+            _ => Ok(Flushed::All),
         }
     }
 
-    /// No more bytes will be sent: says so within TLS (RFC 8446 section 6.1), and then to the system.
-    pub fn end(&self) {
+    /// No more bytes will be sent, and the next flush says so within TLS (RFC 8446 section 6.1).
+    pub fn say_goodbye(&self) {
         if let Some(Cover::Tls(session)) = self.cover().as_deref_mut() {
             session.tls.send_close_notify();
-            let _ = self.push(session);
         }
+    }
+
+    /// No more bytes will be sent: says so within TLS, if it has not been said, and then to the system.
+    pub fn end(&self) {
+        self.say_goodbye();
+        let _ = self.flush_now();
         let _ = self.socket.shutdown(Shutdown::Write);
     }
 
@@ -175,15 +191,20 @@ impl Downstream {
 
     /// Sends records; whether all are out.
     fn push(&self, session: &mut Session) -> io::Result<bool> {
+        Ok(self.flush(session)? == Flushed::All)
+    }
+
+    fn flush(&self, session: &mut Session) -> io::Result<Flushed> {
+        let mut flushed = Flushed::None;
         while session.tls.wants_write() {
             match session.tls.write_tls(&mut Raw(&self.socket, RecvFlags::DONTWAIT)) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Ok(_) => flushed = Flushed::Some,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(flushed),
                 Err(e) => return Err(e),
             }
         }
-        Ok(true)
+        Ok(Flushed::All)
     }
 
     /// Receives records.

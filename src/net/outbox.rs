@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 
-use super::downstream::Downstream;
+use super::downstream::{Downstream, Flushed};
 
 /// More than this is sent without waiting for more.
 const FULL: usize = 32 << 10;
@@ -74,7 +74,7 @@ impl Outbox {
                 }
             }
         }
-        while !self.client.flush_now()? {
+        while self.client.flush_now()? != Flushed::All {
             self.wait()?;
         }
         Ok(())

@@ -1,7 +1,6 @@
 //! Certificate files of the user's: read at the start, and again when they change.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -23,7 +22,7 @@ pub struct CertificateFiles {
 }
 
 /// Tells one state of both files from another: a replaced file has another number, a written one another time.
-type Mark = [(u64, i64, i64, u64); 2];
+pub type Mark = [(u64, i64, i64, u64); 2];
 
 impl CertificateFiles {
     /// Reads both; the error is one line and names the flags.
@@ -39,39 +38,38 @@ impl CertificateFiles {
         })
     }
 
-    /// Looks at the files now and then, for as long as the process lives; a pair that is of no use changes nothing.
-    pub fn watch(&self, certificates: &Certificates) {
-        let mut seen = self.mark();
+    /// Looks at the files now and then, for as long as the process lives; a pair that is of no use changes nothing, and is
+    /// tried again until it is. `loaded` is the state of those in use.
+    pub fn watch(&self, mut loaded: Option<Mark>, certificates: &Certificates) {
+        let mut told = None;
         loop {
             std::thread::sleep(LOOK_EVERY);
             let mark = self.mark();
-            let same = matches!((&mark, &seen), (Ok(new), Ok(old)) if new == old)
-                || matches!((&mark, &seen), (Err(new), Err(old)) if new.kind() == old.kind());
-            if !same {
-                self.take_up(certificates);
-                seen = mark;
+            if mark.is_some() && mark == loaded {
+                continue;
+            }
+            match self.load() {
+                Ok(pair) => {
+                    log::info!(until = date(pair.facts.not_after); "the certificate files have changed: the new certificate is in use");
+                    certificates.replace(pair);
+                    (loaded, told) = (mark, None);
+                }
+                Err(e) if told.as_ref() == Some(&e) => {}
+                Err(e) => {
+                    log::error!(error = e.as_str(); "the certificate files have changed, but are of no use; the old certificate stays in use");
+                    told = Some(e);
+                }
             }
         }
     }
 
-    fn take_up(&self, certificates: &Certificates) {
-        match self.load() {
-            Ok(pair) => {
-                log::info!(until = date(pair.facts.not_after); "the certificate files have changed: the new certificate is in use");
-                certificates.replace(pair);
-            }
-            Err(e) => {
-                log::error!(error = e.as_str(); "the certificate files have changed, but are of no use; the old certificate stays in use");
-            }
-        }
-    }
-
-    fn mark(&self) -> io::Result<Mark> {
+    /// The state that both are in; to be taken before they are read.
+    pub fn mark(&self) -> Option<Mark> {
         let mark = |path: &Path| {
-            let found = fs::metadata(path)?;
-            io::Result::Ok((found.ino(), found.ctime(), found.ctime_nsec(), found.size()))
+            let found = fs::metadata(path).ok()?;
+            Some((found.ino(), found.ctime(), found.ctime_nsec(), found.size()))
         };
-        Ok([mark(&self.certificate)?, mark(&self.key)?])
+        Some([mark(&self.certificate)?, mark(&self.key)?])
     }
 }
 

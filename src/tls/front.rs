@@ -31,7 +31,7 @@ pub struct Front {
 }
 
 enum Keeper {
-    Files(CertificateFiles),
+    Files(CertificateFiles, Option<files::Mark>),
     Authority(Box<Issuer>),
 }
 
@@ -47,9 +47,10 @@ impl Front {
         let challenges = Arc::new(Challenges::default());
         let (pair, keeper) = match &config.source {
             Source::Files(source) => {
+                let mark = source.mark();
                 let pair = source.load()?;
                 files::warn_of_traps(&pair, external, clock.now());
-                (pair, Keeper::Files(source.clone()))
+                (pair, Keeper::Files(source.clone(), mark))
             }
             Source::Acme(acme) => obtained(acme, data_path, proxies)?,
         };
@@ -60,8 +61,8 @@ impl Front {
     pub fn look_after(self, clock: Arc<Clock>) -> Result<Option<Arc<Nudge>>, String> {
         let Front { certificates, challenges, keeper } = self;
         match keeper {
-            Keeper::Files(source) => {
-                spawn("certificates", move || source.watch(&certificates))?;
+            Keeper::Files(source, mark) => {
+                spawn("certificates", move || source.watch(mark, &certificates))?;
                 Ok(None)
             }
             Keeper::Authority(issuer) => {

@@ -29,13 +29,22 @@ impl Pair {
             .map_err(|e| format!("the certificate is not in PEM form: {e}"))?;
         let first = chain.first().ok_or("there is no certificate in it, in PEM form")?;
         let facts = Facts::of(first).ok_or("the certificate is malformed")?;
+        if key.windows(9).any(|w| w == b"ENCRYPTED") {
+            return Err(
+                "the key is protected by a password; write it without one: openssl pkey -in KEY -out NEW".into()
+            );
+        }
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| format!("the key is not in PEM form: {e}"))?;
         let key = ring::default_provider()
             .key_provider
             .load_private_key(key)
             .map_err(|e| format!("the key is of no use for TLS: {e}"))?;
         let certified = CertifiedKey::new(chain, key);
-        certified.keys_match().map_err(|_| "certificate and key do not belong together")?;
+        certified.keys_match().map_err(|e| match e {
+            rustls::Error::InconsistentKeys(_) => "certificate and key do not belong together".to_string(),
+            // One of version 1, for instance, has no extensions and so no names.
+            other => format!("clients will refuse the certificate: {other}"),
+        })?;
         let is_trusted = !facts.is_self_issued;
         Ok(Pair { certified: Arc::new(certified), facts, is_trusted })
     }

@@ -1,7 +1,7 @@
 //! One order: from the name to the chain (RFC 8555 section 7.4).
 
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, StatusCode};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
@@ -72,7 +72,8 @@ impl Issuer {
                 talk.account = None;
                 self.keep.forget_order();
                 self.register(&mut talk)?;
-                self.order(&mut talk, challenges, *way, replaces)
+                // What another account got is not this one's to replace.
+                self.order(&mut talk, challenges, *way, None)
             }
             other => other,
         };
@@ -89,7 +90,11 @@ impl Issuer {
             }
             Err(Failed::Way(second)) => {
                 // What is said of either is needed to find out what is wrong.
-                Err(AcmeError::Hopeless(format!("{} failed: {error}. {} failed: {second}", way.name(), other.name())))
+                Err(AcmeError::NotValidated(format!(
+                    "{} failed: {error}. {} failed: {second}",
+                    way.name(),
+                    other.name()
+                )))
             }
             Err(e) => Err(e.into()),
         }
@@ -146,7 +151,9 @@ impl Issuer {
         way: Way,
         replaces: Option<&str>,
     ) -> Result<Pair, Failed> {
-        let (url, mut order, key) = match self.take_up_order(talk) {
+        let taken_up = self.take_up_order(talk)?;
+        let is_old = taken_up.is_some();
+        let (url, mut order, key) = match taken_up {
             Some(order) => order,
             None => self.new_order(talk, replaces)?,
         };
@@ -154,26 +161,32 @@ impl Issuer {
         self.keep.keep_order(&kept()).map_err(AcmeError::Hopeless)?;
         let result = self.complete(talk, challenges, way, &url, &mut order, &key);
         // An order that was only interrupted is gone on with; what was refused will be refused again.
-        if !matches!(&result, Err(Failed::Other(AcmeError::Unreachable(_)))) {
+        if !matches!(&result, Err(Failed::Other(e)) if e.is_passing()) {
             self.keep.forget_order();
         }
-        result
+        match result {
+            // It was interrupted long ago.
+            Ok(pair) if is_old && pair.facts.not_after < now() => self.order(talk, challenges, way, replaces),
+            other => other,
+        }
     }
 
     /// The order that was under way when this process, or the one before it, was interrupted.
-    fn take_up_order(&self, talk: &mut Conversation<'_>) -> Option<(RemoteUrl, Value, KeyPair)> {
-        let kept = self.keep.order()?;
+    fn take_up_order(&self, talk: &mut Conversation<'_>) -> Result<Option<(RemoteUrl, Value, KeyPair)>, AcmeError> {
+        let Some(kept) = self.keep.order() else { return Ok(None) };
         let url = RemoteUrl::parse(&kept.url).ok();
-        let found = url.zip(KeyPair::from_pem(&kept.key).ok()).and_then(|(url, key)| {
-            let (order, _) = talk.read(&url).ok()?;
-            let is_alive = matches!(order["status"].as_str(), Some("pending" | "ready" | "processing" | "valid"));
-            is_alive.then_some((url, order, key))
-        });
-        match &found {
-            Some(_) => log::info!("an order for a certificate that was interrupted is gone on with"),
-            None => self.keep.forget_order(),
+        let Some((url, key)) = url.zip(KeyPair::from_pem(&kept.key).ok()) else { return Ok(None) };
+        let order = match talk.read(&url) {
+            Ok((order, _)) => order,
+            Err(e) if e.is_passing() || e.is("accountDoesNotExist") => return Err(e),
+            Err(_) => Value::Null,
+        };
+        if matches!(order["status"].as_str(), Some("pending" | "ready" | "processing" | "valid")) {
+            log::info!("an order for a certificate that was interrupted is gone on with");
+            return Ok(Some((url, order, key)));
         }
-        found
+        self.keep.forget_order();
+        Ok(None)
     }
 
     fn new_order(
@@ -187,9 +200,10 @@ impl Issuer {
         }
         let url = talk.directory.new_order.clone();
         let (order, fields) = match talk.write(&url, &payload) {
-            // Another order took its place already, or the authority does not know the old certificate.
+            // Another order took its place already, or the authority knows nothing of the old certificate, and says so in
+            // one way or another.
             Err(AcmeError::Problem(problem))
-                if replaces.is_some() && matches!(problem.kind.as_str(), "alreadyReplaced" | "malformed") =>
+                if replaces.is_some() && !matches!(problem.kind.as_str(), "rateLimited" | "accountDoesNotExist") =>
             {
                 log::debug!(error:% = AcmeError::Problem(problem); "ordering without a word on the certificate before");
                 return self.new_order(talk, None);
@@ -223,7 +237,11 @@ impl Issuer {
                 .serialize_request(key)
                 .map_err(|e| AcmeError::Hopeless(format!("no certificate can be asked for: {e}")))?;
             let payload = json!({"csr": base64url(request.der())});
-            talk.write(&parse_value(&order["finalize"])?, &payload)?;
+            match talk.write(&parse_value(&order["finalize"])?, &payload) {
+                // It was heard before, though the answer was lost.
+                Err(e) if e.is("orderNotReady") => {}
+                other => drop(other?),
+            }
             *order = poll(talk, url, "ready")?;
         }
         if order["status"] == "processing" {
@@ -239,7 +257,9 @@ impl Issuer {
         if !pair.facts.is_for(&self.config.host) {
             return Err(AcmeError::Malformed("the certificate is for another name".into()).into());
         }
-        self.keep.keep_pair(&key, &chain).map_err(AcmeError::Hopeless)?;
+        if let Err(e) = self.keep.keep_pair(&key, &chain) {
+            log::error!(error = e.as_str(); "the new certificate can't be kept: it is in use until the proxy stops, and another will be ordered then");
+        }
         Ok(Pair { is_trusted: true, ..pair })
     }
 
@@ -330,7 +350,7 @@ fn poll(talk: &mut Conversation<'_>, url: &RemoteUrl, status: &str) -> Result<Va
         }
         let wait = retry_after(&fields).unwrap_or(pause).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         if Instant::now() + wait > deadline {
-            return Err(AcmeError::Unreachable(format!("it did not come to an end in {} s", PATIENCE.as_secs())));
+            return Err(AcmeError::Slow(format!("the authority did not come to an end in {} s", PATIENCE.as_secs())));
         }
         sleep(wait);
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -345,6 +365,11 @@ fn parse_value(url: &Value) -> Result<RemoteUrl, AcmeError> {
     parse(url.as_str().unwrap_or_default())
 }
 
+/// Seconds since 1970, by the machine's clock.
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
 /// RFC 3339 to the second, in UTC or with an offset.
 fn rfc3339(text: &str) -> Option<u64> {
     let (date, offset) = match text.strip_suffix(['Z', 'z']) {
@@ -357,6 +382,9 @@ fn rfc3339(text: &str) -> Option<u64> {
         }
     };
     let (date, time) = date.split_once(['T', 't'])?;
+    if date.len() != 10 || time.split('.').next()?.len() != 8 {
+        return None;
+    }
     let mut date = date.split('-').map(str::parse::<i64>);
     let (year, month, day) = (date.next()?.ok()?, date.next()?.ok()?, date.next()?.ok()?);
     let mut time = time.split('.').next()?.split(':').map(str::parse::<i64>);
@@ -378,7 +406,9 @@ mod tests {
         ] {
             assert_eq!(rfc3339(text), Some(seconds), "{text}");
         }
-        for text in ["", "Z", "2026-11-24", "2026-11-24T00:00Z", "soon", "2026-11-24T00:00:00"] {
+        for text in
+            ["", "Z", "99999999999-01-01T00:00:00Z", "2026-11-24", "2026-11-24T00:00Z", "soon", "2026-11-24T00:00:00"]
+        {
             assert_eq!(rfc3339(text), None, "{text}");
         }
     }

@@ -49,7 +49,19 @@ impl Keep {
 
     /// The account's key, and its URL if that is known; made and kept if there is none.
     pub fn account(&self) -> Result<(AccountKey, Option<String>), String> {
-        if let Some(kept) = self.read::<KeptAccount>(&self.account_path()) {
+        let path = self.account_path();
+        let kept = match data::read_private(&path) {
+            Ok(bytes) => serde_json::from_slice::<KeptAccount>(&bytes).ok(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            // It is there all the same: another one in its place would be a loss.
+            Err(e) => {
+                return Err(format!(
+                    "the account at the certificate authority, {}, can't be read: {e}",
+                    path.display()
+                ));
+            }
+        };
+        if let Some(kept) = kept {
             match AccountKey::from_pem(kept.key) {
                 Ok(key) => return Ok((key, kept.url)),
                 Err(e) => {

@@ -43,6 +43,10 @@ pub enum AcmeError {
     Unreachable(String),
     /// It answered with something else than the protocol has.
     Malformed(String),
+    /// It takes too long; says for what.
+    Slow(String),
+    /// The name could not be validated, whichever way; says why.
+    NotValidated(String),
     /// It can't go on by itself; says why and what to do.
     Hopeless(String),
 }
@@ -64,6 +68,15 @@ impl AcmeError {
     /// Is it a problem of that type?
     pub fn is(&self, kind: &str) -> bool {
         matches!(self, AcmeError::Problem(problem) if problem.kind == kind)
+    }
+
+    /// May the same request be answered otherwise next time?
+    pub fn is_passing(&self) -> bool {
+        match self {
+            AcmeError::Unreachable(_) | AcmeError::Slow(_) => true,
+            AcmeError::Problem(problem) => problem.status == 429 || problem.status >= 500 || problem.kind == "badNonce",
+            _ => false,
+        }
     }
 
     /// How long the authority wants to be left alone.
@@ -98,12 +111,14 @@ impl fmt::Display for AcmeError {
                     "invalidContact" | "unsupportedContact" => {
                         f.write_str("the authority refuses the address of --acme-email (ACME_EMAIL)")?
                     }
+                    "" if (200..300).contains(status) => f.write_str("the authority refused without a reason")?,
                     "" => write!(f, "the authority answered {status}")?,
                     other => write!(f, "the authority refused ({other})")?,
                 }
                 if detail.is_empty() { Ok(()) } else { write!(f, "; it says: {detail}") }
             }
             AcmeError::Unreachable(why) => write!(f, "the authority can't be reached: {why}"),
+            AcmeError::Slow(why) | AcmeError::NotValidated(why) => f.write_str(why),
             AcmeError::Malformed(why) => write!(f, "the authority's answer is no ACME: {why}"),
             AcmeError::Hopeless(why) => f.write_str(why),
         }

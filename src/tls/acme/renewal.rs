@@ -14,9 +14,13 @@ use crate::tokens::{base64url, random};
 
 /// The longest sleep: a clock that is set is noticed within it.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
-/// The first pause after a failure, which doubles with each, and the longest. Let's Encrypt takes five failed validations of
-/// a name in an hour.
+/// The first pause after a failure, which doubles with each, and the longest.
 const FIRST_BACK_OFF: Duration = Duration::from_secs(60);
+/// The first pause after the name could not be validated: Let's Encrypt takes five failures of a name in an hour, and an
+/// attempt in both ways is two.
+const FIRST_BACK_OFF_OF_NAME: Duration = Duration::from_secs(20 * 60);
+/// A certificate that has just come is kept for so long, or for a third of its life, whatever clock or authority say.
+const KEPT_AT_LEAST: Duration = Duration::from_secs(86_400);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(12 * 3_600);
 /// The longest that an authority can send this proxy away for.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(7 * 86_400);
@@ -34,8 +38,10 @@ pub struct Renewal {
     nudge: Arc<Nudge>,
     way: Way,
     failures: u32,
-    /// Not before.
+    /// Not before, unless somebody asks for it.
     back_off: Option<Instant>,
+    /// Not before, since the authority says so.
+    sent_away: Option<Instant>,
     /// What is known of the certificate in use.
     plan: Option<Plan>,
 }
@@ -70,6 +76,8 @@ struct Plan {
     /// When this process got it, from disk or, if it is `fresh`, from the authority: the measure where the clock is wrong.
     since: Instant,
     fresh: bool,
+    /// The clock has agreed with it.
+    was_valid: bool,
 }
 
 impl Renewal {
@@ -81,8 +89,8 @@ impl Renewal {
         clock: Arc<Clock>,
         nudge: Arc<Nudge>,
     ) -> Renewal {
-        let (way, failures, back_off, plan) = (Way::TlsAlpn, 0, None, None);
-        Renewal { issuer, certificates, challenges, clock, nudge, way, failures, back_off, plan }
+        let (way, failures, back_off, sent_away, plan) = (Way::TlsAlpn, 0, None, None, None);
+        Renewal { issuer, certificates, challenges, clock, nudge, way, failures, back_off, sent_away, plan }
     }
 
     /// For as long as the process lives.
@@ -98,7 +106,7 @@ impl Renewal {
     /// Does what is due; how long until the next look.
     fn look(&mut self) -> Duration {
         let now = Instant::now();
-        if let Some(until) = self.back_off
+        if let Some(until) = self.back_off.max(self.sent_away)
             && until > now
         {
             return until - now;
@@ -134,14 +142,17 @@ impl Renewal {
     }
 
     fn failed(&mut self, error: &AcmeError, current: Option<&Facts>) -> Duration {
-        let doubled = FIRST_BACK_OFF.saturating_mul(1 << self.failures.min(16)).min(LONGEST_BACK_OFF);
+        let first = if matches!(error, AcmeError::NotValidated(_)) { FIRST_BACK_OFF_OF_NAME } else { FIRST_BACK_OFF };
+        let doubled = first.saturating_mul(1 << self.failures.min(16)).min(LONGEST_BACK_OFF);
         // A certificate of a few days, or minutes, can't wait for long.
         let lifetime = current.map(|f| Duration::from_secs(f.not_after.saturating_sub(f.not_before)));
         let pause = lifetime.map_or(doubled, |l| doubled.min(l / 20)).max(Duration::from_secs(1));
         let pause = pause.mul_f64(0.8 + 0.4 * fraction());
-        let pause = pause.max(error.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER));
+        let away = error.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
         self.failures += 1;
         self.back_off = Some(Instant::now() + pause);
+        self.sent_away = Some(Instant::now() + away);
+        let pause = pause.max(away);
         let text = format!("{error}{}", clock_hint(error, self.clock.now()));
         let (host, retry) = (self.issuer.config.host.as_str(), pause.as_secs());
         match current {
@@ -192,23 +203,38 @@ impl Renewal {
 impl Plan {
     fn new(facts: &Facts, fresh: bool) -> Plan {
         let now = Instant::now();
-        Plan { serial: facts.serial.clone(), fraction: fraction(), window: None, ask_at: now, since: now, fresh }
+        Plan {
+            serial: facts.serial.clone(),
+            fraction: fraction(),
+            window: None,
+            ask_at: now,
+            since: now,
+            fresh,
+            was_valid: false,
+        }
     }
 
-    fn time_left(&self, facts: &Facts, now: Timestamp) -> Duration {
+    fn time_left(&mut self, facts: &Facts, now: Timestamp) -> Duration {
+        self.was_valid |= (facts.not_before..=facts.not_after).contains(&now);
         let lifetime = facts.not_after.saturating_sub(facts.not_before);
         // Two thirds of the lifetime, and a little less, so that many do not come together.
         let share = 2.0 / 3.0 - self.fraction / 30.0;
         let after = Duration::from_secs(lifetime).mul_f64(share);
         // A clock that is behind would keep the certificate for too long, one that is ahead have a new one at every look.
-        if now < facts.not_before || (self.fresh && now > facts.not_after) {
+        if now < facts.not_before || (self.fresh && !self.was_valid && now > facts.not_after) {
             return after.saturating_sub(self.since.elapsed());
         }
         let due = match self.window {
             Some((start, end)) => start + ((end - start) as f64 * self.fraction) as u64,
             None => facts.not_before + after.as_secs(),
         };
-        Duration::from_secs(due.saturating_sub(now))
+        // Never so late that there is no time to try again.
+        let due = due.min(facts.not_after.saturating_sub(lifetime / 10));
+        let left = Duration::from_secs(due.saturating_sub(now));
+        match self.fresh {
+            true => left.max(KEPT_AT_LEAST.min(Duration::from_secs(lifetime) / 3).saturating_sub(self.since.elapsed())),
+            false => left,
+        }
     }
 }
 
@@ -250,7 +276,7 @@ mod tests {
     fn two_thirds_of_the_lifetime_pass_or_a_little_less() {
         for days in [6, 90] {
             let facts = facts(days);
-            let plan = Plan::new(&facts, false);
+            let mut plan = Plan::new(&facts, false);
             let left = plan.time_left(&facts, facts.not_before).as_secs();
             assert!((days * DAY * 19 / 30..=days * DAY * 20 / 30).contains(&left), "{left}");
             assert_eq!(plan.time_left(&facts, facts.not_before + left), Duration::ZERO);
@@ -262,7 +288,7 @@ mod tests {
     fn the_window_of_the_authority_comes_first() {
         let facts = facts(90);
         let (start, end) = (facts.not_before + 10 * DAY, facts.not_before + 12 * DAY);
-        let plan = Plan { window: Some((start, end)), ..Plan::new(&facts, false) };
+        let mut plan = Plan { window: Some((start, end)), ..Plan::new(&facts, false) };
         let due = facts.not_before + plan.time_left(&facts, facts.not_before).as_secs();
         assert!((start..=end).contains(&due));
         assert_eq!(plan.time_left(&facts, end), Duration::ZERO);
@@ -271,11 +297,19 @@ mod tests {
     #[test]
     fn a_wrong_clock_neither_orders_in_a_loop_nor_keeps_a_certificate_for_ever() {
         let facts = facts(90);
-        let fresh = Plan::new(&facts, true);
         for now in [0, facts.not_after + 10 * 365 * DAY] {
-            let left = fresh.time_left(&facts, now).as_secs();
+            let left = Plan::new(&facts, true).time_left(&facts, now).as_secs();
             assert!((50 * DAY..=60 * DAY).contains(&left), "{left}");
         }
+        // A little ahead, so that it looks due: a day passes all the same. So it does when the authority wants it at once.
+        let ahead = facts.not_after - DAY;
+        assert!(Plan::new(&facts, true).time_left(&facts, ahead).as_secs() >= DAY - 60);
+        let mut recalled = Plan { window: Some((1, 2)), ..Plan::new(&facts, true) };
+        assert!((DAY - 60..=DAY).contains(&recalled.time_left(&facts, facts.not_before).as_secs()));
+        // Once the clock has agreed with it, it runs out like any other.
+        let mut slept = Plan::new(&facts, true);
+        slept.time_left(&facts, facts.not_before);
+        assert!(slept.time_left(&facts, facts.not_after + DAY).as_secs() <= DAY);
     }
 
     #[test]

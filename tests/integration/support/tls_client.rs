@@ -20,7 +20,15 @@ pub fn connect(port: u16, host: &str) -> std::io::Result<Connection<Stream>> {
 }
 
 pub fn connect_with(port: u16, host: &str, config: Arc<ClientConfig>) -> std::io::Result<Connection<Stream>> {
-    let socket = TcpStream::connect(("127.0.0.1", port))?;
+    shake_hands(TcpStream::connect(("127.0.0.1", port))?, host, config)
+}
+
+/// The handshake over a socket that is open already.
+pub fn over(socket: TcpStream, host: &str) -> std::io::Result<Connection<Stream>> {
+    shake_hands(socket, host, unverified_config().unwrap())
+}
+
+fn shake_hands(socket: TcpStream, host: &str, config: Arc<ClientConfig>) -> std::io::Result<Connection<Stream>> {
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.set_write_timeout(Some(PATIENCE))?;
     socket.set_nodelay(true)?;

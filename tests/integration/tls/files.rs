@@ -55,7 +55,10 @@ fn a_pair_that_is_of_no_use_at_the_start_is_refused_in_one_line() {
     let scratch = super::Scratch::new();
     let (chain, key) = authority.certificate(&[HOST]);
     let (_, other) = authority.certificate(&[HOST]);
-    for (name, text) in [("c.pem", chain.as_str()), ("k.pem", &key), ("other.pem", &other), ("empty.pem", "")] {
+    let locked = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    for (name, text) in
+        [("c.pem", chain.as_str()), ("k.pem", &key), ("other.pem", &other), ("empty.pem", ""), ("locked.pem", locked)]
+    {
         fs::write(scratch.path(name), text).unwrap();
     }
     for (certificate, key, why) in [
@@ -65,6 +68,7 @@ fn a_pair_that_is_of_no_use_at_the_start_is_refused_in_one_line() {
         ("c.pem", "empty.pem", "not in PEM form"),
         ("k.pem", "k.pem", "no certificate"),
         ("c.pem", "other.pem", "do not belong together"),
+        ("c.pem", "locked.pem", "protected by a password"),
     ] {
         let mut line = super::line(&scratch, HOST, 0, 0);
         line.args(["--tls-cert-file", &scratch.path(certificate), "--tls-key-file", &scratch.path(key)]);

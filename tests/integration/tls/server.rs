@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use mcp_auth_proxy::net::tls::{anyone, unverified_config};
 use mcp_auth_proxy::tls::ACME_TLS;
@@ -13,7 +13,7 @@ use super::super::support::eventually;
 use super::super::support::flow::{Client, call};
 use super::super::support::proxy::command;
 use super::super::support::tls::Authority;
-use super::super::support::tls_client::{ask, connect, connect_with, ends_cleanly};
+use super::super::support::tls_client::{ask, connect, connect_with, ends_cleanly, over};
 use super::super::support::upstream::{FakeUpstream, text};
 use super::super::support::wire::{Connection, Transport, request};
 use super::{HOST, METADATA, with_files};
@@ -256,4 +256,66 @@ fn new_keys_in_the_middle_of_a_connection_are_taken() {
 fn a_request_for_another_host_is_refused_whatever_name_the_handshake_had() {
     let proxy = with_files(&Authority::new(), 1, &[]);
     assert_eq!(ask(proxy.port, "evil.example", "GET", METADATA, &[], b"").unwrap().status, 421);
+}
+
+/// Sends requests without a pause, and reads the answers away, until told to stop.
+fn ask_without_end(port: u16, stop: &AtomicBool) {
+    let mut stream = connect(port, HOST).unwrap().socket;
+    stream.sock.set_nonblocking(true).unwrap();
+    // Sixteen of them fill one read.
+    let filler = "x".repeat(256 - request("GET", METADATA, HOST, &[("X", "")], b"").len());
+    let requests = request("GET", METADATA, HOST, &[("X", &filler)], b"").repeat(64);
+    assert_eq!(requests.len(), 64 * 256);
+    let mut waste = vec![0; 64 << 10];
+    while !stop.load(Ordering::Relaxed) {
+        if !stream.conn.wants_write() {
+            stream.conn.writer().write_all(&requests).unwrap();
+        }
+        let wrote = stream.conn.write_tls(&mut stream.sock);
+        let read = stream.conn.read_tls(&mut stream.sock);
+        if stream.conn.process_new_packets().is_err() || matches!(read, Ok(0)) {
+            return;
+        }
+        while matches!(stream.conn.reader().read(&mut waste), Ok(1..)) {}
+        if wrote.is_err() && read.is_err() {
+            std::thread::sleep(std::time::Duration::from_micros(50));
+        }
+    }
+}
+
+#[test]
+fn clients_that_never_stop_asking_leave_the_others_their_turn() {
+    let proxy = with_files(&Authority::new(), 1, &[]);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| ask_without_end(proxy.port, &stop));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let answers: Vec<_> = (0..5).map(|_| ask(proxy.port, HOST, "GET", METADATA, &[], b"")).collect();
+        stop.store(true, Ordering::Relaxed);
+        assert!(answers.iter().all(|a| a.as_ref().is_some_and(|a| a.status == 200)), "{answers:?}");
+    });
+}
+
+#[test]
+fn who_has_been_idle_the_longest_makes_room_for_a_newcomer_and_no_other_newcomer_does() {
+    let proxy = with_files(&Authority::new(), 1, &["--max-connections", "20", "--handshake-timeout", "5s"]);
+    let idle: Vec<_> = (0..20)
+        .map(|_| {
+            let mut connection = connect(proxy.port, HOST).unwrap();
+            connection.socket.write_all(&request("GET", METADATA, HOST, &[], b"")).unwrap();
+            assert_eq!(connection.reply(false).unwrap().status, 200);
+            connection
+        })
+        .collect();
+    // They connect together, and take their time to begin.
+    let mut newcomers: Vec<_> = (0..8).map(|_| TcpStream::connect(("127.0.0.1", proxy.port)).unwrap()).collect();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    for socket in newcomers.drain(..) {
+        let mut connection = over(socket, HOST).expect("the newcomer was not cut off");
+        connection.socket.write_all(&request("GET", METADATA, HOST, &[], b"")).unwrap();
+        assert_eq!(connection.reply(false).unwrap().status, 200);
+    }
+    drop(idle);
 }
