@@ -61,14 +61,16 @@ echo "Try it:   mcp-auth-proxy demo"
 cat <<NOTE
 Ports below 1024, as https needs them, want a right of their own:
   sudo setcap cap_net_bind_service=+ep $to/mcp-auth-proxy
-or a service that systemd starts with it. As root, put this into /etc/systemd/system/mcp-auth-proxy.service, with a user that you
-have made for it (useradd --system mcp-auth-proxy) and your options in /etc/mcp-auth-proxy.env (chmod 600):
+or a service that systemd starts with it, which can't use a home directory:
+  sudo install -m 755 $to/mcp-auth-proxy /usr/local/bin/
+  sudo useradd --system mcp-auth-proxy
+Then put your options into /etc/mcp-auth-proxy.env (chmod 600), and this into /etc/systemd/system/mcp-auth-proxy.service:
 
   [Unit]
   After=network-online.target
   Wants=network-online.target
   [Service]
-  ExecStart=$to/mcp-auth-proxy http://127.0.0.1:3001
+  ExecStart=/usr/local/bin/mcp-auth-proxy http://127.0.0.1:3001
   EnvironmentFile=/etc/mcp-auth-proxy.env
   Environment=DATA_PATH=%S/mcp-auth-proxy
   StateDirectory=mcp-auth-proxy
@@ -84,5 +86,5 @@ have made for it (useradd --system mcp-auth-proxy) and your options in /etc/mcp-
   [Install]
   WantedBy=multi-user.target
 
-then: systemctl enable --now mcp-auth-proxy
+and start it: sudo systemctl enable --now mcp-auth-proxy
 NOTE

@@ -240,6 +240,11 @@ fn roots_rights_are_given_up_but_for_those_that_are_needed() {
         assert!(found.iter().all(|r| *r == (wanted, wanted)), "{wanted:x}: {found:x?}");
     };
     only(&Proxy::start(1, &[]), 0);
+    // To connect to another user's socket takes the right to write.
+    let (socket, port) = (Arc::new(Scratch::new()), free_port());
+    let mut line = command();
+    line.args(arguments(&socket, port)).arg(format!("unix:{}", socket.path("mcp.sock")));
+    only(&Proxy::spawn(line, port, socket), OVERRIDE);
 
     let data = Arc::new(Scratch::new());
     std::fs::write(data.path("list"), "ada\n").unwrap();

@@ -51,6 +51,8 @@ for from in "http://127.0.0.1:$port" "$PWD/dist"; do
   cat dist/install.sh | env -i PATH="$PATH" HOME="$work/home" FROM="$from" sh >"$work/said"
   [ "$("$work/home/.local/bin/mcp-auth-proxy" --version)" = "$("$binary" --version)" ] || fail "another program was installed"
   for word in setcap AmbientCapabilities; do grep -q "$word" "$work/said" || fail "it does not say how to open ports below 1024"; done
+  # systemd is kept out of homes.
+  ! grep -E "ExecStart=.*(home|\\.local)" "$work/said" || fail "the unit starts what it can not reach"
   rm -r "${work:?}/home"
 done
 # A file that is not what the list says, and one that the list does not name.
