@@ -12,6 +12,8 @@ use super::tls::Authority;
 pub struct Behaviour {
     /// Of a hundred good nonces, so many are refused.
     pub refused_nonces: u8,
+    /// Each validation waits for fewer seconds than that, at random.
+    pub longest_pause: u8,
     /// Lifetime of certificates, in seconds.
     pub lifetime: u32,
     /// No account without one elsewhere.
@@ -20,7 +22,7 @@ pub struct Behaviour {
 
 impl Default for Behaviour {
     fn default() -> Self {
-        Behaviour { refused_nonces: 5, lifetime: 86_400, wants_external_account: false }
+        Behaviour { refused_nonces: 5, longest_pause: 0, lifetime: 86_400, wants_external_account: false }
     }
 }
 
@@ -89,7 +91,8 @@ impl Pebble {
         let log = fs::File::create(self.scratch.path("pebble.log")).unwrap();
         let child = Command::new("pebble")
             .args(["-config", &self.scratch.path("pebble.json"), "-dnsserver", &format!("127.0.0.1:{}", self.dns_port)])
-            .env("PEBBLE_VA_NOSLEEP", "1")
+            .env("PEBBLE_VA_NOSLEEP", if self.behaviour.longest_pause == 0 { "1" } else { "0" })
+            .env("PEBBLE_VA_SLEEPTIME", self.behaviour.longest_pause.to_string())
             .env("PEBBLE_WFE_NONCEREJECT", self.behaviour.refused_nonces.to_string())
             .env("PEBBLE_AUTHZREUSE", "0")
             .stdout(log.try_clone().unwrap())
