@@ -172,11 +172,17 @@ const cases = {
     await isReady(proxy, 1);
     const sslyze = spawnSync(join(dirname(python), "sslyze"), ["--mozilla_config", "intermediate", "--certinfo_ca_file", at("roots.pem"), "mcp.example.com"], { encoding: "utf8" });
     assert.match(sslyze.stdout, /mcp\.example\.com:443: OK - Compliant/, sslyze.stdout.slice(-2000) + sslyze.stderr);
-    spawnSync("testssl", ["--add-ca", at("roots.pem"), "--ip", "127.0.0.1", "--color", "0", "--quiet", "--severity", "LOW", "--jsonfile", at("testssl.json"), URL_TOP], { encoding: "utf8" });
+    const testssl = () => {
+      rmSync(at("testssl.json"), { force: true });
+      spawnSync("testssl", ["--add-ca", at("roots.pem"), "--ip", "127.0.0.1", "--color", "0", "--quiet", "--severity", "LOW", "--jsonfile", at("testssl.json"), URL_TOP], { encoding: "utf8" });
+      return JSON.parse(readFileSync(at("testssl.json"), "utf8"));
+    };
     // The authority of this world tells of no way to ask whether a certificate was revoked, and its DNS has no CAA.
     const ofTheAuthority = /^(cert_(revocation|crlDistributionPoints|ocspURL|mustStapleExtension)|OCSP_stapling|DNS_CAArecord|scanProblem|engine_problem|cert_chain_of_trust|cert_trust)/;
-    const all = JSON.parse(readFileSync(at("testssl.json"), "utf8"));
-    const found = all.filter(({ id, severity }) => !["OK", "INFO", "DEBUG"].includes(severity) && !ofTheAuthority.test(id));
+    const look = () => testssl().filter(({ id, severity }) => !["OK", "INFO", "DEBUG"].includes(severity) && !ofTheAuthority.test(id));
+    let found = look();
+    // It closes a connection before the tickets have come, now and then, and then can't resume: a look that failed is no finding.
+    for (let i = 0; i < 2 && found.length > 0 && found.every(({ finding }) => /check failed/.test(finding)); i++) found = look();
     assert.deepEqual(found, []);
     await stopped(proxy);
     rmSync(folder, { recursive: true });
