@@ -193,13 +193,18 @@ impl ExternalUrl {
 
     /// True when the host is an address.
     pub fn is_address(&self) -> bool {
-        self.host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+        is_address(&self.host)
     }
 
     /// True when only this machine can reach the URL.
     pub fn is_loopback(&self) -> bool {
         is_loopback_host(&self.host)
     }
+}
+
+/// Is `host`, as a URL has it, an address and not a name?
+pub fn is_address(host: &str) -> bool {
+    host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
 }
 
 /// `localhost`, `*.localhost`, `127.0.0.0/8` or `[::1]`.

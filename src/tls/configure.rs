@@ -1,6 +1,5 @@
 //! Which TLS was asked for, and what to say where it can't be had.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use base64::Engine;
@@ -9,7 +8,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use super::acme::AcmeConfig;
 use super::acme::account::ExternalAccount;
 use super::files::CertificateFiles;
-use crate::config::{ExternalUrl, Listen};
+use crate::config::{ExternalUrl, Listen, is_address};
 use crate::flags::Settings;
 use crate::net::fetch::RemoteUrl;
 
@@ -170,10 +169,6 @@ pub fn is_public(host: &str) -> bool {
     let is_private =
         |domain: &&str| host.strip_suffix(*domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
     host.contains('.') && !is_address(host) && !PRIVATE_DOMAINS.iter().any(is_private)
-}
-
-fn is_address(host: &str) -> bool {
-    host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
 }
 
 /// What to say at the start of an https URL for which no TLS is spoken here.

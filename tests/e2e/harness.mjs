@@ -56,6 +56,25 @@ export async function startProxy(binary, upstream, env = {}, { port, signIn = ["
   return Object.assign(proxy, { origin, clean: () => rmSync(data, { recursive: true, force: true }) });
 }
 
+// Runs each case by its name, and `afterFailure` behind one that fails; the last line counts them. Ends the process.
+export async function runCases(cases, { afterFailure = () => {}, atEnd = () => {} } = {}) {
+  let failed = 0;
+  for (const [name, run] of Object.entries(cases)) {
+    try {
+      await run();
+      console.log(`ok    ${name}`);
+    } catch (error) {
+      failed++;
+      console.log(`FAIL  ${name}\n${error.stack}`);
+      await afterFailure();
+    }
+  }
+  stopEverything();
+  atEnd();
+  console.log(`${Object.keys(cases).length - failed} passed, ${failed} failed`);
+  process.exit(failed ? 1 : 0);
+}
+
 export function stopEverything({ but = [] } = {}) {
   for (const child of running) if (!but.includes(child)) child.kill("SIGKILL");
 }

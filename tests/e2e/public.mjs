@@ -9,7 +9,7 @@ import https from "node:https";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import tls from "node:tls";
-import { answers, start, stopEverything } from "./harness.mjs";
+import { runCases, start, stopEverything } from "./harness.mjs";
 import { getToken } from "./token.mjs";
 import { typescriptFlow } from "./typescript_client.mjs";
 
@@ -310,22 +310,12 @@ function listens(port) {
   return found.stdout.trim() !== "";
 }
 
-let failed = 0;
 await build();
-for (const [name, run] of Object.entries(cases)) {
-  try {
-    await run();
-    console.log(`ok    ${name}`);
-  } catch (error) {
-    failed++;
-    console.log(`FAIL  ${name}\n${error.stack}`);
-    // What a failed case leaves behind would hold the ports.
+await runCases(cases, {
+  // What a failed case leaves behind would hold the ports.
+  afterFailure: async () => {
     stopEverything({ but: [authority.child, names.child] });
     await until("the port is free", () => !listens(443));
-  }
-}
-stopEverything();
-rmSync(world, { recursive: true, force: true });
-const total = Object.keys(cases).length;
-console.log(`${total - failed} passed, ${failed} failed`);
-process.exit(failed ? 1 : 0);
+  },
+  atEnd: () => rmSync(world, { recursive: true, force: true }),
+});

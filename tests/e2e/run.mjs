@@ -7,7 +7,7 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { conformance } from "./conformance.mjs";
-import { answers, freePort, PASSWORD, start, startProxy, stopEverything } from "./harness.mjs";
+import { answers, freePort, PASSWORD, runCases, start, startProxy } from "./harness.mjs";
 import { providerScreens, screens } from "./screens.mjs";
 import { getToken, startBearer } from "./token.mjs";
 import { checks, lost, REVISIONS, wholeScenarios } from "./transparency.mjs";
@@ -252,17 +252,4 @@ const cases = {
     }),
 };
 
-let failed = 0;
-for (const [name, run] of Object.entries(cases)) {
-  try {
-    await run();
-    console.log(`ok    ${name}`);
-  } catch (error) {
-    failed++;
-    console.log(`FAIL  ${name}\n${error.stack}`);
-  }
-}
-stopEverything();
-const total = Object.keys(cases).length;
-console.log(`${total - failed} passed, ${failed} failed`);
-process.exit(failed ? 1 : 0);
+await runCases(cases);
