@@ -18,8 +18,3 @@ pub fn announce() {
 pub fn listen(listener: impl FnOnce() + 'static) {
     LISTENER.set(Some(Box::new(listener)));
 }
-
-/// Has there been no announcement since [`listen`]?
-pub fn is_listening() -> bool {
-    LISTENER.with_borrow(Option::is_some)
-}

@@ -60,6 +60,8 @@ struct Slot {
     group: Option<IpAddr>,
     /// `None` while a worker has it.
     waiting: Option<Waiting>,
+    /// Its event came while a worker had it, which had armed it and not yet put it back.
+    was_called: bool,
 }
 
 struct Waiting {
@@ -135,8 +137,8 @@ impl Lobby {
                 _ if data > u64::MAX >> 1 => return Event::Arrivals((LISTENER - data) as usize),
                 _ => {
                     let key = Key { slot: data as u32, generation: (data >> 32) as u32 };
-                    // Another worker, or the deadline, was quicker: then there is nothing here.
-                    if let Some(connection) = self.table().take(key) {
+                    // Another worker, or the deadline, may have it: then it hears of this when it puts it back.
+                    if let Some(connection) = self.table().answer(key) {
                         return Event::Ready(key, connection);
                     }
                 }
@@ -177,29 +179,41 @@ impl Lobby {
             table.remove(key.slot);
             return;
         }
+        // Whoever hears of it waits for the table.
         self.store(&mut table, key, connection, wait);
         drop(table);
         // Closing takes a moment that nobody has to wait for.
         drop(evicted);
     }
 
-    /// Takes a connection back that waits for its client.
-    pub(super) fn park(&self, key: Key, connection: Box<Connection>, wait: Wait) {
-        let mut table = self.table();
-        if table.draining && wait.for_what == For::Request {
-            return self.close(table, key, connection);
-        }
-        let socket = connection.socket().clone();
-        self.store(&mut table, key, connection, wait);
-        // Whoever gets the event needs the table at once.
-        drop(table);
-        if let Err(e) = epoll::modify(&self.epoll, &*socket, key.data(), flags(wait.for_what)) {
+    /// Takes a connection back that waits for its client; returns it when what it waits for has come meanwhile.
+    #[must_use]
+    pub(super) fn park(&self, key: Key, connection: Box<Connection>, wait: Wait) -> Option<Box<Connection>> {
+        if let Err(e) = self.arm(key, &connection, wait.for_what) {
             log::error!(error:% = e; "a connection was closed: it could not be watched");
-            let lost = self.table().take(key);
-            if let Some(connection) = lost {
-                self.forget(key, connection);
-            }
+            self.forget(key, connection);
+            return None;
         }
+        self.put_back(key, connection, wait)
+    }
+
+    /// From here on the event is heard, although nobody can have the connection yet. Its owner does this, so that none
+    /// who has lost it meanwhile can change what another waits for.
+    fn arm(&self, key: Key, connection: &Connection, for_what: For) -> io::Result<()> {
+        Ok(epoll::modify(&self.epoll, &**connection.socket(), key.data(), flags(for_what))?)
+    }
+
+    fn put_back(&self, key: Key, connection: Box<Connection>, wait: Wait) -> Option<Box<Connection>> {
+        let mut table = self.table();
+        if std::mem::take(&mut table.slots[key.slot as usize].was_called) {
+            return Some(connection);
+        }
+        if table.draining && wait.for_what == For::Request {
+            self.close(table, key, connection);
+            return None;
+        }
+        self.store(&mut table, key, connection, wait);
+        None
     }
 
     /// A connection has ended.
@@ -308,7 +322,7 @@ fn flags(for_what: For) -> EventFlags {
 impl Table {
     fn insert(&mut self, group: Option<IpAddr>) -> Key {
         self.generation = self.generation.wrapping_add(1) & (u32::MAX >> 1);
-        let new = Slot { generation: self.generation, group, waiting: None };
+        let new = Slot { generation: self.generation, group, waiting: None, was_called: false };
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = new;
@@ -349,11 +363,11 @@ impl Table {
         waiting
     }
 
-    fn take(&mut self, key: Key) -> Option<Box<Connection>> {
-        match self.slots.get(key.slot as usize) {
-            Some(slot) if slot.generation == key.generation => self.unpark(key.slot),
-            _ => None,
-        }
+    /// The connection whose event came; where somebody has it, that is noted.
+    fn answer(&mut self, key: Key) -> Option<Box<Connection>> {
+        let slot = self.slots.get_mut(key.slot as usize).filter(|slot| slot.generation == key.generation)?;
+        slot.was_called = slot.waiting.is_none();
+        self.unpark(key.slot)
     }
 
     fn unpark(&mut self, slot: u32) -> Option<Box<Connection>> {
@@ -391,5 +405,61 @@ impl Table {
         let (_, slot) = first.filter(|(at, _)| *at <= now)?;
         let generation = self.slots[slot as usize].generation;
         Some((Key { slot, generation }, self.unpark(slot)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::net::downstream::Downstream;
+
+    const PATIENCE: Duration = Duration::from_millis(20);
+
+    fn limits() -> Limits {
+        crate::config::Config::build(crate::flags::Settings::default()).unwrap().http
+    }
+
+    /// A lobby with a worker that has its one connection, and the client's end of that.
+    fn lobby() -> (Lobby, Key, Box<Connection>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, peer) = listener.accept().unwrap();
+        let (lobby, limits) = (Lobby::new(&limits()).unwrap(), limits());
+        let (connection, wait) = Connection::new(Downstream::plain(socket), peer.ip(), 0, &limits);
+        lobby.admit(connection, wait, peer.ip(), false);
+        client.write_all(b"G").unwrap();
+        let Event::Ready(key, connection) = lobby.next(Duration::from_secs(10)) else { panic!("no event") };
+        (lobby, key, connection, client)
+    }
+
+    fn wait(for_what: For) -> Wait {
+        Wait { for_what, deadline: Instant::now() + Duration::from_secs(60) }
+    }
+
+    #[test]
+    fn an_event_before_its_connection_is_put_back_is_not_lost() {
+        let (lobby, key, connection, _client) = lobby();
+        lobby.arm(key, &connection, For::Bytes).unwrap();
+        // Another worker hears of the byte, and finds nobody.
+        assert!(matches!(lobby.next(PATIENCE), Event::Quiet));
+        let connection = lobby.put_back(key, connection, wait(For::Bytes)).expect("it is called at once");
+        // It is called once.
+        lobby.arm(key, &connection, For::Bytes).unwrap();
+        assert!(lobby.put_back(key, connection, wait(For::Bytes)).is_none());
+        assert!(matches!(lobby.next(PATIENCE), Event::Ready(..)));
+    }
+
+    #[test]
+    fn whoever_comes_late_changes_nothing_of_what_another_waits_for() {
+        let (lobby, key, connection, _client) = lobby();
+        // Its time is up as soon as it is put back, so the lobby's thread has it, and has it wait for room.
+        let overdue = Wait { for_what: For::Room, deadline: Instant::now() };
+        assert!(lobby.park(key, connection, overdue).is_none());
+        let (key, connection) = lobby.table().overdue(Instant::now()).unwrap();
+        assert!(lobby.park(key, connection, wait(For::Room)).is_none());
+        assert!(matches!(lobby.next(PATIENCE), Event::Ready(..)), "there is room at once");
     }
 }

@@ -105,7 +105,7 @@ impl Server {
     /// `stop` becomes readable when the process is told to stop.
     pub fn run(self, stop: BorrowedFd<'_>, drain_timeout: Duration) -> io::Result<()> {
         let shared = self.shared;
-        shared.workers.start();
+        shared.workers.start()?;
         let keeper = shared.clone();
         std::thread::Builder::new().name("lobby".into()).spawn(move || {
             keeper.lobby.look_after_deadlines(|key, mut connection| {
@@ -119,6 +119,7 @@ impl Server {
         while poll(&mut [PollFd::from_borrowed_fd(stop, PollFlags::IN)], None) == Err(Errno::INTR) {}
         shared.drain(drain_timeout);
         shared.lobby.end();
+        shared.workers.end();
         Ok(())
     }
 }
@@ -165,11 +166,16 @@ impl Shared {
         }
     }
 
-    fn settle(&self, key: Key, connection: Box<Connection>, next: Next) {
-        match next {
-            Next::Wait(wait) => self.lobby.park(key, connection, wait),
-            Next::Close => self.lobby.forget(key, connection),
+    fn settle(&self, key: Key, mut connection: Box<Connection>, mut next: Next) {
+        while let Next::Wait(wait) = next {
+            match self.lobby.park(key, connection, wait) {
+                None => return,
+                // What it waits for has come before it was put back.
+                Some(called) => connection = called,
+            }
+            next = connection.go_on(true, &self.services(connection.door()));
         }
+        self.lobby.forget(key, connection);
     }
 
     fn accept(&self, door: usize) {

@@ -3,10 +3,12 @@
 //! A few *lead*: they take what is ready from the lobby and see it through, and nobody else has to be woken for it. A
 //! leader that is about to wait for long, for a slow server, a slow client, the disk or a password hash, steps aside
 //! first, so that another leads in its place. So fast requests run on few threads, which the system schedules well, and
-//! slow ones on as many as there are.
+//! slow ones on as many as there are. A leader that takes long without a word is put aside by a watchdog.
 
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::blocking;
 
@@ -18,6 +20,35 @@ pub(super) const IDLE: Duration = Duration::from_secs(10);
 /// Leaders for each core, and as many again.
 const LEADERS: usize = 2;
 
+/// While all leaders are busy, the watchdog looks at them so often, and puts aside those that have been busy for longer
+/// than that.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+const TOO_LONG: Duration = Duration::from_millis(20);
+
+thread_local! {
+    /// This thread's turn as a leader.
+    static TURN: RefCell<Option<Arc<Turn>>> = const { RefCell::new(None) };
+}
+
+/// One thread's turn as a leader. It ends when the thread steps aside, or is put aside.
+#[derive(Default)]
+struct Turn {
+    is_over: AtomicBool,
+    /// Milliseconds from the start of the workers to the moment when it found something to do; 0 while it has not.
+    busy_since: AtomicU64,
+}
+
+impl Turn {
+    /// Ends the turn; false when it was over.
+    fn end(&self) -> bool {
+        !self.is_over.swap(true, Ordering::AcqRel)
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
+    }
+}
+
 /// All of them.
 pub(super) struct Workers {
     /// Threads at one time, but for those that are busy with a stream.
@@ -26,6 +57,9 @@ pub(super) struct Workers {
     run: Box<dyn Fn() -> Outcome + Send + Sync>,
     counts: Mutex<Counts>,
     vacancy: Condvar,
+    /// Wakes the watchdog.
+    saturated: Condvar,
+    started: Instant,
 }
 
 /// What came of a leader's turn.
@@ -48,6 +82,11 @@ struct Counts {
     /// Threads that wait until they may lead, and how many of them have been told to.
     spare: usize,
     called: usize,
+    /// Turns that are not known to be over.
+    turns: Vec<Arc<Turn>>,
+    /// The watchdog is awake.
+    is_watched: bool,
+    has_ended: bool,
 }
 
 impl Workers {
@@ -56,16 +95,35 @@ impl Workers {
         // Enough to keep each core busy while some wait for a fast server.
         let most_leaders = LEADERS + LEADERS * std::thread::available_parallelism().map_or(1, |n| n.get());
         let most = most.max(most_leaders);
-        Arc::new(Workers { most, most_leaders, run: Box::new(run), counts: Mutex::default(), vacancy: Condvar::new() })
+        Arc::new(Workers {
+            most,
+            most_leaders,
+            run: Box::new(run),
+            counts: Mutex::default(),
+            vacancy: Condvar::new(),
+            saturated: Condvar::new(),
+            started: Instant::now(),
+        })
     }
 
-    /// Starts the first.
-    pub(super) fn start(self: &Arc<Self>) {
+    /// Starts the first, and the watchdog.
+    pub(super) fn start(self: &Arc<Self>) -> std::io::Result<()> {
         self.fill_vacancy(self.counts());
+        let workers = self.clone();
+        std::thread::Builder::new().name("watchdog".into()).stack_size(STACK).spawn(move || workers.watch())?;
+        Ok(())
+    }
+
+    /// Nothing is to be done any more.
+    pub(super) fn end(&self) {
+        self.counts().has_ended = true;
+        self.saturated.notify_all();
     }
 
     /// This thread has found something to do: another waits for the next, if not too many lead.
     pub(super) fn is_busy(self: &Arc<Self>) {
+        let now = (self.started.elapsed().as_millis() as u64).max(1);
+        TURN.with_borrow(|turn| turn.iter().for_each(|t| t.busy_since.store(now, Ordering::Relaxed)));
         let mut counts = self.counts();
         counts.busy += 1;
         self.fill_vacancy(counts);
@@ -74,7 +132,43 @@ impl Workers {
     /// Is this leader the only one that has something to do, and another there for what comes next?
     pub(super) fn am_alone(&self) -> bool {
         let counts = self.counts();
-        blocking::is_listening() && counts.busy == 1 && counts.leaders > 1
+        leads() && counts.busy == 1 && counts.leaders > 1
+    }
+
+    /// Puts leaders aside that take long without a word, whenever all are busy: a call that blocks and that nobody
+    /// thought of must not keep everybody else waiting.
+    fn watch(self: Arc<Self>) {
+        loop {
+            let idle = |counts: &mut Counts| !counts.is_watched && !counts.has_ended;
+            let counts = self.saturated.wait_while(self.counts(), idle).unwrap_or_else(|e| e.into_inner());
+            if counts.has_ended {
+                return;
+            }
+            drop(counts);
+            std::thread::sleep(LOOK_EVERY);
+            let mut counts = self.counts();
+            counts.turns.retain(|turn| !turn.is_over());
+            let now = self.started.elapsed().as_millis() as u64;
+            let takes_long = |turn: &&Arc<Turn>| {
+                let since = turn.busy_since.load(Ordering::Relaxed);
+                since > 0 && now.saturating_sub(since) > TOO_LONG.as_millis() as u64
+            };
+            let slow: Vec<Arc<Turn>> = counts.turns.iter().filter(takes_long).cloned().collect();
+            counts.is_watched = counts.busy >= counts.leaders;
+            drop(counts);
+            slow.iter().for_each(|turn| self.put_aside(turn));
+        }
+    }
+
+    /// Another leads in the place of a leader that is busy.
+    fn put_aside(self: &Arc<Self>, turn: &Turn) {
+        let mut counts = self.counts();
+        // Under the lock: the thread may be done this very moment.
+        if turn.busy_since.load(Ordering::Relaxed) > 0 && turn.end() {
+            counts.leaders -= 1;
+            counts.busy -= 1;
+            self.fill_vacancy(counts);
+        }
     }
 
     /// Runs `work`, which may take hours, without counting this thread.
@@ -88,7 +182,13 @@ impl Workers {
 
     /// Sees to it that a leader waits for what comes next.
     fn fill_vacancy(self: &Arc<Self>, mut counts: MutexGuard<'_, Counts>) {
-        if counts.busy < counts.leaders || counts.leaders >= self.most_leaders {
+        if counts.busy < counts.leaders {
+            return;
+        }
+        if counts.leaders >= self.most_leaders {
+            if !std::mem::replace(&mut counts.is_watched, true) {
+                self.saturated.notify_all();
+            }
             return;
         }
         if counts.spare > 0 {
@@ -127,6 +227,7 @@ impl Workers {
                 Outcome::Quiet => {
                     let mut counts = self.counts();
                     if counts.leaders > counts.busy + 1 {
+                        TURN.with_borrow(|turn| turn.iter().for_each(|t| _ = t.end()));
                         counts.leaders -= 1;
                         counts.present -= 1;
                         return;
@@ -140,7 +241,8 @@ impl Workers {
     /// What it did is done: leads on, or waits until it may lead again. False when it is not needed any more.
     fn go_on(self: &Arc<Self>) -> bool {
         let mut counts = self.counts();
-        if blocking::is_listening() {
+        if leads() {
+            TURN.with_borrow(|turn| turn.iter().for_each(|t| t.busy_since.store(0, Ordering::Relaxed)));
             counts.busy -= 1;
             return true;
         }
@@ -168,16 +270,74 @@ impl Workers {
 
     /// This thread leads, until it is about to wait for long.
     fn lead(self: &Arc<Self>) {
+        let turn = Arc::new(Turn::default());
+        let mut counts = self.counts();
+        counts.turns.retain(|turn| !turn.is_over());
+        counts.turns.push(turn.clone());
+        drop(counts);
+        TURN.set(Some(turn.clone()));
         let workers = self.clone();
-        blocking::listen(move || {
-            let mut counts = workers.counts();
-            counts.leaders -= 1;
-            counts.busy -= 1;
-            workers.fill_vacancy(counts);
-        });
+        blocking::listen(move || workers.put_aside(&turn));
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+/// Does this thread lead?
+fn leads() -> bool {
+    TURN.with_borrow(|turn| turn.as_ref().is_some_and(|t| !t.is_over()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+
+    #[test]
+    fn a_call_that_blocks_without_a_word_keeps_nobody_waiting() {
+        let (jobs, queue) = channel::<Receiver<()>>();
+        let queue = Mutex::new(queue);
+        let workers: Arc<std::sync::OnceLock<Arc<Workers>>> = Arc::default();
+        let (own, done) = (workers.clone(), Arc::new(AtomicU64::new(0)));
+        let count = done.clone();
+        let made = Workers::new(64, move || {
+            let Ok(job) = queue.lock().unwrap().recv() else { return Outcome::End };
+            own.get().unwrap().is_busy();
+            // It says nothing of this.
+            let _ = job.recv();
+            count.fetch_add(1, Ordering::SeqCst);
+            Outcome::Worked
+        });
+        let _ = workers.set(made.clone());
+        made.start().unwrap();
+        // More than there may be leaders.
+        let blocked: Vec<_> = (0..made.most_leaders + 3)
+            .map(|_| {
+                let (release, job) = channel::<()>();
+                jobs.send(job).unwrap();
+                release
+            })
+            .collect();
+        let (release, job) = channel();
+        drop(release);
+        jobs.send(job).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while done.load(Ordering::SeqCst) == 0 {
+            assert!(Instant::now() < deadline, "everybody waits for those that block");
+            std::thread::yield_now();
+        }
+        let counts = made.counts();
+        assert!(counts.busy <= counts.leaders && counts.leaders <= made.most_leaders);
+        drop(counts);
+        drop(blocked);
+        while done.load(Ordering::SeqCst) < made.most_leaders as u64 + 4 {
+            assert!(Instant::now() < deadline, "those that were put aside come back");
+            std::thread::yield_now();
+        }
+        drop(jobs);
+        made.end();
     }
 }
