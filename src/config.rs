@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use rustix::process::{Resource, geteuid, getrlimit};
 use rustls::ClientConfig;
 
+use crate::admission::Bounds;
 use crate::flags::{LogFormat, Settings};
 use crate::login::providers::{ProviderConfig, configure as provider_configs};
 use crate::net::fetch::Proxies;
@@ -61,12 +62,8 @@ pub struct Config {
     pub lifetimes: Lifetimes,
     /// Bounds of the HTTP layer.
     pub http: crate::http::Limits,
-    /// Upstream requests in flight.
-    pub max_requests: usize,
-    /// Upstream requests in flight for one user.
-    pub max_requests_per_user: usize,
-    /// Event streams open at one time.
-    pub max_streams: usize,
+    /// Upstream requests in flight, and open streams.
+    pub admission: Bounds,
     /// How long requests may take to finish when told to stop.
     pub drain_timeout: Duration,
 }
@@ -430,9 +427,12 @@ impl Config {
                 // Besides requests upstream there are sign-ins, which queue, and what is answered at once.
                 workers: s.max_requests + s.password_queue + 64,
             },
-            max_requests: s.max_requests,
-            max_requests_per_user: s.max_requests_per_user,
-            max_streams: s.max_streams,
+            admission: Bounds {
+                requests: s.max_requests,
+                requests_per_user: s.max_requests_per_user,
+                streams: s.max_streams,
+                streams_per_user: s.max_streams_per_user,
+            },
             drain_timeout: s.drain_timeout,
         })
     }

@@ -11,15 +11,17 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Newcomer};
 use crate::config::{ExternalUrl, is_loopback_host};
 use crate::context::{Caller, Context, Endpoint};
 use crate::guard::{self, Seen};
 use crate::http::{Handler, Request, Response};
+use crate::identity::UserId;
 use crate::login::{federation, signin};
+use crate::net::interrupt;
 use crate::net::trusted::TrustedProxies;
 use crate::oauth::{authorize, metadata, register, revoke, token};
-use crate::upstream::http::is_event_stream;
+use crate::upstream::http::{is_event_stream, wants_event_stream};
 use crate::upstream::{Origin, Upstream};
 
 /// Every endpoint but the well-knowns; HEAD goes where GET goes.
@@ -176,7 +178,7 @@ impl App {
                     Response::text(StatusCode::METHOD_NOT_ALLOWED, "TRACE would show what others may not see")
                         .with(ALLOW, "GET, POST, DELETE")
                 }
-                Ok(principal) => match self.admission.enter(&principal.user) {
+                Ok(principal) => match self.admission.enter(newcomer(request, principal.user.clone())) {
                     Err(busy) => *busy,
                     Ok(permit) => {
                         let origin = Origin { principal, chain };
@@ -195,6 +197,14 @@ impl App {
         response.headers.append(VARY, HeaderValue::from_static("Origin"));
         response
     }
+}
+
+/// The request as one that is to be let in. Its body may yet be on its way.
+fn newcomer(request: &mut Request<'_>, user: UserId) -> Newcomer {
+    let wants_stream = request.parts.method == Method::GET || wants_event_stream(&request.parts.headers);
+    let arriving = request.body.arriving().map(|body| body.is_under_way());
+    let upload = arriving.and_then(|is_under_way| Some((Arc::downgrade(&interrupt::client()?), is_under_way)));
+    Newcomer { user, wants_stream, upload }
 }
 
 /// Does `path` never reach the upstream server?

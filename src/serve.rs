@@ -48,10 +48,16 @@ const CHILD_DESCRIPTORS: usize = 7;
 /// Publishes the upstream server of `settings` until the process is told to stop. The error is one line.
 pub fn run(settings: Settings) -> Result<(), String> {
     start_log(&settings);
-    let config = Config::for_serving(settings)?;
+    let mut config = Config::for_serving(settings)?;
     prepare_directory(&config.data_path)?;
     let plain = listen("--listen (LISTEN)", config.listen)?;
     let tls = config.tls.as_ref().map(|tls| listen("--tls-listen (TLS_LISTEN)", tls.listen)).transpose()?;
+    if let Some(user) = config.stdio.as_mut().and_then(|stdio| stdio.user.as_mut()) {
+        // A user of the system without an entry of its own, as in --stdio-user 1000:1000.
+        user.make_home(&std::env::temp_dir()).unwrap_or_else(|e| {
+            log::warn!(error:% = e; "no home could be made for the user of --stdio-user (STDIO_USER): the MCP server runs without one");
+        });
+    }
     privileges::drop_unneeded(&config)?;
     let stop = stop_signal()?;
     let store = open_store(&config.data_path)?;
@@ -142,7 +148,7 @@ pub fn build(
     raise_descriptor_limit(&mut config);
     let drain_timeout = config.drain_timeout;
     let limits = config.http.clone();
-    let admission = Admission::new(config.max_requests, config.max_requests_per_user, config.max_streams);
+    let admission = Admission::new(config.admission);
     let context =
         Context::new(config, secret, store, clock.clone()).map_err(|e| format!("the state can't be read: {e}"))?;
     let context = Arc::new(context);
@@ -266,7 +272,7 @@ pub fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Stri
 fn raise_descriptor_limit(config: &mut Config) {
     let connections = config.http.connections;
     let children = config.stdio.as_ref().map_or(0, |s| s.max_children * CHILD_DESCRIPTORS);
-    let upstream = config.max_requests + config.max_streams + children;
+    let upstream = config.admission.requests + config.admission.streams + children;
     let wanted = (connections + upstream + OWN_DESCRIPTORS) as u64;
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|c| c < wanted) {

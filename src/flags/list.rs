@@ -949,7 +949,18 @@ pub const FLAGS: &[Flag] = &[
         default: "4096",
         section: Section::Limits,
         help: "Event streams open at one time; beyond that 503",
+        more: "A request that accepts an event stream has its place reserved before it is passed on.",
         set: |s, v| count(v).map(|n| s.max_streams = n),
+        ..BASE
+    },
+    Flag {
+        long: Some("max-streams-per-user"),
+        env: "MAX_STREAMS_PER_USER",
+        value: Some("COUNT"),
+        default: "1024",
+        section: Section::Limits,
+        help: "Event streams open at one time for one user; beyond that 429",
+        set: |s, v| count(v).map(|n| s.max_streams_per_user = n),
         ..BASE
     },
     Flag {

@@ -3,7 +3,9 @@
 use std::cell::RefCell;
 use std::io::{self, Read};
 use std::mem::take;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -18,8 +20,11 @@ const SLOWEST: u64 = 1 << 10;
 
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// Bytes of chunk extensions and trailers that one body may carry; they mean nothing here.
+/// Bytes of chunk extensions and trailers that one request body may carry; they mean nothing here.
 const MAX_ORNAMENT: usize = 8 << 10;
+/// Bytes of a framing line of an answer, and of all its trailers: some servers pad each size, or sign each chunk.
+const MAX_LINE: usize = 8 << 10;
+const MAX_TRAILERS: usize = 64 << 10;
 
 /// Why a body could not be read; travels inside [`io::Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,19 +77,39 @@ impl From<BodyError> for io::Error {
 /// A body up to this size is held until it is whole, so that nobody who sends it slowly holds a thread.
 pub const HELD: usize = 64 << 10;
 
+/// The part of a request body that is still on its way.
+pub trait Arriving: Read {
+    /// Reads what is there; `WouldBlock` says that nothing is.
+    fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// The socket that it comes from.
+    fn socket(&self) -> BorrowedFd<'_>;
+
+    /// When the next bytes must be there.
+    fn deadline(&self) -> Instant;
+
+    /// True until the last byte has been read. Lives longer than the body, for those who keep account of uploads.
+    fn is_under_way(&self) -> Arc<AtomicBool>;
+}
+
 /// A request body that a handler may read.
 pub struct Body<'c> {
     /// What has arrived before the handler was called, from `at` on.
     held: Vec<u8>,
     at: usize,
-    rest: Option<&'c mut dyn Read>,
+    rest: Option<&'c mut dyn Arriving>,
     framing: Framing,
 }
 
 impl<'c> Body<'c> {
     /// A body of which `held` has arrived; `rest` delivers what follows, if anything does.
-    pub fn new(held: Vec<u8>, rest: Option<&'c mut dyn Read>, framing: Framing) -> Body<'c> {
+    pub fn new(held: Vec<u8>, rest: Option<&'c mut dyn Arriving>, framing: Framing) -> Body<'c> {
         Body { held, at: 0, rest, framing }
+    }
+
+    /// What is still on its way, behind what [`Body::hold`] took.
+    pub fn arriving(&mut self) -> Option<&mut (dyn Arriving + 'c)> {
+        self.rest.as_deref_mut()
     }
 
     /// How the client delimited it.
@@ -145,6 +170,21 @@ fn append_with(
     result
 }
 
+/// Likewise for bytes of which few may come: they are read into memory of the thread's, so that a connection that waits
+/// for the rest has no more than what has arrived.
+fn append_what_comes(
+    buffer: &mut Vec<u8>,
+    room: usize,
+    read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+) -> io::Result<usize> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.resize(HELD, 0);
+        let n = read(&mut scratch[..room.min(HELD)])?;
+        buffer.extend_from_slice(&scratch[..n]);
+        Ok(n)
+    })
+}
+
 /// A socket that is asked before it is waited for.
 pub(super) struct SocketSource {
     pub(super) socket: Arc<Downstream>,
@@ -186,6 +226,8 @@ const STEP: usize = 4 << 10;
 thread_local! {
     /// The buffer that was released last: most requests begin with one and end with none.
     static SPARE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// Bodies are read through it.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl<S: Source> Input<S> {
@@ -283,6 +325,8 @@ pub struct Progress {
     /// Body bytes still allowed.
     allowance: u64,
     ornament: usize,
+    /// An answer of a server that is trusted to mean well: ornaments are bounded by the line, not in all.
+    is_answer: bool,
     /// The beginning of a framing line whose end has not arrived.
     line: Vec<u8>,
     wait: Duration,
@@ -305,6 +349,7 @@ impl Progress {
             state,
             allowance: limit,
             ornament: 0,
+            is_answer: false,
             line: Vec::new(),
             wait,
             begun: Instant::now(),
@@ -312,9 +357,9 @@ impl Progress {
         }
     }
 
-    /// The beginning of a body of any size that may take as long as it takes.
-    pub fn unhurried(framing: Framing) -> Progress {
-        Progress::new(framing, u64::MAX, FOREVER)
+    /// The beginning of an answer's body: of any size, and it may take as long as it takes.
+    pub fn of_answer(framing: Framing) -> Progress {
+        Progress { is_answer: true, ..Progress::new(framing, u64::MAX, FOREVER) }
     }
 
     /// True when the whole body has been read, so that the connection stands at the next request.
@@ -369,7 +414,8 @@ impl<'i, S: Source> Framed<'i, S> {
     pub fn append(&mut self, out: &mut Vec<u8>, room: usize) -> io::Result<usize> {
         self.reach_data()?;
         let State::Data(left) = self.progress.state else { return Ok(0) };
-        append_with(out, usize::try_from(left).unwrap_or(usize::MAX).min(room), |free| self.read_data(free))
+        let room = usize::try_from(left).unwrap_or(usize::MAX).min(room);
+        append_what_comes(out, room, |free| self.read_data(free))
     }
 
     /// Reads framing, up to the next data or the end.
@@ -418,7 +464,7 @@ impl<'i, S: Source> Framed<'i, S> {
                 self.progress.state = State::Size;
             }
             State::Size => {
-                let size = chunk_size(&self.line()?)?;
+                let size = chunk_size(&self.line()?, self.progress.is_answer)?;
                 if size > self.progress.allowance {
                     return Err(BodyError::TooLarge.into());
                 }
@@ -442,7 +488,12 @@ impl<'i, S: Source> Framed<'i, S> {
             let end = ready.iter().position(|b| *b == b'\n');
             let n = end.map_or(ready.len(), |i| i + 1);
             self.progress.ornament += n;
-            if self.progress.ornament > MAX_ORNAMENT + 16 {
+            let most = match (self.progress.is_answer, self.progress.state) {
+                (false, _) => MAX_ORNAMENT,
+                (true, State::Trailers) => MAX_TRAILERS,
+                (true, _) => MAX_LINE,
+            };
+            if self.progress.ornament > most + 16 {
                 return Err(BodyError::Malformed.into());
             }
             self.progress.line.extend_from_slice(&ready[..n]);
@@ -460,11 +511,33 @@ impl<'i, S: Source> Framed<'i, S> {
         if line.pop() != Some(b'\r') || line.iter().any(|b| matches!(b, 0..=8 | 10..=31 | 127)) {
             return Err(BodyError::Malformed.into());
         }
-        if self.progress.state != State::Trailers {
+        if self.progress.is_answer && self.progress.state != State::Trailers {
+            self.progress.ornament = 0;
+        } else if self.progress.state != State::Trailers {
             // A plain size line or empty line is no ornament, however many of them a body has.
             self.progress.ornament -= line.len().min(16) + 2;
         }
         Ok(line)
+    }
+}
+
+impl<S: Source> Framed<'_, S> {
+    /// Reads what is there; `WouldBlock` says that nothing is.
+    pub(super) fn read_now(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.waits = false;
+        let result = self.read(out);
+        self.waits = true;
+        result
+    }
+
+    /// When the next bytes must be there.
+    pub(super) fn deadline(&self) -> Instant {
+        self.progress.deadline()
+    }
+
+    /// Has all of it been read?
+    pub(super) fn is_done(&self) -> bool {
+        self.progress.is_done()
     }
 }
 
@@ -488,14 +561,19 @@ fn typed(error: io::Error) -> io::Error {
     }
 }
 
-/// RFC 9112 section 7.1: hexadecimal digits, then perhaps extensions.
-fn chunk_size(line: &[u8]) -> Result<u64, BodyError> {
+/// RFC 9112 section 7.1: hexadecimal digits, then perhaps extensions. With `may_be_padded`, blanks or zeros may make a
+/// size as long as the one before it, as some servers have it.
+fn chunk_size(line: &[u8], may_be_padded: bool) -> Result<u64, BodyError> {
     let end = line.iter().position(|b| !b.is_ascii_hexdigit()).unwrap_or(line.len());
-    let (digits, rest) = line.split_at(end);
+    let (mut digits, rest) = line.split_at(end);
     let extension = match rest.iter().find(|b| !matches!(b, b' ' | b'\t')) {
-        None => rest.is_empty(),
+        None => rest.is_empty() || may_be_padded,
         Some(b) => *b == b';',
     };
+    if may_be_padded {
+        let zeros = digits.iter().take_while(|b| **b == b'0').count();
+        digits = &digits[zeros.min(digits.len().saturating_sub(1))..];
+    }
     if digits.is_empty() || digits.len() > 15 || !extension {
         return Err(BodyError::Malformed);
     }
@@ -563,6 +641,50 @@ mod tests {
         assert_eq!(read(b"3\r\nabc\r\n2\r\nde\r\n", Framing::Chunked, 4).0, Err(BodyError::TooLarge));
         assert_eq!(read(b"hel", Framing::Length(5), 9).0, Err(BodyError::Gone));
         assert_eq!(read(b"5\r\nhel", Framing::Chunked, 9).0, Err(BodyError::Gone));
+    }
+
+    fn read_answer(bytes: &[u8]) -> Result<Vec<u8>, BodyError> {
+        let (mut input, mut progress, mut out) = (Input::new(bytes), Progress::of_answer(Framing::Chunked), Vec::new());
+        let read = Framed::new(&mut input, &mut progress).read_to_end(&mut out);
+        read.map(|_| out).map_err(|e| BodyError::of(&e).expect("typed"))
+    }
+
+    #[test]
+    fn an_answer_may_pad_and_sign_each_of_its_chunks() {
+        let signed = format!("1;signature={}\r\na\r\n", "f".repeat(600)).into_bytes();
+        assert_eq!(read_answer(&[signed.repeat(5_000), b"0\r\n\r\n".to_vec()].concat()).unwrap().len(), 5_000);
+        let padded = b"00000000000000000000005\r\nhello\r\n1     \r\n!\r\n000000000000000000\r\n\r\n";
+        assert_eq!(read_answer(padded), Ok(b"hello!".to_vec()));
+        // A line without an end, and trailers without one, stay bounded.
+        let endless = [b"1;".to_vec(), vec![b'x'; 20_000]].concat();
+        assert_eq!(read_answer(&endless), Err(BodyError::Malformed));
+        let trailers = [b"0\r\n".to_vec(), b"A: b\r\n".repeat(20_000)].concat();
+        assert_eq!(read_answer(&trailers), Err(BodyError::Malformed));
+        for broken in [&b"0000000000000000g\r\n"[..], b" 5\r\nhello\r\n", b"5 x\r\nhello\r\n", b"\r\n"] {
+            assert_eq!(read_answer(broken), Err(BodyError::Malformed));
+        }
+    }
+
+    /// Bytes that come one at a time, and then no more for now.
+    struct Trickle(usize);
+
+    impl Source for Trickle {
+        fn read(&mut self, buffer: &mut [u8], _: Duration) -> io::Result<usize> {
+            self.0 = self.0.checked_sub(1).ok_or(io::ErrorKind::WouldBlock)?;
+            buffer[0] = b'x';
+            Ok(1)
+        }
+    }
+
+    #[test]
+    fn what_is_kept_of_a_body_is_what_has_come_of_it() {
+        for framing in [Framing::Length(HELD as u64), Framing::Length(u64::MAX)] {
+            let (mut input, mut held) = (Input::new(Trickle(100)), Vec::new());
+            let mut progress = Progress::new(framing, u64::MAX, Duration::from_secs(1));
+            let mut framed = Framed::of_what_is_there(&mut input, &mut progress);
+            while framed.append(&mut held, HELD).is_ok() {}
+            assert!(held.len() == 100 && held.capacity() < 512, "{}", held.capacity());
+        }
     }
 
     #[test]

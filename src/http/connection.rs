@@ -6,13 +6,15 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode, Version};
 
-use super::body::{Framed, HELD, Input, Progress, SocketSource};
+use super::body::{Arriving, Framed, HELD, Input, Progress, SocketSource};
 use super::drain::Drain;
 use super::head::{self, Framing, Head, HeadError};
 use super::response::{self, Prepared};
@@ -359,6 +361,7 @@ impl Connection {
 
     fn read_body(&mut self, mut stage: Box<BodyStage>, services: &Services<'_>) -> Step {
         if !std::mem::take(&mut self.readable) {
+            self.input.release();
             let deadline = stage.progress.deadline();
             return Step::Wait(Stage::Body(stage), Wait { for_what: For::Bytes, deadline });
         }
@@ -382,13 +385,16 @@ impl Connection {
         interrupt::on_behalf_of(socket, services.drain.clone(), || {
             let is_done = progress.is_done();
             let framed = Framed::new(&mut self.input, &mut progress);
-            let mut reader = Continuing { expects, socket: &self.socket, inner: framed };
-            let rest = (!is_done).then_some(&mut reader as &mut dyn io::Read);
+            let is_under_way = Arc::new(AtomicBool::new(!is_done));
+            let mut reader =
+                Continuing { expects, socket: &self.socket, inner: framed, is_under_way: is_under_way.clone() };
+            let rest = (!is_done).then_some(&mut reader as &mut dyn Arriving);
             let request = Request { body: Body::new(held, rest, head.framing), parts: head.parts, peer, id };
             let response = catch_unwind(AssertUnwindSafe(|| services.handler.handle(request))).unwrap_or_else(|_| {
                 log::error!(request:% = id; "a request failed by a fault of this program and was answered with 500");
                 Response::text(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
             });
+            is_under_way.store(false, Ordering::Relaxed);
             framing.keep_alive &= !services.drain.begun();
             if !progress.is_done() && (head.expects_continue || progress.left().is_some_and(|n| n > MAX_LEFTOVER)) {
                 // A client that waits for 100 will not send its body; a long one is not worth reading away.
@@ -567,14 +573,46 @@ struct Continuing<'c, 'i> {
     expects: bool,
     socket: &'c Downstream,
     inner: Framed<'i, SocketSource>,
+    is_under_way: Arc<AtomicBool>,
+}
+
+impl Continuing<'_, '_> {
+    fn ask(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.expects) { send_continue(self.socket) } else { Ok(()) }
+    }
+
+    fn note(&self) {
+        self.is_under_way.store(!self.inner.is_done(), Ordering::Relaxed);
+    }
 }
 
 impl io::Read for Continuing<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if std::mem::take(&mut self.expects) {
-            send_continue(self.socket)?;
-        }
-        self.inner.read(buffer)
+        self.ask()?;
+        let result = self.inner.read(buffer);
+        self.note();
+        result
+    }
+}
+
+impl Arriving for Continuing<'_, '_> {
+    fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.ask()?;
+        let result = self.inner.read_now(buffer);
+        self.note();
+        result
+    }
+
+    fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn deadline(&self) -> Instant {
+        self.inner.deadline()
+    }
+
+    fn is_under_way(&self) -> Arc<AtomicBool> {
+        self.is_under_way.clone()
     }
 }
 

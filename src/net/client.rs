@@ -13,9 +13,9 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
 use super::fetch::OutboundProxy;
-use super::wire::{Pace, Socket, Wire};
+use super::wire::{Either, Pace, Socket, Wire};
 use crate::config::UpstreamUrl;
-use crate::http::body::{Framed, Input, Progress};
+use crate::http::body::{Arriving, BodyError, Framed, Input, Progress};
 use crate::http::head::{self, Framing, connection_tokens};
 use crate::net::resolver::CachingResolver;
 
@@ -50,7 +50,7 @@ pub(crate) struct Outgoing<'r> {
     pub(crate) fields: &'r HeaderMap,
     /// What is at hand of the body: all of it, if `rest` is absent.
     pub(crate) held: &'r [u8],
-    pub(crate) rest: Option<&'r mut dyn Read>,
+    pub(crate) rest: Option<&'r mut dyn Arriving>,
     pub(crate) framing: Framing,
     /// May it be sent again when it is not known whether the first attempt was heard (RFC 9110 section 9.2.2)?
     pub(crate) is_repeatable: &'r dyn Fn() -> bool,
@@ -100,6 +100,8 @@ struct Failed {
     error: ClientError,
     /// Its connection had been used before and ended before a byte of the answer.
     stale: bool,
+    /// Bytes of the body were passed on that can't be had again.
+    streamed: bool,
 }
 
 impl Client {
@@ -137,7 +139,7 @@ impl Client {
             Ok(incoming) => return Ok(incoming),
             Err(failed) => failed,
         };
-        if !(failed.stale && outgoing.rest.is_none() && (outgoing.is_repeatable)()) {
+        if !failed.stale || failed.streamed || !(outgoing.is_repeatable)() {
             return Err(failed.error);
         }
         self.attempt(self.open()?, false, &mut outgoing).map_err(|f| f.error)
@@ -186,7 +188,7 @@ impl Client {
             _ => ClientError::Connect(e),
         };
         let socket = match &self.url.socket {
-            Some(path) => Socket::open_unix(path, self.pace.clone()).map_err(ClientError::Connect)?,
+            Some(path) => Socket::open_unix(path, self.connect_timeout, self.pace.clone()).map_err(timed_out)?,
             None => {
                 let addresses = self.addresses().map_err(|_| ClientError::UnknownHost)?;
                 Socket::open_tcp(&addresses, self.connect_timeout, self.pace.clone()).map_err(timed_out)?
@@ -247,12 +249,14 @@ impl Client {
         used: bool,
         outgoing: &mut Outgoing<'_>,
     ) -> Result<Incoming, Failed> {
-        let failed = |error| Failed { error, stale: false };
         let wire = connection.source_mut();
         wire.set_deadline(Some(Instant::now() + self.response_timeout));
-        let sent = self.send(wire, outgoing).map_err(|error| {
+        let mut streamed = false;
+        let sent = self.send(wire, outgoing, &mut streamed);
+        let failed = |error| Failed { error, stale: false, streamed };
+        let sent = sent.map_err(|error| {
             let stale = used && matches!(&error, ClientError::Io(e) if has_ended(e));
-            Failed { error, stale }
+            Failed { error, stale, streamed }
         })?;
         wire.set_deadline(Some(Instant::now() + self.response_timeout));
         wire.asked();
@@ -271,7 +275,7 @@ impl Client {
                 Ok(1..) => heard = true,
                 Ok(0) => {
                     let error = ClientError::Io(io::ErrorKind::UnexpectedEof.into());
-                    return Err(Failed { error, stale: used && !heard });
+                    return Err(Failed { error, stale: used && !heard, streamed });
                 }
                 Err(e) => {
                     return Err(match e.kind() {
@@ -279,7 +283,10 @@ impl Client {
                         io::ErrorKind::OutOfMemory => {
                             failed(ClientError::Malformed("the head of its answer is too large"))
                         }
-                        _ => Failed { stale: used && !heard && has_ended(&e), error: ClientError::Io(e) },
+                        _ => {
+                            let stale = used && !heard && has_ended(&e);
+                            Failed { error: ClientError::Io(e), stale, streamed }
+                        }
                     });
                 }
             }
@@ -291,32 +298,59 @@ impl Client {
         Ok(Incoming { status: head.status, fields: head.fields, body })
     }
 
-    /// Sends the request. False when the server answered before it had all of it.
-    fn send(&self, wire: &mut Wire, outgoing: &mut Outgoing<'_>) -> Result<bool, ClientError> {
-        let io = |e: io::Error| match e.kind() {
-            io::ErrorKind::TimedOut => ClientError::AnswerTimeout,
-            _ => ClientError::Io(e),
-        };
+    /// Sends the request. False when the server answered before it had all of it. `streamed` is set with the first byte
+    /// of the body that can't be had again.
+    fn send(&self, wire: &mut Wire, outgoing: &mut Outgoing<'_>, streamed: &mut bool) -> Result<bool, ClientError> {
         let mut bytes = Vec::with_capacity(1 << 10);
         self.write_head(&mut bytes, outgoing);
         let chunked = outgoing.rest.is_some() && outgoing.framing == Framing::Chunked;
-        if chunked {
+        if chunked && !outgoing.held.is_empty() {
             bytes.extend_from_slice(format!("{:x}\r\n", outgoing.held.len()).as_bytes());
         }
         // One write where a copy is cheap.
         if outgoing.held.len() <= PIECE {
             bytes.extend_from_slice(outgoing.held);
         }
-        if !wire.send(&bytes).map_err(io)? || (outgoing.held.len() > PIECE && !wire.send(outgoing.held).map_err(io)?) {
+        if !wire.send(&bytes).map_err(unsent)?
+            || (outgoing.held.len() > PIECE && !wire.send(outgoing.held).map_err(unsent)?)
+        {
             return Ok(false);
         }
-        let Some(rest) = outgoing.rest.take() else { return Ok(true) };
-        if chunked && !wire.send(b"\r\n").map_err(io)? {
+        if chunked && !outgoing.held.is_empty() && !wire.send(b"\r\n").map_err(unsent)? {
             return Ok(false);
         }
-        let mut piece = vec![0; PIECE];
+        match &mut outgoing.rest {
+            Some(rest) => self.stream(wire, *rest, chunked, streamed),
+            None => Ok(true),
+        }
+    }
+
+    /// Passes on the body as it comes. Client and server are both watched: the server may have said all that it has to
+    /// say while the client still sends, or pauses.
+    fn stream(
+        &self,
+        wire: &mut Wire,
+        rest: &mut dyn Arriving,
+        chunked: bool,
+        streamed: &mut bool,
+    ) -> Result<bool, ClientError> {
+        let (mut piece, mut bytes) = (vec![0; PIECE], Vec::with_capacity(PIECE + 16));
         loop {
-            let n = rest.read(&mut piece).map_err(ClientError::Body)?;
+            let n = match rest.read_now(&mut piece) {
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    match wire.wait_for_either(rest.socket(), rest.deadline()) {
+                        Ok(Either::Other) => continue,
+                        Ok(Either::Server) => return Ok(false),
+                        Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+                            return Err(ClientError::Body(BodyError::Timeout.into()));
+                        }
+                        Err(e) => return Err(ClientError::Io(e)),
+                    }
+                }
+                Err(e) => return Err(ClientError::Body(e)),
+            };
+            *streamed |= n > 0;
             bytes.clear();
             if chunked {
                 bytes.extend_from_slice(format!("{n:x}\r\n").as_bytes());
@@ -327,7 +361,7 @@ impl Client {
             }
             // The time runs while the server is silent, not while the client sends.
             wire.set_deadline(Some(Instant::now() + self.response_timeout));
-            if !wire.send(&bytes).map_err(io)? {
+            if !wire.send(&bytes).map_err(unsent)? {
                 return Ok(false);
             }
             if n == 0 {
@@ -362,6 +396,14 @@ fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     }
 }
 
+/// Why bytes could not be sent.
+fn unsent(error: io::Error) -> ClientError {
+    match error.kind() {
+        io::ErrorKind::TimedOut => ClientError::AnswerTimeout,
+        _ => ClientError::Io(error),
+    }
+}
+
 /// Is this the end of a connection, and not the end of a wait?
 fn has_ended(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
@@ -375,6 +417,7 @@ struct ResponseHead {
     status: StatusCode,
     fields: HeaderMap,
     keep_alive: bool,
+    is_http11: bool,
 }
 
 impl ResponseHead {
@@ -395,13 +438,22 @@ impl ResponseHead {
         let status = StatusCode::from_u16(response.code.unwrap_or_default()).map_err(|_| "its status is none")?;
         let fields = head::fields(&bytes[..size], response.headers).ok_or("a field of its answer is malformed")?;
         let says = |token: &str| connection_tokens(&fields).any(|t| t.eq_ignore_ascii_case(token));
-        let keep_alive = !says("close") && (response.version == Some(1) || says("keep-alive"));
-        Ok(Some(ResponseHead { size, status, fields, keep_alive }))
+        let is_http11 = response.version == Some(1);
+        let keep_alive = !says("close") && (is_http11 || says("keep-alive"));
+        Ok(Some(ResponseHead { size, status, fields, keep_alive, is_http11 }))
     }
 
     /// How the end of the body is found, or `None` for the end of the connection (RFC 9112 section 6.3).
     fn framing(&self, method: &Method) -> Result<Option<Framing>, &'static str> {
-        let encoding = self.fields.get(TRANSFER_ENCODING);
+        let mut encodings = self.fields.get_all(TRANSFER_ENCODING).iter();
+        let encoding = encodings.next();
+        // Others between here and there may go by the second, or take no notice of either.
+        if encodings.next().is_some() {
+            return Err("its answer has two Transfer-Encoding fields");
+        }
+        if encoding.is_some() && !self.is_http11 {
+            return Err("its answer is HTTP/1.0 and has a Transfer-Encoding");
+        }
         let length = self.length()?;
         if *method == Method::HEAD || matches!(self.status.as_u16(), 204 | 304) {
             return Ok(Some(Framing::None));
@@ -438,7 +490,7 @@ pub(crate) struct IncomingBody {
 
 impl IncomingBody {
     fn new(connection: Connection, framing: Option<Framing>, home: Option<Arc<Client>>) -> IncomingBody {
-        let progress = framing.map(Progress::unhurried);
+        let progress = framing.map(Progress::of_answer);
         let mut body = IncomingBody { connection: Some(connection), progress, home };
         body.end_if_done();
         body
@@ -448,8 +500,11 @@ impl IncomingBody {
         if !self.progress.as_ref().is_some_and(Progress::is_done) {
             return;
         }
-        let connection = self.connection.take().filter(|c| c.buffered().is_empty());
-        if let (Some(connection), Some(client)) = (connection, self.home.take()) {
+        // What the server said beyond the answer belongs to nobody.
+        let is_clean = |c: &mut Connection| c.buffered().is_empty() && c.source_mut().holds_nothing();
+        if let (Some(mut connection), Some(client)) = (self.connection.take(), self.home.take())
+            && is_clean(&mut connection)
+        {
             client.put_idle(connection);
         }
     }

@@ -84,13 +84,34 @@ pub fn as_stream<R>(wait: impl FnOnce() -> R) -> R {
 
 /// Waits until `socket` is ready for `events`.
 pub fn wait(socket: BorrowedFd<'_>, events: PollFlags, timeout: Option<Duration>) -> io::Result<()> {
+    match wait_for(&[(socket, events)], timeout)? {
+        Some(_) => Ok(()),
+        None => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Waits for so long.
+pub fn pause(time: Duration) -> io::Result<()> {
+    wait_for(&[], Some(time)).map(drop)
+}
+
+/// Waits until one of two sockets can be read; whether the second can. `TimedOut` when neither can.
+pub fn wait_for_either(first: BorrowedFd<'_>, second: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
+    match wait_for(&[(second, PollFlags::IN), (first, PollFlags::IN | PollFlags::RDHUP)], Some(timeout))? {
+        Some(i) => Ok(i == 0),
+        None => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// The first of `sockets` that is ready, in their order; `None` when the time is up.
+fn wait_for(sockets: &[(BorrowedFd<'_>, PollFlags)], timeout: Option<Duration>) -> io::Result<Option<usize>> {
     send_first()?;
     crate::blocking::announce();
     let deadline = timeout.map(|t| Instant::now() + t);
     INTEREST.with_borrow(|interest| {
         loop {
-            let mut fds = Vec::with_capacity(3);
-            fds.push(PollFd::from_borrowed_fd(socket, events));
+            let mut fds = Vec::with_capacity(4);
+            fds.extend(sockets.iter().map(|(socket, events)| PollFd::from_borrowed_fd(*socket, *events)));
             if let Some(interest) = interest {
                 fds.push(PollFd::from_borrowed_fd(interest.drain.event(STREAMING.get()), PollFlags::IN));
                 fds.push(PollFd::from_borrowed_fd(interest.client.as_fd(), PollFlags::RDHUP));
@@ -99,16 +120,16 @@ pub fn wait(socket: BorrowedFd<'_>, events: PollFlags, timeout: Option<Duration>
             match poll(&mut fds, left.as_ref()) {
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(e) => return Err(e.into()),
-                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(0) => return Ok(None),
                 Ok(_) => {}
             }
-            let is_ready = |i: usize| fds.get(i).is_some_and(|f| !f.revents().is_empty());
             // What has arrived is passed on before the wait is called off.
-            if is_ready(0) {
-                return Ok(());
+            let ready = fds.iter().position(|fd| !fd.revents().is_empty()).unwrap_or(fds.len());
+            if ready < sockets.len() {
+                return Ok(Some(ready));
             }
-            let why = if is_ready(1) { Interrupted::Draining } else { Interrupted::ClientGone };
-            return Err(io::Error::other(why));
+            let is_drain = ready == sockets.len();
+            return Err(io::Error::other(if is_drain { Interrupted::Draining } else { Interrupted::ClientGone }));
         }
     })
 }

@@ -9,7 +9,7 @@ use ::http::Uri;
 
 use crate::config::UpstreamUrl;
 
-/// The first event is looked for in this many bytes.
+/// The first event, and each block before it, may have so many bytes.
 const MAX_EVENT: usize = 8 << 10;
 /// Announced paths remembered at one time.
 const MAX_PATHS: usize = 64;
@@ -49,16 +49,34 @@ impl<R: Read> EndpointRewriter<R> {
         EndpointRewriter { inner, url, announced, looking: Some(Vec::new()), ready: Vec::new() }
     }
 
-    /// The first event in the client's terms, with what was read behind it.
-    fn rewrite(&self, bytes: &[u8], end: usize) -> Vec<u8> {
-        let Ok(event) = std::str::from_utf8(&bytes[..end]) else { return bytes.to_vec() };
+    /// The event in the client's terms.
+    fn rewrite(&self, event: &str) -> String {
         let is_endpoint = event.lines().any(|l| l.strip_prefix("event:").is_some_and(|v| v.trim() == "endpoint"));
         let data = event.lines().find_map(|l| l.strip_prefix("data:")).map(str::trim);
-        let Some((data, to)) = data.filter(|_| is_endpoint).and_then(|d| Some((d, self.in_the_clients_terms(d)?)))
-        else {
-            return bytes.to_vec();
-        };
-        [event.replacen(data, &to, 1).as_bytes(), &bytes[end..]].concat()
+        match data.filter(|_| is_endpoint).and_then(|d| Some((d, self.in_the_clients_terms(d)?))) {
+            Some((data, to)) => event.replacen(data, &to, 1),
+            None => event.into(),
+        }
+    }
+
+    /// Looks for the first event in `seen`; what cannot be it is ready to be passed on.
+    fn look(&mut self, mut seen: Vec<u8>, is_last: bool) {
+        while let Some(end) = end_of_block(&seen) {
+            let rest = seen.split_off(end);
+            let block = std::mem::replace(&mut seen, rest);
+            match std::str::from_utf8(&block) {
+                Ok(text) if has_event(text) => {
+                    self.ready.extend_from_slice(self.rewrite(text).as_bytes());
+                    return self.ready.append(&mut seen);
+                }
+                // Comments and `retry` are none.
+                _ => self.ready.extend_from_slice(&block),
+            }
+        }
+        match is_last || seen.len() > MAX_EVENT {
+            true => self.ready.append(&mut seen),
+            false => self.looking = Some(seen),
+        }
     }
 
     fn in_the_clients_terms(&self, endpoint: &str) -> Option<String> {
@@ -77,14 +95,12 @@ impl<R: Read> EndpointRewriter<R> {
 
 impl<R: Read> Read for EndpointRewriter<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while let Some(mut seen) = self.looking.take() {
+        while self.ready.is_empty()
+            && let Some(mut seen) = self.looking.take()
+        {
             let n = self.inner.read(buffer)?;
             seen.extend_from_slice(&buffer[..n]);
-            match end_of_event(&seen) {
-                Some(end) => self.ready = self.rewrite(&seen, end),
-                None if n == 0 || seen.len() > MAX_EVENT => self.ready = seen,
-                None => self.looking = Some(seen),
-            }
+            self.look(seen, n == 0);
         }
         if self.ready.is_empty() {
             return self.inner.read(buffer);
@@ -96,10 +112,16 @@ impl<R: Read> Read for EndpointRewriter<R> {
     }
 }
 
-/// Behind the empty line that ends the first event.
-fn end_of_event(bytes: &[u8]) -> Option<usize> {
+/// Does the block have an event in it?
+fn has_event(block: &str) -> bool {
+    let block = block.trim_start_matches('\u{feff}');
+    block.lines().any(|line| line == "data" || line.starts_with("data:") || line.starts_with("event:"))
+}
+
+/// Behind the empty line that ends the first block.
+fn end_of_block(bytes: &[u8]) -> Option<usize> {
     let at = |needle: &[u8]| bytes.windows(needle.len()).position(|w| w == needle).map(|i| i + needle.len());
-    [at(b"\n\n"), at(b"\r\n\r\n")].into_iter().flatten().min()
+    [at(b"\n\n"), at(b"\r\n\r\n"), at(b"\r\r")].into_iter().flatten().min()
 }
 
 #[cfg(test)]
@@ -124,6 +146,10 @@ mod tests {
         assert!(!announced.contains("/messages"));
         assert_eq!(through(&event("/outside?s=1"), &announced), event("/outside?s=1"));
         assert!(announced.contains("/outside") && !announced.contains("/outside?s=1"));
+        for before in [": welcome\n\n", "retry: 1000\n\n", ":\r\n\r\n: \n\nid: 1\n\n", "\n\n", "\u{feff}: x\n\n"] {
+            let stream = |data: &str| format!("{before}{}", event(data));
+            assert_eq!(through(&stream("/base/messages"), &announced), stream("/messages"), "{before:?}");
+        }
         for untouched in [
             event("https://elsewhere/base/m"),
             event("relative"),

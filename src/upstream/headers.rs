@@ -18,6 +18,8 @@ fn is_hop_by_hop(name: &str) -> bool {
         name,
         "connection"
             | "keep-alive"
+            // CGI has it as HTTP_PROXY, which many programs take for the proxy to use (httpoxy).
+            | "proxy"
             | "proxy-authenticate"
             | "proxy-authorization"
             | "proxy-connection"
@@ -68,30 +70,51 @@ const VISIBLE: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 /// Of a list whose percent signs are encoded already.
 const VISIBLE_LIST: &AsciiSet = &CONTROLS.add(b' ');
 
+/// The one spelling of a field that servers may take for one: those that follow CGI or WSGI, and PHP, read `X_Api.Key` as
+/// `X-Api-Key`.
+fn folded(name: &str) -> Cow<'_, str> {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+    match name.bytes().all(is_plain) {
+        true => name.into(),
+        false => name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect::<String>().into(),
+    }
+}
+
 /// Fields that the proxy writes itself, so that no configuration may.
 pub fn is_managed_field(name: &HeaderName) -> bool {
-    let name = name.as_str();
+    let name = &*folded(name.as_str());
     is_hop_by_hop(name) || matches!(name, "content-length" | "expect" | "host") || name.starts_with(FORWARDED_PREFIX)
 }
 
-/// The fields that every request to the upstream server has. The public face is what was configured, whatever a
-/// request or a proxy before this one says.
-pub fn fixed(external: &ExternalUrl, config: &UpstreamConfig) -> Vec<(HeaderName, HeaderValue)> {
-    let host = external.origin.split_once("://").map_or("", |(_, authority)| authority);
-    let scheme = if external.secure { "https" } else { "http" };
-    let port = external.port.to_string();
-    let face = [("x-forwarded-host", host), ("x-forwarded-proto", scheme), ("x-forwarded-port", &port)]
-        .map(|(name, value)| Some((HeaderName::from_static(name), HeaderValue::from_str(value).ok()?)));
-    let token = config.bearer_token.iter().map(|token| (AUTHORIZATION, token.clone()));
-    face.into_iter().flatten().chain(token).chain(config.headers.iter().cloned()).collect()
+/// The fields that every request to the upstream server has.
+pub struct Fixed {
+    fields: Vec<(HeaderName, HeaderValue)>,
+    /// Their names, as a server may read them.
+    folded: Vec<String>,
+}
+
+impl Fixed {
+    /// What `config` names, and the public face: it is what was configured, whatever a request or a proxy before this one
+    /// says.
+    pub fn new(external: &ExternalUrl, config: &UpstreamConfig) -> Fixed {
+        let host = external.origin.split_once("://").map_or("", |(_, authority)| authority);
+        let scheme = if external.secure { "https" } else { "http" };
+        let port = external.port.to_string();
+        let face = [("x-forwarded-host", host), ("x-forwarded-proto", scheme), ("x-forwarded-port", &port)]
+            .map(|(name, value)| Some((HeaderName::from_static(name), HeaderValue::from_str(value).ok()?)));
+        let token = config.bearer_token.iter().map(|token| (AUTHORIZATION, token.clone()));
+        let fields: Vec<_> = face.into_iter().flatten().chain(token).chain(config.headers.iter().cloned()).collect();
+        let folded = fields.iter().map(|(name, _)| folded(name.as_str()).into_owned()).collect();
+        Fixed { fields, folded }
+    }
 }
 
 /// The fields of the request to the upstream server.
-pub fn request(from: &HeaderMap, origin: &Origin, fixed: &[(HeaderName, HeaderValue)]) -> HeaderMap {
+pub fn request(from: &HeaderMap, origin: &Origin, fixed: &Fixed) -> HeaderMap {
     let mut out = HeaderMap::with_capacity(from.len() + 8);
     let listed: Vec<&str> = connection_tokens(from).collect();
     for (name, value) in from {
-        if passes(name.as_str()) && !listed.iter().any(|l| l.eq_ignore_ascii_case(name.as_str())) {
+        if passes(name.as_str(), fixed) && !listed.iter().any(|l| l.eq_ignore_ascii_case(name.as_str())) {
             out.append(name, value.clone());
         }
     }
@@ -118,17 +141,16 @@ pub fn request(from: &HeaderMap, origin: &Origin, fixed: &[(HeaderName, HeaderVa
             set("x-forwarded-groups", &utf8_percent_encode(&groups, VISIBLE_LIST).to_string());
         }
     }
-    for (name, value) in fixed {
+    for (name, value) in &fixed.fields {
         out.insert(name, value.clone());
     }
     out
 }
 
-/// May a client's field go on? In whatever spelling: servers that follow CGI read `X_Forwarded_User` as
-/// `X-Forwarded-User`.
-fn passes(name: &str) -> bool {
-    let is_free = |name: &str| !is_hop_by_hop(name) && !is_own(name) && !is_identity(name);
-    if name.contains('_') { is_free(&name.replace('_', "-")) } else { is_free(name) }
+/// May a client's field go on, in whatever spelling?
+fn passes(name: &str, fixed: &Fixed) -> bool {
+    let name = &*folded(name);
+    !is_hop_by_hop(name) && !is_own(name) && !is_identity(name) && !fixed.folded.iter().any(|f| f == name)
 }
 
 /// The fields of the upstream server's answer that go on to the client.
@@ -228,6 +250,15 @@ mod tests {
             ("origin", "https://a"),
             ("proxy-authorization", "x"),
             ("x-api-key", "forged"),
+            ("x_api_key", "forged"),
+            ("x.api.key", "forged"),
+            ("x-api~key", "forged"),
+            ("x.forwarded.user", "root"),
+            ("x-forwarded*email", "root"),
+            ("remote.user", "root"),
+            ("authorization.", "kept: no server takes it for another"),
+            ("proxy", "http://evil"),
+            ("pro.xy", "kept"),
             ("http_host", "kept"),
             ("mcp-session-id", "s"),
             ("x-custom", "1"),
@@ -237,15 +268,17 @@ mod tests {
             from.append(HeaderName::from_static(name), value.parse().unwrap());
         }
         let external = ExternalUrl::parse("https://mcp.example.com:8443").unwrap();
-        let out = request(&from, &origin(), &fixed(&external, &config()));
+        let out = request(&from, &origin(), &Fixed::new(&external, &config()));
         let mut found: Vec<(&str, &str)> = out.iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
         found.sort();
         assert_eq!(
             found,
             [
                 ("authorization", "Bearer upstream-token"),
+                ("authorization.", "kept: no server takes it for another"),
                 ("http_host", "kept"),
                 ("mcp-session-id", "s"),
+                ("pro.xy", "kept"),
                 ("x-api-key", "k"),
                 ("x-custom", "1"),
                 ("x-custom", "2"),
@@ -294,5 +327,13 @@ mod tests {
         {
             assert_eq!(to(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn configured_fields_are_not_those_that_are_written_here_in_any_spelling() {
+        for name in ["x-forwarded-user", "x_forwarded_user", "x.forwarded.for", "content_length", "proxy", "te"] {
+            assert!(is_managed_field(&HeaderName::from_static(name)), "{name}");
+        }
+        assert!(!is_managed_field(&HeaderName::from_static("x_api_key")));
     }
 }

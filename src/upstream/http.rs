@@ -13,6 +13,7 @@ use super::endpoint::{Announced, EndpointRewriter};
 use super::redirects::Redirects;
 use super::{Origin, Upstream, headers};
 use crate::config::{ExternalUrl, UpstreamConfig, UpstreamUrl};
+use crate::http::body::Arriving;
 use crate::http::head::Framing;
 use crate::http::{Body, BodyError, Payload, Request, RequestId, Response};
 use crate::mcp::jsonrpc;
@@ -29,7 +30,7 @@ pub struct HttpUpstream {
     url: UpstreamUrl,
     config: UpstreamConfig,
     /// Fields that every request has.
-    fixed: Vec<(HeaderName, HeaderValue)>,
+    fixed: headers::Fixed,
     redirects: Redirects,
     announced: Announced,
 }
@@ -42,7 +43,7 @@ impl HttpUpstream {
         Ok(HttpUpstream {
             client: Arc::new(client),
             url,
-            fixed: headers::fixed(external, &config),
+            fixed: headers::Fixed::new(external, &config),
             config,
             redirects: Redirects::default(),
             announced: Announced::default(),
@@ -55,6 +56,11 @@ impl HttpUpstream {
         if !self.url.prefix.is_empty() && self.announced.contains(uri.path()) {
             return asked.to_string();
         }
+        if self.is_habitual(uri.path()) {
+            let path =
+                if uri.path().ends_with('/') { format!("{}/", self.url.prefix) } else { self.url.prefix.clone() };
+            return uri.query().map_or(path.clone(), |query| format!("{path}?{query}"));
+        }
         match asked.strip_prefix('/') {
             // The prefix itself, as the user typed it: without a slash at its end.
             Some(rest) if !self.url.prefix.is_empty() && (rest.is_empty() || rest.starts_with('?')) => {
@@ -62,6 +68,12 @@ impl HttpUpstream {
             }
             _ => format!("{}{asked}", self.url.prefix),
         }
+    }
+
+    /// Is `path` the end of the upstream URL's own? People type `/mcp` where the upstream URL ends in `/mcp` already.
+    fn is_habitual(&self, path: &str) -> bool {
+        let path = path.strip_suffix('/').unwrap_or(path);
+        !path.is_empty() && self.url.prefix.ends_with(path)
     }
 
     /// Where an answer to a request for `target` redirects to, on the same server.
@@ -95,7 +107,7 @@ impl HttpUpstream {
                 target: &target,
                 fields: &fields,
                 held: &held.bytes,
-                rest: (!held.complete).then_some(&mut request.body as &mut dyn Read),
+                rest: if held.complete { None } else { request.body.arriving().map(|rest| rest as &mut dyn Arriving) },
                 framing: held.framing,
                 is_repeatable: &|| is_repeatable(method, held),
             })?;
@@ -205,7 +217,7 @@ pub fn is_event_stream(content_type: Option<&HeaderValue>) -> bool {
 }
 
 /// Does the client ask for server-sent events?
-fn wants_event_stream(headers: &HeaderMap) -> bool {
+pub fn wants_event_stream(headers: &HeaderMap) -> bool {
     headers
         .get_all(ACCEPT)
         .iter()
@@ -323,6 +335,7 @@ impl Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Failure {
         match error {
+            ClientError::Connect(e) if Interrupted::of(&e).is_some() => ClientError::Io(e).into(),
             ClientError::Body(e) => match Interrupted::of(&e) {
                 Some(Interrupted::Draining) => Failure::Draining,
                 _ => Failure::of_body(&e),

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use http::StatusCode;
-use mcp_auth_proxy::admission::Admission;
+use mcp_auth_proxy::admission::{Admission, Bounds};
 use mcp_auth_proxy::clock::Clock;
 use mcp_auth_proxy::config::Config;
 use mcp_auth_proxy::context::Context;
@@ -70,7 +70,8 @@ impl Local {
             Context::new(Config::build(settings)?, secret, store, clock.clone()).map_err(|e| e.to_string())?;
         let context = Arc::new(context);
         let seen = Seen::start(context.state.clone()).map_err(|e| e.to_string())?;
-        let app = App { context, upstream: Arc::new(Echo), admission: Admission::new(10, 10, 10), seen };
+        let bounds = Bounds { requests: 10, requests_per_user: 10, streams: 10, streams_per_user: 10 };
+        let app = App { context, upstream: Arc::new(Echo), admission: Admission::new(bounds), seen };
         Ok(Local { app, clock, address: Ipv4Addr::LOCALHOST.into() })
     }
 
