@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// A message, still in its text.
@@ -17,6 +17,9 @@ pub struct Message<'m> {
     result: Option<&'m RawValue>,
     has_twins: bool,
 }
+
+/// Messages of one batch.
+pub const MAX_BATCH: usize = 1_024;
 
 /// Members that decide what a message means.
 const MEMBERS: &[&str] = &["jsonrpc", "id", "method", "params", "result", "error"];
@@ -223,11 +226,45 @@ pub fn split(text: &str) -> Result<(Vec<&str>, bool), Flaw> {
     if !text.trim_start().starts_with('[') {
         return Ok((vec![text], false));
     }
-    let batch: Vec<&RawValue> = serde_json::from_str(text).map_err(|e| Flaw::of(&e))?;
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let batch = Batch.deserialize(&mut deserializer).and_then(|batch| deserializer.end().map(|()| batch));
+    let batch = batch.map_err(|e| if e.is_data() { Flaw::NotMessage(TOO_MANY) } else { Flaw::NotJson })?;
     if batch.is_empty() {
         return Err(Flaw::NotMessage("a batch has at least one message"));
     }
-    Ok((batch.into_iter().map(RawValue::get).collect(), true))
+    Ok((batch, true))
+}
+
+const TOO_MANY: &str = "a batch has at most 1024 messages";
+
+/// The texts of a batch, counted while they are read: a list of single digits would else take many times its size.
+struct Batch;
+
+impl<'m> DeserializeSeed<'m> for Batch {
+    type Value = Vec<&'m str>;
+
+    fn deserialize<D: Deserializer<'m>>(self, deserializer: D) -> Result<Vec<&'m str>, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'m> Visitor<'m> for Batch {
+    type Value = Vec<&'m str>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'m>>(self, mut list: A) -> Result<Vec<&'m str>, A::Error> {
+        let mut texts = Vec::new();
+        while let Some(raw) = list.next_element::<&RawValue>()? {
+            if texts.len() >= MAX_BATCH {
+                return Err(serde::de::Error::custom(TOO_MANY));
+            }
+            texts.push(raw.get());
+        }
+        Ok(texts)
+    }
 }
 
 /// `text` on one line, as MCP over stdio wants it. Line ends between the tokens of JSON mean as much as blanks, and
@@ -423,5 +460,17 @@ mod tests {
     #[test]
     fn a_line_is_a_line() {
         assert_eq!(one_line("{\r\n  \"a\": \"\\n\"\n}\r\n"), "{    \"a\": \"\\n\" }");
+    }
+
+    #[test]
+    fn a_batch_is_bounded_while_it_is_read() {
+        let batch = |count: usize| format!("[{}]", vec!["1"; count].join(","));
+        assert_eq!(split(&batch(MAX_BATCH)).unwrap().0.len(), MAX_BATCH);
+        assert_eq!(split(&batch(MAX_BATCH + 1)), Err(Flaw::NotMessage(TOO_MANY)));
+        // What follows the bound is not even looked at.
+        assert_eq!(split(&format!("[{}", "1,".repeat(MAX_BATCH + 1))), Err(Flaw::NotMessage(TOO_MANY)));
+        assert_eq!(split("[1,"), Err(Flaw::NotJson));
+        assert_eq!(split("[1] x"), Err(Flaw::NotJson));
+        assert!(TOO_MANY.contains(&MAX_BATCH.to_string()));
     }
 }

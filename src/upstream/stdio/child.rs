@@ -5,7 +5,6 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -22,6 +21,9 @@ use crate::flags::FLAGS;
 
 /// Stack of a child's thread.
 const STACK: usize = 256 << 10;
+
+/// Bytes that a line takes besides its text.
+pub(super) const OVERHEAD: usize = 64;
 
 /// How children are started.
 #[derive(Debug)]
@@ -72,7 +74,7 @@ pub(super) struct Inbox {
     pub(super) lines: VecDeque<Vec<u8>>,
     /// Bytes of the first line that have been written.
     pub(super) sent: usize,
-    /// Bytes of all lines.
+    /// What all lines take together, [`OVERHEAD`] each included.
     pub(super) bytes: usize,
     pub(super) is_ending: bool,
     pub(super) has_ended: bool,
@@ -120,11 +122,12 @@ impl Child {
     /// Sends it a line. Nothing waits here: a child that does not read fills its inbox, and then this fails.
     pub(super) fn send(&self, mut line: Vec<u8>) -> Result<(), Full> {
         let mut inbox = self.shared.inbox();
-        if inbox.bytes + line.len() > self.shared.room {
+        line.push(b'\n');
+        let size = line.len() + OVERHEAD;
+        if inbox.bytes + size > self.shared.room {
             return Err(Full);
         }
-        line.push(b'\n');
-        inbox.bytes += line.len();
+        inbox.bytes += size;
         inbox.lines.push_back(line);
         drop(inbox);
         self.shared.bell.ring();
@@ -178,6 +181,20 @@ impl Shared {
     }
 }
 
+/// Variables that name a proxy on the way out with a password in it: that is the operator's, and a server that needs one
+/// can be given one of its own.
+pub(super) fn proxies_with_credentials() -> Vec<String> {
+    let is_proxy = |name: &str| name.to_ascii_lowercase().ends_with("_proxy") && !name.eq_ignore_ascii_case("no_proxy");
+    let has_credentials = |value: &str| {
+        let authority = value.split_once("://").map_or(value, |(_, rest)| rest);
+        authority.split('/').next().unwrap_or_default().contains('@')
+    };
+    let all = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    all.filter(|(name, value)| is_proxy(name) && has_credentials(&value.to_string_lossy()))
+        .map(|(name, _)| name)
+        .collect()
+}
+
 /// The supervisor with the server's command line; its environment has nothing of the proxy's own.
 fn command(launch: &Launch, account: Option<&Account>) -> Command {
     let mut command = Command::new(own_program());
@@ -187,6 +204,9 @@ fn command(launch: &Launch, account: Option<&Account>) -> Command {
     command.arg(&launch.program).args(&launch.arguments);
     for flag in FLAGS {
         command.env_remove(flag.env).env_remove(format!("{}_FILE", flag.env));
+    }
+    for name in proxies_with_credentials() {
+        command.env_remove(name);
     }
     let person = account.and_then(|a| a.person.as_ref());
     let told = [
@@ -206,8 +226,10 @@ fn command(launch: &Launch, account: Option<&Account>) -> Command {
         };
     }
     if let Some(user) = &launch.user {
-        // Programs such as npx want a home that they may write to.
-        command.env("HOME", user.home.as_deref().unwrap_or(Path::new("/tmp")));
+        match &user.home {
+            Some(home) => command.env("HOME", home),
+            None => command.env_remove("HOME"),
+        };
         match &user.name {
             Some(name) => command.env("USER", name).env("LOGNAME", name),
             None => command.env_remove("USER").env_remove("LOGNAME"),

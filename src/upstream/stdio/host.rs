@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
+use super::bell::{PatientMutex, WaitList};
 use super::child::{Child, Launch, Listener};
 use super::launcher::Limits;
 use super::modern::Era;
@@ -31,9 +32,9 @@ pub(super) struct Host {
     pub(super) state: Mutex<State>,
     /// Children that have been told to end.
     pub(super) leaving: AtomicUsize,
-    pub(super) has_room: Condvar,
+    pub(super) has_room: WaitList,
     /// Held while a child is asked which revisions it knows.
-    pub(super) probing: Mutex<()>,
+    pub(super) probing: PatientMutex<()>,
     pub(super) me: Weak<Host>,
 }
 
@@ -90,8 +91,8 @@ impl Host {
             launch,
             state: Mutex::new(State { known, ..State::default() }),
             leaving: AtomicUsize::new(0),
-            has_room: Condvar::new(),
-            probing: Mutex::new(()),
+            has_room: WaitList::default(),
+            probing: PatientMutex::default(),
             me: me.clone(),
         }))
     }
@@ -217,6 +218,7 @@ impl Host {
 
     pub(super) fn start(&self, account: Option<&Account>, listener: Arc<dyn Listener>) -> Result<Child, String> {
         let slot = self.take_slot(account.map(|a| &a.user))?;
+        crate::blocking::announce();
         Child::start(&self.launch, account, listener, slot).map_err(|e| {
             log::error!(error:% = e; "the MCP server can't be started");
             "the MCP server can't be started; its operator finds the reason in the log".to_string()
@@ -262,7 +264,7 @@ impl Host {
         let State { known, sessions, shared, .. } = &mut *state;
         known.retain(|name, k| k.used + lifetime > now || sessions.contains_key(name));
         shared.retain(|_, place| {
-            let Ok(tenant) = place.tenant.try_lock() else { return true };
+            let Some(tenant) = place.tenant.try_lock() else { return true };
             let is_over = tenant.child.as_ref().is_none_or(|child| child.has_ended());
             // Who crashes is remembered for a while.
             let is_forgiven =
@@ -279,12 +281,15 @@ impl Host {
         let sessions: Vec<_> = state.sessions.drain().map(|(_, s)| s).collect();
         let shared: Vec<_> = state.shared.drain().map(|(_, place)| place).collect();
         drop(state);
-        self.has_room.notify_all();
+        self.has_room.ring();
         drop(spares);
         sessions.iter().for_each(|s| s.put_aside());
         shared.iter().filter_map(|place| place.child()).for_each(|child| child.end());
-        let has_children = |state: &mut State| state.children > 0;
-        drop(self.has_room.wait_timeout_while(self.state(), END_TIMEOUT, has_children));
+        let deadline = Instant::now() + END_TIMEOUT;
+        while let Ok(waiting) = self.has_room.join()
+            && self.state().children > 0
+            && waiting.wait(deadline.saturating_duration_since(Instant::now())).is_ok()
+        {}
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

@@ -126,6 +126,9 @@ impl StdioUpstream {
     pub fn new(config: StdioConfig, context: Arc<Context>) -> Result<StdioUpstream, String> {
         launcher::check_program(&config.command)?;
         hide()?;
+        for variable in child::proxies_with_credentials() {
+            log::warn!(variable = variable.as_str(); "a variable that holds a password is not passed on to the MCP server; if it needs one, give it its own: -- env {variable}=… COMMAND");
+        }
         let host = Host::new(config, context)?;
         let sweeper = Arc::downgrade(&host);
         let pause = (host.config.idle_timeout / 4).clamp(Duration::from_millis(250), Duration::from_secs(30));

@@ -1,5 +1,6 @@
 //! Clients of the revisions from 2026-07-28 on: every request stands for itself, and closing its stream cancels it.
 
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use http::{HeaderMap, StatusCode};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::bell::Bell;
 use super::child::Listener;
 use super::events::EventStream;
 use super::fields::{self, CLIENT_CAPABILITIES, HEADER_MISMATCH, PROTOCOL_VERSION, field};
@@ -229,10 +231,11 @@ pub(super) enum Era {
 }
 
 /// Asks a child which revisions it knows, within `patience`; and whether the answer is one that stays.
-pub(super) fn probe(shared: &Arc<SharedChild>, account: &Account, patience: Duration) -> (Era, bool) {
-    let Some(answer) = ask(shared, account, "server/discover", json!({}), patience) else { return (Era::Silent, true) };
-    let Ok(message) = Message::parse(&answer) else { return (Era::Silent, true) };
-    match jsonrpc::error_code(&answer) {
+pub(super) fn probe(shared: &Arc<SharedChild>, account: &Account, patience: Duration) -> io::Result<(Era, bool)> {
+    let answer = ask(shared, account, "server/discover", json!({}), patience)?;
+    let Some(answer) = answer else { return Ok((Era::Silent, true)) };
+    let Ok(message) = Message::parse(&answer) else { return Ok((Era::Silent, true)) };
+    Ok(match jsonrpc::error_code(&answer) {
         Some(HEADER_MISMATCH | MISSING_CAPABILITY | UNSUPPORTED_VERSION) => (Era::Modern(Arc::default()), true),
         Some(code) => (Era::Legacy, matches!(code, METHOD_NOT_FOUND | INVALID_PARAMS | INVALID_REQUEST)),
         None => {
@@ -241,14 +244,14 @@ pub(super) fn probe(shared: &Arc<SharedChild>, account: &Account, patience: Dura
             let versions = versions.and_then(|raw| serde_json::from_str::<Vec<String>>(raw.get()).ok());
             (if is_modern { Era::Modern(versions.unwrap_or_default().into()) } else { Era::Legacy }, true)
         }
-    }
+    })
 }
 
 /// The results of `tools/list`, page by page.
 fn list_tools(shared: &Arc<SharedChild>, account: &Account) -> Vec<String> {
     let (mut pages, mut params) = (Vec::new(), json!({}));
     while pages.len() < MAX_PAGES {
-        let Some(answer) = ask(shared, account, "tools/list", params, LIST_TIMEOUT) else { break };
+        let Ok(Some(answer)) = ask(shared, account, "tools/list", params, LIST_TIMEOUT) else { break };
         let Some(page) = Message::parse(&answer).ok().and_then(|m| Some(m.result()?.get().to_string())) else { break };
         let next = serde_json::from_str::<Value>(&page).unwrap_or_default()["nextCursor"].take();
         pages.push(page);
@@ -260,48 +263,50 @@ fn list_tools(shared: &Arc<SharedChild>, account: &Account) -> Vec<String> {
     pages
 }
 
-/// Asks a child on the proxy's own behalf; the answer, if one comes within `patience`.
+/// Asks a child on the proxy's own behalf; the answer, if one comes within `patience`. An error is that the client went
+/// away for which it is asked.
 fn ask(
     shared: &Arc<SharedChild>,
     account: &Account,
     method: &str,
     mut params: Value,
     patience: Duration,
-) -> Option<String> {
+) -> io::Result<Option<String>> {
     params["_meta"] = json!({PROTOCOL_VERSION: REVISION, CLIENT_CAPABILITIES: {},
         "io.modelcontextprotocol/clientInfo": {"name": "mcp-auth-proxy", "version": env!("CARGO_PKG_VERSION")}});
     let request = json!({"jsonrpc": "2.0", "id": new_name(), "method": method, "params": params});
-    let question = Arc::new(Question::default());
-    let port = shared.attach(&account.user, question.clone())?;
-    port.send(request.to_string().into_bytes()).ok()?;
-    crate::blocking::announce();
+    let question = Arc::new(Question { answer: Mutex::default(), bell: Bell::new()? });
+    let Some(port) = shared.attach(&account.user, question.clone()) else { return Ok(None) };
+    if port.send(request.to_string().into_bytes()).is_err() {
+        return Ok(None);
+    }
     let deadline = Instant::now() + patience;
-    let mut answer = question.answer.lock().unwrap_or_else(|e| e.into_inner());
     loop {
-        match answer.take() {
-            Some(text) => return text,
-            None if Instant::now() >= deadline => return None,
-            None => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                let waited = question.has_answer.wait_timeout(answer, left);
-                answer = waited.unwrap_or_else(|e| e.into_inner()).0;
-            }
+        if let Some(answer) = question.answer().take() {
+            return Ok(answer);
+        }
+        match question.bell.wait(deadline.saturating_duration_since(Instant::now())) {
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => return Ok(None),
+            other => other?,
         }
     }
 }
 
 /// A question of the proxy's own.
-#[derive(Default)]
 struct Question {
     /// `Some(None)` when there will be no answer.
     answer: Mutex<Option<Option<String>>>,
-    has_answer: Condvar,
+    bell: Bell,
 }
 
 impl Question {
     fn learn(&self, answer: Option<String>) {
-        self.answer.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(answer);
-        self.has_answer.notify_all();
+        self.answer().get_or_insert(answer);
+        self.bell.ring();
+    }
+
+    fn answer(&self) -> MutexGuard<'_, Option<Option<String>>> {
+        self.answer.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 

@@ -1,8 +1,9 @@
 //! Children that several clients share: where they are, and who starts them.
 
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::bell::{PatientGuard, PatientMutex};
 use super::host::Host;
 use super::modern::{self, Era};
 use super::shared::{Ear, SharedChild};
@@ -11,6 +12,8 @@ use crate::identity::UserId;
 
 /// How long a child may take to say which revisions it knows; npx may have to fetch it first.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long others wait for the one who asks, or starts a child.
+const START_TIMEOUT: Duration = Duration::from_secs(45);
 /// How long an answer to that is believed.
 const ERA_LASTS: Duration = Duration::from_secs(3_600);
 /// How long silence is taken for one.
@@ -26,7 +29,7 @@ pub(super) type Modern = (Arc<SharedChild>, Arc<[String]>);
 pub(super) struct Place {
     /// Whose it is; `None` for everyone's.
     pub(super) user: Option<UserId>,
-    pub(super) tenant: Mutex<Tenant>,
+    pub(super) tenant: PatientMutex<Tenant>,
 }
 
 #[derive(Default)]
@@ -39,20 +42,13 @@ pub(super) struct Tenant {
 
 impl Place {
     /// Waits for whoever is starting the child.
-    pub(super) fn tenant(&self) -> MutexGuard<'_, Tenant> {
-        match self.tenant.try_lock() {
-            Ok(tenant) => tenant,
-            Err(TryLockError::Poisoned(e)) => e.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                crate::blocking::announce();
-                self.tenant.lock().unwrap_or_else(|e| e.into_inner())
-            }
-        }
+    pub(super) fn tenant(&self) -> Result<PatientGuard<'_, Tenant>, String> {
+        self.tenant.lock(START_TIMEOUT).map_err(|e| format!("the MCP server is still being started: {e}"))
     }
 
     /// The child, unless it is being started.
     pub(super) fn child(&self) -> Option<Arc<SharedChild>> {
-        self.tenant.try_lock().ok()?.child.clone()
+        self.tenant.try_lock()?.child.clone()
     }
 }
 
@@ -71,7 +67,7 @@ impl Host {
             .entry(key.into())
             .or_insert_with(|| Arc::new(Place { user, ..Place::default() }))
             .clone();
-        let mut tenant = place.tenant();
+        let mut tenant = place.tenant()?;
         if let Some(shared) = &tenant.child {
             if !shared.has_ended() {
                 return Ok(shared.clone());
@@ -101,22 +97,24 @@ impl Host {
             false => format!("modern {}", account.digest()),
         };
         let owner = (!self.config.is_shared).then_some(account);
+        let new = if self.config.is_shared { SharedChild::modern_of_all } else { SharedChild::modern_of_one };
         match known() {
             Some(Era::Modern(versions)) => {
-                return self.shared_child(&key, owner, SharedChild::modern).map(|child| Some((child, versions)));
+                return self.shared_child(&key, owner, new).map(|child| Some((child, versions)));
             }
             Some(_) => return Ok(None),
             None => {}
         }
         // One asks, the others wait for what it learns.
-        crate::blocking::announce();
-        let probing = self.probing.lock().unwrap_or_else(|e| e.into_inner());
+        let probing = self.probing.lock(START_TIMEOUT);
+        let probing = probing.map_err(|e| format!("the MCP server has not said yet which revisions it knows: {e}"))?;
         if known().is_some() {
             drop(probing);
             return self.modern(account);
         }
-        let shared = self.shared_child(&key, owner, SharedChild::modern)?;
-        let (era, is_lasting) = modern::probe(&shared, account, PROBE_TIMEOUT);
+        let shared = self.shared_child(&key, owner, new)?;
+        let (era, is_lasting) = modern::probe(&shared, account, PROBE_TIMEOUT)
+            .map_err(|e| format!("the MCP server was not asked which revisions it knows: {e}"))?;
         log::info!(answer:? = era; "the MCP server was asked whether it knows revision 2026-07-28");
         let lasts = match era {
             _ if !is_lasting => ERROR_LASTS,

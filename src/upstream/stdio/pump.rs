@@ -16,7 +16,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, pidfd_open, waitid,
 };
 
-use super::child::Shared;
+use super::child::{OVERHEAD, Shared};
 use super::lines::{Lines, TooLong};
 use super::room::Slot;
 use super::supervisor;
@@ -231,7 +231,7 @@ impl Pump {
         while let Some(line) = inbox.lines.front() {
             match stdin.write(&line[inbox.sent..]) {
                 Ok(n) if inbox.sent + n == line.len() => {
-                    inbox.bytes -= line.len();
+                    inbox.bytes -= line.len() + OVERHEAD;
                     inbox.lines.pop_front();
                     inbox.sent = 0;
                 }

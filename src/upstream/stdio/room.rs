@@ -1,8 +1,9 @@
 //! Room for children: there may be so many at one time, and some have to go for others.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use super::host::{Host, State};
@@ -44,7 +45,7 @@ impl Drop for Slot {
                 host.leaving.fetch_sub(1, Ordering::Relaxed);
             }
             drop(state);
-            host.has_room.notify_all();
+            host.has_room.ring();
         }
     }
 }
@@ -94,16 +95,43 @@ impl Host {
             if left.is_zero() {
                 break;
             }
-            crate::blocking::announce();
             state.waiting += 1;
-            let is_full = |state: &mut State| state.children >= self.config.max_children && !state.is_ending;
-            let waited = self.has_room.wait_timeout_while(state, left, is_full);
-            state = waited.unwrap_or_else(|e| e.into_inner()).0;
+            let waited;
+            (state, waited) = self.wait_for_room(state, deadline);
             state.waiting -= 1;
+            if let Err(e) = waited {
+                // Whatever was to make room for it is another's now.
+                return Err(format!("there was no room for an MCP server: {e}"));
+            }
             is_waiting = true;
         }
         log::warn!(children = self.config.max_children; "no MCP server can be started: all are at work (--stdio-max-children, STDIO_MAX_CHILDREN)");
         Err("all MCP servers that there may be are at work; try again".into())
+    }
+
+    /// Waits until there is room or the time is up.
+    fn wait_for_room<'h>(
+        &'h self,
+        mut state: MutexGuard<'h, State>,
+        deadline: Instant,
+    ) -> (MutexGuard<'h, State>, io::Result<()>) {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if state.children < self.config.max_children || state.is_ending || left.is_zero() {
+                return (state, Ok(()));
+            }
+            let waiting = match self.has_room.join() {
+                Ok(waiting) => waiting,
+                Err(e) => return (state, Err(e)),
+            };
+            drop(state);
+            let waited = waiting.wait(left);
+            state = self.state();
+            match waited {
+                Err(e) if e.kind() != io::ErrorKind::TimedOut => return (state, Err(e)),
+                _ => {}
+            }
+        }
     }
 
     /// Has a child end: a spare one, else the one that has been idle the longest, those first to which no client

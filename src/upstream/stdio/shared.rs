@@ -55,6 +55,8 @@ struct State {
     next_client: u64,
     handshake: Handshake,
     used: Instant,
+    /// It works for one user and client, so that whatever it says is for that one.
+    is_of_one: bool,
 }
 
 struct Client {
@@ -70,6 +72,8 @@ struct Request {
     raw_id: String,
     raw_token: Option<String>,
     is_listen: bool,
+    /// The resource that it subscribes to.
+    subscribes_to: Option<String>,
 }
 
 /// How far the child is with `initialize`, which it hears once, from the proxy.
@@ -85,17 +89,22 @@ enum Handshake {
 type Deliveries = Vec<(Arc<dyn Listener>, String)>;
 
 impl SharedChild {
-    /// For clients of the revisions from 2026-07-28 on.
-    pub(super) fn modern(name: String) -> Arc<SharedChild> {
-        SharedChild::new(name, Handshake::None)
+    /// For one user's client of the revisions from 2026-07-28 on.
+    pub(super) fn modern_of_one(name: String) -> Arc<SharedChild> {
+        SharedChild::new(name, Handshake::None, true)
     }
 
-    /// For clients of the revisions with `initialize`.
+    /// For all clients of those revisions.
+    pub(super) fn modern_of_all(name: String) -> Arc<SharedChild> {
+        SharedChild::new(name, Handshake::None, false)
+    }
+
+    /// For all clients of the revisions with `initialize`.
     pub(super) fn legacy(name: String) -> Arc<SharedChild> {
-        SharedChild::new(name, Handshake::Waiting(Vec::new()))
+        SharedChild::new(name, Handshake::Waiting(Vec::new()), false)
     }
 
-    fn new(name: String, handshake: Handshake) -> Arc<SharedChild> {
+    fn new(name: String, handshake: Handshake, is_of_one: bool) -> Arc<SharedChild> {
         let state = State {
             child: None,
             has_ended: false,
@@ -107,6 +116,7 @@ impl SharedChild {
             next_client: 1,
             handshake,
             used: Instant::now(),
+            is_of_one,
         };
         Arc::new(SharedChild { name, state: Mutex::new(state), tool_fields: ToolFields::default() })
     }
@@ -189,15 +199,18 @@ impl SharedChild {
         match &message.kind {
             Kind::Request { method, .. } if method == "initialize" => state.initialize(client, &message),
             Kind::Request { method, .. } => match state.subscription(client, method, &message) {
-                Some(answer) => state.answer_by_itself(client, answer),
-                None => state.ask(client, method, &message),
+                Ok(subscribes_to) => state.ask(client, method, &message, subscribes_to),
+                Err(answer) => state.answer_by_itself(client, answer),
             },
             Kind::Notification { method } if method == "notifications/initialized" => Ok(()),
             Kind::Notification { method } if method == "notifications/cancelled" => {
                 let Some(raw) = message.param(&["requestId"]) else { return Ok(()) };
                 let Some(number) = Id::of(raw).and_then(|id| state.number_of(client, &id)) else { return Ok(()) };
                 // Who keeps to the protocol does not answer it any more.
-                state.requests.remove(&number);
+                let gone = state.requests.remove(&number);
+                if let Some(uri) = gone.and_then(|r| r.subscribes_to).filter(|uri| !state.is_wanted(uri)) {
+                    state.unsubscribe(&uri);
+                }
                 state.write(message.splice(&[(raw, &number.to_string())]))
             }
             Kind::Notification { .. } => state.write(text.into()),
@@ -216,9 +229,12 @@ impl SharedChild {
                 drop(useless);
                 answers
             }
-            Kind::Response { id: Some(Id::Number(number)), .. } => {
+            Kind::Response { id: Some(Id::Number(number)), is_error } => {
                 let Some(request) = state.requests.remove(number) else { return Vec::new() };
                 state.used = Instant::now();
+                if let Some(uri) = &request.subscribes_to {
+                    state.subscribed(request.client, uri, !is_error);
+                }
                 let mut changes: Vec<_> =
                     message.raw_id().map(|raw| (raw, request.raw_id.as_str())).into_iter().collect();
                 let subscription = message.outcome(SUBSCRIPTION).filter(|raw| Id::of(raw) == Some(Id::Number(*number)));
@@ -253,9 +269,9 @@ impl SharedChild {
     fn lost(&self, line: &TooLong) -> Deliveries {
         let mut state = self.state();
         let number = line.answered().and_then(|id| id.parse().ok()).or_else(|| {
-            // With one request in flight there is no doubt either.
+            // With one request in flight there is no doubt either, where all are of one client.
             let mut numbers = state.requests.keys();
-            numbers.next().copied().filter(|_| numbers.next().is_none())
+            numbers.next().copied().filter(|_| state.is_of_one && numbers.next().is_none())
         });
         let Some(request) = number.and_then(|n| state.requests.remove(&n)) else { return Vec::new() };
         let why = format!("the MCP server wrote a message of more than {} bytes", line.limit);
@@ -283,7 +299,7 @@ impl State {
     fn initialize(&mut self, client: u64, message: &Message<'_>) -> Result<(), Full> {
         let raw_id = message.raw_id().map_or("null", RawValue::get);
         match &mut self.handshake {
-            Handshake::None => self.ask(client, "initialize", message),
+            Handshake::None => self.ask(client, "initialize", message, None),
             Handshake::Waiting(clients) => {
                 clients.push((client, raw_id.to_string()));
                 Ok(())
@@ -295,7 +311,13 @@ impl State {
         }
     }
 
-    fn ask(&mut self, client: u64, method: &str, message: &Message<'_>) -> Result<(), Full> {
+    fn ask(
+        &mut self,
+        client: u64,
+        method: &str,
+        message: &Message<'_>,
+        subscribes_to: Option<String>,
+    ) -> Result<(), Full> {
         let (Kind::Request { id, .. }, Some(raw_id)) = (&message.kind, message.raw_id()) else { return Ok(()) };
         let Some(user) = self.clients.get(&client).map(|c| c.user.clone()) else { return Ok(()) };
         let in_flight = self.requests.len();
@@ -314,7 +336,8 @@ impl State {
         self.write(message.splice(&changes))?;
         let raw_token = token.map(|raw| raw.get().to_string());
         let (id, raw_id) = (id.clone(), raw_id.get().into());
-        self.requests.insert(number, Request { client, user, id, raw_id, raw_token, is_listen: method == LISTEN });
+        let is_listen = method == LISTEN;
+        self.requests.insert(number, Request { client, user, id, raw_id, raw_token, is_listen, subscribes_to });
         Ok(())
     }
 
@@ -322,28 +345,49 @@ impl State {
         self.requests.iter().find(|(_, r)| r.client == client && r.id == *id).map(|(number, _)| *number)
     }
 
-    /// Keeps account of a client's subscriptions; the answer, where the child is not to be bothered with the request.
-    fn subscription(&mut self, client: u64, method: &str, message: &Message<'_>) -> Option<String> {
+    /// The resource that a request subscribes to, if it does. The error is the answer, where the child is not to be
+    /// bothered with the request.
+    fn subscription(&mut self, client: u64, method: &str, message: &Message<'_>) -> Result<Option<String>, String> {
         if !matches!(method, "resources/subscribe" | "resources/unsubscribe") {
-            return None;
+            return Ok(None);
         }
         let raw_id = message.raw_id().map_or("null", RawValue::get);
-        let uri: String = serde_json::from_str(message.param(&["uri"])?.get()).ok()?;
-        let own = &mut self.clients.get_mut(&client)?.subscriptions;
+        let uri = message.param(&["uri"]).and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+        let (Some(uri), Some(own)) = (uri, self.clients.get_mut(&client)) else { return Ok(None) };
         if method == "resources/unsubscribe" {
-            own.remove(&uri);
+            own.subscriptions.remove(&uri);
             // Others go on hearing of it.
-            return self.is_subscribed(&uri).then(|| answer_with(raw_id, "{}"));
+            return if self.is_wanted(&uri) { Err(answer_with(raw_id, "{}")) } else { Ok(None) };
         }
-        if own.len() >= MAX_SUBSCRIPTIONS || uri.len() > MAX_URI {
-            return Some(error_message(raw_id, INTERNAL_ERROR, "too many subscriptions, or too long a URI"));
+        let held = own.subscriptions.len();
+        let asked = self.requests.values().filter(|r| r.client == client && r.subscribes_to.is_some()).count();
+        if held + asked >= MAX_SUBSCRIPTIONS || uri.len() > MAX_URI {
+            return Err(error_message(raw_id, INTERNAL_ERROR, "too many subscriptions, or too long a URI"));
         }
-        own.insert(uri);
-        None
+        Ok(Some(uri))
     }
 
-    fn is_subscribed(&self, uri: &str) -> bool {
+    /// The child has agreed to a subscription, or not: what it refused gives nobody anything to hear.
+    fn subscribed(&mut self, client: u64, uri: &str, has_agreed: bool) {
+        if let Some(client) = self.clients.get_mut(&client).filter(|_| has_agreed) {
+            client.subscriptions.insert(uri.into());
+        } else if !self.is_wanted(uri) {
+            // It may have agreed for another before, who has gone since.
+            self.unsubscribe(uri);
+        }
+    }
+
+    /// Is anybody subscribed to it, or about to be?
+    fn is_wanted(&self, uri: &str) -> bool {
         self.clients.values().any(|c| c.subscriptions.contains(uri))
+            || self.requests.values().any(|r| r.subscribes_to.as_deref() == Some(uri))
+    }
+
+    fn unsubscribe(&mut self, uri: &str) {
+        let unsubscribe =
+            json!({"jsonrpc": "2.0", "id": self.next, "method": "resources/unsubscribe", "params": {"uri": uri}});
+        self.next += 1;
+        let _ = self.write(unsubscribe.to_string());
     }
 
     /// A client has gone: what the child does for nobody else is called off.
@@ -352,20 +396,17 @@ impl State {
         if let Handshake::Waiting(clients) = &mut self.handshake {
             clients.retain(|(waiting, _)| *waiting != client);
         }
-        let left: Vec<i64> = self.requests.extract_if(|_, r| r.client == client).map(|(number, _)| number).collect();
-        for number in left {
+        let left: Vec<(i64, Request)> = self.requests.extract_if(|_, r| r.client == client).collect();
+        for (number, _) in &left {
             let params = json!({"requestId": number, "reason": "the client went away"});
             let cancelled = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params});
             let _ = self.write(cancelled.to_string());
         }
-        for uri in gone.iter().flat_map(|c| &c.subscriptions) {
-            if self.is_subscribed(uri) {
-                continue;
+        let asked = left.iter().filter_map(|(_, r)| r.subscribes_to.as_ref());
+        for uri in gone.iter().flat_map(|c| &c.subscriptions).chain(asked) {
+            if !self.is_wanted(uri) {
+                self.unsubscribe(uri);
             }
-            let unsubscribe =
-                json!({"jsonrpc": "2.0", "id": self.next, "method": "resources/unsubscribe", "params": {"uri": uri}});
-            self.next += 1;
-            let _ = self.write(unsubscribe.to_string());
         }
         gone
     }
@@ -433,12 +474,11 @@ impl State {
             }
             "notifications/resources/updated" if !is_modern => {
                 let uri: Option<String> = message.param(&["uri"]).and_then(|raw| serde_json::from_str(raw.get()).ok());
-                // What lies below a resource belongs to it.
-                let concerns = |of: &String| uri.as_ref().is_some_and(|uri| uri.starts_with(of.as_str()));
+                let concerns = |of: &String| uri.as_ref().is_some_and(|uri| is_at_or_below(uri, of));
                 self.to_all(message.text(), |c| c.subscriptions.iter().any(concerns))
             }
-            // A child of one user and client: with one request in flight there is no doubt whose it is.
-            _ if is_modern => {
+            // With one request in flight there is no doubt which it belongs to, where all are of one client.
+            _ if self.is_of_one => {
                 let mut asked = self.requests.values().filter(|r| !r.is_listen);
                 match (asked.next().map(|r| r.client), asked.next()) {
                     (Some(client), None) => self.to(client, message.text().into()),
@@ -448,6 +488,12 @@ impl State {
             _ => Vec::new(),
         }
     }
+}
+
+/// Is `uri` the resource, or one below it?
+fn is_at_or_below(uri: &str, resource: &str) -> bool {
+    let Some(rest) = uri.strip_prefix(resource) else { return false };
+    rest.is_empty() || (!resource.is_empty() && (resource.ends_with('/') || rest.starts_with('/')))
 }
 
 fn answer_with(raw_id: &str, result: &str) -> String {

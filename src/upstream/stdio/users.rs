@@ -1,6 +1,13 @@
 //! The user of the system under whom children run.
 
-use std::path::PathBuf;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Gid, Uid, chown};
+
+use crate::tokens::random_name;
 
 /// A user of the system.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +49,36 @@ impl RunAs {
         Ok(found)
     }
 
+    /// Gives a user without a home one that nobody else can write to, below `parent`: programs such as npx keep what they
+    /// run in it. Called while the process has root's rights. The same one serves again after a restart.
+    pub fn make_home(&mut self, parent: &Path) -> io::Result<()> {
+        if self.home.is_some() {
+            return Ok(());
+        }
+        let usual = parent.join(format!("mcp-auth-proxy-home-{}", self.uid));
+        // Others may have made something of that name.
+        let home = if self.owns(&usual) {
+            usual
+        } else {
+            self.make_private(&usual)
+                .or_else(|_| self.make_private(&parent.join(format!("mcp-auth-proxy-home-{}", random_name()))))?
+        };
+        self.home = Some(home);
+        Ok(())
+    }
+
+    fn make_private(&self, path: &Path) -> io::Result<PathBuf> {
+        DirBuilder::new().mode(0o700).create(path)?;
+        chown(path, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))?;
+        Ok(path.into())
+    }
+
+    /// Is it a directory of the user's that nobody else can enter? A link is none.
+    fn owns(&self, path: &Path) -> bool {
+        fs::symlink_metadata(path)
+            .is_ok_and(|found| found.is_dir() && found.uid() == self.uid && found.mode() & 0o077 == 0)
+    }
+
     fn entry(line: &str) -> Option<RunAs> {
         let mut fields = line.split(':');
         let name = fields.next()?.to_string();
@@ -69,5 +106,29 @@ mod tests {
         for text in ["", "nobody", "1", "1:x", "root", "0", "0:0", "mcp:staff"] {
             assert!(RunAs::parse(text, PASSWD).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_home_is_the_users_alone_and_serves_again() {
+        let parent = std::env::temp_dir().join(format!("homes-{}", random_name()));
+        fs::create_dir(&parent).unwrap();
+        let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+        let user = RunAs { name: None, uid, gid, home: None };
+        let made = |user: &RunAs| {
+            let mut user = user.clone();
+            user.make_home(&parent).unwrap();
+            user.home.unwrap()
+        };
+        let first = made(&user);
+        let found = fs::metadata(&first).unwrap();
+        assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (uid, gid, 0o700));
+        assert_eq!(made(&user), first);
+        // What somebody else has put there is not used: open to others, or a link.
+        fs::set_permissions(&first, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        assert_ne!(made(&user), first);
+        fs::remove_dir(&first).unwrap();
+        std::os::unix::fs::symlink("/tmp", &first).unwrap();
+        assert_ne!(made(&user), first);
+        fs::remove_dir_all(&parent).unwrap();
     }
 }

@@ -13,7 +13,7 @@ use crate::mcp::jsonrpc::{INTERNAL_ERROR, error_message};
 use crate::mcp::message::{Id, Kind, Message};
 use crate::upstream::stdio::Line;
 use crate::upstream::stdio::bell::Bell;
-use crate::upstream::stdio::child::Full;
+use crate::upstream::stdio::child::{Full, OVERHEAD};
 use crate::upstream::stdio::events::EventStream;
 
 /// What a new child is told instead of a `notifications/initialized` too long to be remembered.
@@ -60,12 +60,32 @@ pub(super) enum Link {
     /// The child has not answered `initialize`; lines for it wait.
     Starting {
         line: Option<Arc<dyn Line>>,
-        queue: Vec<String>,
+        queue: Queue,
         since: Instant,
     },
     Up(Arc<dyn Line>),
     /// For good.
     Ended,
+}
+
+/// Lines that wait for a child.
+#[derive(Default)]
+pub(super) struct Queue {
+    lines: Vec<String>,
+    /// What they take together, [`OVERHEAD`] each included.
+    bytes: usize,
+}
+
+impl Queue {
+    fn push(&mut self, line: String, room: usize) -> Result<(), Full> {
+        let size = line.len() + OVERHEAD;
+        if self.bytes + size > room {
+            return Err(Full);
+        }
+        self.bytes += size;
+        self.lines.push(line);
+        Ok(())
+    }
 }
 
 pub(super) struct Pending {
@@ -88,7 +108,7 @@ impl Inner {
     /// A child is about to be started: its number.
     pub(super) fn start(&mut self) -> u64 {
         self.generation += 1;
-        self.link = Link::Starting { line: None, queue: Vec::new(), since: Instant::now() };
+        self.link = Link::Starting { line: None, queue: Queue::default(), since: Instant::now() };
         self.generation
     }
 
@@ -156,13 +176,7 @@ impl Inner {
     pub(super) fn pass_on(&mut self, text: String, room: usize) -> Result<(), Full> {
         match &mut self.link {
             Link::Up(line) => line.send(text.into_bytes()),
-            Link::Starting { queue, .. } => {
-                if queue.iter().map(String::len).sum::<usize>() + text.len() > room {
-                    return Err(Full);
-                }
-                queue.push(text);
-                Ok(())
-            }
+            Link::Starting { queue, .. } => queue.push(text, room),
             Link::Down | Link::Ended => Ok(()),
         }
     }
@@ -280,7 +294,7 @@ impl Inner {
             }
             (None, ..) => self.first_answer = Some(message.text().into()),
             (Some(old), Some(new), Some(line)) if is_same(old, new) => {
-                for text in self.memory.replay().into_iter().chain(queue) {
+                for text in self.memory.replay().into_iter().chain(queue.lines) {
                     if line.send(text.clone().into_bytes()).is_err()
                         && let Ok(message) = Message::parse(&text)
                     {
