@@ -5,6 +5,7 @@ pub mod idp;
 pub mod local;
 pub mod pebble;
 pub mod proxy;
+pub mod scripted;
 pub mod stdio;
 pub mod tls;
 pub mod tls_client;
