@@ -343,8 +343,16 @@ impl Read for Tls {
             if let Some(n) = would_block(self.connection.reader().read(buffer))? {
                 return Ok(n);
             }
-            while !self.push()? {
-                self.socket.wait(PollFlags::OUT)?;
+            // What a server does not take that has answered already need not be waited for.
+            let is_out = match self.push() {
+                Err(e) if is_over(&e) => true,
+                other => other?,
+            };
+            if !is_out {
+                if !self.pull_now()? {
+                    self.socket.wait(PollFlags::IN | PollFlags::OUT)?;
+                }
+                continue;
             }
             let socket = &mut self.socket;
             self.connection.read_tls(&mut Noting(|b: &mut [u8]| socket.read(b), &mut self.records))?;

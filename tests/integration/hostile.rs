@@ -225,6 +225,67 @@ fn two_thousand_clients_of_each_slow_kind_cost_no_thread() {
     siege.lift();
 }
 
+/// Bodies that are announced and of which little comes, to endpoints that anybody may ask.
+#[test]
+fn a_waiting_body_costs_what_has_come_of_it_and_memory_is_given_back() {
+    const COUNT: usize = 3_000;
+    raise_own_limit(8_000);
+    let siege = Siege::lay(&["--max-connections-per-address", "10000", "--body-timeout", "1h"]);
+    let host = siege.host();
+    let begin = |framing: &str, first: &str| {
+        format!(
+            "POST /.idp/token HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/x-www-form-urlencoded\r\n{framing}\r\n\r\n{first}"
+        )
+    };
+    let starts = [
+        begin("Content-Length: 65536", "x"),
+        begin("Transfer-Encoding: chunked", "10000\r\nx"),
+        begin("Content-Length: 30000", &"x".repeat(1_000)),
+    ];
+    let before = usage(siege.proxy.pid()).memory;
+    let mut held: Vec<Connection> = (0..COUNT)
+        .map(|i| {
+            let mut connection = siege.connect();
+            connection.write(&starts[i % starts.len()]);
+            connection
+        })
+        .collect();
+    for connection in &mut held {
+        let _ = connection.socket.write_all(b"x");
+    }
+    siege.neighbour_is_served();
+    let each = usage(siege.proxy.pid()).memory.saturating_sub(before) / COUNT;
+    assert!(each < 8 << 10, "{each} bytes for each");
+    drop(held);
+    eventually("memory is given back", || usage(siege.proxy.pid()).memory.saturating_sub(before) < 8 * MIB);
+    siege.lift();
+}
+
+/// Uploads at a crawl, of more users than it would take to hold every place.
+#[test]
+fn slow_uploads_make_room_for_others() {
+    let upstream = FakeUpstream::ok();
+    let proxy =
+        Proxy::start(upstream.port, &["--max-requests", "4", "--max-requests-per-user", "4", "--body-timeout", "2m"]);
+    let token = format!("Bearer {}", Client::public(&proxy).tokens().access);
+    let mut held: Vec<Connection> = (0..4)
+        .map(|_| {
+            let mut connection = proxy.connect();
+            connection.write(format!(
+                "PUT /mcp HTTP/1.1\r\nHost: {}\r\nAuthorization: {token}\r\nContent-Length: 1000000\r\n\r\n{}",
+                proxy.host(),
+                "x".repeat(70_000)
+            ));
+            connection
+        })
+        .collect();
+    let ask = || proxy.send("GET", "/mcp", &[("Authorization", &token)], b"").status;
+    eventually("every place is taken", || ask() == 429);
+    // The places are given back when the clients have gone.
+    drop(held.pop());
+    eventually("a place is free", || ask() == 200);
+}
+
 #[test]
 fn two_thousand_answers_half_read_hold_no_thread() {
     raise_own_limit(8_000);

@@ -21,3 +21,4 @@ mod tls;
 mod tokens;
 mod upstream;
 mod upstream_faults;
+mod upstream_fuzz;

@@ -116,10 +116,12 @@ fn what_follows_an_answer_never_becomes_anothers() {
     for over in Over::ALL {
         for split in [0, 1, 30] {
             let server = Scripted::start(over, move |mut wire| {
+                // Longer than one read, so that its end is read where its length says, and no further.
+                let own = format!("HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n{}", "o".repeat(9_000));
                 while wire.head().is_some() {
                     // In one record, or the second in a record of its own, of which a part comes late.
                     let (now, late) = STOLEN.split_at(STOLEN.len() - split);
-                    if !wire.say(format!("{OK}{now}")) {
+                    if !wire.say(format!("{own}{now}")) {
                         return;
                     }
                     std::thread::sleep(Duration::from_millis(20));
@@ -130,7 +132,7 @@ fn what_follows_an_answer_never_becomes_anothers() {
             let token = token(&proxy);
             for _ in 0..8 {
                 let reply = send(&proxy, &token, "GET", b"");
-                assert!(reply.text() == "ok" || reply.status == 502, "{over:?} {split}: {}", reply.text());
+                assert!(reply.text().starts_with("oo") || reply.status == 502, "{over:?} {split}: {}", reply.text());
             }
         }
     }

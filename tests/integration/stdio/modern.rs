@@ -279,3 +279,25 @@ fn a_subscription_ends_when_the_proxy_is_told_to_stop() {
     while stream.next().is_some() {}
     assert!(published.proxy.wait().success());
 }
+
+/// A client that leaves takes its wait along: for the answer to the probe, for whoever asks, and for room.
+#[test]
+fn a_wait_ends_with_the_client_that_it_is_for() {
+    // It answers no probe, so that whoever comes first waits for it, and the others for that one.
+    let published = Published::start(&["--stdio-max-children", "1", "--stdio-spare", "0"], &[("CHILD_SILENT", "1")]);
+    let clients: Vec<_> = (0..6).map(|n| published.client_of(&format!("user {n}"), "c")).collect();
+    let answered = || published.proxy.log().matches(r#""path":"/mcp","status""#).count();
+    let waiting: Vec<_> = clients
+        .iter()
+        .map(|client| {
+            let more = [("MCP-Protocol-Version", "2026-07-28"), ("Mcp-Method", "echo")];
+            client.begin("POST", &more, body("1", "echo", json!({})).as_bytes())
+        })
+        .collect();
+    published.proxy.has_logged("an MCP server was started for several clients");
+    assert_eq!(answered(), 0);
+    drop(waiting);
+    eventually("nobody waits any more", || answered() == 6);
+    let log = published.proxy.log();
+    assert!(!log.contains("was asked whether it knows revision"), "they waited for the probe to be given up: {log}");
+}

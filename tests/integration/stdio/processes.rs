@@ -1,5 +1,6 @@
 //! Children as processes: how they start, what they may do, and that they end.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -131,7 +132,16 @@ fn the_environment_has_nothing_of_the_proxys_own() {
     env.push(("PROXY_BEARER_TOKEN_FILE".into(), secrets.path("token")));
     env.push(("PASSWORD_HASH".into(), bcrypt::hash("another", 4).unwrap()));
     env.extend(
-        [("MCP_AUTH_USER", "forged"), ("MCP_AUTH_EMAIL", "forged"), ("KEPT", "yes")].map(|(a, b)| (a.into(), b.into())),
+        [
+            ("MCP_AUTH_USER", "forged"),
+            ("MCP_AUTH_EMAIL", "forged"),
+            ("KEPT", "yes"),
+            ("HTTPS_PROXY", "http://operator:proxy-secret@127.0.0.1:1"),
+            ("all_proxy", "operator:proxy-secret@127.0.0.1:1/"),
+            ("HTTP_PROXY", "http://127.0.0.1:1/@"),
+            ("no_proxy", "example.com,@"),
+        ]
+        .map(|(a, b)| (a.into(), b.into())),
     );
     let env: Vec<(&str, &str)> = env.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
     let published = Published::start(&[], &env);
@@ -147,7 +157,12 @@ fn the_environment_has_nothing_of_the_proxys_own() {
         (&json!("yes"), &json!("alice"), &json!("client id"))
     );
     assert!(seen.get("MCP_AUTH_EMAIL").is_none(), "{seen}");
+    // A proxy on the way out is told of, but for one whose password is the operator's.
+    assert_eq!((&seen["HTTP_PROXY"], &seen["no_proxy"]), (&json!("http://127.0.0.1:1/@"), &json!("example.com,@")));
+    assert!(seen.get("HTTPS_PROXY").is_none() && seen.get("all_proxy").is_none(), "{seen}");
+    published.proxy.has_logged("a variable that holds a password is not passed on");
     let all = seen.to_string();
+    assert!(!all.contains("proxy-secret") && !published.proxy.log().contains("proxy-secret"), "{all}");
     assert!(!all.contains(PASSWORD) && !all.contains("a-file-secret") && !all.contains("$2b$"), "{all}");
 }
 
@@ -178,6 +193,21 @@ fn a_child_under_another_user_can_not_read_what_signs_its_tokens() {
     // What it can do it does as itself.
     assert!(client.result("read", json!({"path": "/proc/self/environ"}))["content"].as_str().is_some());
     assert!(!published.proxy.log().contains("runs under the same user"));
+}
+
+#[test]
+fn a_user_without_an_entry_has_a_home_that_nobody_else_can_write_to() {
+    let published = Published::start(&["--stdio-user", "4711:4711"], &[]);
+    let mut client = published.client();
+    client.initialize();
+    let home = client.result("environment", json!({}))["HOME"].as_str().unwrap().to_string();
+    let found = std::fs::metadata(&home).unwrap();
+    assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (4711, 4711, 0o700), "{home}");
+    // The next start finds it again, and what the server has put there.
+    let published = published.restart("TERM");
+    let mut client = published.client();
+    client.initialize();
+    assert_eq!(client.result("environment", json!({}))["HOME"], home.as_str());
 }
 
 #[test]

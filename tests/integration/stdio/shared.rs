@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::eventually;
 use crate::support::proxy::Scratch;
-use crate::support::stdio::{Published, Stream};
+use crate::support::stdio::{McpClient, Published, Stream};
 use crate::support::wire::request;
 
 #[test]
@@ -216,4 +216,59 @@ fn a_server_that_refuses_to_initialize_is_tried_again() {
     std::fs::remove_file(&file).unwrap();
     client.initialize();
     assert_eq!(client.result("echo", json!({"x": 1}))["x"], 1);
+}
+
+/// The line by which the server's own words reached whoever had the only request in flight.
+#[test]
+fn words_without_an_address_reach_nobody_of_the_newest_revision_either() {
+    let published = Published::start(&["--stdio-mode", "shared"], &[("CHILD_MODERN", "1")]);
+    let call = |client: &McpClient<'_>, id: u64, method: &str, mut params: Value| {
+        params["_meta"] = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientCapabilities": {}});
+        let body = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}).to_string();
+        client.begin("POST", &[("MCP-Protocol-Version", "2026-07-28"), ("Mcp-Method", method)], body.as_bytes())
+    };
+    let (alice, bob) = (published.client_of("alice", "c"), published.client_of("bob", "c"));
+    assert_eq!(call(&alice, 1, "echo", json!({})).reply(false).unwrap().status, 200);
+    // Bob's is the only request in flight when the server speaks of Alice's.
+    let mut waiting = call(&bob, 1, "sleep", json!({"seconds": 3}));
+    let secret = json!({"method": "notifications/message", "params": {"data": "of alice"}});
+    let own = call(&alice, 2, "notify", secret.clone()).reply(false).unwrap().text();
+    assert!(!own.contains("of alice"), "{own}");
+    let late = json!({"lines": [json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": "of alice"}}).to_string()]});
+    drop(call(&alice, 3, "raw", late));
+    let all = waiting.reply(false).unwrap().text();
+    assert!(all.contains("slept") && !all.contains("of alice"), "{all}");
+}
+
+#[test]
+fn a_refused_subscription_hears_nothing_and_none_hears_of_a_neighbours_resource() {
+    let published = Published::start(&["--stdio-mode", "shared"], &[]);
+    let (mut a, mut b) = (published.client_of("a", "c"), published.client_of("b", "c"));
+    a.initialize();
+    b.initialize();
+    let (mut for_a, mut for_b) = (a.listen(None), b.listen(None));
+    // The server refuses what it does not like.
+    for refused in ["", "refuse:all", "note:/"] {
+        let answer = b.call("resources/subscribe", json!({"uri": refused, "refuse": true}));
+        assert!(answer.get("error").is_some(), "{answer}");
+    }
+    b.result("resources/subscribe", json!({"uri": "note://bob"}));
+    a.result("resources/subscribe", json!({"uri": "note://alice/diary"}));
+    let mut updated = |uri: &str| {
+        a.result("notify", json!({"method": "notifications/resources/updated", "params": {"uri": uri}}));
+    };
+    for uri in ["note://alice/diary", "note://bobby", "note://bob?x", "refuse:all/x", "note://bob/x", "note://bob"] {
+        updated(uri);
+    }
+    for uri in ["note://bob/x", "note://bob"] {
+        assert_eq!(for_b.message().unwrap()["params"]["uri"], uri);
+    }
+    assert_eq!(for_a.message().unwrap()["params"]["uri"], "note://alice/diary");
+    // A subscription that is under way keeps the server's when another lets go of it.
+    b.result("resources/unsubscribe", json!({"uri": "note://bob"}));
+    updated("note://bob");
+    updated("note://alice/diary");
+    assert_eq!(for_a.message().unwrap()["params"]["uri"], "note://alice/diary");
+    assert_eq!(for_b.is_answered(), None);
 }

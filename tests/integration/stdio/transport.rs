@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::eventually;
-use crate::support::proxy::PASSWORD;
+use crate::support::proxy::{PASSWORD, Scratch};
 use crate::support::stdio::{BOTH, Published, Stream, events};
 use crate::support::usage::usage;
 use crate::support::wire::{Transport, request};
@@ -380,4 +380,39 @@ fn a_client_that_reads_slowly_holds_nobody_up() {
     assert_eq!(client.result("echo", json!({"n": 1}))["n"], 1);
     let used = usage(published.proxy.pid());
     assert!(used.memory < 40 << 20, "{used:?}");
+}
+
+#[test]
+fn a_batch_of_millions_and_a_queue_of_thousands_cost_little() {
+    let scratch = Scratch::new();
+    let delay = scratch.path("delay");
+    let mut published = Published::start(&[], &[("CHILD_DELAY_FILE", &delay), ("CHILD_VERSION", "2025-03-26")]);
+    let mut client = published.client();
+    client.version = "2025-03-26";
+    client.initialize();
+    let before = usage(published.proxy.pid());
+    for digits in [format!("[{}1]", "1,".repeat((16 << 19) - 2)), format!("[{}", "1,".repeat((16 << 19) - 2))] {
+        let reply = client.post(&digits);
+        assert_eq!((reply.status, reply.json()["error"]["code"].as_i64()), (400, Some(-32600)));
+        assert!(reply.text().contains("at most 1024 messages"), "{}", reply.text());
+    }
+    let after = usage(published.proxy.pid());
+    // The body itself, its text, and that on one line.
+    assert!(after.peak < before.peak + (100 << 20), "{before:?} {after:?}");
+    // A child that is being started: what waits for it is neither lost nor counted again for each.
+    let session = client.session.clone();
+    std::fs::write(&delay, "2").unwrap();
+    published = published.restart("TERM");
+    let mut client = published.client();
+    (client.version, client.session) = ("2025-03-26", session);
+    let note = r#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#;
+    let batch = format!("[{}]", vec![note; 1_000].join(","));
+    std::thread::scope(|scope| {
+        let client = &client;
+        (0..40).for_each(|_| {
+            scope.spawn(|| assert_eq!(client.post(&batch).status, 202));
+        });
+    });
+    let lines = client.result("history", json!({}))["lines"].to_string();
+    assert_eq!(lines.matches("roots/list_changed").count(), 40_000);
 }

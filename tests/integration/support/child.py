@@ -153,6 +153,8 @@ def request(id, method, params):
         tag = {"_meta": {"io.modelcontextprotocol/subscriptionId": id}}
         send({"method": "notifications/subscriptions/acknowledged", "params": {**tag, "notifications": {}}})
         send({"method": "notifications/tools/list_changed", "params": tag})
+    elif method == "resources/subscribe" and params.get("refuse"):
+        fail(id, -32002, "there is no such resource")
     elif method in ("logging/setLevel", "resources/subscribe", "resources/unsubscribe", "ping"):
         answer(id, {})
     elif method == "tools/list" and "CHILD_MODERN" in os.environ:
