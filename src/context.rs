@@ -12,8 +12,9 @@ use crate::login::password::Passwords;
 use crate::login::providers::Providers;
 use crate::login::providers::people::People;
 use crate::login::throttle::Throttle;
-use crate::net::buckets::Buckets;
+use crate::net::buckets::{Buckets, Nested};
 use crate::net::fetch::{Fetcher, TIMEOUT};
+use crate::oauth::pending::PendingCodes;
 use crate::store::{State, Store, StoreError};
 use crate::streams::Streams;
 use crate::tokens::{Keys, Secret};
@@ -30,12 +31,14 @@ pub struct Context {
     pub passwords: Passwords,
     /// Slows guessing down.
     pub throttle: Throttle,
-    /// Registrations per address.
-    pub registrations: Buckets,
+    /// Registrations per address, per network and in all.
+    pub registrations: Nested,
     /// Sign-ins that come back from providers, per address.
     pub returns: Buckets,
     /// Those that have come back already.
     pub spent: Spent,
+    /// Authorization codes that wait to be redeemed.
+    pub pending: PendingCodes,
     /// Others who say who somebody is.
     pub providers: Providers,
     /// What they said.
@@ -78,9 +81,10 @@ impl Context {
             passwords,
             throttle: Throttle::default(),
             // A hosted client registers for many users from few addresses.
-            registrations: Buckets::new(100, 1),
+            registrations: Nested::new((100, 1), (200, 2), (2_000, 20)),
             returns: Buckets::new(60, 1),
             spent: Spent::default(),
+            pending: PendingCodes::default(),
             providers,
             people: People::default(),
             streams: Streams::default(),

@@ -24,7 +24,8 @@ pub fn prepare_directory(path: &Path) -> Result<(), String> {
         Err(e) => return Err(refuse(format!("{shown} can't be used: {e}"))),
         Ok(found) if !found.is_dir() => return Err(refuse(format!("{shown} is not a directory"))),
         Ok(found) if may_be_closed(path, &found) => {
-            fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+            take_over(path, &found)
+                .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o700)))
                 .map_err(|e| refuse(format!("{shown} can't be closed to other users: {e}")))?;
             log::info!(directory:% = shown; "the data directory was open to other users, and is closed to them now");
         }
@@ -41,10 +42,27 @@ fn may_be_closed(path: &Path, found: &fs::Metadata) -> bool {
     let is_known = |entry: io::Result<fs::DirEntry>| {
         entry.is_ok_and(|e| e.file_name().to_str().is_some_and(|name| SIGBITS.contains(&name)))
     };
-    mode & 0o077 != 0
+    (mode & 0o077 != 0 || !is_ours(found))
         && mode & 0o7022 == 0
         && (found.uid() == geteuid().as_raw() || geteuid().is_root())
         && fs::read_dir(path).is_ok_and(|mut entries| entries.all(is_known))
+}
+
+/// An empty directory that an unprivileged user has made for a container becomes root's, with what is in it.
+fn take_over(path: &Path, found: &fs::Metadata) -> io::Result<()> {
+    if is_ours(found) {
+        return Ok(());
+    }
+    std::os::unix::fs::chown(path, Some(geteuid().as_raw()), None)?;
+    for entry in fs::read_dir(path)? {
+        std::os::unix::fs::lchown(entry?.path(), Some(geteuid().as_raw()), None)?;
+    }
+    Ok(())
+}
+
+/// Whoever owns a file or directory can replace what is in it: that is this user, or root.
+fn is_ours(found: &fs::Metadata) -> bool {
+    found.uid() == geteuid().as_raw() || found.uid() == 0
 }
 
 /// Opens the store in the data directory.
@@ -61,7 +79,10 @@ pub fn open_store(path: &Path) -> Result<Box<dyn Store>, String> {
         Err(OpenError::InUse) => Err(refuse(format!(
             "another mcp-auth-proxy is using {shown}; stop it, or give this one a directory of its own"
         ))),
-        Err(OpenError::Failed(e)) => Err(refuse(format!("{} can't be opened: {e}", file.display()))),
+        Err(OpenError::Failed(e)) => Err(refuse(format!(
+            "{} can't be opened: {e}; restore it from a backup, or move it away to start anew: then everybody signs in again, and clients are authorized again",
+            file.display()
+        ))),
     }
 }
 
@@ -70,8 +91,15 @@ pub fn make_private(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Refuses what others than the owner can read or write.
+/// Refuses what others than this user can read, write or replace.
 fn private(path: &Path, found: &fs::Metadata) -> Result<(), String> {
+    if !is_ours(found) {
+        let (shown, own) = (path.display(), geteuid().as_raw());
+        return Err(format!(
+            "--data-path (DATA_PATH): {shown} belongs to another user (id {}), who could replace what is in it; run: chown -R {own} {shown}, or name another directory",
+            found.uid()
+        ));
+    }
     let mode = found.permissions().mode() & 0o777;
     if mode & 0o077 == 0 {
         return Ok(());

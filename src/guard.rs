@@ -41,7 +41,8 @@ pub fn principal(ctx: &Context, seen: &Seen, headers: &HeaderMap) -> Result<Prin
     };
     Ok(Principal {
         user: token.sub,
-        email: token.email,
+        // What the provider said last.
+        email: person.as_ref().map_or(token.email, |person| person.identity.email.clone()),
         client: token.client_id,
         grant: token.grant,
         expires_at: token.exp,
@@ -67,8 +68,11 @@ pub fn verify(ctx: &Context, headers: &HeaderMap) -> Result<AccessToken, Denial>
     if ctx.state.is_revoked(&token.grant) {
         return Err(Denial::BadToken("the token has been revoked"));
     }
+    if ctx.state.is_superseded(&token.grant, token.generation, token.attempt) {
+        return Err(Denial::BadToken("another token has taken the place of this one"));
+    }
     match ctx.providers.of_credential(&token.credential) {
-        // Who refreshes it is looked at anew.
+        // Refreshing re-evaluates the allow rules.
         Some(provider) if token.rules.as_ref() != Some(&provider.rules().digest()) => {
             return Err(Denial::BadToken("who may enter has been changed since; the token has to be refreshed"));
         }
@@ -111,8 +115,8 @@ fn is_browser(headers: &HeaderMap) -> bool {
 ///
 /// The guard does no I/O: the row is written by a thread of its own, once for each generation.
 pub struct Seen {
-    noted: Mutex<HashMap<GrantId, u64>>,
-    queue: SyncSender<(GrantId, u64)>,
+    noted: Mutex<HashMap<GrantId, (u64, u64)>>,
+    queue: SyncSender<(GrantId, u64, u64)>,
 }
 
 /// Generations remembered as noted; forgetting one costs a needless write.
@@ -123,11 +127,11 @@ const MAX_WAITING: usize = 1_000;
 impl Seen {
     /// Starts the thread that writes the notes.
     pub fn start(state: Arc<State>) -> std::io::Result<Seen> {
-        let (queue, notes) = sync_channel::<(GrantId, u64)>(MAX_WAITING);
+        let (queue, notes) = sync_channel::<(GrantId, u64, u64)>(MAX_WAITING);
         std::thread::Builder::new().name("seen".into()).spawn(move || {
-            for (grant, generation) in notes {
+            for (grant, generation, attempt) in notes {
                 // A failure is told by the state itself; the grace then simply lasts longer.
-                let _ = mark_seen(&state, grant, generation);
+                let _ = mark_seen(&state, grant, generation, attempt);
             }
         })?;
         Ok(Seen { noted: Mutex::default(), queue })
@@ -139,26 +143,27 @@ impl Seen {
             return;
         }
         let mut noted = self.noted.lock().unwrap_or_else(|e| e.into_inner());
-        if noted.get(&token.grant).is_some_and(|g| *g >= token.generation) {
+        let newest = (token.generation, token.attempt);
+        if noted.get(&token.grant).is_some_and(|known| *known >= newest) {
             return;
         }
         if noted.len() >= MAX_NOTED {
             noted.clear();
         }
-        if self.queue.try_send((token.grant.clone(), token.generation)).is_ok() {
-            noted.insert(token.grant.clone(), token.generation);
+        if self.queue.try_send((token.grant.clone(), token.generation, token.attempt)).is_ok() {
+            noted.insert(token.grant.clone(), newest);
         }
     }
 }
 
-fn mark_seen(state: &State, id: GrantId, generation: u64) -> Result<(), crate::store::StoreError> {
+fn mark_seen(state: &State, id: GrantId, generation: u64, attempt: u64) -> Result<(), crate::store::StoreError> {
     state.transact(move |tx| {
         if let Some(mut grant) = tx.get::<Grant>(id.as_str())?
-            && let Phase::Active { generation: newest, seen, .. } = &mut grant.phase
-            && *newest == generation
-            && !*seen
+            && let Phase::Active { rotation, .. } = &mut grant.phase
+            && (rotation.generation, rotation.attempt) == (generation, attempt)
+            && !rotation.seen
         {
-            *seen = true;
+            rotation.seen = true;
             tx.put(id.as_str(), &grant);
         }
         Ok(())

@@ -19,7 +19,7 @@ use crate::http::{Handler, Request, Response};
 use crate::identity::UserId;
 use crate::login::{federation, signin};
 use crate::net::interrupt;
-use crate::net::trusted::TrustedProxies;
+use crate::net::trusted::{TrustedProxies, UnnamedProxies};
 use crate::oauth::{authorize, metadata, register, revoke, token};
 use crate::upstream::http::{is_event_stream, wants_event_stream};
 use crate::upstream::{Origin, Upstream};
@@ -76,6 +76,8 @@ pub struct App {
     pub admission: Admission,
     /// Notes which tokens are in use.
     pub seen: Seen,
+    /// Reverse proxies that nobody has named, and that were told of.
+    pub unnamed: UnnamedProxies,
 }
 
 impl Handler for App {
@@ -83,6 +85,9 @@ impl Handler for App {
         let ctx = &*self.context;
         let trusted = TrustedProxies(&ctx.config.trusted_proxies);
         let chain = trusted.chain(request.peer, &request.parts.headers);
+        if !trusted.contains(request.peer) {
+            self.unnamed.note(request.peer, &request.parts.headers);
+        }
         let caller = Caller { address: chain[0], id: request.id };
         let (method, path) = (request.parts.method.clone(), request.parts.uri.path().to_string());
         let origin = request.parts.headers.get(ORIGIN).cloned();

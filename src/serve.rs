@@ -21,6 +21,7 @@ use crate::healthcheck::leave_note;
 use crate::http::server::bind;
 use crate::http::{Drain, Handler, Listener, Server};
 use crate::login::providers::{configure_anew, recheck};
+use crate::net::trusted::UnnamedProxies;
 use crate::observe;
 use crate::privileges;
 use crate::routes::App;
@@ -164,7 +165,8 @@ pub fn build(
         }
     })?;
     let failed = |e| format!("the server can't be started: {e}");
-    let app = App { context: context.clone(), upstream: upstream.clone(), admission, seen };
+    let unnamed = UnnamedProxies::default();
+    let app = App { context: context.clone(), upstream: upstream.clone(), admission, seen, unnamed };
     let (listeners, nudge) = listeners(app, ports, clock)?;
     watch_providers(context, nudge)?;
     let server = Server::new(listeners, limits, drain.clone()).map_err(failed)?;

@@ -589,6 +589,29 @@ pub const FLAGS: &[Flag] = &[
         ..BASE
     },
     Flag {
+        long: Some("oidc-issuer"),
+        env: "OIDC_ISSUER",
+        value: Some("URL"),
+        section: Section::Providers,
+        help: "The issuer that the discovery document names, where it is another than the document's own URL says",
+        more: "For Entra ID by a domain name, and for a provider that is reached at another address than its users know. Without it, a document that names another issuer is refused.",
+        set: |s, v| {
+            s.oidc_issuer = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("oidc-assume-email-verified"),
+        env: "OIDC_ASSUME_EMAIL_VERIFIED",
+        default: "false",
+        section: Section::Providers,
+        help: "Take e-mail addresses for verified though the provider does not say so (it sends no email_verified)",
+        more: "Only for a provider whose people can't choose their address freely. One that says no is believed, and one that serves many tenants always has to say so.",
+        set: |s, v| switch(v).map(|b| s.oidc_assume_email_verified = b),
+        ..BASE
+    },
+    Flag {
         long: Some("allow-any-user"),
         env: "ALLOW_ANY_USER",
         default: "false",

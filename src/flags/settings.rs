@@ -59,6 +59,8 @@ pub struct Settings {
     pub oidc_groups_field: String,
     pub oidc_allowed_attributes: Vec<String>,
     pub oidc_allowed_tenants: Vec<String>,
+    pub oidc_issuer: Option<String>,
+    pub oidc_assume_email_verified: bool,
     pub allow_any_user: bool,
     /// Flags whose lists are in files without entries.
     pub empty_lists: Vec<&'static str>,
@@ -159,6 +161,8 @@ impl Default for Settings {
             oidc_groups_field: "/groups".into(),
             oidc_allowed_attributes: Vec::new(),
             oidc_allowed_tenants: Vec::new(),
+            oidc_issuer: None,
+            oidc_assume_email_verified: false,
             allow_any_user: false,
             empty_lists: Vec::new(),
             no_provider_auto_select: false,

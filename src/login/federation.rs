@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use http::header::{LOCATION, SET_COOKIE};
 use http::{HeaderValue, StatusCode};
 
-use super::pages;
+use super::pages::{self, Asker};
 use super::providers::rules::Person;
 use super::providers::{Hop, Provider, ProviderTokens, Slug, Trouble, hop_secrets};
 use super::session::{self, Browser};
@@ -21,6 +21,7 @@ use crate::identity::User;
 use crate::oauth::authorize;
 use crate::oauth::form::Form;
 use crate::store::StoreError;
+use crate::store::rows::Client;
 use crate::tokens::artefacts::{AuthorizationRequest, ProviderState, REQUEST_LIFETIME};
 use crate::tokens::{Kind, digest, random_name};
 
@@ -32,6 +33,11 @@ const MAX_SPENT: usize = 20_000;
 pub struct Spent(Mutex<HashMap<String, Timestamp>>);
 
 impl Spent {
+    /// Did it come before?
+    fn has(&self, id: &str) -> bool {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).contains_key(id)
+    }
+
     /// Takes note of one; false when it came before.
     fn spend(&self, id: &str, exp: Timestamp, now: Timestamp) -> bool {
         let mut spent = self.0.lock().unwrap_or_else(|e| e.into_inner());
@@ -57,8 +63,8 @@ pub fn begin(
     another_account: bool,
     caller: Caller,
 ) -> Response {
-    let Some(provider) = ctx.providers.of_slug(slug) else { return signin::stale_form(ctx) };
-    let another_account = another_account || request.as_ref().is_some_and(|r| r.sign_in_anew);
+    let Some(provider) = ctx.providers.of_slug(slug) else { return signin::stale_form(ctx, browser, caller) };
+    let another_account = another_account || request.as_ref().is_some_and(|r| r.sign_in_anew || r.select_account);
     hop_to(ctx, browser, provider, request, another_account, false, caller)
 }
 
@@ -116,7 +122,8 @@ fn callback(ctx: &Context, request: &mut Request<'_>, caller: Caller, slug: Slug
     let headers = &request.parts.headers;
     let query = request.parts.uri.query().unwrap_or_default();
     let browser = Browser::of(ctx, headers);
-    let Ok(form) = Form::parse(query.as_bytes()) else { return signin::stale_form(ctx) };
+    let stale = || signin::stale_form(ctx, &browser, caller);
+    let Ok(form) = Form::parse(query.as_bytes()) else { return stale() };
     let sealed = form.get("state").unwrap_or_default();
     // Made here, for this browser, this provider, and not long ago; else it is somebody else's sign-in.
     let opened = ctx.keys.decrypt(Kind::ProviderState, &[], sealed).and_then(|text| String::from_utf8(text).ok());
@@ -124,14 +131,18 @@ fn callback(ctx: &Context, request: &mut Request<'_>, caller: Caller, slug: Slug
     let state = state.filter(|s| s.provider == slug && s.browser == browser.binding());
     let (Some(state), Some(provider)) = (state, ctx.providers.of_slug(slug)) else {
         log::info!(request:% = caller.id, address:% = caller.address, provider:% = slug; "a provider's answer was refused: it belongs to no sign-in of this browser");
-        return signin::stale_form(ctx);
+        return stale();
     };
+    // First of all: whoever sends an old one again and again takes nothing from others at the same address.
+    if ctx.spent.has(&state.id) {
+        log::info!(request:% = caller.id, address:% = caller.address, provider:% = slug; "a provider's answer came twice");
+        return stale();
+    }
     if !ctx.returns.take(caller.address) {
-        return signin::too_many(ctx);
+        return signin::too_many(ctx, caller);
     }
     if !ctx.spent.spend(&state.id, state.exp, ctx.now()) {
-        log::info!(request:% = caller.id, address:% = caller.address, provider:% = slug; "a provider's answer came twice");
-        return signin::stale_form(ctx);
+        return stale();
     }
     if let Err(trouble) = ctx.providers.check_issuer(provider, form.get("iss")) {
         return in_trouble(ctx, provider, &trouble, caller);
@@ -139,9 +150,12 @@ fn callback(ctx: &Context, request: &mut Request<'_>, caller: Caller, slug: Slug
     if let Some(error) = form.get("error") {
         let word: String = error.chars().filter(char::is_ascii_graphic).take(MAX_WORD).collect();
         log::info!(request:% = caller.id, address:% = caller.address, provider:% = slug, error = word.as_str(); "the provider did not sign anybody in");
-        return pages::not_signed_in(ctx, provider, error == "access_denied", &again(ctx, &browser, &state));
+        let is_denied = error == "access_denied";
+        return again(ctx, &browser, &state, caller, |asker, form| {
+            pages::not_signed_in(ctx, caller.id, provider, is_denied, asker, form)
+        });
     }
-    let Some(code) = form.get("code").filter(|c| !c.is_empty()) else { return signin::stale_form(ctx) };
+    let Some(code) = form.get("code").filter(|c| !c.is_empty()) else { return stale() };
     let (verifier, nonce) = hop_secrets(&ctx.keys, sealed, browser.secret());
     let hop = Hop {
         redirect_uri: &ctx.url(slug.callback()),
@@ -159,18 +173,22 @@ fn callback(ctx: &Context, request: &mut Request<'_>, caller: Caller, slug: Slug
     let Some(rule) = provider.rules().admit(&person.identity) else {
         // Nothing is kept of those who may not enter.
         log::warn!(request:% = caller.id, address:% = caller.address, user:% = person.user, id = shown; "a sign-in was refused: no allow rule fits");
-        return pages::not_allowed(ctx, provider, &person, &again(ctx, &browser, &state));
+        return again(ctx, &browser, &state, caller, |asker, form| {
+            pages::not_allowed(ctx, caller.id, provider, &person, asker, form)
+        });
     };
     if !state.consent && tokens.refresh.is_none() && provider.gives_more_with_consent() {
         match ctx.people.can_be_asked_after(ctx, provider, &person.user) {
             Ok(true) => {}
             Ok(false) => return hop_to(ctx, &browser, provider, state.request, false, true, caller),
-            Err(e) => return signin::unavailable(ctx, &e),
+            Err(e) => return signin::unavailable(ctx, &e, caller),
         }
     }
-    log::info!(request:% = caller.id, address:% = caller.address, user:% = person.user, id = shown, rule = rule; "signed in");
+    let client = state.request.as_ref().and_then(|asked| authorize::client_of(ctx, asked).unwrap_or_default());
+    let client_name = client.as_ref().map_or("", Client::shown_name);
+    log::info!(request:% = caller.id, address:% = caller.address, user:% = person.user, client_name = client_name, id = shown, rule = rule; "signed in");
     finish(ctx, request, provider, &person, &tokens, state.request, caller)
-        .unwrap_or_else(|e| signin::unavailable(ctx, &e))
+        .unwrap_or_else(|e| signin::unavailable(ctx, &e, caller))
 }
 
 fn finish(
@@ -199,11 +217,17 @@ fn finish(
     Ok(response)
 }
 
-/// The sealed form for another try.
-fn again(ctx: &Context, browser: &Browser, state: &ProviderState) -> String {
+/// A page with a form for another try; where a client asks, it names who that is, since the form lets it in.
+fn again(
+    ctx: &Context,
+    browser: &Browser,
+    state: &ProviderState,
+    caller: Caller,
+    page: impl FnOnce(Option<&Asker<'_>>, &str) -> Response,
+) -> Response {
     match &state.request {
-        Some(request) => ctx.keys.seal(&**request),
-        None => signin::plain_form(ctx, browser),
+        Some(asked) => authorize::with_client(ctx, asked, caller, |asker| page(Some(asker), &ctx.keys.seal(&**asked))),
+        None => page(None, &signin::plain_form(ctx, browser)),
     }
 }
 
@@ -212,6 +236,7 @@ fn in_trouble(ctx: &Context, provider: &Provider, trouble: &Trouble, caller: Cal
     match trouble {
         Trouble::Unreachable(_) => pages::error(
             ctx,
+            caller.id,
             StatusCode::BAD_GATEWAY,
             &format!("{} can't be reached", provider.label),
             "Signing in there is not possible at the moment.",
@@ -219,6 +244,7 @@ fn in_trouble(ctx: &Context, provider: &Provider, trouble: &Trouble, caller: Cal
         ),
         Trouble::Refused(_) | Trouble::Invalid(_) => pages::error(
             ctx,
+            caller.id,
             StatusCode::BAD_REQUEST,
             "The sign-in failed",
             &format!("What {} answered could not be accepted.", provider.label),

@@ -12,7 +12,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
 
 use crate::context::Context;
-use crate::http::Response;
+use crate::http::{RequestId, Response};
 use crate::identity::User;
 use crate::login::providers::Provider;
 use crate::login::providers::rules::Person;
@@ -89,7 +89,7 @@ pub fn sign_in(ctx: &Context, asker: Option<&Asker>, request: &str, problem: Opt
             div .buttons { button type="submit" name="decision" value="deny" { "Deny" } }
         } }
     };
-    let mut response = page(ctx, status, title, asker.map(|a| a.redirect), body);
+    let mut response = page(ctx, None, status, title, asker.map(|a| a.redirect), body);
     if let Some(Problem::Slow(seconds)) = problem {
         response = response.with(http::header::RETRY_AFTER, seconds);
     }
@@ -125,11 +125,19 @@ pub fn hop(ctx: &Context, provider: &Provider, url: &str) -> Response {
         h1 { "Signing in with " (provider.label) }
         p { a href=(url) rel="noreferrer" { "Go on to " (provider.label) } }
     };
-    page(ctx, StatusCode::OK, "Signing in", None, body).with(HeaderName::from_static("refresh"), format!("0;url={url}"))
+    page(ctx, None, StatusCode::OK, "Signing in", None, body)
+        .with(HeaderName::from_static("refresh"), format!("0;url={url}"))
 }
 
 /// The provider sent the browser back without anybody signed in.
-pub fn not_signed_in(ctx: &Context, provider: &Provider, is_denied: bool, request: &str) -> Response {
+pub fn not_signed_in(
+    ctx: &Context,
+    id: RequestId,
+    provider: &Provider,
+    is_denied: bool,
+    asker: Option<&Asker<'_>>,
+    request: &str,
+) -> Response {
     let body = html! {
         h1 { "You are not signed in" }
         p .alert role="alert" {
@@ -137,13 +145,21 @@ pub fn not_signed_in(ctx: &Context, provider: &Provider, is_denied: bool, reques
             @else { (provider.label) " did not sign you in." }
         }
         p { "You can try again, or close this page." }
-        (providers(ctx, false, request, true))
+        @if let Some(asker) = asker { (who_asks(ctx, asker)) }
+        (providers(ctx, asker.is_some(), request, true))
     };
-    page(ctx, StatusCode::FORBIDDEN, "Not signed in", None, body)
+    page(ctx, Some(id), StatusCode::FORBIDDEN, "Not signed in", asker.map(|a| a.redirect), body)
 }
 
 /// Somebody has signed in who may not enter. Which rule lacks is not told.
-pub fn not_allowed(ctx: &Context, provider: &Provider, person: &Person, request: &str) -> Response {
+pub fn not_allowed(
+    ctx: &Context,
+    id: RequestId,
+    provider: &Provider,
+    person: &Person,
+    asker: Option<&Asker<'_>>,
+    request: &str,
+) -> Response {
     let identity = &person.identity;
     let shown = [&identity.email, &identity.id, &identity.name].into_iter().flatten().next();
     let shown = shown.map_or_else(|| "an account without a verified e-mail address".into(), |s| display_name(s));
@@ -153,9 +169,10 @@ pub fn not_allowed(ctx: &Context, provider: &Provider, person: &Person, request:
             "At " (provider.label) " you are signed in as " strong { (shown) } ". This account may not use this server."
         }
         p { "If you have another account, sign in with that one. Else ask the operator of this server." }
-        (providers(ctx, false, request, true))
+        @if let Some(asker) = asker { (who_asks(ctx, asker)) }
+        (providers(ctx, asker.is_some(), request, true))
     };
-    page(ctx, StatusCode::FORBIDDEN, "No access", None, body)
+    page(ctx, Some(id), StatusCode::FORBIDDEN, "No access", asker.map(|a| a.redirect), body)
 }
 
 /// Consent of somebody who is signed in.
@@ -174,7 +191,7 @@ pub fn consent(ctx: &Context, asker: &Asker, user: &User, request: &str) -> Resp
             }
         }
     };
-    page(ctx, StatusCode::OK, title, Some(asker.redirect), body)
+    page(ctx, None, StatusCode::OK, title, Some(asker.redirect), body)
 }
 
 /// Somebody is signed in and no client asks.
@@ -188,7 +205,7 @@ pub fn signed_in(ctx: &Context, user: &User, form: &str) -> Response {
             div .buttons { button type="submit" { "Sign out" } }
         }
     };
-    page(ctx, StatusCode::OK, "Signed in", None, body)
+    page(ctx, None, StatusCode::OK, "Signed in", None, body)
 }
 
 /// After signing out.
@@ -198,29 +215,37 @@ pub fn signed_out(ctx: &Context) -> Response {
         p { "This browser is signed out. Applications that you allowed before stay connected." }
         p { a href="/.auth/login" { "Sign in again" } }
     };
-    page(ctx, StatusCode::OK, "Signed out", None, body)
+    page(ctx, None, StatusCode::OK, "Signed out", None, body)
 }
 
-/// Something a person has to be told.
-pub fn error(ctx: &Context, status: StatusCode, title: &str, explanation: &str, what_next: &str) -> Response {
+/// Something a person has to be told, with the id of the request by which the operator finds it in the log.
+pub fn error(
+    ctx: &Context,
+    id: RequestId,
+    status: StatusCode,
+    title: &str,
+    explanation: &str,
+    what_next: &str,
+) -> Response {
     let body = html! {
         h1 { (title) }
         p .alert role="alert" { (explanation) }
         p { (what_next) }
     };
-    page(ctx, status, title, None, body)
+    page(ctx, Some(id), status, title, None, body)
 }
 
-/// A faulty request of a client that nobody has trusted yet: the way back is a link, not a redirect.
-pub fn leave(ctx: &Context, redirect: &RedirectUri, answer: &Response) -> Response {
+/// A faulty request of a client that this user has not let in: the way back is a link, not a redirect.
+pub fn leave(ctx: &Context, id: RequestId, redirect: &RedirectUri, answer: &Response, why: &str) -> Response {
     let target = answer.headers.get(http::header::LOCATION).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let place = place_of(redirect);
     let body = html! {
-        h1 { "The application made a mistake" }
-        p .alert role="alert" { "Its request for access can't be answered. Nobody has been signed in." }
-        p { "You can go back to " strong { (redirect.host()) } " if you came from there." }
-        p { a href=(target) rel="noreferrer" { "Go back to " (redirect.host()) } }
+        h1 { "The application's request can't be answered" }
+        p .alert role="alert" { "It asked for access, but: " (why) ". Access was not given." }
+        p { "You can go back to " strong { (place) } " if you came from there." }
+        p { a href=(target) rel="noreferrer" { "Go back to " (place) } }
     };
-    page(ctx, StatusCode::BAD_REQUEST, "Faulty request", None, body)
+    page(ctx, Some(id), StatusCode::BAD_REQUEST, "Faulty request", None, body)
 }
 
 /// For a person who opens the MCP endpoint in a browser.
@@ -231,26 +256,18 @@ pub fn not_for_browsers(ctx: &Context) -> Response {
         p { code { (ctx.config.client_url()) } }
         p .soft { "The application will open a page here to ask for your consent." }
     };
-    page(ctx, StatusCode::UNAUTHORIZED, "MCP server", None, body)
+    page(ctx, None, StatusCode::UNAUTHORIZED, "MCP server", None, body)
 }
 
 fn who_asks(ctx: &Context, asker: &Asker) -> Markup {
-    let destination = asker.redirect.destination();
     let name = asker.client.name.as_deref().map(display_name).filter(|n| !n.is_empty());
-    let all_local = asker
-        .client
-        .redirect_uris
-        .iter()
-        .all(|u| RedirectUri::parse(u).is_ok_and(|u| u.destination() == Destination::Loopback));
+    // Where the answer to this request goes, whatever else the client has registered.
+    let is_local = asker.redirect.destination() != Destination::Web;
     html! {
         dl {
             div {
                 dt { "Access goes to" }
-                dd .host { (match destination {
-                    Destination::Web => asker.redirect.host().to_string(),
-                    Destination::Loopback => "a program on this computer".to_string(),
-                    Destination::PrivateUse => format!("the program that opens {}: links", asker.redirect.scheme()),
-                }) }
+                dd .host { (place_of(asker.redirect)) }
             }
             div {
                 dt { "It calls itself (unverified)" }
@@ -261,9 +278,18 @@ fn who_asks(ctx: &Context, asker: &Asker) -> Markup {
                 dd { "read and do everything that the MCP server at " strong { (ctx.config.external.host) } " offers, in your name" }
             }
         }
-        @if all_local {
+        @if is_local {
             p .note { "Any program on this computer can ask in this way. Go on only if you have just connected one yourself." }
         }
+    }
+}
+
+/// Where a redirect leads, in words.
+fn place_of(redirect: &RedirectUri) -> String {
+    match redirect.destination() {
+        Destination::Web => redirect.host().to_string(),
+        Destination::Loopback => "a program on this computer".to_string(),
+        Destination::PrivateUse => format!("the program that opens {}: links", redirect.scheme()),
     }
 }
 
@@ -293,7 +319,14 @@ fn seconds_in_words(seconds: u64) -> String {
     }
 }
 
-fn page(ctx: &Context, status: StatusCode, title: &str, redirect: Option<&RedirectUri>, body: Markup) -> Response {
+fn page(
+    ctx: &Context,
+    id: Option<RequestId>,
+    status: StatusCode,
+    title: &str,
+    redirect: Option<&RedirectUri>,
+    body: Markup,
+) -> Response {
     let markup = html! {
         (DOCTYPE)
         html lang="en" {
@@ -307,7 +340,11 @@ fn page(ctx: &Context, status: StatusCode, title: &str, redirect: Option<&Redire
             }
             body {
                 main { (body) }
-                footer { span { (ctx.config.external.origin) } span { "protected by mcp-auth-proxy" } }
+                footer {
+                    span { (ctx.config.external.origin) }
+                    @if let Some(id) = id { span { "request " (id) } }
+                    span { "protected by mcp-auth-proxy" }
+                }
             }
         }
     };

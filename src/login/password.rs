@@ -1,7 +1,8 @@
-//! Checking passwords. bcrypt takes a good part of a second on a small board: one check a core at a time, a short
-//! queue, and nothing else waits for it.
+//! Checking passwords. bcrypt takes a good part of a second on a small board: one check a core at a time, two short
+//! queues that take turns, known browsers and the rest, and nothing else waits for it.
 
-use std::sync::{Condvar, Mutex};
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Condvar, Mutex, MutexGuard};
 
 use crate::config::Password;
 use crate::identity::{CredentialId, User, UserId};
@@ -68,7 +69,7 @@ impl Passwords {
             known: known.collect(),
             // Under every secret that verifies: rotating the secret is not changing the password.
             current: passwords.iter().flat_map(ids).collect(),
-            gate: Gate { cores, queue, state: Mutex::default(), freed: Condvar::new() },
+            gate: Gate::new(cores, queue),
         }
     }
 
@@ -87,13 +88,13 @@ impl Passwords {
         self.current.contains(credential)
     }
 
-    /// Checks a password against every configured one.
-    pub fn check(&self, password: &str) -> Outcome {
+    /// Checks a password against every configured one, for a known browser of that name or for a stranger.
+    pub fn check(&self, password: &str, browser: Option<&str>) -> Outcome {
         crate::blocking::announce();
         if password.is_empty() || password.len() > MAX_PASSWORD_BYTES {
             return Outcome::Wrong;
         }
-        let Some(_turn) = self.gate.enter() else { return Outcome::Busy };
+        let Some(_turn) = self.gate.enter(browser) else { return Outcome::Busy };
         // All are tried, so that the time does not tell which kind was right.
         let mut found = None;
         for known in &self.known {
@@ -118,36 +119,93 @@ fn keyed(key: &[u8; 32], text: &str) -> [u8; 32] {
     mac.chain_update(text).finalize().into_bytes().into()
 }
 
-/// Lets as many through at a time as there are cores, and as many wait as the queue holds.
+/// Lets as many through at a time as there are cores. Others wait in one of two lanes, which take turns: strangers, however
+/// many, hold a known browser up for one check of theirs.
 struct Gate {
     cores: usize,
+    /// Places in each lane.
     queue: usize,
-    state: Mutex<(usize, usize)>,
-    freed: Condvar,
+    state: Mutex<Lanes>,
+    changed: Condvar,
 }
 
-struct Turn<'g>(&'g Gate);
+#[derive(Default)]
+struct Lanes {
+    running: usize,
+    next_ticket: u64,
+    /// Strangers, and known browsers.
+    waiting: [VecDeque<u64>; 2],
+    /// The lane that is next when both have somebody.
+    next: usize,
+    /// Tickets whose turn it is.
+    called: HashSet<u64>,
+    /// Known browsers with a check that waits or runs: one each.
+    browsers: HashSet<String>,
+}
+
+struct Turn<'g> {
+    gate: &'g Gate,
+    browser: Option<String>,
+}
 
 impl Gate {
-    fn enter(&self) -> Option<Turn<'_>> {
-        let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
-        if state.0 >= self.cores {
-            if state.1 >= self.queue {
-                return None;
-            }
-            state.1 += 1;
-            state = self.freed.wait_while(state, |s| s.0 >= self.cores).unwrap_or_else(|e| e.into_inner());
-            state.1 -= 1;
+    fn new(cores: usize, queue: usize) -> Gate {
+        Gate { cores, queue, state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// Waits for a turn; `None` when there is no place to wait, or the browser has one already.
+    fn enter(&self, browser: Option<&str>) -> Option<Turn<'_>> {
+        let lane = usize::from(browser.is_some());
+        let mut lanes = self.lanes();
+        if browser.is_some_and(|b| lanes.browsers.contains(b)) {
+            return None;
         }
-        state.0 += 1;
-        Some(Turn(self))
+        let is_free = lanes.running < self.cores && lanes.waiting.iter().all(VecDeque::is_empty);
+        if !is_free && lanes.waiting[lane].len() >= self.queue {
+            return None;
+        }
+        lanes.browsers.extend(browser.map(String::from));
+        let turn = Turn { gate: self, browser: browser.map(String::from) };
+        if is_free {
+            lanes.running += 1;
+            return Some(turn);
+        }
+        let ticket = lanes.next_ticket;
+        lanes.next_ticket += 1;
+        lanes.waiting[lane].push_back(ticket);
+        let is_waiting = |lanes: &mut Lanes| !lanes.called.remove(&ticket);
+        drop(self.changed.wait_while(lanes, is_waiting).unwrap_or_else(|e| e.into_inner()));
+        Some(turn)
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Lanes {
+    /// Whose turn it is.
+    fn call(&mut self) -> Option<u64> {
+        let ticket = self.waiting[self.next].pop_front();
+        let ticket = ticket.or_else(|| self.waiting[1 - self.next].pop_front())?;
+        self.next = 1 - self.next;
+        Some(ticket)
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().unwrap_or_else(|e| e.into_inner()).0 -= 1;
-        self.0.freed.notify_one();
+        let mut lanes = self.gate.lanes();
+        if let Some(browser) = &self.browser {
+            lanes.browsers.remove(browser);
+        }
+        // The core goes to whoever is next.
+        match lanes.call() {
+            Some(ticket) => drop(lanes.called.insert(ticket)),
+            None => lanes.running -= 1,
+        }
+        drop(lanes);
+        self.gate.changed.notify_all();
     }
 }
 
@@ -171,11 +229,11 @@ mod tests {
     fn either_password_signs_in_and_each_has_its_own_credential() {
         let hash = Password::Bcrypt(bcrypt::hash("two", 4).unwrap());
         let both = passwords(&[Password::Plain("one".into()), hash], &Secret::generate());
-        let (one, two) = (credential(both.check("one")), credential(both.check("two")));
+        let (one, two) = (credential(both.check("one", None)), credential(both.check("two", Some("laptop"))));
         assert_ne!(one, two);
         assert!(both.is_current(&one) && both.is_current(&two));
         for wrong in ["", "three", "one ", "on", "One", &"x".repeat(73)] {
-            assert_eq!(both.check(wrong), Outcome::Wrong, "{wrong}");
+            assert_eq!(both.check(wrong, None), Outcome::Wrong, "{wrong}");
         }
     }
 
@@ -183,14 +241,14 @@ mod tests {
     fn what_72_bytes_of_bcrypt_would_cut_is_refused() {
         let long = "x".repeat(72);
         let p = passwords(&[Password::Bcrypt(bcrypt::hash(&long, 4).unwrap())], &Secret::generate());
-        assert!(matches!(p.check(&long), Outcome::Right(_)));
-        assert_eq!(p.check(&format!("{long}y")), Outcome::Wrong);
+        assert!(matches!(p.check(&long, None), Outcome::Right(_)));
+        assert_eq!(p.check(&format!("{long}y"), None), Outcome::Wrong);
     }
 
     #[test]
     fn another_password_is_another_credential_and_a_rotated_secret_is_not() {
         let (old, new) = (Secret::generate(), Secret::generate());
-        let before = credential(passwords(&[Password::Plain("one".into())], &old).check("one"));
+        let before = credential(passwords(&[Password::Plain("one".into())], &old).check("one", None));
         assert!(passwords(&[Password::Plain("one".into())], &old).is_current(&before));
         assert!(!passwords(&[Password::Plain("two".into())], &old).is_current(&before));
         let rotated = Keys::new("https://a", &new, &[old]);
@@ -198,11 +256,51 @@ mod tests {
     }
 
     #[test]
-    fn the_queue_is_bounded() {
-        let gate = Gate { cores: 1, queue: 0, state: Mutex::default(), freed: Condvar::new() };
-        let turn = gate.enter();
-        assert!(turn.is_some() && gate.enter().is_none());
+    fn each_lane_is_bounded_and_a_browser_has_one_check() {
+        let gate = Gate::new(1, 0);
+        let turn = gate.enter(None);
+        assert!(turn.is_some() && gate.enter(None).is_none() && gate.enter(Some("laptop")).is_none());
         drop(turn);
-        assert!(gate.enter().is_some());
+        let turn = gate.enter(Some("laptop"));
+        assert!(turn.is_some() && gate.enter(Some("laptop")).is_none());
+        drop(turn);
+        assert!(gate.enter(Some("laptop")).is_some());
+    }
+
+    #[test]
+    fn strangers_hold_a_known_browser_up_for_one_check_of_theirs() {
+        let gate = Gate::new(1, 8);
+        let order = Mutex::new(Vec::new());
+        let waiting = |n: usize| {
+            while gate.lanes().waiting.iter().map(VecDeque::len).sum::<usize>() < n {
+                std::thread::yield_now();
+            }
+        };
+        std::thread::scope(|scope| {
+            let first = gate.enter(None).unwrap();
+            for n in 0..8 {
+                let (gate, order) = (&gate, &order);
+                scope.spawn(move || {
+                    let _turn = gate.enter(None).unwrap();
+                    order.lock().unwrap().push(format!("stranger {n}"));
+                });
+                waiting(n + 1);
+            }
+            assert!(gate.enter(None).is_none(), "their lane is full");
+            for (n, name) in ["laptop", "phone"].into_iter().enumerate() {
+                let (gate, order) = (&gate, &order);
+                scope.spawn(move || {
+                    let _turn = gate.enter(Some(name)).unwrap();
+                    order.lock().unwrap().push(name.into());
+                });
+                waiting(9 + n);
+            }
+            assert!(gate.enter(Some("laptop")).is_none(), "one for each browser");
+            drop(first);
+        });
+        let order = order.into_inner().unwrap();
+        let place = |name: &str| order.iter().position(|o| o == name).unwrap();
+        assert!(place("laptop") <= 1 && place("phone") <= 3 && order.len() == 10, "{order:?}");
+        assert!(gate.lanes().browsers.is_empty() && gate.lanes().running == 0);
     }
 }

@@ -22,6 +22,11 @@ pub struct Browser {
 }
 
 impl Browser {
+    /// Did it send no cookie of this server's?
+    pub fn is_new(&self) -> bool {
+        self.new
+    }
+
     /// The browser that sent `headers`, or a new one.
     pub fn of(ctx: &Context, headers: &HeaderMap) -> Browser {
         match read::<BrowserCookie>(ctx, headers, "browser") {
@@ -53,15 +58,19 @@ impl Browser {
 pub fn current(ctx: &Context, headers: &HeaderMap) -> Result<Option<Session>, StoreError> {
     let Some(cookie) = read::<SessionCookie>(ctx, headers, "session") else { return Ok(None) };
     let Some(session) = ctx.state.get::<Session>(cookie.session.as_str())? else { return Ok(None) };
-    let begun = session.expires_at.saturating_sub(ctx.config.lifetimes.session);
-    let is_good = ctx.is_current(&session.user.credential) && ctx.people.is_welcome(ctx, &session.user, begun)?;
+    let is_over = ctx.now() >= session.created_at.saturating_add(ctx.config.lifetimes.session);
+    let is_good = !is_over
+        && ctx.is_current(&session.user.credential)
+        && ctx.people.is_welcome(ctx, &session.user, session.created_at)?;
     Ok(is_good.then_some(session))
 }
 
-/// Starts a session under a new id, whatever session there was before, and marks the browser as known.
+/// Starts a session under a new id, whatever session there was before. Whoever knew a password has a browser that is known
+/// for it; what a provider says of somebody is no reason to let a browser guess.
 pub fn start(ctx: &Context, headers: &HeaderMap, user: User) -> Result<(Session, Vec<HeaderValue>), StoreError> {
-    let expires_at = ctx.now() + ctx.config.lifetimes.session;
-    let session = Session { id: SessionId(random_name()), user, expires_at };
+    let created_at = ctx.now();
+    let expires_at = created_at + ctx.config.lifetimes.session;
+    let session = Session { id: SessionId(random_name()), user, created_at, expires_at };
     let old = read::<SessionCookie>(ctx, headers, "session").map(|c| c.session);
     let row = session.clone();
     ctx.state.transact(move |tx| {
@@ -72,14 +81,17 @@ pub fn start(ctx: &Context, headers: &HeaderMap, user: User) -> Result<(Session,
         Ok(())
     })?;
     let cookie = ctx.keys.seal(&SessionCookie { session: session.id.clone(), exp: expires_at });
-    let device = DeviceCookie {
-        device: known_device(ctx, headers).unwrap_or_else(random_name),
-        exp: ctx.now() + DEVICE_LIFETIME,
-    };
-    let cookies = vec![
-        header(ctx, "session", &cookie, Some(ctx.config.lifetimes.session)),
-        header(ctx, "device", &ctx.keys.seal(&device), Some(DEVICE_LIFETIME)),
-    ];
+    let mut cookies = vec![header(ctx, "session", &cookie, Some(ctx.config.lifetimes.session))];
+    let credential = session.user.credential.clone();
+    if ctx.passwords.is_current(&credential) {
+        let known = read::<DeviceCookie>(ctx, headers, "device").filter(|cookie| cookie.credential == credential);
+        let device = DeviceCookie {
+            device: known.map_or_else(random_name, |cookie| cookie.device),
+            credential,
+            exp: created_at + DEVICE_LIFETIME,
+        };
+        cookies.push(header(ctx, "device", &ctx.keys.seal(&device), Some(DEVICE_LIFETIME)));
+    }
     Ok((session, cookies))
 }
 
@@ -95,9 +107,15 @@ pub fn end(ctx: &Context, headers: &HeaderMap, response: &mut Response) -> Resul
     Ok(Some(cookie.session))
 }
 
-/// The name of a browser in which somebody has signed in before.
+/// The name of a browser in which somebody has signed in before with a password that is still good.
 pub fn known_device(ctx: &Context, headers: &HeaderMap) -> Option<String> {
-    read::<DeviceCookie>(ctx, headers, "device").map(|c| c.device)
+    let cookie = read::<DeviceCookie>(ctx, headers, "device")?;
+    ctx.passwords.is_current(&cookie.credential).then_some(cookie.device)
+}
+
+/// What a consent is bound to: the session that the page was made for.
+pub fn binding(session: &Session) -> String {
+    digest(format!("session\0{}", session.id).as_bytes())
 }
 
 /// `__Host-mcp_1a2b3c4d_session`.

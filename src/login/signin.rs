@@ -15,6 +15,7 @@ use crate::identity::User;
 use crate::oauth::authorize;
 use crate::oauth::form::Form;
 use crate::store::StoreError;
+use crate::store::rows::Client;
 use crate::tokens::artefacts::{AuthorizationRequest, PlainForm, REQUEST_LIFETIME};
 
 /// A sealed form that no client asked for.
@@ -33,7 +34,7 @@ pub fn show(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Respons
             federation::begin(ctx, &browser, ctx.providers.all()[0].slug, None, false, caller)
         }
         Ok(None) => pages::sign_in(ctx, None, &form, None),
-        Err(e) => return unavailable(ctx, &e),
+        Err(e) => return unavailable(ctx, &e, caller),
     };
     browser.remember(ctx, &mut response);
     response
@@ -51,7 +52,7 @@ enum Target {
 pub fn submit(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Response {
     let form = match Form::read(request) {
         Ok(form) => form,
-        Err(refusal) => return refusal.page(ctx),
+        Err(refusal) => return refusal.page(ctx, caller),
     };
     let headers = &request.parts.headers;
     let browser = Browser::of(ctx, headers);
@@ -64,7 +65,7 @@ pub fn submit(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Respo
         let plain = ctx.keys.open::<PlainForm>(sealed, ctx.now()).ok();
         plain.filter(|p| p.browser == browser.binding()).map(|_| Target::Plain)
     };
-    let Some(target) = target else { return stale_form(ctx) };
+    let Some(target) = target else { return stale_form(ctx, &browser, caller) };
 
     if let Target::Client(request) = &target
         && form.get("decision") == Some("deny")
@@ -80,17 +81,18 @@ pub fn submit(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Respo
         return federation::begin(ctx, &browser, slug, request, another_account, caller);
     }
     match check_password(ctx, form.get("password").unwrap_or_default(), headers, caller) {
-        Ok(user) => signed_in(ctx, headers, &target, user, caller).unwrap_or_else(|e| unavailable(ctx, &e)),
+        Ok(user) => signed_in(ctx, headers, &target, user, caller).unwrap_or_else(|e| unavailable(ctx, &e, caller)),
         Err(problem) => match target {
-            Target::Client(request) => authorize::sign_in_page(ctx, &request, sealed, Some(problem)),
+            Target::Client(request) => authorize::sign_in_page(ctx, &request, sealed, Some(problem), caller),
             Target::Plain => pages::sign_in(ctx, None, sealed, Some(problem)),
         },
     }
 }
 
 fn check_password(ctx: &Context, password: &str, headers: &HeaderMap, caller: Caller) -> Result<User, Problem> {
-    let visitor = match session::known_device(ctx, headers) {
-        Some(device) => Visitor::Known(device),
+    let device = session::known_device(ctx, headers);
+    let visitor = match &device {
+        Some(device) => Visitor::Known(device.clone(), caller.address),
         None => Visitor::Stranger(caller.address),
     };
     let (request, address) = (caller.id, caller.address);
@@ -99,7 +101,7 @@ fn check_password(ctx: &Context, password: &str, headers: &HeaderMap, caller: Ca
         log::warn!(request:% = request, address:% = address, seconds = seconds; "a sign-in was refused: too many wrong passwords");
         return Err(Problem::Slow(seconds));
     }
-    match ctx.passwords.check(password) {
+    match ctx.passwords.check(password, device.as_deref()) {
         Outcome::Right(user) => {
             ctx.throttle.succeeded(&visitor);
             Ok(user)
@@ -125,7 +127,12 @@ fn signed_in(
 ) -> Result<Response, StoreError> {
     let (session, cookies) = session::start(ctx, headers, user)?;
     let user = &session.user;
-    log::info!(request:% = caller.id, user:% = user.id, address:% = caller.address; "signed in");
+    let client = match target {
+        Target::Client(request) => authorize::client_of(ctx, request)?,
+        Target::Plain => None,
+    };
+    let client_name = client.as_ref().map_or("", Client::shown_name);
+    log::info!(request:% = caller.id, user:% = user.id, client_name = client_name, address:% = caller.address; "signed in");
     let mut response = match target {
         Target::Client(request) => {
             authorize::remember(ctx, user, request)?;
@@ -148,13 +155,13 @@ pub fn logout_page(_: &Context, _: &mut Request<'_>, _: Caller) -> Response {
 pub fn logout(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Response {
     let form = match Form::read(request) {
         Ok(form) => form,
-        Err(refusal) => return refusal.page(ctx),
+        Err(refusal) => return refusal.page(ctx, caller),
     };
     let headers = &request.parts.headers;
     let proof = ctx.keys.open::<PlainForm>(form.get("form").unwrap_or_default(), ctx.now());
     let genuine = proof.is_ok_and(|p| p.browser == Browser::of(ctx, headers).binding());
     if !genuine || !same_origin(ctx, headers) {
-        return stale_form(ctx);
+        return stale_form(ctx, &Browser::of(ctx, headers), caller);
     }
     let mut response = pages::signed_out(ctx);
     match session::end(ctx, headers, &mut response) {
@@ -164,7 +171,7 @@ pub fn logout(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Respo
             }
             response
         }
-        Err(e) => unavailable(ctx, &e),
+        Err(e) => unavailable(ctx, &e, caller),
     }
 }
 
@@ -179,20 +186,35 @@ pub fn same_origin(ctx: &Context, headers: &HeaderMap) -> bool {
 }
 
 /// The form is too old, or another browser's, or another site's.
-pub fn stale_form(ctx: &Context) -> Response {
+pub fn stale_form(ctx: &Context, browser: &Browser, caller: Caller) -> Response {
+    if browser.is_new() {
+        let host = &ctx.config.external.host;
+        return pages::error(
+            ctx,
+            caller.id,
+            StatusCode::BAD_REQUEST,
+            "Your browser sent no cookie",
+            &format!("Signing in needs a cookie of {host}, and your browser sent none with the form."),
+            &format!(
+                "Allow cookies for {host} in the settings of your browser, or use a window that is not private. Then go back to the application and start connecting again."
+            ),
+        );
+    }
     pages::error(
         ctx,
+        caller.id,
         StatusCode::BAD_REQUEST,
         "This page is no longer valid",
-        "The form was too old, was opened in another browser, or cookies are turned off.",
+        "The form was too old, or was opened in another browser.",
         "Go back to the application and start connecting again.",
     )
 }
 
 /// More sign-ins from one address than people make.
-pub fn too_many(ctx: &Context) -> Response {
+pub fn too_many(ctx: &Context, caller: Caller) -> Response {
     let response = pages::error(
         ctx,
+        caller.id,
         StatusCode::TOO_MANY_REQUESTS,
         "Too many sign-ins",
         "There were too many sign-ins from your network in a short time.",
@@ -202,10 +224,11 @@ pub fn too_many(ctx: &Context) -> Response {
 }
 
 /// The store can't be used just now.
-pub fn unavailable(ctx: &Context, error: &StoreError) -> Response {
-    log::debug!(error:% = error; "answered 503");
+pub fn unavailable(ctx: &Context, error: &StoreError, caller: Caller) -> Response {
+    log::debug!(request:% = caller.id, error:% = error; "answered 503");
     pages::error(
         ctx,
+        caller.id,
         StatusCode::SERVICE_UNAVAILABLE,
         "Not possible at the moment",
         "The server can't save anything just now.",

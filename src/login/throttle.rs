@@ -1,7 +1,8 @@
 //! Growing delays for those who guess.
 //!
-//! Failures are counted for each address, for all of them together, and for each browser that signed in before. A
-//! known browser answers for itself alone: strangers, however many, can't lock the owner out of it.
+//! Failures are counted for each address, for all of them together, and for each browser that signed in before. What a
+//! known browser fails counts for its address as well, but only its own failures delay it: strangers, however many, and
+//! behind whatever address, can't lock the owner out of it.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -30,8 +31,8 @@ const MAX_ENTRIES: usize = 10_000;
 /// Who tries to sign in.
 #[derive(Clone, Debug)]
 pub enum Visitor {
-    /// A browser that signed in before, by the name in its cookie.
-    Known(String),
+    /// A browser that signed in before, by the name in its cookie, and where it is.
+    Known(String, IpAddr),
     /// Anybody else.
     Stranger(IpAddr),
 }
@@ -83,10 +84,11 @@ impl Throttle {
         let mut counts = self.0.lock().unwrap_or_else(|e| e.into_inner());
         let counts = &mut *counts;
         match visitor {
-            Visitor::Known(browser) => {
+            Visitor::Known(browser, address) => {
                 let failures = entry(&mut counts.browsers, browser.clone(), now);
                 refuse_for(failures.wait(now, FREE, LONGEST))?;
                 failures.add(now);
+                entry(&mut counts.addresses, address_group(*address), now).add(now);
             }
             Visitor::Stranger(address) => {
                 let failures = entry(&mut counts.addresses, address_group(*address), now);
@@ -106,7 +108,11 @@ impl Throttle {
     pub fn succeeded(&self, visitor: &Visitor) {
         let mut counts = self.0.lock().unwrap_or_else(|e| e.into_inner());
         match visitor {
-            Visitor::Known(browser) => drop(counts.browsers.remove(browser)),
+            Visitor::Known(browser, address) => {
+                counts.browsers.remove(browser);
+                // What strangers failed there stays.
+                counts.take_back(*address);
+            }
             Visitor::Stranger(address) => {
                 counts.addresses.remove(&address_group(*address));
                 counts.all.count = counts.all.count.saturating_sub(1);
@@ -117,14 +123,25 @@ impl Throttle {
     /// The attempt was not made after all: it counts for nothing.
     pub fn withdrawn(&self, visitor: &Visitor) {
         let mut counts = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        let failures = match visitor {
-            Visitor::Known(browser) => counts.browsers.get_mut(browser),
+        match visitor {
+            Visitor::Known(browser, address) => {
+                if let Some(failures) = counts.browsers.get_mut(browser) {
+                    failures.count = failures.count.saturating_sub(1);
+                }
+                counts.take_back(*address);
+            }
             Visitor::Stranger(address) => {
                 counts.all.count = counts.all.count.saturating_sub(1);
-                counts.addresses.get_mut(&address_group(*address))
+                counts.take_back(*address);
             }
-        };
-        if let Some(failures) = failures {
+        }
+    }
+}
+
+impl Counts {
+    /// One attempt from there was none.
+    fn take_back(&mut self, address: IpAddr) {
+        if let Some(failures) = self.addresses.get_mut(&address_group(address)) {
             failures.count = failures.count.saturating_sub(1);
         }
     }
@@ -147,7 +164,7 @@ fn entry<K: Hash + Eq + Clone>(map: &mut HashMap<K, Failures>, key: K, now: Inst
         map.retain(|_, f| f.last.is_some_and(|last| now.saturating_duration_since(last) <= FORGET));
         if map.len() >= MAX_ENTRIES {
             // Those who have not reached a delay yet lose nothing by being forgotten.
-            map.retain(|_, f| f.count > FREE);
+            map.retain(|_, f| f.count >= FREE);
         }
         if map.len() >= MAX_ENTRIES {
             map.clear();
@@ -199,13 +216,48 @@ mod tests {
         let passed = (0..1_000u32)
             .filter(|i| throttle.attempt_at(&Visitor::Stranger(IpAddr::from(i.to_be_bytes())), now).is_ok());
         assert_eq!(passed.count(), FREE_IN_ALL as usize + FRESH_PER_SECOND as usize);
-        let owner = Visitor::Known("laptop".into());
+        let owner = Visitor::Known("laptop".into(), IpAddr::from([198, 51, 100, 1]));
         assert_eq!(throttle.attempt_at(&owner, now), Ok(()));
         let soon = now + Duration::from_millis(200);
         assert_eq!(throttle.attempt_at(&stranger(9), soon), Ok(()), "an address that has not failed yet");
         let guesser = stranger(10);
         while throttle.attempt_at(&guesser, soon).is_ok() {}
         assert!(throttle.attempt_at(&guesser, soon).is_err());
+    }
+
+    #[test]
+    fn a_known_browser_is_delayed_by_itself_alone_and_counts_for_its_address() {
+        let (throttle, now) = (Throttle::default(), Instant::now());
+        let home = IpAddr::from([192, 0, 2, 1]);
+        while throttle.attempt_at(&Visitor::Stranger(home), now).is_ok() {}
+        let owner = Visitor::Known("laptop".into(), home);
+        for _ in 0..FREE {
+            assert_eq!(throttle.attempt_at(&owner, now), Ok(()), "strangers behind the same address are others");
+        }
+        assert_eq!(throttle.attempt_at(&owner, now), Err(Duration::from_secs(1)));
+        // Fresh names at one address, each with free attempts of its own: strangers there pay for them.
+        let elsewhere = IpAddr::from([198, 51, 100, 7]);
+        for name in ["a", "b"] {
+            let browser = Visitor::Known(name.into(), elsewhere);
+            (0..FREE).for_each(|_| assert_eq!(throttle.attempt_at(&browser, now), Ok(())));
+        }
+        assert!(throttle.attempt_at(&Visitor::Stranger(elsewhere), now).is_err());
+        // A success of the owner's takes back the owner's attempt and nobody else's.
+        throttle.succeeded(&owner);
+        assert!(throttle.attempt_at(&Visitor::Stranger(home), now).is_err());
+    }
+
+    #[test]
+    fn whoever_has_used_up_what_is_free_is_not_forgotten_for_others() {
+        let (throttle, now) = (Throttle::default(), Instant::now());
+        (0..FREE).for_each(|_| assert_eq!(throttle.attempt_at(&stranger(1), now), Ok(())));
+        let mut counts = throttle.0.lock().unwrap();
+        for i in 0..2 * MAX_ENTRIES as u32 {
+            entry(&mut counts.addresses, IpAddr::from((0x0a00_0000 | i).to_be_bytes()), now).add(now);
+        }
+        assert!(counts.addresses.len() <= MAX_ENTRIES);
+        drop(counts);
+        assert!(throttle.attempt_at(&stranger(1), now).is_err());
     }
 
     #[test]

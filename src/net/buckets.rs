@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use crate::http::address_group;
+use crate::http::{address_group, network_of};
 
 /// Addresses remembered at one time.
 const MAX_ADDRESSES: usize = 10_000;
@@ -29,11 +29,14 @@ impl Buckets {
     }
 
     fn take_at(&self, address: IpAddr, now: Instant) -> bool {
+        self.take_of(address_group(address), now)
+    }
+
+    fn take_of(&self, key: IpAddr, now: Instant) -> bool {
         let mut levels = self.levels.lock().unwrap_or_else(|e| e.into_inner());
         let refilled = |level: f64, at: Instant| {
             (level + now.saturating_duration_since(at).as_secs_f64() * self.per_second).min(self.burst)
         };
-        let key = address_group(address);
         if levels.len() >= MAX_ADDRESSES && !levels.contains_key(&key) {
             // Full buckets are the same as absent ones. If none is full, the table is under attack: forget it all.
             levels.retain(|_, (level, at)| refilled(*level, *at) < self.burst);
@@ -49,6 +52,38 @@ impl Buckets {
             *level -= 1.0;
         }
         enough
+    }
+}
+
+/// Buckets for each address, for each network, and one for all together: whoever has many addresses has few networks.
+pub struct Nested {
+    address: Buckets,
+    network: Buckets,
+    all: Buckets,
+}
+
+impl Nested {
+    /// Burst and rate of an address (IPv6: /64), of a network (/24, IPv6: /48), and of all.
+    pub fn new(address: (u32, u32), network: (u32, u32), all: (u32, u32)) -> Nested {
+        let buckets = |(burst, per_second)| Buckets::new(burst, per_second);
+        Nested { address: buckets(address), network: buckets(network), all: buckets(all) }
+    }
+
+    /// Takes one from each; the first that is empty, in words for the log.
+    pub fn take(&self, address: IpAddr) -> Result<(), &'static str> {
+        self.take_at(address, Instant::now())
+    }
+
+    fn take_at(&self, address: IpAddr, now: Instant) -> Result<(), &'static str> {
+        const ANY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+        // The narrowest first: what it refuses takes nothing from others.
+        if !self.address.take_at(address, now) {
+            return Err("from this address");
+        }
+        if !self.network.take_of(network_of(address), now) {
+            return Err("from this network");
+        }
+        if self.all.take_of(ANY, now) { Ok(()) } else { Err("in all") }
     }
 }
 
@@ -78,5 +113,19 @@ mod tests {
             buckets.take_at(IpAddr::from(i.to_be_bytes()), now);
         }
         assert!(buckets.levels.lock().unwrap().len() <= MAX_ADDRESSES);
+    }
+
+    #[test]
+    fn many_addresses_of_one_network_share_what_it_has() {
+        let (limit, now) = (Nested::new((2, 1), (5, 1), (8, 1)), Instant::now());
+        let v6 = |network: u16, subnet: u16| IpAddr::from([0x2001, 0xdb8, network, subnet, 0, 0, 0, 1]);
+        let taken =
+            |addresses: &mut dyn Iterator<Item = IpAddr>| addresses.filter(|a| limit.take_at(*a, now).is_ok()).count();
+        assert_eq!(taken(&mut (0..1_000).map(|n| v6(1, n))), 5);
+        assert_eq!(limit.take_at(v6(2, 1), now), Ok(()));
+        assert_eq!(limit.take_at(v6(2, 1), now), Ok(()));
+        assert_eq!(limit.take_at(v6(2, 1), now), Err("from this address"));
+        assert_eq!(taken(&mut (0..100).map(|n| IpAddr::from([192, 0, 2, n]))), 1, "all together have no more");
+        assert_eq!(limit.take_at(IpAddr::from([198, 51, 100, 1]), now), Err("in all"));
     }
 }

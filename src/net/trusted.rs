@@ -1,6 +1,7 @@
 //! Which address a request really comes from, and what the upstream server is told of it.
 
 use std::net::IpAddr;
+use std::sync::Mutex;
 
 use http::HeaderMap;
 use ipnet::IpNet;
@@ -36,6 +37,41 @@ impl TrustedProxies<'_> {
             }
         }
         chain
+    }
+}
+
+/// Reverse proxies before this one that are not among the trusted: each is told of once.
+#[derive(Default)]
+pub struct UnnamedProxies(Mutex<Vec<IpAddr>>);
+
+/// How many are told of.
+const MAX_TOLD: usize = 8;
+
+impl UnnamedProxies {
+    /// Tells of `peer` if it forwards for others. A stranger on the internet may pretend to; what a reverse proxy usually
+    /// has is an address of a network of one's own.
+    pub fn note(&self, peer: IpAddr, headers: &HeaderMap) {
+        const FIELDS: [&str; 3] = ["x-forwarded-for", "forwarded", "x-real-ip"];
+        if !is_near(peer) || !FIELDS.iter().any(|field| headers.contains_key(*field)) {
+            return;
+        }
+        let mut told = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        if told.len() >= MAX_TOLD || told.contains(&peer) {
+            return;
+        }
+        told.push(peer);
+        log::warn!(peer:% = peer; "a reverse proxy is in front of this one that is not named in --trusted-proxies (TRUSTED_PROXIES): all its clients count as one address, so that one who guesses passwords keeps everybody else from signing in; if {peer} is yours, name it");
+    }
+}
+
+/// Loopback, private, link-local, or shared by a carrier (RFC 6598).
+fn is_near(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [a, b, ..] = v4.octets();
+            v4.is_loopback() || v4.is_private() || v4.is_link_local() || (a == 100 && (64..128).contains(&b))
+        }
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
     }
 }
 

@@ -4,7 +4,7 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 
 use super::OAuthError;
-use crate::context::Context;
+use crate::context::{Caller, Context};
 use crate::http::{BodyError, Request, Response};
 use crate::login::pages;
 
@@ -26,9 +26,10 @@ pub struct FormError {
 
 impl FormError {
     /// For a browser.
-    pub fn page(&self, ctx: &Context) -> Response {
+    pub fn page(&self, ctx: &Context, caller: Caller) -> Response {
         pages::error(
             ctx,
+            caller.id,
             self.status,
             "The form could not be read",
             &format!("{}.", self.reason),

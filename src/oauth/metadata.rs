@@ -65,7 +65,8 @@ fn authorization_server(ctx: &Context) -> Value {
 fn openid_configuration(ctx: &Context) -> Value {
     let mut document = authorization_server(ctx);
     document["subject_types_supported"] = json!(["public"]);
-    document["id_token_signing_alg_values_supported"] = json!(["RS256"]);
+    // Clients' schemas want the field; there are no ID tokens.
+    document["id_token_signing_alg_values_supported"] = json!([]);
     document
 }
 

@@ -3,6 +3,7 @@
 //! - [`metadata`] – `/.well-known/…` (RFC 8414, RFC 9728)
 //! - [`register`] – `/.idp/register` (RFC 7591)
 //! - [`authorize`] – `/.idp/auth`
+//! - [`pending`] – how many codes may wait
 //! - [`token`] – `/.idp/token`, with [`client_auth`] and the rules of [`refresh`]
 //! - [`revoke`] – `/.idp/revoke` (RFC 7009)
 //!
@@ -12,6 +13,7 @@ pub mod authorize;
 pub mod client_auth;
 pub mod form;
 pub mod metadata;
+pub mod pending;
 pub mod redirect_uri;
 pub mod refresh;
 pub mod register;

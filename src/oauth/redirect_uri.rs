@@ -7,28 +7,91 @@ use crate::config::is_loopback_host;
 /// Longest that is accepted.
 const MAX_LENGTH: usize = 2_048;
 
-/// Schemes that a browser acts upon itself, or that lead nowhere a client could be.
+/// Schemes that a browser acts upon itself, that wrap another URL, or that lead to a part of the system that has no
+/// business with an answer.
 const REFUSED_SCHEMES: &[&str] = &[
     "about",
+    "admin",
+    "afp",
+    "android-app",
+    "apt",
     "blob",
+    "brave",
+    "callto",
     "chrome",
+    "chrome-extension",
+    "cid",
     "data",
+    "dict",
     "edge",
+    "facetime",
+    "fb",
+    "feed",
     "file",
     "filesystem",
+    "firefox",
     "ftp",
+    "ftps",
+    "geo",
+    "git",
+    "googlechrome",
+    "googlechromes",
+    "gopher",
+    "hcp",
+    "help",
+    "imap",
     "intent",
+    "irc",
+    "itms",
+    "itms-apps",
+    "itms-services",
     "jar",
     "javascript",
+    "ldap",
+    "ldaps",
+    "livescript",
     "mailto",
+    "market",
+    "mhtml",
+    "mid",
+    "mk",
+    "mocha",
+    "moz-extension",
+    "news",
+    "nfs",
+    "nntp",
+    "opera",
+    "pop",
+    "read",
+    "res",
     "resource",
+    "rlogin",
+    "sftp",
+    "shell",
+    "shortcuts",
+    "sip",
+    "sips",
+    "skype",
     "sms",
+    "smb",
+    "ssh",
     "tel",
+    "telnet",
+    "tn3270",
     "vbscript",
     "view-source",
+    "vivaldi",
+    "vnc",
+    "webcal",
     "ws",
     "wss",
+    "wyciwyg",
+    "x-apple",
 ];
+
+/// Families of such schemes: handlers of Windows, `search:` and `search-ms:`, browsers' own, sites registered as handlers.
+const REFUSED_PREFIXES: &[&str] =
+    &["ms-", "microsoft-", "search", "web+", "x-apple.", "x-apple-", "x-web-search", "x-safari-", "feed-", "opera-"];
 
 /// Where a redirect leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +142,7 @@ impl RedirectUri {
         if !valid {
             return Err("it is not an absolute URI");
         }
-        if REFUSED_SCHEMES.contains(&scheme.as_str()) {
+        if REFUSED_SCHEMES.contains(&scheme.as_str()) || REFUSED_PREFIXES.iter().any(|p| scheme.starts_with(p)) {
             return Err("its scheme is not allowed");
         }
         let web = matches!(scheme.as_str(), "http" | "https");

@@ -1,97 +1,144 @@
 //! The rules of refresh token rotation (OAuth 2.1 section 4.3.1), apart from storage and transport.
 //!
-//! Every refresh makes a new generation. The one before stays good for a short grace, since clients send the same
-//! token twice when requests race, and for up to a day if nothing of the new generation was ever seen, since a laptop
-//! can fall asleep before the answer reaches it. In both cases the *same* successor is given again, so that however
-//! often a token is repeated there is one line of generations. Anything older is a stolen copy: the grant ends.
+//! Every refresh begins a new generation. Clients send the same token twice when requests race, so within a short grace
+//! the parent of the newest token gives the same successor again. Later, for up to a day, and only while nothing of the
+//! successor was ever seen, the parent gives *another* one, which takes its place: a laptop can fall asleep before the
+//! answer reaches it. If it was not a lost answer but a thief who rotated first and waits, thief and client now hold
+//! different tokens, and the first use of the one that was replaced ends the grant. So does anything older.
 
 use crate::clock::Timestamp;
+use crate::store::rows::Rotation;
 
-/// How long the previous token stays good in any case.
+/// How long the parent gives the same successor again.
 pub const GRACE: u64 = 60;
-/// How long it stays good while nothing of the new generation has been seen.
+/// How long after the rotation it gives another one, while nothing of the successor has been seen.
 pub const UNSEEN_GRACE: u64 = 86_400;
 
-/// The grant's newest refresh token.
+/// A refresh token, as it was presented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Newest {
-    /// Its number.
+pub struct Presented {
+    /// Its generation.
     pub generation: u64,
+    /// Its attempt.
+    pub attempt: u64,
     /// When it was made.
     pub since: Timestamp,
-    /// Has a token of its generation been seen?
-    pub seen: bool,
 }
 
 /// What a presented refresh token leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is the newest: a successor is made.
-    Rotate(Newest),
-    /// It is the one before, and its client may have missed the answer: the same successor again.
+    /// It is the newest: a new generation begins.
+    Rotate(Rotation),
+    /// It is the parent, a moment later: the same successor again.
     Repeat,
+    /// It is the parent, and its client missed the answer: another successor takes the place of the one before.
+    Replace(Rotation),
     /// It is a copy: the grant ends.
     Reuse,
-    /// It is of a generation that was never given out: the state was set back. It is refused and nothing ends.
+    /// It was never given out: the state was set back. It is refused and nothing ends.
     Unknown,
 }
 
-/// Judges the token of `generation`, made at `since`, at time `now`.
-pub fn judge(newest: Newest, generation: u64, since: Timestamp, now: Timestamp) -> Verdict {
-    let age = now.saturating_sub(newest.since);
-    if generation == newest.generation {
-        return match since == newest.since {
-            true => Verdict::Rotate(Newest { generation: generation + 1, since: now, seen: false }),
-            false => Verdict::Unknown,
-        };
+/// The rotation of a new grant.
+pub fn first(now: Timestamp) -> Rotation {
+    Rotation { generation: 1, attempt: 0, since: now, parent: None, rotated_at: now, seen: true }
+}
+
+/// Judges a token at time `now`.
+pub fn judge(newest: Rotation, token: Presented, now: Timestamp) -> Verdict {
+    let Rotation { generation, attempt, since, parent, rotated_at, seen } = newest;
+    if token.generation == generation && token.attempt == attempt && token.since == since {
+        let parent = Some((attempt, since));
+        let generation = generation + 1;
+        return Verdict::Rotate(Rotation { generation, attempt: 0, since: now, parent, rotated_at: now, seen: false });
     }
-    if generation > newest.generation {
+    if token.generation == generation {
+        // Of the attempts before the newest, all were given out.
+        return if token.attempt < attempt { Verdict::Reuse } else { Verdict::Unknown };
+    }
+    if token.generation > generation {
         return Verdict::Unknown;
     }
-    let previous = generation + 1 == newest.generation;
-    if previous && (age <= GRACE || (!newest.seen && age <= UNSEEN_GRACE)) { Verdict::Repeat } else { Verdict::Reuse }
+    if token.generation + 1 < generation {
+        return Verdict::Reuse;
+    }
+    match parent {
+        Some(parent) if (token.attempt, token.since) == parent => {}
+        Some((last, _)) if token.attempt < last => return Verdict::Reuse,
+        _ => return Verdict::Unknown,
+    }
+    if now.saturating_sub(since) <= GRACE {
+        return Verdict::Repeat;
+    }
+    if !seen && now.saturating_sub(rotated_at) <= UNSEEN_GRACE {
+        return Verdict::Replace(Rotation { attempt: attempt + 1, since: now, ..newest });
+    }
+    Verdict::Reuse
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const NEWEST: Newest = Newest { generation: 5, since: 1_000, seen: false };
+    const NEWEST: Rotation =
+        Rotation { generation: 5, attempt: 2, since: 1_000, parent: Some((1, 700)), rotated_at: 900, seen: false };
+
+    fn token(generation: u64, attempt: u64, since: Timestamp) -> Presented {
+        Presented { generation, attempt, since }
+    }
 
     #[test]
     fn the_newest_rotates_at_any_age() {
         for now in [1_000, 1_059, 9_999_999] {
-            assert_eq!(
-                judge(NEWEST, 5, 1_000, now),
-                Verdict::Rotate(Newest { generation: 6, since: now, seen: false })
-            );
+            let next = Rotation {
+                generation: 6,
+                attempt: 0,
+                since: now,
+                parent: Some((2, 1_000)),
+                rotated_at: now,
+                seen: false,
+            };
+            assert_eq!(judge(NEWEST, token(5, 2, 1_000), now), Verdict::Rotate(next));
         }
     }
 
     #[test]
-    fn the_one_before_is_repeated_within_the_grace_and_until_its_successor_is_seen() {
-        let seen = Newest { seen: true, ..NEWEST };
-        for (newest, age, verdict) in [
-            (seen, 0, Verdict::Repeat),
-            (seen, GRACE, Verdict::Repeat),
-            (seen, GRACE + 1, Verdict::Reuse),
-            (NEWEST, GRACE + 1, Verdict::Repeat),
-            (NEWEST, UNSEEN_GRACE, Verdict::Repeat),
-            (NEWEST, UNSEEN_GRACE + 1, Verdict::Reuse),
+    fn the_parent_repeats_for_a_minute_then_replaces_for_a_day_while_nothing_was_seen() {
+        let (seen, parent) = (Rotation { seen: true, ..NEWEST }, token(4, 1, 700));
+        let replaced = |now| Verdict::Replace(Rotation { attempt: 3, since: now, ..NEWEST });
+        for (newest, now, verdict) in [
+            (seen, 1_000, Verdict::Repeat),
+            (seen, 1_000 + GRACE, Verdict::Repeat),
+            (seen, 1_001 + GRACE, Verdict::Reuse),
+            (NEWEST, 1_000 + GRACE, Verdict::Repeat),
+            (NEWEST, 1_001 + GRACE, replaced(1_001 + GRACE)),
+            (NEWEST, 900 + UNSEEN_GRACE, replaced(900 + UNSEEN_GRACE)),
+            (NEWEST, 901 + UNSEEN_GRACE, Verdict::Reuse),
         ] {
-            assert_eq!(judge(newest, 4, 900, 1_000 + age), verdict, "{newest:?} after {age}");
+            assert_eq!(judge(newest, parent, now), verdict, "{newest:?} at {now}");
         }
     }
 
     #[test]
-    fn older_ones_are_reuse_and_later_ones_unknown() {
-        assert_eq!(judge(NEWEST, 3, 800, 1_001), Verdict::Reuse);
-        assert_eq!(judge(NEWEST, 6, 1_001, 1_001), Verdict::Unknown);
-        assert_eq!(judge(NEWEST, 5, 999, 1_001), Verdict::Unknown, "same number, another line");
+    fn what_was_replaced_or_is_older_is_reuse_and_what_was_never_given_out_unknown() {
+        for (presented, verdict) in [
+            (token(5, 1, 950), Verdict::Reuse),
+            (token(5, 0, 900), Verdict::Reuse),
+            (token(4, 0, 650), Verdict::Reuse),
+            (token(3, 7, 1), Verdict::Reuse),
+            (token(6, 0, 1_001), Verdict::Unknown),
+            (token(5, 3, 1_001), Verdict::Unknown),
+            (token(5, 2, 999), Verdict::Unknown),
+            (token(4, 1, 701), Verdict::Unknown),
+            (token(4, 2, 700), Verdict::Unknown),
+        ] {
+            assert_eq!(judge(NEWEST, presented, 1_001), verdict, "{presented:?}");
+        }
     }
 
     #[test]
     fn a_clock_that_went_back_ends_nothing() {
-        assert_eq!(judge(Newest { seen: true, ..NEWEST }, 4, 900, 10), Verdict::Repeat);
+        assert_eq!(judge(Rotation { seen: true, ..NEWEST }, token(4, 1, 700), 10), Verdict::Repeat);
     }
 }

@@ -1,12 +1,14 @@
 //! `POST /.idp/register`: dynamic client registration (RFC 7591).
 //!
 //! Strangers may register: a public client's id derives from its metadata, so that registering again writes nothing;
-//! addresses have a rate; what no user ever authorized goes first when room is needed.
+//! addresses, networks and all together have a rate; when room is needed, what no user ever authorized goes first, of the
+//! network that has the most of it. Users have a bound as well.
 
+use std::collections::{BinaryHeap, HashMap};
 use std::net::IpAddr;
 
 use http::StatusCode;
-use http::header::RETRY_AFTER;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -14,10 +16,10 @@ use super::redirect_uri::{Destination, RedirectUri};
 use super::{OAuthError, no_store};
 use crate::clock::Timestamp;
 use crate::context::{Caller, Context};
-use crate::http::{BodyError, Request, Response};
-use crate::identity::{ClientId, OFFLINE_ACCESS, SCOPE};
+use crate::http::{BodyError, Request, Response, network_of};
+use crate::identity::{ClientId, OFFLINE_ACCESS, SCOPE, UserId};
 use crate::store::StoreError;
-use crate::store::rows::{AuthMethod, Client};
+use crate::store::rows::{AuthMethod, Client, Grant, Phase};
 use crate::tokens::{Kind, base64url, digest, random_name};
 
 /// Longest registration.
@@ -34,6 +36,8 @@ pub const USED_MARGIN: u64 = 30 * 86_400;
 const MAX_CLIENTS: u64 = 10_000;
 /// How many make room at once.
 const EVICTED_AT_ONCE: usize = 1_000;
+/// Registrations that one user may have been the first to use; with more, one without a live grant makes room.
+const MAX_OF_ONE_USER: usize = 256;
 
 #[derive(Deserialize)]
 struct Metadata {
@@ -56,6 +60,15 @@ pub fn handle(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Respo
 }
 
 fn register(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Result<Value, OAuthError> {
+    // RFC 7591 section 3.1. Other types can be sent by any page without asking.
+    let content_type = request.parts.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if !content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
+        return Err(OAuthError {
+            status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            code: "invalid_client_metadata",
+            description: "the Content-Type is not application/json".into(),
+        });
+    }
     let body = request.body.read_all(MAX_BODY).map_err(|e| {
         let error = BodyError::of(&e).unwrap_or(BodyError::Gone);
         OAuthError { status: error.status(), code: "invalid_client_metadata", description: error.to_string() }
@@ -131,24 +144,26 @@ pub fn parse(body: &[u8], issuer: &str, now: Timestamp) -> Result<(Client, Optio
         application_type: Some(application_type),
         issued_at: now,
         used: false,
+        used_by: None,
+        network: None,
         expires_at: now + UNUSED_LIFETIME,
     };
     Ok((client, metadata.scope))
 }
 
 fn store(ctx: &Context, client: Client, known: Option<Client>, caller: Caller) -> Result<Client, OAuthError> {
-    if !ctx.registrations.take(caller.address) {
-        log::warn!(request:% = caller.id, address:% = caller.address; "a registration was refused: too many from this address");
+    if let Err(whose) = ctx.registrations.take(caller.address) {
+        log::warn!(request:% = caller.id, address:% = caller.address; "a registration was refused: too many {whose}");
         return Err(OAuthError {
             status: StatusCode::TOO_MANY_REQUESTS,
             code: "temporarily_unavailable",
-            description: "too many registrations from this address; try again in a minute".into(),
+            description: format!("too many registrations {whose}; try again in a minute"),
         });
     }
     if known.is_none() && ctx.state.count::<Client>()? >= MAX_CLIENTS && !make_room(ctx, caller.address)? {
         return Err(StoreError("no room for registrations".into()).into());
     }
-    let row = client.clone();
+    let row = Client { network: Some(network_of(caller.address)), ..client };
     let stored = ctx.state.transact(move |tx| {
         let row = match tx.get::<Client>(row.id.as_str())? {
             Some(known) => Client { expires_at: known.expires_at.max(row.expires_at), ..known },
@@ -158,29 +173,99 @@ fn store(ctx: &Context, client: Client, known: Option<Client>, caller: Caller) -
         Ok(row)
     })?;
     log::info!(
-        request:% = caller.id, client:% = stored.id, name = stored.name.as_deref().unwrap_or_default(), address:% = caller.address;
+        request:% = caller.id, client:% = stored.id, client_name = stored.shown_name(), address:% = caller.address;
         "a client registered"
     );
     Ok(stored)
 }
 
-/// Removes the oldest registrations that nobody used; false when there are none.
+/// Removes registrations that nobody used, the oldest of whichever network has the most at that moment; where all are
+/// used, those without a live grant, of whichever user has the most. False when there are none.
 fn make_room(ctx: &Context, address: IpAddr) -> Result<bool, StoreError> {
     ctx.state.collect()?;
     if ctx.state.count::<Client>()? < MAX_CLIENTS {
         return Ok(true);
     }
-    let mut unused = Vec::new();
-    ctx.state.scan::<Client>(|key, client| {
-        if !client.used {
-            unused.push((client.expires_at, key.to_string()));
+    let (mut unused, mut used) = (HashMap::<_, Vec<_>>::new(), Vec::new());
+    ctx.state.scan::<Client>(|_, client| match client.used {
+        false => unused.entry(client.network).or_default().push((client.expires_at, client.id)),
+        true => used.push(client),
+    })?;
+    let mut going = of_the_largest(unused, EVICTED_AT_ONCE);
+    if going.is_empty() {
+        let live = live_grants(ctx)?;
+        let mut idle = HashMap::<_, Vec<_>>::new();
+        for client in used.into_iter().filter(|c| !live.contains_key(&c.id)) {
+            idle.entry(client.used_by).or_default().push((client.issued_at, client.id));
+        }
+        going = of_the_largest(idle, EVICTED_AT_ONCE);
+    }
+    let removed = remove(ctx, going)?;
+    log::warn!(removed = removed, address:% = address; "there were too many registrations; those that are not in use were removed, of whoever had the most");
+    Ok(removed > 0)
+}
+
+/// The oldest `count` of `groups`, each taken from the group that is the largest at that moment.
+fn of_the_largest<K, T: Ord>(groups: HashMap<K, Vec<T>>, count: usize) -> Vec<T> {
+    let sorted = groups.into_values().map(|mut group| {
+        group.sort_by(|a, b| b.cmp(a));
+        (group.len(), group)
+    });
+    let mut heap: BinaryHeap<(usize, Vec<T>)> = sorted.collect();
+    let mut taken = Vec::new();
+    while taken.len() < count
+        && let Some((_, mut group)) = heap.pop()
+    {
+        taken.extend(group.pop());
+        if !group.is_empty() {
+            heap.push((group.len(), group));
+        }
+    }
+    taken
+}
+
+fn remove(ctx: &Context, clients: Vec<(Timestamp, ClientId)>) -> Result<usize, StoreError> {
+    ctx.state.remove::<Client>(clients.into_iter().map(|(_, id)| id.0).collect())
+}
+
+/// The users of each client that has grants, with those grants.
+fn live_grants(ctx: &Context) -> Result<HashMap<ClientId, Vec<Grant>>, StoreError> {
+    let mut live = HashMap::<_, Vec<_>>::new();
+    ctx.state.scan::<Grant>(|_, grant| {
+        if grant.phase != Phase::Revoked {
+            live.entry(grant.client.clone()).or_default().push(grant);
         }
     })?;
-    unused.sort();
-    unused.truncate(EVICTED_AT_ONCE);
-    let removed = ctx.state.remove::<Client>(unused.into_iter().map(|(_, key)| key).collect())?;
-    log::warn!(removed = removed, address:% = address; "there were too many registrations; the oldest that nobody had used were removed");
-    Ok(removed > 0)
+    Ok(live)
+}
+
+/// Sees to it that `user` may be the first to use one more client. One without a live grant makes room, else the oldest
+/// that nobody else uses, whose grants end.
+pub fn make_room_for(ctx: &Context, user: &UserId) -> Result<(), StoreError> {
+    if ctx.state.count::<Client>()? < MAX_OF_ONE_USER as u64 {
+        return Ok(());
+    }
+    let mut own = Vec::new();
+    ctx.state.scan::<Client>(|_, client| {
+        if client.used_by.as_ref() == Some(user) {
+            own.push((client.issued_at, client.id));
+        }
+    })?;
+    if own.len() < MAX_OF_ONE_USER {
+        return Ok(());
+    }
+    let live = live_grants(ctx)?;
+    let grants = |id: &ClientId| live.get(id).map_or(&[][..], Vec::as_slice);
+    let is_shared = |id: &ClientId| grants(id).iter().any(|g| g.user.id != *user);
+    let first = own.into_iter().filter(|(_, id)| !is_shared(id)).min_by_key(|(at, id)| (!grants(id).is_empty(), *at));
+    let Some((at, id)) = first else { return Ok(()) };
+    let (ended, lifetime) = (grants(&id).to_vec(), ctx.config.lifetimes.access_token);
+    log::warn!(user:% = user, client:% = id, grants = ended.len(); "a user has used too many registrations; the oldest that is not in use makes room");
+    ctx.state.transact(move |tx| {
+        ended.into_iter().for_each(|grant| tx.revoke(grant, lifetime));
+        Ok(())
+    })?;
+    remove(ctx, vec![(at, id)]).map(drop)
 }
 
 /// RFC 7591 section 3.2.1.

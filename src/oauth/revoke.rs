@@ -20,21 +20,39 @@ pub fn handle(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Respo
     }
 }
 
+enum Outcome {
+    /// The token means nothing any more.
+    Nothing,
+    Revoked,
+    Anothers,
+}
+
 fn revoke(ctx: &Context, request: &Request<'_>, form: &Form, caller: Caller) -> Result<(), OAuthError> {
     let client = client_auth::authenticate(ctx, &request.parts.headers, form)?;
     let token = form.get("token").ok_or_else(|| OAuthError::new("invalid_request", "token is missing"))?;
     let Some(id) = grant_of(ctx, token) else { return Ok(()) };
     let (client_id, lifetime) = (client.id.clone(), ctx.config.lifetimes.access_token);
-    let revoked = ctx.state.transact(move |tx| {
-        let grant = tx.get::<Grant>(id.as_str())?.filter(|g| g.client == client_id && g.phase != Phase::Revoked);
-        let found = grant.is_some();
-        if let Some(grant) = grant {
-            tx.revoke(grant, lifetime);
+    let outcome = ctx.state.transact(move |tx| {
+        let Some(grant) = tx.get::<Grant>(id.as_str())? else { return Ok(Outcome::Nothing) };
+        if grant.client != client_id {
+            return Ok(Outcome::Anothers);
         }
-        Ok(found)
+        if grant.phase == Phase::Revoked {
+            return Ok(Outcome::Nothing);
+        }
+        tx.revoke(grant, lifetime);
+        Ok(Outcome::Revoked)
     })?;
-    if revoked {
-        log::info!(request:% = caller.id, client:% = client.id, address:% = caller.address; "a client gave its authorization back");
+    match outcome {
+        Outcome::Nothing => {}
+        Outcome::Revoked => {
+            log::info!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address; "a client gave its authorization back");
+        }
+        // Section 2.1: the request is refused, and the client is told.
+        Outcome::Anothers => {
+            log::warn!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address; "a client wanted to revoke another client's token");
+            return Err(OAuthError::new("invalid_grant", "the token was issued to another client"));
+        }
     }
     Ok(())
 }

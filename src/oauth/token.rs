@@ -4,7 +4,7 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::form::Form;
-use super::refresh::{self, Newest, Verdict};
+use super::refresh::{self, Presented, Verdict};
 use super::{OAuthError, client_auth, no_store, resource};
 use crate::clock::Timestamp;
 use crate::context::{Caller, Context};
@@ -12,7 +12,7 @@ use crate::http::{Request, Response};
 use crate::identity::{SCOPE, User};
 use crate::login::providers::people::Standing;
 use crate::login::providers::recheck;
-use crate::store::rows::{Client, Grant, Phase};
+use crate::store::rows::{Client, Grant, Phase, Rotation};
 use crate::tokens::access::AccessToken;
 use crate::tokens::artefacts::{AuthorizationCode, RefreshToken};
 use crate::tokens::{digest, equal, random_name};
@@ -101,9 +101,7 @@ fn redeem_code(ctx: &Context, client: &Client, form: &Form, caller: Caller) -> R
         }
         let now = tx.now();
         grant.phase = Phase::Active {
-            generation: 1,
-            since: now,
-            seen: true,
+            rotation: refresh::first(now),
             code_challenge: challenge.clone(),
             redirect_uri: uri.clone(),
             redirect_uri_given: given,
@@ -117,26 +115,27 @@ fn redeem_code(ctx: &Context, client: &Client, form: &Form, caller: Caller) -> R
     match redemption {
         Redemption::Done(grant) => {
             // Who may enter may have been changed since the code was given.
-            let Some(rules) = rules_of(ctx, &grant.user)? else {
+            let Some(vouched) = vouch(ctx, &grant.user)? else {
                 recheck::end_grant(ctx, &grant.id, &grant.user, "no allow rule fits any more");
                 return Err(invalid_grant("the user may not use this server any more"));
             };
-            log::info!(request:% = caller.id, user:% = grant.user.id, client:% = client.id, grant:% = grant.id, address:% = caller.address; "tokens were issued");
-            Ok(tokens(ctx, &grant, ctx.now(), rules))
+            log::info!(request:% = caller.id, user:% = grant.user.id, client:% = client.id, client_name = client.shown_name(), grant:% = grant.id, address:% = caller.address; "tokens were issued");
+            Ok(tokens(ctx, &grant, ctx.now(), vouched))
         }
         Redemption::Replayed => {
-            log::warn!(request:% = caller.id, client:% = client.id, address:% = caller.address; "an authorization code came twice; its grant was revoked");
+            log::warn!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address; "an authorization code came twice; its grant was revoked");
             Err(invalid_grant("the code was redeemed before; the authorization has been revoked"))
         }
         Redemption::Refused(why) => {
-            log::info!(request:% = caller.id, client:% = client.id, address:% = caller.address, reason = why; "an authorization code was refused");
+            log::info!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address, reason = why; "an authorization code was refused");
             Err(invalid_grant(why))
         }
     }
 }
 
 enum Refresh {
-    Done(Box<Grant>, bool),
+    /// With a word for the log.
+    Done(Box<Grant>, &'static str),
     Reuse(Box<Grant>),
     Refused(&'static str),
 }
@@ -149,7 +148,12 @@ fn refresh_tokens(ctx: &Context, client: &Client, form: &Form, caller: Caller) -
 
     let lifetimes = ctx.config.lifetimes;
     let client_id = client.id.clone();
-    let email = ask_after(ctx, client, &token)?;
+    let presented = Presented { generation: token.generation, attempt: token.attempt, since: token.since };
+    let email = match is_copy(ctx, client, &token, presented)? {
+        // A copy ends the grant, whatever the provider would say of the user, and whether it can be asked or not.
+        true => None,
+        false => ask_after(ctx, client, &token)?,
+    };
     let mut current: Vec<_> = ctx.passwords.current().to_vec();
     current.extend(ctx.providers.all().iter().map(|p| p.credential.clone()));
     let outcome = ctx.state.transact(move |tx| {
@@ -160,26 +164,36 @@ fn refresh_tokens(ctx: &Context, client: &Client, form: &Form, caller: Caller) -
             return Ok(Refresh::Refused("the refresh token was given to another client"));
         }
         let now = tx.now();
-        let Phase::Active { generation, since, seen, .. } = &mut grant.phase else {
+        let Phase::Active { rotation, .. } = &mut grant.phase else {
             return Ok(Refresh::Refused("the authorization has ended"));
         };
         if !current.contains(&grant.user.credential) {
             tx.revoke(grant, lifetimes.access_token);
             return Ok(Refresh::Refused("the password, or the way to sign in, has been changed since"));
         }
-        let newest = Newest { generation: *generation, since: *since, seen: *seen };
-        match refresh::judge(newest, token.generation, token.since, now) {
+        match refresh::judge(*rotation, presented, now) {
             Verdict::Rotate(next) => {
-                (*generation, *since, *seen) = (next.generation, next.since, next.seen);
+                *rotation = next;
                 grant.access_token_lifetime = grant.access_token_lifetime.max(lifetimes.access_token);
                 if let Some(email) = email {
                     grant.user.email = email;
                 }
                 grant.expires_at = (now + lifetimes.refresh_idle).min(grant.created_at + lifetimes.refresh_total);
                 tx.put(grant.id.as_str(), &grant);
-                Ok(Refresh::Done(Box::new(grant), true))
+                Ok(Refresh::Done(Box::new(grant), "rotated"))
             }
-            Verdict::Repeat => Ok(Refresh::Done(Box::new(grant), false)),
+            Verdict::Repeat => Ok(Refresh::Done(Box::new(grant), "repeated")),
+            Verdict::Replace(next) => {
+                *rotation = next;
+                // Whoever holds the one that is replaced, client or thief, is told apart from here on.
+                let until = now + lifetimes.access_token.max(grant.access_token_lifetime);
+                if !tx.supersede(&grant.id, next.generation, next.attempt, until)? {
+                    tx.revoke(grant.clone(), lifetimes.access_token);
+                    return Ok(Refresh::Reuse(Box::new(grant)));
+                }
+                tx.put(grant.id.as_str(), &grant);
+                Ok(Refresh::Done(Box::new(grant), "replaced"))
+            }
             Verdict::Reuse => {
                 tx.revoke(grant.clone(), lifetimes.access_token);
                 Ok(Refresh::Reuse(Box::new(grant)))
@@ -188,27 +202,36 @@ fn refresh_tokens(ctx: &Context, client: &Client, form: &Form, caller: Caller) -
         }
     })?;
     match outcome {
-        Refresh::Done(grant, rotated) => {
+        Refresh::Done(grant, how) => {
             // They have been changed this very moment; the next try asks by the new ones, and this token serves again.
-            let Some(rules) = rules_of(ctx, &grant.user)? else { return Err(put_off()) };
+            let Some(vouched) = vouch(ctx, &grant.user)? else { return Err(put_off()) };
             log::info!(
-                request:% = caller.id, user:% = grant.user.id, client:% = client.id, grant:% = grant.id, address:% = caller.address, repeated = !rotated;
+                request:% = caller.id, user:% = grant.user.id, client:% = client.id, client_name = client.shown_name(), grant:% = grant.id, address:% = caller.address, how = how;
                 "tokens were refreshed"
             );
-            Ok(tokens(ctx, &grant, ctx.now(), rules))
+            Ok(tokens(ctx, &grant, ctx.now(), vouched))
         }
         Refresh::Reuse(grant) => {
             log::warn!(
-                request:% = caller.id, user:% = grant.user.id, client:% = client.id, grant:% = grant.id, address:% = caller.address;
+                request:% = caller.id, user:% = grant.user.id, client:% = client.id, client_name = client.shown_name(), grant:% = grant.id, address:% = caller.address;
                 "an old refresh token was used again; its grant was revoked"
             );
             Err(invalid_grant("the refresh token was used before; the authorization has been revoked"))
         }
         Refresh::Refused(why) => {
-            log::info!(request:% = caller.id, client:% = client.id, address:% = caller.address, reason = why; "a refresh token was refused");
+            log::info!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address, reason = why; "a refresh token was refused");
             Err(invalid_grant(why))
         }
     }
+}
+
+/// Is the token a copy of an old one, as far as is known before the transaction that settles it?
+fn is_copy(ctx: &Context, client: &Client, token: &RefreshToken, presented: Presented) -> Result<bool, OAuthError> {
+    let grant = ctx.state.get::<Grant>(token.grant.as_str())?.filter(|g| g.client == client.id);
+    Ok(match grant.map(|g| g.phase) {
+        Some(Phase::Active { rotation, .. }) => refresh::judge(rotation, presented, ctx.now()) == Verdict::Reuse,
+        _ => false,
+    })
 }
 
 /// Asks the provider after a user who signed in there: may they still enter? The address that it gives now; `None` for
@@ -241,16 +264,30 @@ fn put_off() -> OAuthError {
     }
 }
 
-/// The rules that let the user in, by their digest: `Some(None)` for a password's user, `None` when none does.
-fn rules_of(ctx: &Context, user: &User) -> Result<Option<Option<String>>, OAuthError> {
-    let Some(provider) = ctx.providers.of_credential(&user.credential) else { return Ok(Some(None)) };
+/// What stands behind a token of a user.
+struct Vouched {
+    /// Digest of the provider's rules that let the user in; `None` for a password's user.
+    rules: Option<String>,
+    /// The address that the provider gave last.
+    email: Option<String>,
+}
+
+/// `None` when the user may not enter any more.
+fn vouch(ctx: &Context, user: &User) -> Result<Option<Vouched>, OAuthError> {
+    let Some(provider) = ctx.providers.of_credential(&user.credential) else {
+        return Ok(Some(Vouched { rules: None, email: user.email.clone() }));
+    };
     let rules = provider.rules();
-    Ok(ctx.people.is_admitted_by(ctx, &user.id, &rules)?.then(|| Some(rules.digest())))
+    if !ctx.people.is_admitted_by(ctx, &user.id, &rules)? {
+        return Ok(None);
+    }
+    let email = ctx.people.get(ctx, &user.id)?.and_then(|person| person.identity.email.clone());
+    Ok(Some(Vouched { rules: Some(rules.digest()), email }))
 }
 
 /// RFC 6749 section 5.1. The refresh token has nothing but what the grant row has, so that it can be made again.
-fn tokens(ctx: &Context, grant: &Grant, now: Timestamp, rules: Option<String>) -> Response {
-    let Phase::Active { generation, since, .. } = grant.phase else {
+fn tokens(ctx: &Context, grant: &Grant, now: Timestamp, vouched: Vouched) -> Response {
+    let Phase::Active { rotation: Rotation { generation, attempt, since, .. }, .. } = grant.phase else {
         return invalid_grant("the authorization has ended").response();
     };
     let exp = (now + ctx.config.lifetimes.access_token).min(grant.expires_at);
@@ -265,11 +302,12 @@ fn tokens(ctx: &Context, grant: &Grant, now: Timestamp, rules: Option<String>) -
         exp,
         grant: grant.id.clone(),
         generation,
+        attempt,
         credential: grant.user.credential.clone(),
-        email: grant.user.email.clone(),
-        rules,
+        email: vouched.email,
+        rules: vouched.rules,
     };
-    let refresh = RefreshToken { grant: grant.id.clone(), generation, since };
+    let refresh = RefreshToken { grant: grant.id.clone(), generation, attempt, since };
     no_store(Response::json(
         StatusCode::OK,
         &json!({

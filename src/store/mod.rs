@@ -27,6 +27,8 @@ pub enum Table {
     Sessions,
     /// Grants whose access tokens must be refused though their time is not over.
     Revocations,
+    /// Access tokens that must be refused since others took their place.
+    Superseded,
     /// MCP sessions with stdio servers.
     McpSessions,
     /// People who have signed in at a provider.
@@ -35,12 +37,13 @@ pub enum Table {
 
 impl Table {
     /// All tables.
-    pub const ALL: [Table; 7] = [
+    pub const ALL: [Table; 8] = [
         Table::Clients,
         Table::Grants,
         Table::Consents,
         Table::Sessions,
         Table::Revocations,
+        Table::Superseded,
         Table::McpSessions,
         Table::People,
     ];
@@ -53,6 +56,7 @@ impl Table {
             Table::Consents => "consents",
             Table::Sessions => "sessions",
             Table::Revocations => "revocations",
+            Table::Superseded => "superseded",
             Table::McpSessions => "mcp_sessions",
             Table::People => "people",
         }

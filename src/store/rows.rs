@@ -1,6 +1,7 @@
 //! The rows.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -49,8 +50,21 @@ pub struct Client {
     pub issued_at: Timestamp,
     /// Has a user ever authorized it? Those that nobody did go first.
     pub used: bool,
+    /// Who did so first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_by: Option<UserId>,
+    /// The network that it was registered from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<IpAddr>,
     /// End.
     pub expires_at: Timestamp,
+}
+
+impl Client {
+    /// What it calls itself, for the log; empty where it has no name.
+    pub fn shown_name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
+    }
 }
 
 /// An authorization of a client by a user.
@@ -89,12 +103,9 @@ pub enum Phase {
     },
     /// Its code was redeemed; refresh tokens follow one another.
     Active {
-        /// The newest refresh token's number.
-        generation: u64,
-        /// When that token was made.
-        since: Timestamp,
-        /// Has a token of the newest generation been seen? Then the client has it, and the older one is dead.
-        seen: bool,
+        /// Which of its refresh tokens are good.
+        #[serde(flatten)]
+        rotation: Rotation,
         /// Kept so that a second redemption of the code is recognised as genuine.
         code_challenge: String,
         /// Likewise.
@@ -106,6 +117,27 @@ pub enum Phase {
     Revoked,
 }
 
+/// Where the refresh tokens of a grant stand. Each rotation begins a generation; where the answer was lost, another
+/// attempt takes the place of the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotation {
+    /// The newest token's number.
+    pub generation: u64,
+    /// Which of that generation's attempts it is; earlier ones were replaced.
+    #[serde(default)]
+    pub attempt: u64,
+    /// When it was made.
+    pub since: Timestamp,
+    /// Attempt and making of the token that was rotated into this generation.
+    #[serde(default)]
+    pub parent: Option<(u64, Timestamp)>,
+    /// When this generation began.
+    #[serde(default)]
+    pub rotated_at: Timestamp,
+    /// Has a token of the newest attempt been seen? Then the client has it, and the parent is dead.
+    pub seen: bool,
+}
+
 /// A browser session.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Session {
@@ -113,13 +145,19 @@ pub struct Session {
     pub id: SessionId,
     /// Who signed in.
     pub user: User,
+    /// When. How long it lasts is judged by the lifetime of the moment.
+    #[serde(default)]
+    pub created_at: Timestamp,
     /// End.
     pub expires_at: Timestamp,
 }
 
-/// A remembered consent: user × client × redirect host is its key.
+/// A remembered consent: user × client × redirect host is its key. That of user × client tells the newest grant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Consent {
+    /// The newest grant of the user to the client, where that is what the row is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<GrantId>,
     /// End.
     pub expires_at: Timestamp,
 }
@@ -128,6 +166,15 @@ pub struct Consent {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Revocation {
     /// When the last of its access tokens has run out by itself.
+    pub expires_at: Timestamp,
+}
+
+/// Access tokens of a grant that are refused, since another attempt took the place of theirs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Superseded {
+    /// Of each generation, the first attempt that is good, and until when that matters.
+    pub generations: Vec<(u64, u64, Timestamp)>,
+    /// End.
     pub expires_at: Timestamp,
 }
 
@@ -191,4 +238,4 @@ macro_rules! stored {
         }
     )*};
 }
-stored!(Client in Clients, Grant in Grants, Session in Sessions, Consent in Consents, Revocation in Revocations, McpSession in McpSessions, KnownPerson in People);
+stored!(Client in Clients, Grant in Grants, Session in Sessions, Consent in Consents, Revocation in Revocations, Superseded in Superseded, McpSession in McpSessions, KnownPerson in People);

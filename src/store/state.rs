@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, RwLock};
 
-use super::rows::{Grant, Phase, Revocation, Stored};
+use super::rows::{Grant, Phase, Revocation, Stored, Superseded};
 use super::{Row, Store, StoreError, Table, Transaction};
 use crate::clock::{Clock, Timestamp};
 use crate::identity::GrantId;
@@ -14,12 +14,17 @@ const COLLECT_AFTER: u64 = 86_400;
 /// Rows removed in one transaction, so that requests get in between.
 const COLLECT_BATCH: usize = 500;
 
+/// Generations of one grant of which some access tokens are refused: with the usual lifetimes, sixty can't be reached.
+const MAX_SUPERSEDED: usize = 256;
+
 /// Typed access to a [`Store`].
 pub struct State {
     store: Box<dyn Store>,
     clock: Arc<Clock>,
     /// Grants whose access tokens are refused, until when.
     revoked: RwLock<HashMap<GrantId, Timestamp>>,
+    /// Grants of which some access tokens are.
+    superseded: RwLock<HashMap<GrantId, Superseded>>,
     trouble: Episode,
 }
 
@@ -28,6 +33,7 @@ pub struct Tx<'t> {
     inner: &'t mut dyn Transaction,
     now: Timestamp,
     revoked: Vec<(GrantId, Timestamp)>,
+    superseded: Vec<(GrantId, Superseded)>,
 }
 
 impl Tx<'_> {
@@ -61,6 +67,28 @@ impl Tx<'_> {
         self.put(grant.id.as_str(), &Revocation { expires_at: until });
         self.revoked.push((grant.id, until));
     }
+
+    /// Refuses access tokens of the grant's `generation` whose attempt is an earlier one, for as long as they could live.
+    /// False when there are too many to be told apart.
+    pub fn supersede(
+        &mut self,
+        grant: &GrantId,
+        generation: u64,
+        attempt: u64,
+        until: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let mut row: Superseded = self.get(grant.as_str())?.unwrap_or_default();
+        let now = self.now;
+        row.generations.retain(|(g, _, end)| *g != generation && *end > now);
+        if row.generations.len() >= MAX_SUPERSEDED {
+            return Ok(false);
+        }
+        row.generations.push((generation, attempt, until));
+        row.expires_at = row.expires_at.max(until);
+        self.put(grant.as_str(), &row);
+        self.superseded.push((grant.clone(), row));
+        Ok(true)
+    }
 }
 
 impl State {
@@ -70,7 +98,14 @@ impl State {
         store.scan(Table::Revocations, &mut |key, row| {
             revoked.insert(GrantId(key.to_string()), row.expires_at);
         })?;
-        Ok(State { store, clock, revoked: RwLock::new(revoked), trouble: Episode::default() })
+        let mut superseded = HashMap::new();
+        store.scan(Table::Superseded, &mut |key, row| {
+            if let Ok(row) = serde_json::from_slice::<Superseded>(&row.value) {
+                superseded.insert(GrantId(key.to_string()), row);
+            }
+        })?;
+        let (revoked, superseded) = (RwLock::new(revoked), RwLock::new(superseded));
+        Ok(State { store, clock, revoked, superseded, trouble: Episode::default() })
     }
 
     /// The clock by which rows expire.
@@ -94,9 +129,9 @@ impl State {
         let slot = done.clone();
         crate::blocking::announce();
         let result = self.store.transact(Box::new(move |inner| {
-            let mut tx = Tx { inner, now, revoked: Vec::new() };
+            let mut tx = Tx { inner, now, revoked: Vec::new(), superseded: Vec::new() };
             let result = job(&mut tx)?;
-            *slot.lock().unwrap_or_else(|e| e.into_inner()) = Some((result, tx.revoked));
+            *slot.lock().unwrap_or_else(|e| e.into_inner()) = Some((result, tx.revoked, tx.superseded));
             Ok(())
         }));
         if let Err(error) = result {
@@ -106,10 +141,13 @@ impl State {
         if self.trouble.ends() {
             log::info!("the state can be written again");
         }
-        let (result, revoked) =
+        let (result, revoked, superseded) =
             done.lock().unwrap_or_else(|e| e.into_inner()).take().expect("a job that succeeded left its result");
         if !revoked.is_empty() {
             self.revoked.write().unwrap_or_else(|e| e.into_inner()).extend(revoked);
+        }
+        if !superseded.is_empty() {
+            self.superseded.write().unwrap_or_else(|e| e.into_inner()).extend(superseded);
         }
         Ok(result)
     }
@@ -119,6 +157,14 @@ impl State {
         let revoked = self.revoked.read().unwrap_or_else(|e| e.into_inner());
         // The usual case is an empty set: it costs no hashing.
         !revoked.is_empty() && revoked.contains_key(grant)
+    }
+
+    /// Must access tokens of this attempt be refused, since another took its place? Reads memory only.
+    pub fn is_superseded(&self, grant: &GrantId, generation: u64, attempt: u64) -> bool {
+        let superseded = self.superseded.read().unwrap_or_else(|e| e.into_inner());
+        let is_replaced =
+            |row: &Superseded| row.generations.iter().any(|(g, first, _)| *g == generation && attempt < *first);
+        !superseded.is_empty() && superseded.get(grant).is_some_and(is_replaced)
     }
 
     /// How many rows there are, expired ones included.
@@ -156,6 +202,8 @@ impl State {
         }
         let mut revoked = self.revoked.write().unwrap_or_else(|e| e.into_inner());
         revoked.retain(|_, until| until.saturating_add(COLLECT_AFTER) > now);
+        let mut superseded = self.superseded.write().unwrap_or_else(|e| e.into_inner());
+        superseded.retain(|_, row| row.expires_at.saturating_add(COLLECT_AFTER) > now);
         Ok(removed)
     }
 

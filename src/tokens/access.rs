@@ -34,6 +34,9 @@ pub struct AccessToken {
     pub grant: GrantId,
     /// The refresh token's generation that it came with.
     pub generation: u64,
+    /// And its attempt.
+    #[serde(default)]
+    pub attempt: u64,
     /// What the user signed in with.
     pub credential: CredentialId,
     /// The user's verified address.
@@ -84,6 +87,7 @@ impl AccessToken {
             exp,
             grant: GrantId("g".into()),
             generation: 1,
+            attempt: 0,
             credential: CredentialId("k".into()),
             email: None,
             rules: None,

@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Artefact, Kind};
 use crate::clock::Timestamp;
-use crate::identity::{ClientId, GrantId, SessionId};
+use crate::identity::{ClientId, CredentialId, GrantId, SessionId};
 use crate::login::providers::Slug;
+use crate::store::rows::Client;
 
 /// How long an authorization code is good for (RFC 6749 section 4.1.2 allows ten minutes at most).
 pub const CODE_LIFETIME: u64 = 60;
@@ -30,15 +31,23 @@ pub struct RefreshToken {
     pub grant: GrantId,
     /// Which of the grant's refresh tokens.
     pub generation: u64,
-    /// When that generation began.
+    /// Which attempt to hand that one out.
+    #[serde(default)]
+    pub attempt: u64,
+    /// When it was made.
     pub since: Timestamp,
 }
 
 /// What a client asked for, carried by the pages while the user decides. Bound to one browser.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AuthorizationRequest {
+    /// Tells it from others: each leads to a few grants at most.
+    pub id: String,
     /// The client, known and checked.
     pub client: ClientId,
+    /// Its registration, where that may be gone by the time that the user has decided: nobody has used it before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registration: Option<Box<Client>>,
     /// Where the answer goes, proven to be the client's.
     pub redirect_uri: String,
     /// The redirect URI was in the request and not supplied by the registration (RFC 6749 section 4.1.3).
@@ -51,6 +60,12 @@ pub struct AuthorizationRequest {
     /// The client asked for a new sign-in: a session is not enough.
     #[serde(default)]
     pub sign_in_anew: bool,
+    /// The client asked that the user choose an account.
+    #[serde(default)]
+    pub select_account: bool,
+    /// Digest of the session that the page was made for: the consent is its user's and nobody else's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
     /// Digest of the browser cookie.
     pub browser: String,
     /// End.
@@ -82,11 +97,13 @@ pub struct PlainForm {
     pub exp: Timestamp,
 }
 
-/// Cookie of a browser in which the owner has signed in before: it has a throttle of its own.
+/// Cookie of a browser in which somebody has signed in by password before: it has a throttle of its own.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeviceCookie {
     /// Random.
     pub device: String,
+    /// The password that was right; with another, the browser is a stranger's.
+    pub credential: CredentialId,
     /// End.
     pub exp: Timestamp,
 }
@@ -201,12 +218,16 @@ mod tests {
         let text = || "x".to_string();
         let (grant, client) = (GrantId(text()), ClientId(text()));
         let request = AuthorizationRequest {
+            id: text(),
             client,
+            registration: None,
             redirect_uri: text(),
             redirect_uri_given: true,
             state: None,
             code_challenge: text(),
             sign_in_anew: false,
+            select_account: false,
+            session: None,
             browser: text(),
             exp,
         };
@@ -217,12 +238,20 @@ mod tests {
                 keys.seal(&AuthorizationCode { grant: grant.clone(), exp }),
                 opens::<AuthorizationCode>,
             ),
-            (Kind::RefreshToken, keys.seal(&RefreshToken { grant, generation: 1, since: NOW }), opens::<RefreshToken>),
+            (
+                Kind::RefreshToken,
+                keys.seal(&RefreshToken { grant, generation: 1, attempt: 0, since: NOW }),
+                opens::<RefreshToken>,
+            ),
             (Kind::AuthorizationRequest, keys.seal(&request), opens::<AuthorizationRequest>),
             (Kind::Session, keys.seal(&SessionCookie { session: SessionId(text()), exp }), opens::<SessionCookie>),
             (Kind::PlainForm, keys.seal(&PlainForm { browser: text(), exp }), opens::<PlainForm>),
             (Kind::Browser, keys.seal(&BrowserCookie { browser: text() }), opens::<BrowserCookie>),
-            (Kind::Device, keys.seal(&DeviceCookie { device: text(), exp }), opens::<DeviceCookie>),
+            (
+                Kind::Device,
+                keys.seal(&DeviceCookie { device: text(), credential: CredentialId(text()), exp }),
+                opens::<DeviceCookie>,
+            ),
             (
                 Kind::ProviderState,
                 keys.seal(&ProviderState {

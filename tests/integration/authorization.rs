@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::support::flow::{Browser, Client, REDIRECT, VERIFIER, challenge, hidden, query, register};
+use super::support::flow::{Browser, Client, REDIRECT, VERIFIER, challenge, encode, hidden, query, register};
 use super::support::proxy::{PASSWORD, Proxy};
 use super::support::wire::{Reply, Transport};
 
@@ -73,13 +73,20 @@ fn registrations_of_one_address_have_a_rate_and_bad_ones_are_refused() {
         let reply = register(&proxy, &json!({"redirect_uris": [REDIRECT, uri]}));
         assert_eq!((reply.status, reply.error().as_str()), (400, "invalid_redirect_uri"), "{uri}");
     }
+    let json_type = ("Content-Type", "application/json; charset=utf-8");
     let deep = format!("{{\"redirect_uris\":{}", "[".repeat(10_000));
     for body in ["", "[]", "{", "null", deep.as_str()] {
-        let reply = proxy.send("POST", "/.idp/register", &[], body.as_bytes());
+        let reply = proxy.send("POST", "/.idp/register", &[json_type], body.as_bytes());
         assert_eq!(reply.status, 400, "{}", &body[..body.len().min(20)]);
     }
     let huge = format!("{{\"x\":\"{}\"}}", "x".repeat(100_000));
-    assert_eq!(proxy.send("POST", "/.idp/register", &[], huge.as_bytes()).status, 413);
+    assert_eq!(proxy.send("POST", "/.idp/register", &[json_type], huge.as_bytes()).status, 413);
+    // Line 32: what any page can send without asking is no registration.
+    let good = json!({"redirect_uris": [REDIRECT]}).to_string();
+    for fields in [&[][..], &[("Content-Type", "text/plain")], &[("Content-Type", "application/x-www-form-urlencoded")]]
+    {
+        assert_eq!(proxy.send("POST", "/.idp/register", fields, good.as_bytes()).status, 415, "{fields:?}");
+    }
 }
 
 #[test]
@@ -177,7 +184,10 @@ fn errors_of_a_proven_client_go_to_its_redirect_uri_with_state_and_iss() {
         (("request", "x"), "request_not_supported"),
         (("prompt", "none"), "login_required"),
     ] {
-        let to = location(&proxy.send("GET", &client.authorize(&[change]), &[], b""));
+        let page = proxy.send("GET", &client.authorize(&[change]), &[], b"");
+        assert_eq!(page.status, 400, "{change:?}");
+        let to = page.text().split("href=\"").find(|part| part.starts_with(REDIRECT)).unwrap().to_string();
+        let to = to.split('"').next().unwrap().replace("&amp;", "&");
         let answer = query(&to);
         assert!(to.starts_with(REDIRECT), "{to}");
         assert_eq!(
@@ -331,10 +341,99 @@ fn a_faulty_request_of_an_untrusted_web_client_gets_a_page_and_no_redirect() {
         assert_eq!((reply.status, reply.header("location")), (400, None), "{change:?}");
         assert!(reply.text().contains("href=\"https://evil.example/x?error="), "the way back is a link");
     }
+    // Line 24: whom one user has let in is a stranger to everybody else.
+    let browser = Browser::new(&proxy);
+    let code = query(&location(&browser.sign_in(&client.authorize(&[]), PASSWORD)))["code"].clone();
+    let faulty = client.authorize(&[("code_challenge", "")]);
+    assert_eq!(browser.get(&faulty).status, 400, "the code has not been redeemed");
+    let granted = super::support::flow::tokens(&client.redeem(&code));
+    let told = location(&browser.get(&faulty));
+    assert!(told.starts_with("https://evil.example/x?error=invalid_request"), "this very user trusts it");
+    let page = proxy.send("GET", &faulty, &[], b"");
+    assert_eq!((page.status, page.header("location")), (400, None));
+    assert!(page.text().contains("code_challenge is missing"), "the page says what is wrong");
+    assert!(page.text().contains("request r"), "and by which name the log has it");
+    proxy.has_logged("code_challenge is missing");
+    // The trust ends with the grant.
+    let form = encode(&[("client_id", &client.id), ("token", &granted.refresh)]);
+    let fields = [("Content-Type", "application/x-www-form-urlencoded")];
+    assert_eq!(proxy.send("POST", "/.idp/revoke", &fields, form.as_bytes()).status, 200);
+    assert_eq!(browser.get(&faulty).status, 400);
+}
+
+/// Line 24: schemes that wrap another URL or lead to a part of the system.
+#[test]
+fn wrappers_and_handlers_of_the_system_are_no_redirect_uris() {
+    let proxy = Proxy::start(1, &[]);
+    for uri in [
+        "microsoft-edge:https://evil.example",
+        "ms-msdt:/id",
+        "search-ms:query=x",
+        "search:x",
+        "feed:https://evil.example",
+        "ms-officecmd:x",
+        "shell:startup",
+        "view-source:https://evil.example",
+        "web+x:y",
+        "intent://x#y",
+        "x-web-search://?x",
+        "googlechrome://evil.example",
+    ] {
+        let reply = register(&proxy, &json!({"redirect_uris": [uri], "token_endpoint_auth_method": "none"}));
+        assert_eq!((reply.status, reply.error().as_str()), (400, "invalid_redirect_uri"), "{uri}");
+    }
+    for uri in ["cursor://anysphere.cursor-mcp/oauth/callback", "vscode://x/y", "com.example.app:/cb", "msteams:/x"] {
+        let reply = register(&proxy, &json!({"redirect_uris": [uri], "token_endpoint_auth_method": "none"}));
+        assert_eq!(reply.status, 201, "{uri}: {}", reply.text());
+    }
+    // Not even for a program on this machine is there a redirect before a page.
+    let metadata = json!({"redirect_uris": ["cursor://x/cb"], "token_endpoint_auth_method": "none"});
+    let client = Client::register(&proxy, metadata);
+    let reply = proxy.send("GET", &client.authorize(&[("response_type", "x")]), &[], b"");
+    assert_eq!((reply.status, reply.header("location")), (400, None));
+}
+
+/// Line 25: the warning follows where this answer goes, whatever else is registered.
+#[test]
+fn a_dummy_redirect_uri_does_not_take_the_warning_away() {
+    let proxy = Proxy::start(1, &[]);
+    let uris = ["https://dummy.example/cb", REDIRECT, "cursor://x/cb"];
+    let client = Client::register(&proxy, json!({"redirect_uris": uris, "token_endpoint_auth_method": "none"}));
+    for (uri, warns) in uris.iter().zip([false, true, true]) {
+        let page = proxy.send("GET", &client.authorize(&[("redirect_uri", uri)]), &[], b"").text();
+        assert_eq!(page.contains("Any program on this computer can ask"), warns, "{uri}");
+    }
+}
+
+/// Line 26: one page and one user lead to a few codes at a time.
+#[test]
+fn a_page_sent_in_again_and_again_leads_to_a_few_grants() {
+    let proxy = Proxy::start(1, &[]);
+    let client = Client::public(&proxy);
     let browser = Browser::new(&proxy);
     location(&browser.sign_in(&client.authorize(&[]), PASSWORD));
-    let told = location(&proxy.send("GET", &client.authorize(&[("code_challenge", "")]), &[], b""));
-    assert!(told.starts_with("https://evil.example/x?error=invalid_request"), "somebody has trusted it since");
+    let allow = |request: &str| browser.post("/.idp/auth", &[("request", request), ("decision", "allow")]).status;
+    let page = hidden(&browser.get(&client.authorize(&[])), "request");
+    let statuses: Vec<u16> = (0..50).map(|_| allow(&page)).collect();
+    assert_eq!(statuses.iter().filter(|s| **s == 303).count(), 3, "{statuses:?}");
+    assert_eq!(statuses[49], 400);
+    let statuses: Vec<u16> = (0..60).map(|_| allow(&hidden(&browser.get(&client.authorize(&[])), "request"))).collect();
+    let given = statuses.iter().filter(|s| **s == 303).count();
+    assert!((20..=30).contains(&given) && statuses[59] == 429, "{statuses:?}");
+    proxy.has_logged("too many authorization codes wait");
+}
+
+/// The newcomer's line: a browser without cookies is told what to do.
+#[test]
+fn blocked_cookies_lead_to_a_page_with_a_way_on() {
+    let proxy = Proxy::start(1, &[]);
+    let client = Client::public(&proxy);
+    let page = Browser::new(&proxy).get(&client.authorize(&[]));
+    let form = [("request", hidden(&page, "request")), ("password", PASSWORD.into()), ("decision", "allow".into())];
+    let form: Vec<(&str, &str)> = form.iter().map(|(n, v)| (*n, v.as_str())).collect();
+    let reply = Browser::new(&proxy).post("/.auth/login", &form);
+    assert_eq!(reply.status, 400);
+    assert!(reply.text().contains("Allow cookies for localhost"), "{}", reply.text());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::Stdio;
 use std::sync::Arc;
 
@@ -272,13 +272,22 @@ fn roots_rights_are_given_up_but_for_those_that_are_needed() {
     assert!(rights(proxy.pid()).iter().all(|r| r.0 == 0), "{:x?}", rights(proxy.pid()));
     drop(proxy);
 
-    // Data that another user owns is written all the same.
+    // Data that another user owns could be replaced by that user.
     for path in [data.path("data"), data.path("data/secret"), data.path("data/state.redb")] {
-        std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
+        std::os::unix::fs::chown(&path, Some(65534), Some(65534)).unwrap();
+        let output = command().args(arguments(&data, port)).arg("http://127.0.0.1:1").output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains("belongs to another user (id 65534)") && text.contains("chown -R 0"), "{path}: {text}");
+        assert_eq!(output.status.code(), Some(2));
+        std::os::unix::fs::chown(&path, Some(0), Some(0)).unwrap();
     }
-    let proxy = Proxy::start_in(data, port, 1, &[]);
-    let tokens = Client::public(&proxy).tokens();
-    assert!(!tokens.access.is_empty());
+    // One that is empty, as somebody has made it for a container, is taken over.
+    let fresh = Arc::new(Scratch::new());
+    std::fs::create_dir(fresh.path("data")).unwrap();
+    std::os::unix::fs::chown(fresh.path("data"), Some(65534), Some(65534)).unwrap();
+    let _proxy = Proxy::start_in(fresh.clone(), free_port(), 1, &[]);
+    let found = std::fs::metadata(fresh.path("data")).unwrap();
+    assert_eq!((found.uid(), found.mode() & 0o777), (0, 0o700));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use mcp_auth_proxy::clock::Clock;
+use mcp_auth_proxy::flags::Settings;
 use mcp_auth_proxy::store::embedded::EmbeddedStore;
 use mcp_auth_proxy::tokens::Secret;
 use redb::StorageBackend;
@@ -12,13 +13,13 @@ use redb::StorageBackend;
 use super::support::eventually;
 use super::support::flow::{Client, REDIRECT, Tokens, call, encode, tokens};
 use super::support::local::Local;
-use super::support::proxy::{Proxy, Scratch, arguments, free_port};
+use super::support::proxy::{PASSWORD, Proxy, Scratch, arguments, free_port};
 use super::support::upstream::FakeUpstream;
 use super::support::wire::{Connection, Reply, Transport, request};
 
 /// A disk that can lose power at any write, and run full.
 #[derive(Default, Debug)]
-struct Disk {
+pub struct Disk {
     /// What has been synced.
     durable: Vec<u8>,
     /// What the process sees.
@@ -107,6 +108,17 @@ impl StorageBackend for FaultyBackend {
 }
 
 fn open(disk: &Arc<Mutex<Disk>>, secret: &Secret, clock: &Arc<Clock>) -> Result<Local, String> {
+    let settings = Settings { password: Some(PASSWORD.into()), ..Settings::default() };
+    open_with(settings, disk, secret, clock)
+}
+
+/// The application on what `disk` has kept, which the one before it must have let go.
+pub fn open_with(
+    settings: Settings,
+    disk: &Arc<Mutex<Disk>>,
+    secret: &Secret,
+    clock: &Arc<Clock>,
+) -> Result<Local, String> {
     let backend = FaultyBackend(disk.clone());
     let store = EmbeddedStore::with_backend(move || {
         // The database before this one is closed by another thread.
@@ -115,7 +127,7 @@ fn open(disk: &Arc<Mutex<Disk>>, secret: &Secret, clock: &Arc<Clock>) -> Result<
         backend.clone()
     })
     .map_err(|e| format!("{e:?}"))?;
-    Local::new(Box::new(store), secret, clock.clone())
+    Local::with_settings(settings, Box::new(store), secret, clock.clone())
 }
 
 /// Waits until no database has the disk open.

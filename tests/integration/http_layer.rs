@@ -93,7 +93,7 @@ fn continue_is_sent_when_the_body_is_wanted_and_not_otherwise() {
     let body = br#"{"redirect_uris":["https://a/cb"],"token_endpoint_auth_method":"none"}"#;
     let head = |target: &str| {
         format!(
-            "POST {target} HTTP/1.1\r\nHost: {}\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+            "POST {target} HTTP/1.1\r\nHost: {}\r\nExpect: 100-continue\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             proxy.host(),
             body.len()
         )
@@ -117,7 +117,10 @@ fn chunked_bodies_are_read_and_what_follows_is_the_next_request() {
     let json = r#"{"redirect_uris":["https://a/cb"]}"#;
     let (a, b) = json.split_at(10);
     let body = format!("{:x}\r\n{a}\r\n{:X};ext=1\r\n{b}\r\n0\r\nTrailer: x\r\n\r\n", a.len(), b.len());
-    let head = format!("POST /.idp/register HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n", proxy.host());
+    let head = format!(
+        "POST /.idp/register HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n",
+        proxy.host()
+    );
     connection.write([head.into_bytes(), body.into_bytes(), get(&proxy)].concat());
     assert_eq!(connection.reply(false).unwrap().status, 201);
     assert_eq!(connection.reply(false).unwrap().status, 200);
@@ -185,28 +188,16 @@ fn each_bound_has_its_status() {
     let proxy =
         proxy(&["--max-body-size", "1KiB", "--head-timeout", "1s", "--body-timeout", "1s", "--max-head-fields", "20"]);
     let host = proxy.host();
+    let register = format!("POST /.idp/register HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n");
     let long = "x".repeat(20_000);
     assert_eq!(status(&proxy, format!("GET /{long} HTTP/1.1\r\nHost: {host}\r\n\r\n")).0, 431);
     assert_eq!(status(&proxy, format!("GET / HTTP/1.1\r\nHost: {host}\r\nX: {long}")).0, 431);
     let many = "X: y\r\n".repeat(21);
     assert_eq!(status(&proxy, format!("GET {PATH} HTTP/1.1\r\nHost: {host}\r\n{many}\r\n")).0, 431);
     assert_eq!(status(&proxy, format!("GET {PATH} HTTP/1.1\r\nHost:")).0, 408);
-    assert_eq!(
-        status(
-            &proxy,
-            format!("POST /.idp/register HTTP/1.1\r\nHost: {host}\r\nContent-Length: 70000000000000\r\n\r\n")
-        )
-        .0,
-        413
-    );
-    assert_eq!(
-        status(&proxy, format!("POST /.idp/register HTTP/1.1\r\nHost: {host}\r\nContent-Length: 10\r\n\r\nabc")).0,
-        408
-    );
-    let chunked = format!(
-        "POST /.idp/register HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n800\r\n{}",
-        "x".repeat(2_048)
-    );
+    assert_eq!(status(&proxy, format!("{register}Content-Length: 70000000000000\r\n\r\n")).0, 413);
+    assert_eq!(status(&proxy, format!("{register}Content-Length: 10\r\n\r\nabc")).0, 408);
+    let chunked = format!("{register}Transfer-Encoding: chunked\r\n\r\n800\r\n{}", "x".repeat(2_048));
     assert_eq!(status(&proxy, chunked).0, 413);
 }
 

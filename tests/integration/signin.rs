@@ -1,8 +1,11 @@
 //! Signing in and out: cookies, sessions, the throttle.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
 use serde_json::json;
 
-use super::support::flow::{Browser, Client, call, hidden, tokens};
+use super::support::eventually;
+use super::support::flow::{Browser, Client, call, encode, hidden, tokens};
 use super::support::proxy::{PASSWORD, Proxy, Scratch, arguments, command, free_port};
 use super::support::upstream::FakeUpstream;
 use super::support::wire::{Reply, Transport};
@@ -246,4 +249,69 @@ fn the_log_tells_what_happened_and_no_secret() {
         assert!(!log.contains(secret), "{secret} is in the log");
     }
     assert!(!log.contains('\u{1b}') && log.lines().all(|l| l.starts_with('{') && l.ends_with('}')), "{log}");
+}
+
+/// Line 18: strangers' attempts, however many, hold the owner's browser up for a check of theirs and no longer.
+#[test]
+fn a_known_browser_signs_in_while_strangers_fill_the_queue() {
+    let hash = bcrypt::hash("something slow", 12).unwrap();
+    let proxy = Proxy::start(1, &["--password-hash", &hash, "--password-queue", "2", "--trusted-proxies", "127.0.0.1"]);
+    let client = Client::public(&proxy);
+    let owner = Browser::new(&proxy);
+    assert_eq!(owner.sign_in(&client.authorize(&[]), PASSWORD).status, 303);
+    owner.cookies.borrow_mut().retain(|name, _| !name.ends_with("_session"));
+    let (over, busy) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for thread in 0..12u32 {
+            let (proxy, over, busy) = (&proxy, &over, &busy);
+            scope.spawn(move || {
+                let page = Browser::new(proxy);
+                let request = hidden(&page.get("/.auth/login"), "request");
+                let cookie =
+                    page.cookies.borrow().iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>().join("; ");
+                let form = encode(&[("request", request.as_str()), ("password", "a guess")]);
+                let mut next = 0u32;
+                while !over.load(Ordering::SeqCst) {
+                    next += 1;
+                    // Another address each time, so that none is slowed down.
+                    let from = format!("10.{}.{}.{}", thread, next >> 8, next & 255);
+                    let fields = [
+                        ("Content-Type", "application/x-www-form-urlencoded"),
+                        ("Cookie", cookie.as_str()),
+                        ("X-Forwarded-For", from.as_str()),
+                    ];
+                    if proxy.send("POST", "/.auth/login", &fields, form.as_bytes()).status == 503 {
+                        busy.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            });
+        }
+        eventually("strangers find the queue full", || busy.load(Ordering::SeqCst) > 10);
+        for _ in 0..4 {
+            let page = owner.get("/.auth/login");
+            let form = [("request", hidden(&page, "request")), ("password", PASSWORD.to_string())];
+            let reply = owner.post("/.auth/login", &form.each_ref().map(|(n, v)| (*n, v.as_str())));
+            owner.cookies.borrow_mut().retain(|name, _| !name.ends_with("_session"));
+            if reply.status != 303 {
+                over.store(true, Ordering::SeqCst);
+            }
+            assert_eq!(reply.status, 303, "{}", reply.text());
+        }
+        over.store(true, Ordering::SeqCst);
+    });
+}
+
+/// Line 28: a reverse proxy that nobody has named is told of, once.
+#[test]
+fn a_reverse_proxy_that_is_not_named_is_told_of() {
+    let proxy = Proxy::start(1, &[]);
+    for _ in 0..3 {
+        proxy.send("GET", "/.auth/login", &[("X-Forwarded-For", "203.0.113.9")], b"");
+    }
+    proxy
+        .has_logged("a reverse proxy is in front of this one that is not named in --trusted-proxies (TRUSTED_PROXIES)");
+    assert_eq!(proxy.log().matches("a reverse proxy is in front").count(), 1);
+    let named = Proxy::start(1, &["--trusted-proxies", "127.0.0.1"]);
+    named.send("GET", "/.auth/login", &[("X-Forwarded-For", "203.0.113.9")], b"");
+    assert!(!named.log().contains("a reverse proxy is in front"));
 }

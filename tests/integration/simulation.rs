@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use mcp_auth_proxy::clock::Clock;
-use mcp_auth_proxy::identity::GrantId;
+use mcp_auth_proxy::flags::Settings;
+use mcp_auth_proxy::identity::{ClientId, GrantId, UserId};
 use mcp_auth_proxy::store::embedded::EmbeddedStore;
-use mcp_auth_proxy::store::rows::{Grant, Phase};
+use mcp_auth_proxy::store::rows::{AuthMethod, Client as ClientRow, Grant, Phase, Rotation};
 use mcp_auth_proxy::tokens::Secret;
 use mcp_auth_proxy::tokens::access::AccessToken;
 
@@ -31,7 +32,7 @@ fn noted(app: &Local, tokens: &Tokens) {
     let id = grant_of(app, &tokens.access);
     eventually("the generation is noted as seen", || {
         let grant = app.context().state.get::<Grant>(id.as_str()).unwrap().unwrap();
-        matches!(grant.phase, Phase::Active { seen: true, .. })
+        matches!(grant.phase, Phase::Active { rotation: Rotation { seen: true, .. }, .. })
     });
 }
 
@@ -99,17 +100,47 @@ fn a_grant_ends_after_thirty_idle_days_and_after_180_in_all() {
 }
 
 #[test]
-fn an_answer_that_the_client_never_saw_is_given_again_for_a_day() {
+fn an_answer_that_the_client_never_saw_can_be_had_for_a_day() {
+    let app = app();
+    let client = Client::public(&app);
+    let first = client.tokens();
+    let lost = tokens(&client.refresh(&first.refresh));
+    app.clock.advance(60);
+    assert_eq!(tokens(&client.refresh(&first.refresh)).refresh, lost.refresh, "a race: the same again");
+    app.clock.advance(DAY - 60);
+    let found = tokens(&client.refresh(&first.refresh));
+    assert_ne!(found.refresh, lost.refresh);
+    assert_eq!((call(&app, &found.access).status, call(&app, &lost.access).status), (200, 401));
+    let next = tokens(&client.refresh(&found.refresh));
+    assert_eq!(call(&app, &next.access).status, 200);
+}
+
+#[test]
+fn an_answer_that_was_lost_for_longer_is_a_copy() {
     let app = app();
     let client = Client::public(&app);
     let first = client.tokens();
     let unseen = tokens(&client.refresh(&first.refresh));
-    app.clock.advance(DAY - 1);
-    let again = tokens(&client.refresh(&first.refresh));
-    assert_eq!(again.refresh, unseen.refresh);
-    app.clock.advance(2);
+    app.clock.advance(DAY + 1);
     assert_eq!(client.refresh(&first.refresh).error(), "invalid_grant");
-    assert_eq!(client.refresh(&again.refresh).error(), "invalid_grant", "reuse ends the grant");
+    assert_eq!(client.refresh(&unseen.refresh).error(), "invalid_grant", "reuse ends the grant");
+}
+
+/// Line 22: whoever rotates first and waits is noticed when the other one comes.
+#[test]
+fn a_thief_who_rotates_first_and_waits_collides_with_the_client() {
+    let app = app();
+    let client = Client::public(&app);
+    let stolen = client.tokens();
+    let thief = tokens(&client.refresh(&stolen.refresh));
+    app.clock.advance(75);
+    let own = tokens(&client.refresh(&stolen.refresh));
+    assert_ne!(own.refresh, thief.refresh);
+    assert_eq!(call(&app, &own.access).status, 200);
+    assert_eq!(call(&app, &thief.access).status, 401, "what was replaced is refused at once");
+    assert_eq!(client.refresh(&thief.refresh).error(), "invalid_grant");
+    assert_eq!(client.refresh(&own.refresh).error(), "invalid_grant", "and its use ends the grant for both");
+    assert_eq!(call(&app, &own.access).status, 401);
 }
 
 #[test]
@@ -164,19 +195,127 @@ fn registrations_that_nobody_uses_expire_and_used_ones_outlive_their_grants() {
     assert_eq!(status(&used), 400);
 }
 
-#[test]
-fn too_many_registrations_push_out_unused_ones_only() {
-    let mut app = app();
-    let used = Client::named(&app, "used").id;
-    let tokens =
-        Client { id: used.clone(), transport: &app, secret: None, redirect: super::support::flow::REDIRECT.into() }
-            .tokens();
-    for i in 0..10_100u32 {
-        app.address = std::net::IpAddr::from([10, (i >> 16) as u8, (i >> 8) as u8, i as u8]);
-        Client::named(&app, &i.to_string());
+/// Registrations as they would be after years, or an attack: written at once.
+fn fill(app: &Local, rows: Vec<ClientRow>) {
+    for batch in rows.chunks(1_000) {
+        let batch = batch.to_vec();
+        let write = move |tx: &mut mcp_auth_proxy::store::Tx<'_>| {
+            batch.iter().for_each(|row| tx.put(row.id.as_str(), row));
+            Ok(())
+        };
+        app.context().state.transact(write).unwrap();
     }
-    let clients = app.context().state.count::<mcp_auth_proxy::store::rows::Client>().unwrap();
-    assert!(clients <= 10_000, "{clients}");
-    let again = Client { id: used, transport: &app, secret: None, redirect: super::support::flow::REDIRECT.into() };
-    assert_eq!(again.refresh(&tokens.refresh).status, 200);
+}
+
+fn row(app: &Local, id: String, network: &str, used_by: Option<&str>) -> ClientRow {
+    let now = app.context().now();
+    ClientRow {
+        id: ClientId(id),
+        name: None,
+        redirect_uris: vec!["https://a.example/cb".into()],
+        auth_method: AuthMethod::None,
+        application_type: None,
+        issued_at: now,
+        used: used_by.is_some(),
+        used_by: used_by.map(|user| UserId(user.into())),
+        network: Some(network.parse().unwrap()),
+        expires_at: now + 30 * DAY,
+    }
+}
+
+fn exists(app: &Local, id: &str) -> bool {
+    app.context().state.get::<ClientRow>(id).unwrap().is_some()
+}
+
+/// Line 19: whoever has the most makes room, and what is under way survives.
+#[test]
+fn too_many_registrations_push_out_those_of_the_network_that_has_the_most() {
+    let app = app();
+    let used = Client::named(&app, "used");
+    let tokens = used.tokens();
+    // Somebody else's, of which the page is open while the attack goes on.
+    let browser = Browser::new(&app);
+    let (under_way, idle) = (Client::named(&app, "under way"), Client::named(&app, "idle"));
+    let page = browser.get(&under_way.authorize(&[]));
+    let mut rows: Vec<_> = (0..9_900).map(|n| row(&app, format!("bad{n}"), "2001:db8:bad::", None)).collect();
+    rows.extend((0..100).map(|n| row(&app, format!("good{n}"), &format!("2001:db8:{n:x}::"), None)));
+    fill(&app, rows);
+    app.clock.advance(10);
+    let newcomer = Client::named(&app, "newcomer");
+    assert!(app.context().state.count::<ClientRow>().unwrap() < 10_000);
+    assert!(exists(&app, &newcomer.id) && exists(&app, &used.id) && exists(&app, &idle.id));
+    assert!((0..100).all(|n| exists(&app, &format!("good{n}"))), "they had one each");
+    // Its row is gone, by whatever way: the page has what it takes.
+    app.context().state.remove::<ClientRow>(vec![under_way.id.clone()]).unwrap();
+    let sealed = super::support::flow::hidden(&page, "request");
+    let form = [("request", sealed.as_str()), ("password", PASSWORD), ("decision", "allow")];
+    let answer = browser.post("/.auth/login", &form);
+    assert_eq!(answer.status, 303, "{}", answer.text());
+    let code = super::support::flow::query(answer.header("location").unwrap()).remove("code").unwrap();
+    assert_eq!(under_way.redeem(&code).status, 200);
+    assert_eq!(used.refresh(&tokens.refresh).status, 200);
+}
+
+/// Line 19: one user's registrations are bounded, and block nobody's.
+#[test]
+fn one_users_registrations_make_room_for_one_another_and_for_others() {
+    let app = app();
+    // All in use once, none any more: the user who has the most gives some.
+    let rows = (0..10_000).map(|n| {
+        let user = if n < 9_000 { "mallory" } else { "alice" };
+        row(&app, format!("{user}{n}"), "192.0.2.0", Some(user))
+    });
+    fill(&app, rows.collect());
+    let newcomer = Client::named(&app, "newcomer");
+    assert!((9_000..10_000).all(|n| exists(&app, &format!("alice{n}"))));
+    newcomer.tokens();
+
+    let own = |n: usize| {
+        let clients = Client::named(&app, &format!("own {n}"));
+        (clients.id.clone(), clients.tokens().refresh)
+    };
+    app.clock.advance(60);
+    let first = own(0);
+    let rows = (0..300).map(|n| row(&app, format!("old{n}"), "192.0.2.0", Some("password")));
+    fill(&app, rows.collect());
+    app.clock.advance(60);
+    let before = app.context().state.count::<ClientRow>().unwrap();
+    let last = own(1);
+    assert_eq!(app.context().state.count::<ClientRow>().unwrap(), before, "one came, and one went");
+    let refresh = |(id, token): &(String, String)| {
+        let redirect = super::support::flow::REDIRECT.into();
+        Client { id: id.clone(), transport: &app, secret: None, redirect }.refresh(token).status
+    };
+    assert_eq!((refresh(&first), refresh(&last)), (200, 200), "those with a live grant stay");
+}
+
+/// Line 29: what has ended does not come back with a shorter lifetime.
+#[test]
+fn a_session_is_judged_by_its_beginning_and_the_lifetime_of_the_moment() {
+    let (clock, secret) = (Arc::new(Clock::manual(1_800_000_000)), Secret::generate());
+    let disk = Arc::default();
+    let start = |hours: u64| {
+        let settings = Settings {
+            password: Some(PASSWORD.into()),
+            session_lifetime: std::time::Duration::from_secs(hours * HOUR),
+            ..Settings::default()
+        };
+        super::faults::open_with(settings, &disk, &secret, &clock).unwrap()
+    };
+    let app = start(12);
+    let client = Client::public(&app);
+    let browser = Browser::new(&app);
+    browser.sign_in(&client.authorize(&[]), PASSWORD);
+    let cookies = browser.cookies.borrow().clone();
+    drop(app);
+    clock.advance(3 * HOUR);
+    let is_signed_in = |app: &Local| {
+        let browser = Browser::new(app);
+        browser.cookies.replace(cookies.clone());
+        browser.get("/.auth/login").text().contains("You are signed in")
+    };
+    let shorter = start(2);
+    assert!(!is_signed_in(&shorter), "it began three hours ago");
+    drop(shorter);
+    assert!(is_signed_in(&start(12)));
 }

@@ -196,7 +196,8 @@ fn revocation_ends_a_grant_for_its_own_client_only() {
             .status
     };
     let (a, b) = (client.tokens(), client.tokens());
-    assert_eq!(revoke(&other, &a.refresh), 200);
+    // RFC 7009 section 2.1: refused, and the client is told.
+    assert_eq!((revoke(&other, &a.refresh), revoke(&other, &a.access)), (400, 400));
     assert_eq!(revoke(&client, "nonsense"), 200);
     assert_eq!(call(&proxy, &a.access).status, 200);
     assert_eq!(revoke(&client, &a.refresh), 200);

@@ -22,7 +22,7 @@ pub(super) fn person(
     let agree = |name: &str| {
         let mut said = sources.iter().filter_map(|s| text(s, name));
         let first = said.next();
-        let is_same = said.all(|other| Some(other.to_lowercase()) == first.as_ref().map(|f| f.to_lowercase()));
+        let is_same = said.all(|other| first.as_ref().is_some_and(|f| f.eq_ignore_ascii_case(&other)));
         if is_same { Ok(first) } else { Err(format!("ID token and userinfo disagree about {name}")) }
     };
     let subject = agree("sub")?.ok_or("the provider does not say who it is (sub)")?;
@@ -60,13 +60,15 @@ pub(super) fn person(
         false => format!("oidc:{issuer}:{subject}"),
     };
     let name = ["name", "preferred_username"].iter().find_map(|n| all.get(*n)?.as_str().map(String::from));
-    let mut identity = Identity { id, email, name, groups, workspace, attributes };
+    let serves_many = metadata.issuer.contains(TENANT);
+    let tenant = token.as_ref().filter(|_| serves_many).and_then(|t| text(t, "tid"));
+    let mut identity = Identity { id, email, name, groups, workspace, tenant, attributes };
     identity.bound(rules);
     Ok(Person { user: UserId(user), identity })
 }
 
-/// Does the provider vouch for the address? One that serves a single organisation does unless it says no; one that
-/// serves many has to say so.
+/// Does the provider vouch for the address? It has to say so, unless the operator says that one that serves a single
+/// organisation always does.
 fn is_email_verified(config: &OidcConfig, metadata: &Metadata, sources: &[&Map<String, Value>]) -> bool {
     let said = |name: &str| -> Vec<bool> {
         let values = sources.iter().filter_map(|s| s.get(name));
@@ -86,5 +88,6 @@ fn is_email_verified(config: &OidcConfig, metadata: &Metadata, sources: &[&Map<S
     // Entra ID: the domain of the address belongs to the tenant.
     let of_domain = said("xms_edov");
     let serves_many = config.is_google || config.serves_many_tenants() || metadata.issuer.contains(TENANT);
-    if serves_many { of_domain.contains(&true) } else { !of_domain.contains(&false) }
+    let is_assumed = config.assumes_verified_email && !serves_many;
+    if of_domain.is_empty() { is_assumed } else { of_domain.iter().all(|v| *v) }
 }

@@ -89,6 +89,8 @@ fn google(s: &Settings) -> Result<Option<ProviderConfig>, String> {
             id_field: EMAIL_FIELD.into(),
             groups_field: "/groups".into(),
             tenants: Vec::new(),
+            issuer: None,
+            assumes_verified_email: false,
             is_google: true,
         }),
         rules: Rules {
@@ -197,10 +199,17 @@ fn oidc(s: &Settings) -> Result<Option<ProviderConfig>, String> {
         id_field: s.oidc_user_id_field.clone(),
         groups_field: s.oidc_groups_field.clone(),
         tenants: s.oidc_allowed_tenants.clone(),
+        issuer: s.oidc_issuer.clone(),
+        assumes_verified_email: s.oidc_assume_email_verified,
         is_google: false,
     };
     if config.serves_many_tenants() && config.tenants.is_empty() {
         return Err("--oidc-configuration-url (OIDC_CONFIGURATION_URL) is one for many tenants: name those to let in with --oidc-allowed-tenants (OIDC_ALLOWED_TENANTS), or give the URL of one tenant".into());
+    }
+    if config.assumes_verified_email {
+        log::warn!(
+            "--oidc-assume-email-verified (OIDC_ASSUME_EMAIL_VERIFIED): an e-mail address counts although the provider does not say that it is verified; if people can choose theirs freely there, they can choose somebody else's"
+        );
     }
     Ok(Some(ProviderConfig {
         slug: Slug::Oidc,
@@ -213,6 +222,7 @@ fn oidc(s: &Settings) -> Result<Option<ProviderConfig>, String> {
             ids_ignore_case: s.oidc_user_id_field == EMAIL_FIELD,
             groups: s.oidc_allowed_groups.clone(),
             attributes: s.oidc_allowed_attributes.clone(),
+            tenants: s.oidc_allowed_tenants.clone(),
             ..Rules::default()
         },
     }))

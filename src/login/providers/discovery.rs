@@ -147,7 +147,34 @@ impl Metadata {
     }
 }
 
+/// What the path of a discovery document ends with (OpenID Connect Discovery 1.0 section 4).
+const WELL_KNOWN: &str = "/.well-known/openid-configuration";
+
+/// OpenID Connect Discovery 1.0 section 4.3: the issuer is what the document was found by. One that serves many tenants
+/// has a placeholder for the one in the URL.
+fn is_expected_issuer(config: &OidcConfig, issuer: &str) -> bool {
+    if let Some(expected) = &config.issuer {
+        return issuer == expected;
+    }
+    let url = config.configuration_url.to_string();
+    let Some(found_by) = url.strip_suffix(WELL_KNOWN) else { return false };
+    match issuer.split_once(TENANT) {
+        None => issuer.trim_end_matches('/') == found_by.trim_end_matches('/'),
+        Some((before, after)) => {
+            let tenant = found_by.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+            tenant.is_some_and(|tenant| !tenant.is_empty() && !tenant.contains('/'))
+        }
+    }
+}
+
 fn check(config: &OidcConfig, metadata: Metadata) -> Result<Metadata, String> {
+    if !is_expected_issuer(config, &metadata.issuer) {
+        let shown: String = metadata.issuer.chars().filter(char::is_ascii_graphic).take(200).collect();
+        return Err(format!(
+            "the discovery document at {} names another issuer, {shown}: give the URL at that issuer, or if it is the right one, name it with --oidc-issuer (OIDC_ISSUER)",
+            config.configuration_url
+        ));
+    }
     if metadata.issuer.contains(TENANT) && config.tenants.is_empty() {
         return Err(
             "the provider serves many tenants: name those to let in with --oidc-allowed-tenants (OIDC_ALLOWED_TENANTS)"

@@ -40,6 +40,10 @@ pub struct OidcConfig {
     pub groups_field: String,
     /// Tenants that are let in.
     pub tenants: Vec<String>,
+    /// The issuer, where the discovery document has another than its own URL says.
+    pub issuer: Option<String>,
+    /// An address is verified unless the provider says that it is not.
+    pub assumes_verified_email: bool,
     /// It is Google, whose habits differ a little.
     pub is_google: bool,
 }

@@ -29,6 +29,9 @@ pub struct Identity {
     /// The Google Workspace organisation (`hd`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<String>,
+    /// The tenant that the person belongs to, where the provider serves many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
     /// Allowed attributes that the person has, as `pointer=value`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attributes: Vec<String>,
@@ -86,6 +89,8 @@ pub struct Rules {
     pub workspaces: Vec<String>,
     /// `pointer=value`.
     pub attributes: Vec<String>,
+    /// Tenants of a provider that serves many: whoever belongs to another is out, whatever the other rules say.
+    pub tenants: Vec<String>,
 }
 
 impl Rules {
@@ -100,6 +105,9 @@ impl Rules {
         let is_one = |list: &[String], value: &str, ignore_case: bool| {
             list.iter().any(|item| item == value || (ignore_case && same_but_case(item, value)))
         };
+        if identity.tenant.as_ref().is_some_and(|tenant| !is_one(&self.tenants, tenant, true)) {
+            return None;
+        }
         if self.anyone {
             return Some("anyone");
         }
@@ -129,14 +137,16 @@ impl Rules {
     }
 }
 
+/// Of ASCII letters only: beyond them, what some take for the same letter is another to the mail system that vouches for
+/// the address (the Kelvin sign is no k).
 fn same_but_case(a: &str, b: &str) -> bool {
-    a.to_lowercase() == b.to_lowercase()
+    a.eq_ignore_ascii_case(b)
 }
 
 /// Does the whole of `text` match? `*` stands for any characters, `?` for one, `[a-z]` and `[!a-z]` for one of a set,
 /// `{a,b}` for either.
 pub fn matches(glob: &str, text: &str, ignore_case: bool) -> bool {
-    let fold = |s: &str| if ignore_case { s.to_lowercase() } else { s.to_string() };
+    let fold = |s: &str| if ignore_case { s.to_ascii_lowercase() } else { s.to_string() };
     let text: Vec<char> = fold(text).chars().collect();
     alternatives(&fold(glob)).iter().any(|pattern| matches_one(&pattern.chars().collect::<Vec<_>>(), &text))
 }

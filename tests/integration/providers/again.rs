@@ -340,3 +340,41 @@ fn a_stream_does_not_outlive_the_right_to_it() {
     drop(open);
     assert!(ctx.streams.grants().is_empty());
 }
+
+/// Line 30: a copy of a refresh token ends the grant, also while nobody can be asked after its user.
+#[test]
+fn a_copy_is_judged_before_anybody_is_asked() {
+    let p = for_alice();
+    p.idp.state().refreshes = true;
+    let client = Client::public(&p.app);
+    let stolen = p.tokens(&client);
+    let second = tokens(&client.refresh(&stolen.refresh));
+    let third = tokens(&client.refresh(&second.refresh));
+    p.clock.advance(2 * DAY);
+    p.idp.state().failure = Some(("503 Service Unavailable", String::new()));
+    assert_eq!(client.refresh(&third.refresh).status, 503, "its user can't be asked after");
+    assert_eq!(client.refresh(&stolen.refresh).error(), "invalid_grant");
+    assert_eq!(client.refresh(&third.refresh).error(), "invalid_grant", "the grant has ended");
+}
+
+/// Line 23: a new grant's token carries the address that the provider gave last.
+#[test]
+fn a_token_carries_the_address_that_the_provider_gave_last() {
+    let p = provided(|s| s.oidc_allowed_groups = strings(&["engineering"]));
+    let client = Client::public(&p.app);
+    let old = Browser::new(&p.app);
+    let sign_in = |browser: &Browser<'_, Local>| {
+        let page = browser.get(&client.authorize(&[]));
+        let url = choose(browser, &page, "oidc");
+        assert_eq!(come_back(browser, "oidc", &p.idp.authorize(&url)).status, 303);
+    };
+    sign_in(&old);
+    p.idp.state().claims["email"] = json!("new@example.com");
+    sign_in(&Browser::new(&p.app));
+    let page = old.get(&client.authorize(&[]));
+    let reply = old.post("/.idp/auth", &[("request", &hidden(&page, "request")), ("decision", "allow")]);
+    let code = query(reply.header("location").unwrap()).remove("code").unwrap();
+    let access = tokens(&client.redeem(&code)).access;
+    let ctx = p.app.context();
+    assert_eq!(AccessToken::verify(&access, &ctx.keys, ctx.now()).unwrap().email.as_deref(), Some("new@example.com"));
+}

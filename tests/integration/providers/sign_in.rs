@@ -98,7 +98,32 @@ fn every_kind_of_rule_lets_in_and_keeps_out() {
         (|s| s.oidc_allowed_users = strings(&["alice@example.com"]), json!({"email_verified": false}), false),
         (|s| s.oidc_allowed_users = strings(&["alice@example.com"]), json!({"email_verified": "false"}), false),
         (|s| s.oidc_allowed_users = strings(&["alice@example.com"]), json!({"email_verified": "true"}), true),
-        (|s| s.oidc_allowed_users = strings(&["alice@example.com"]), json!({"email_verified": null}), true),
+        // Line 21: silence is a no, unless the operator knows better; a no stays one.
+        (|s| s.oidc_allowed_users = strings(&["alice@example.com"]), json!({"email_verified": null}), false),
+        (
+            |s| {
+                s.oidc_allowed_users = strings(&["alice@example.com"]);
+                s.oidc_assume_email_verified = true;
+            },
+            json!({"email_verified": null}),
+            true,
+        ),
+        (
+            |s| {
+                s.oidc_allowed_users = strings(&["alice@example.com"]);
+                s.oidc_assume_email_verified = true;
+            },
+            json!({"email_verified": false}),
+            false,
+        ),
+        // Line 31: what looks like a letter of ASCII is another.
+        (|s| s.oidc_allowed_users = strings(&["kate@example.com"]), json!({"email": "KATE@example.com"}), true),
+        (|s| s.oidc_allowed_users = strings(&["kate@example.com"]), json!({"email": "\u{212a}ate@example.com"}), false),
+        (
+            |s| s.oidc_allowed_users_glob = strings(&["k*@example.com"]),
+            json!({"email": "\u{212a}ate@example.com"}),
+            false,
+        ),
         (
             |s| s.oidc_allowed_users = strings(&["alice@example.com"]),
             json!({"xms_edov": false, "email_verified": null}),
@@ -121,6 +146,8 @@ fn a_provider_of_many_tenants_lets_in_those_that_are_named() {
     let change = |s: &mut Settings| {
         s.oidc_allowed_users = strings(&["alice@example.com"]);
         s.oidc_allowed_tenants = strings(&["T-1"]);
+        let url = s.oidc_configuration_url.as_ref().unwrap();
+        s.oidc_configuration_url = Some(url.replace("/.well-known", "/common/v2.0/.well-known"));
     };
     let set = |p: &Provided, tenant: &str, more: Value| {
         let template = format!("{}/{{tenantid}}/v2.0", p.idp.issuer());
@@ -146,9 +173,18 @@ fn a_provider_of_many_tenants_lets_in_those_that_are_named() {
     let p = provided(change);
     set(&p, "T-2", json!({"email_verified": true, "tid": "T-1"}));
     assert_eq!(p.sign_in(&Client::public(&p.app)).status, 400);
-    // Without a list of tenants it is of no use.
-    let p = for_alice();
+    // Line 20: a tenant that is taken off the list is out at the next refresh.
+    let p = provided(change);
     set(&p, "T-1", json!({"email_verified": true}));
+    p.idp.state().refreshes = true;
+    let client = Client::public(&p.app);
+    let tokens = p.tokens(&client);
+    p.replace_rules(|s| s.oidc_allowed_tenants = strings(&["T-9"]));
+    assert_eq!(call(&p.app, &tokens.access).status, 401);
+    assert_eq!(client.refresh(&tokens.refresh).error(), "invalid_grant");
+    // Without a list of tenants it is of no use, and it shows at the latest in the discovery document.
+    let p = provided(|s| s.oidc_allowed_users = strings(&["alice@example.com"]));
+    p.idp.state().discovery = json!({"issuer": format!("{}/{{tenantid}}/v2.0", p.idp.issuer())});
     let browser = Browser::new(&p.app);
     let page = browser.get("/.auth/login");
     assert_eq!(page.status, 502, "{}", page.text());
@@ -516,10 +552,19 @@ fn a_sign_in_comes_back_once_and_strangers_ask_no_provider_at_will() {
     assert!(!query(&url)["state"].contains('.'), "the client's own request can't be read in it");
     let mut answer = p.idp.authorize(&url);
     answer.iter_mut().filter(|(n, _)| n == "code").for_each(|(_, v)| *v = "guess".into());
-    let mut statuses: Vec<u16> = (0..100).map(|_| come_back(&browser, "oidc", &answer).status).collect();
+    let statuses: Vec<u16> = (0..100).map(|_| come_back(&browser, "oidc", &answer).status).collect();
     assert_eq!(p.token_requests(), 1);
-    statuses.sort();
-    assert_eq!((statuses[0], statuses[99]), (400, 429));
+    // Line 28: who sends the same one again takes nothing from others.
+    assert!(statuses.iter().all(|s| *s == 400), "{statuses:?}");
+    assert_eq!(p.sign_in(&client).status, 303);
+    let again = || {
+        let page = browser.get(&client.authorize(&[("prompt", "login")]));
+        let mut answer = p.idp.authorize(&choose(&browser, &page, "oidc"));
+        answer.iter_mut().filter(|(n, _)| n == "code").for_each(|(_, v)| *v = "guess".into());
+        come_back(&browser, "oidc", &answer).status
+    };
+    let statuses: Vec<u16> = (0..100).map(|_| again()).collect();
+    assert_eq!((statuses[0], statuses[99]), (400, 429), "{statuses:?}");
     assert!(!p.app.context().providers.all()[0].is_down());
 }
 
@@ -535,4 +580,97 @@ fn a_look_at_a_provider_is_a_look() {
     p.idp.state().failure = None;
     providers.look();
     assert!(!providers.all()[0].is_down());
+}
+
+/// Line 32 (OpenID Connect Discovery 1.0 section 4.3).
+#[test]
+fn a_document_that_names_another_issuer_is_not_believed() {
+    let with = |issuer: Option<&str>| {
+        let p = provided(|s| {
+            s.oidc_allowed_users = strings(&["alice@example.com"]);
+            s.oidc_issuer = issuer.map(String::from);
+        });
+        let mut state = p.idp.state();
+        state.discovery = json!({"issuer": "https://elsewhere.example"});
+        state.claims["iss"] = json!("https://elsewhere.example");
+        drop(state);
+        let browser = Browser::new(&p.app);
+        let page = browser.get(&Client::public(&p.app).authorize(&[]));
+        let form = [("request", hidden(&page, "request")), ("provider", "oidc".to_string())];
+        let hop = browser.post("/.auth/login", &form.each_ref().map(|(n, v)| (*n, v.as_str())));
+        if hop.status != 200 {
+            return hop.status;
+        }
+        let url = hop.header("refresh").unwrap().strip_prefix("0;url=").unwrap().to_string();
+        come_back(&browser, "oidc", &p.idp.authorize(&url)).status
+    };
+    assert_eq!(with(None), 502);
+    assert_eq!(with(Some("https://elsewhere.example/")), 502, "to the letter");
+    assert_eq!(with(Some("https://elsewhere.example")), 303);
+}
+
+/// Line 17: who signs in at a provider has no guesses to spare at the password.
+#[test]
+fn a_sign_in_at_a_provider_gives_no_guesses_at_the_password() {
+    let p = provided(|s| {
+        s.oidc_allowed_users = strings(&["alice@example.com"]);
+        s.password = Some("the owner's".into());
+    });
+    let client = Client::public(&p.app);
+    let browser = Browser::new(&p.app);
+    let mut passed = 0;
+    for round in 0..8 {
+        // A fresh sign-in before each handful of guesses.
+        let page = browser.get(&client.authorize(&[("prompt", "login")]));
+        let url = choose(&browser, &page, "oidc");
+        assert_eq!(come_back(&browser, "oidc", &p.idp.authorize(&url)).status, 303);
+        assert!(!browser.cookies.borrow().keys().any(|name| name.ends_with("_device")), "{:?}", browser.cookies);
+        browser.cookies.borrow_mut().retain(|name, _| !name.ends_with("_session"));
+        for guess in 0..5 {
+            let page = browser.get("/.auth/login");
+            let form = [("request", hidden(&page, "request")), ("password", format!("guess {round} {guess}"))];
+            let reply = browser.post("/.auth/login", &form.each_ref().map(|(n, v)| (*n, v.as_str())));
+            passed += usize::from(reply.status == 403);
+        }
+    }
+    assert!(passed <= 7, "{passed} guesses were looked at");
+}
+
+/// Line 25: pages that grant name who asks, and a consent is that of the user whom the page showed.
+#[test]
+fn a_page_that_grants_names_who_asks_and_for_whom() {
+    let p = for_alice();
+    let client = Client::named(&p.app, "Notes");
+    let browser = Browser::new(&p.app);
+    let sign_in = |claims: Value| {
+        p.idp.state().claims = claims;
+        let page = browser.get(&client.authorize(&[("prompt", "login")]));
+        let url = choose(&browser, &page, "oidc");
+        come_back(&browser, "oidc", &p.idp.authorize(&url))
+    };
+    let person = |name: &str| json!({"sub": name, "email": format!("{name}@example.com"), "email_verified": true});
+    let refused = sign_in(person("mallory"));
+    assert_eq!(refused.status, 403);
+    for named in ["Notes", "a program on this computer", "Sign in with Example ID and allow"] {
+        assert!(refused.text().contains(named), "{named}: {}", refused.text());
+    }
+    // The provider sends the browser back without anybody.
+    let page = browser.get(&client.authorize(&[]));
+    let url = choose(&browser, &page, "oidc");
+    let state = query(&url)["state"].clone();
+    let back = come_back(&browser, "oidc", &[("error".into(), "access_denied".into()), ("state".into(), state)]);
+    assert!(back.status == 403 && back.text().contains("Notes") && back.text().contains("and allow"));
+
+    p.replace_rules(|s| s.oidc_allowed_users = strings(&["alice@example.com", "bob@example.com"]));
+    assert_eq!(sign_in(person("alice")).status, 303);
+    let shown = browser.get(&client.authorize(&[]));
+    assert!(shown.text().contains("Signed in as <strong>alice@example.com"));
+    // Somebody else signs in in the same browser before the page is sent in.
+    assert_eq!(sign_in(person("bob")).status, 303);
+    let allow =
+        |page: &Reply| browser.post("/.idp/auth", &[("request", &hidden(page, "request")), ("decision", "allow")]);
+    let asked_again = allow(&shown);
+    assert_eq!(asked_again.status, 200);
+    assert!(asked_again.text().contains("Signed in as <strong>bob@example.com"), "{}", asked_again.text());
+    assert_eq!(allow(&asked_again).status, 303);
 }

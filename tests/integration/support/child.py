@@ -116,7 +116,11 @@ def request(id, method, params):
     elif method == "flooded":
         answer(id, {"done": bool(flooded)})
     elif method == "notify":
-        send({"method": params["method"], "params": params.get("params", {})})
+        message = {"method": params["method"], "params": params.get("params", {})}
+        if "after" in params:
+            threading.Timer(params["after"], send, (message,)).start()
+        else:
+            send(message)
         answer(id, {})
     elif method == "grandchild":
         process = subprocess.Popen(["sleep", "1000"], stdin=subprocess.DEVNULL)

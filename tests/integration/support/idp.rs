@@ -149,7 +149,8 @@ fn answer(state: &mut OidcState, request: &Received, out: &mut TcpStream, now: u
     }
     let ok = |out: &mut TcpStream, value: &Value| text(out, "200 OK", JSON, &value.to_string());
     match request.target.as_str() {
-        "/.well-known/openid-configuration" => {
+        // Also below a path, as providers of many tenants have it.
+        target if target.ends_with("/.well-known/openid-configuration") => {
             let issuer = &state.issuer;
             let mut document = json!({"issuer": issuer, "authorization_endpoint": format!("{issuer}/auth?x=1"),
                 "token_endpoint": format!("{issuer}/token"), "userinfo_endpoint": format!("{issuer}/me"),

@@ -13,6 +13,7 @@ use mcp_auth_proxy::flags::Settings;
 use mcp_auth_proxy::guard::Seen;
 use mcp_auth_proxy::http::head::{self};
 use mcp_auth_proxy::http::{Body, Handler, Payload, Request, RequestId, Response};
+use mcp_auth_proxy::net::trusted::UnnamedProxies;
 use mcp_auth_proxy::routes::App;
 use mcp_auth_proxy::store::Store;
 use mcp_auth_proxy::tokens::Secret;
@@ -71,7 +72,13 @@ impl Local {
         let context = Arc::new(context);
         let seen = Seen::start(context.state.clone()).map_err(|e| e.to_string())?;
         let bounds = Bounds { requests: 10, requests_per_user: 10, streams: 10, streams_per_user: 10 };
-        let app = App { context, upstream: Arc::new(Echo), admission: Admission::new(bounds), seen };
+        let app = App {
+            context,
+            upstream: Arc::new(Echo),
+            admission: Admission::new(bounds),
+            seen,
+            unnamed: UnnamedProxies::default(),
+        };
         Ok(Local { app, clock, address: Ipv4Addr::LOCALHOST.into() })
     }
 

@@ -1,0 +1,88 @@
+//! A bound on authorization codes that wait to be redeemed: each is a row, and a page can be sent in again and again.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use crate::clock::Timestamp;
+use crate::identity::UserId;
+
+/// Codes that one page may lead to, so that a double click or the back button does no harm.
+const OF_ONE_PAGE: usize = 3;
+/// Codes of one user that may wait at one time.
+const OF_ONE_USER: usize = 30;
+/// Pages, and users, remembered at one time.
+const MAX_ENTRIES: usize = 20_000;
+
+/// What has been given out.
+#[derive(Default)]
+pub struct PendingCodes(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// How many a page has led to, and until when it is good.
+    pages: HashMap<String, (usize, Timestamp)>,
+    /// When the codes of a user run out.
+    users: HashMap<UserId, Vec<Timestamp>>,
+}
+
+/// Which bound is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// That of the page.
+    Page,
+    /// That of the user.
+    User,
+}
+
+impl PendingCodes {
+    /// Takes note of a code that `user` is about to get from a page that is good until `page_exp`.
+    pub fn take(
+        &self,
+        page: &str,
+        page_exp: Timestamp,
+        user: &UserId,
+        code_exp: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), Full> {
+        let mut state = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let State { pages, users } = &mut *state;
+        if pages.len() >= MAX_ENTRIES {
+            pages.retain(|_, (_, exp)| *exp > now);
+        }
+        if users.len() >= MAX_ENTRIES {
+            users.retain(|_, codes| codes.iter().any(|exp| *exp > now));
+        }
+        let codes = users.entry(user.clone()).or_default();
+        codes.retain(|exp| *exp > now);
+        if codes.len() >= OF_ONE_USER {
+            return Err(Full::User);
+        }
+        let (count, _) = pages.entry(page.to_string()).or_insert((0, page_exp));
+        if *count >= OF_ONE_PAGE {
+            return Err(Full::Page);
+        }
+        *count += 1;
+        codes.push(code_exp);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_and_a_user_have_so_many_and_time_frees_them() {
+        let (pending, alice, bob) = (PendingCodes::default(), UserId("a".into()), UserId("b".into()));
+        for _ in 0..OF_ONE_PAGE {
+            assert_eq!(pending.take("page", 900, &alice, 60, 0), Ok(()));
+        }
+        assert_eq!(pending.take("page", 900, &alice, 60, 0), Err(Full::Page));
+        assert_eq!(pending.take("page", 900, &bob, 60, 0), Err(Full::Page), "nor for another user");
+        let more = (0..100).filter(|n| pending.take(&format!("page {n}"), 900, &alice, 60, 0).is_ok()).count();
+        assert_eq!(more, OF_ONE_USER - OF_ONE_PAGE);
+        assert_eq!(pending.take("other", 900, &alice, 60, 59), Err(Full::User));
+        assert_eq!(pending.take("other", 900, &bob, 60, 59), Ok(()), "others are not concerned");
+        assert_eq!(pending.take("other", 960, &alice, 120, 60), Ok(()));
+    }
+}
