@@ -95,6 +95,8 @@ pub struct UpstreamConfig {
     pub bearer_token: Option<HeaderValue>,
     /// Further fields.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Ask at the start whether the server is there.
+    pub is_checked: bool,
     /// Answer 405 to GET requests for a stream.
     pub streaming_only: bool,
     /// Authorities to trust beside the public ones (PEM).
@@ -239,6 +241,9 @@ impl UpstreamUrl {
         if authority.host().is_empty() {
             return refuse("has no host");
         }
+        if authority.as_str().len() > authority.host().len() && authority.port_u16().is_none_or(|p| p == 0) {
+            return refuse("has a bad port");
+        }
         Ok(UpstreamUrl {
             scheme: scheme.clone(),
             socket: None,
@@ -300,6 +305,32 @@ impl Listen {
         Ok(Listen { address: Some(address.ip()), port: address.port() })
     }
 
+    /// Where `s` asks to listen without TLS.
+    pub fn plain(s: &Settings, external: &ExternalUrl) -> Result<Listen, String> {
+        let port = if external.secure { 80 } else { external.port };
+        match &s.listen {
+            Some(text) => Listen::parse("--listen (LISTEN)", text),
+            None => Ok(Listen::fitting(external, port, 80)),
+        }
+    }
+
+    /// Where `s` asks to listen with TLS.
+    pub fn tls(s: &Settings, external: &ExternalUrl) -> Result<Listen, String> {
+        match &s.tls_listen {
+            Some(text) => Listen::parse("--tls-listen (TLS_LISTEN)", text),
+            None => Ok(Listen::fitting(external, external.port, 443)),
+        }
+    }
+
+    /// What nobody outside can reach by its URL is not shown to them: `port` of this machine, else `usual` everywhere.
+    fn fitting(external: &ExternalUrl, port: u16, usual: u16) -> Listen {
+        if !external.is_loopback() {
+            return Listen { address: None, port: usual };
+        }
+        let named = external.host.trim_matches(['[', ']']).parse().ok();
+        Listen { address: Some(named.unwrap_or(Ipv4Addr::LOCALHOST.into())), port }
+    }
+
     /// The addresses to try, in order: without IPv6 on the machine, all of IPv4 is left.
     pub fn candidates(&self) -> Vec<SocketAddr> {
         match self.address {
@@ -340,10 +371,11 @@ impl Config {
         Ok(config)
     }
 
-    /// The URL to type into a client: the usual path, unless the upstream URL has one of its own.
+    /// The URL to type into a client: the usual path, unless the upstream URL has another of its own.
     pub fn client_url(&self) -> String {
-        let has_path = self.upstream.url.as_ref().is_some_and(|u| !u.prefix.is_empty());
-        format!("{}{}", self.external.origin, if has_path { "/" } else { "/mcp" })
+        let prefix = self.upstream.url.as_ref().map_or("", |u| u.prefix.as_str());
+        let is_usual = prefix.is_empty() || prefix.ends_with("/mcp");
+        format!("{}{}", self.external.origin, if is_usual { "/mcp" } else { "/" })
     }
 
     /// The upstream server in a word, for the log: arguments of a command may be secrets.
@@ -371,7 +403,7 @@ impl Config {
         let outbound_tls = net_tls::client_config("--ca-file (CA_FILE)", s.ca_file.as_deref().map(Path::new))?;
         let stdio = if s.command.is_empty() { None } else { Some(stdio_config(&s)?) };
         Ok(Config {
-            listen: Listen::parse("--listen (LISTEN)", &s.listen)?,
+            listen: Listen::plain(&s, &external)?,
             tls_notice: TlsNotice::of(&s, &external, tls.as_ref()),
             external,
             data_path: PathBuf::from(&s.data_path),
@@ -396,6 +428,7 @@ impl Config {
                 url: s.upstream.as_deref().map(UpstreamUrl::parse).transpose()?,
                 bearer_token: s.proxy_bearer_token.map(bearer).transpose()?,
                 headers: s.proxy_headers.into_iter().map(header).collect::<Result<_, _>>()?,
+                is_checked: !s.no_upstream_check,
                 streaming_only: s.http_streaming_only,
                 ca_file: s.ca_file.map(PathBuf::from),
                 insecure_skip_verify: s.upstream_insecure_skip_verify,
@@ -606,7 +639,7 @@ mod tests {
             ),
             (error(|s| s.upstream = Some("npx:server".into())), ["npx:server", "http://127.0.0.1:3001"]),
             (error(|s| s.upstream = Some("http://u:p@h/".into())), ["user name", "--proxy-headers"]),
-            (error(|s| s.listen = "80".into()), ["--listen (LISTEN)", ":8080"]),
+            (error(|s| s.listen = Some("80".into())), ["--listen (LISTEN)", ":8080"]),
             (
                 error(|s| s.trusted_proxies = vec!["10.0.0.0/99".into()]),
                 ["--trusted-proxies (TRUSTED_PROXIES)", "10.0.0.0/8"],

@@ -40,6 +40,9 @@ use crate::upstream::stdio::StdioUpstream;
 const COLLECT_EVERY: Duration = Duration::from_secs(3_600);
 /// Pause between two looks at the clock, so that a jump is noticed while nobody asks.
 const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(30);
+/// Pauses between two questions whether the MCP server is there, as long as it is not.
+const FIRST_CHECK_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_CHECK_PAUSE: Duration = Duration::from_secs(60);
 /// Descriptors besides those of connections: listener, store, epoll and event descriptors, standard streams.
 const OWN_DESCRIPTORS: usize = 24;
 
@@ -49,6 +52,8 @@ const CHILD_DESCRIPTORS: usize = 7;
 /// Publishes the upstream server of `settings` until the process is told to stop. The error is one line.
 pub fn run(settings: Settings) -> Result<(), String> {
     start_log(&settings);
+    warn_of_lookalikes();
+    let is_default_url = settings.external_url == Settings::default().external_url;
     let mut config = Config::for_serving(settings)?;
     prepare_directory(&config.data_path)?;
     let plain = listen("--listen (LISTEN)", config.listen)?;
@@ -72,7 +77,7 @@ pub fn run(settings: Settings) -> Result<(), String> {
     let ports = Ports { plain, tls };
     leave_note(&config, &ports)?;
     let drain = new_drain()?;
-    warn_of_traps(&config, &ports);
+    warn_of_traps(&config, &ports, is_default_url);
     let client_url = config.client_url();
     let upstream = config.upstream_name();
     let server = build(config, &secret, store, clock, ports, &drain)?;
@@ -128,7 +133,10 @@ pub struct Ports {
 pub fn listen(option: &str, listen: Listen) -> Result<TcpListener, String> {
     let port = listen.port;
     bind(&listen.candidates()).map_err(|e| match e.kind() {
-        io::ErrorKind::AddrInUse => format!("{option}: port {port} is in use by another program; choose another, such as :8080"),
+        io::ErrorKind::AddrInUse => {
+            let other = if port == 8080 { 8081 } else { 8080 };
+            format!("{option}: port {port} is in use by another program, perhaps a proxy that still runs; end that, or choose another port, such as :{other}")
+        }
         io::ErrorKind::PermissionDenied => format!(
             "{option}: port {port} needs a right that this user does not have; choose one from 1024 up, such as :8080, or grant the right: sudo setcap cap_net_bind_service=+ep {}",
             std::env::current_exe().map_or("mcp-auth-proxy".into(), |p| p.display().to_string())
@@ -155,6 +163,10 @@ pub fn build(
     let context = Arc::new(context);
     let seen = Seen::start(context.state.clone()).map_err(|e| format!("no thread could be started: {e}"))?;
     let upstream: Arc<dyn Upstream> = publish(&context)?.into();
+    if context.config.upstream.is_checked {
+        let upstream = upstream.clone();
+        spawn("upstream check", move || check_upstream(&*upstream))?;
+    }
     keep_house(context.clone(), upstream.clone())?;
     let watched = context.clone();
     // A thread of its own: providers may be slow.
@@ -198,6 +210,22 @@ fn publish(context: &Arc<Context>) -> Result<Box<dyn Upstream>, String> {
     }
     let url = config.upstream.url.clone().ok_or("no upstream server")?;
     Ok(Box::new(HttpUpstream::new(url, config.upstream.clone(), &config.external)?))
+}
+
+/// Says in the log what keeps clients from the MCP server, until it is there.
+fn check_upstream(upstream: &dyn Upstream) {
+    let (mut pause, mut told) = (FIRST_CHECK_PAUSE, None);
+    while let Err(trouble) = upstream.check() {
+        if told.as_ref() != Some(&trouble) {
+            log::warn!(seen = trouble.seen.as_str(); "{}", trouble.what);
+            told = Some(trouble);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LONGEST_CHECK_PAUSE);
+    }
+    if told.is_some() {
+        log::info!("the MCP server answers now");
+    }
 }
 
 /// Sweeps expired rows, closes what upstream is not used, and watches the clock.
@@ -252,6 +280,11 @@ fn reload(context: &Context) {
         }
     };
     match configure_anew(&settings) {
+        Ok(configs) if configs.is_empty() => {
+            log::info!(
+                "SIGHUP: no provider is configured, so there are no lists of who may sign in; for everything else, restart"
+            );
+        }
         Ok(configs) => {
             context.providers.replace_rules(&configs);
             log::info!("SIGHUP: the lists of who may sign in have been read again; for everything else, restart");
@@ -291,7 +324,15 @@ fn raise_descriptor_limit(config: &mut Config) {
     }
 }
 
-fn warn_of_traps(config: &Config, ports: &Ports) {
+/// Names variables that somebody may have set for this program and that it does not read.
+fn warn_of_lookalikes() {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for (variable, advice) in flags::lookalikes(names) {
+        log::warn!(variable = variable.as_str(), advice = advice.as_str(); "a variable of the environment looks like an option of this program, but is none: it has no effect");
+    }
+}
+
+fn warn_of_traps(config: &Config, ports: &Ports, is_default_url: bool) {
     if let Some(notice) = configure::notice(&config.tls_notice) {
         log::info!("{notice}");
     }
@@ -305,8 +346,11 @@ fn warn_of_traps(config: &Config, ports: &Ports) {
     if !external.secure && !external.is_loopback() {
         log::warn!(url = external.origin.as_str(); "--external-url (EXTERNAL_URL) is plain http: passwords and tokens can be read on the way; use https");
     }
-    let port = ports.plain.local_addr().map(|a| a.port()).unwrap_or_default();
-    if external.is_loopback() && !external.secure && external.port != port {
+    let Ok(address) = ports.plain.local_addr() else { return };
+    let port = address.port();
+    // A port that is listened to for others may be published under another number, as containers' are.
+    let is_direct = address.ip().is_loopback() || is_default_url;
+    if is_direct && external.is_loopback() && !external.secure && external.port != port {
         log::warn!(
             "--external-url (EXTERNAL_URL) is {}, but the port is {port}: clients on this machine will look in the wrong place; did you mean --external-url http://localhost:{port}?",
             external.origin

@@ -26,10 +26,10 @@ pub fn run(mut settings: Settings) -> Result<(), String> {
     let defaults = Settings::default();
     // Whoever tries it has no certificate.
     settings.no_auto_tls = true;
-    let listener = if settings.listen == defaults.listen {
-        settings.listen = LISTEN.into();
+    let listener = if settings.listen.is_none() {
+        settings.listen = Some(LISTEN.into());
         listen(&settings).or_else(|_| {
-            settings.listen = ANY_PORT.into();
+            settings.listen = Some(ANY_PORT.into());
             listen(&settings)
         })?
     } else {

@@ -1,6 +1,6 @@
 //! `-h` and `--help`.
 
-use super::{COMMANDS, FLAGS, Flag, Section};
+use super::{COMMANDS, Command, FLAGS, Flag, Section};
 
 const USAGE: &str = "\
 Puts an MCP server on the internet behind OAuth 2.1.
@@ -15,25 +15,55 @@ Each option can also be set in the environment; the flag wins, an empty variable
 Secrets, and lists of who may enter, can be read from files: PASSWORD_FILE=/run/secrets/password and the like.
 SIGHUP has the lists read again.
 
-Examples:
-  mcp-auth-proxy --listen 127.0.0.1:8080 --external-url http://localhost:8080 \\
-      --password changeme http://127.0.0.1:3001
-  mcp-auth-proxy --listen 127.0.0.1:8080 --external-url http://localhost:8080 \\
-      --password changeme -- npx -y @modelcontextprotocol/server-filesystem ./
+Examples, for this machine only; the password is asked for:
+  mcp-auth-proxy --external-url http://localhost:8080 \\
+      --password-hash \"$(mcp-auth-proxy hash-password)\" http://127.0.0.1:3001
+  mcp-auth-proxy --external-url http://localhost:8080 \\
+      --password-hash \"$(mcp-auth-proxy hash-password)\" -- npx -y @modelcontextprotocol/server-filesystem ./
   then give http://localhost:8080/mcp to a client.
 ";
 
-/// `-h`: names and first lines.
+const SHORT: &str = "\
+Puts an MCP server on the internet behind OAuth 2.1.
+
+  mcp-auth-proxy demo                  see it at work, with a server built in
+  mcp-auth-proxy [options] URL         publish the MCP server at URL
+  mcp-auth-proxy [options] -- COMMAND  publish the one that COMMAND runs (stdio)
+
+";
+
+/// What most people need, in words that fit a line.
+const MAIN: [(&str, &str); 10] = [
+    ("external-url", "the URL that clients are given, without a path"),
+    ("listen", "where to listen"),
+    ("data-path", "what must outlive a restart (./data)"),
+    ("tls-accept-tos", "obtain a certificate for that name"),
+    ("no-auto-tls", "a reverse proxy in front speaks https"),
+    ("password-hash", "from 'hash-password'; or set PASSWORD_FILE"),
+    ("google-client-id", "sign in with Google; also --github-client-id"),
+    ("oidc-configuration-url", "sign in with Keycloak, Entra ID, Okta …"),
+    ("proxy-bearer-token", "what the MCP server itself wants to see"),
+    ("trusted-proxies", "reverse proxies whose X-Forwarded-For counts"),
+];
+
+/// `-h`: one screen.
 pub fn short() -> String {
-    let mut out = usage();
-    for section in Section::ALL.into_iter().filter(|s| *s != Section::Process) {
-        out.push_str(&format!("\n{}:\n", section.title()));
-        for flag in FLAGS.iter().filter(|f| f.section == section) {
-            out.push_str(&format!("  {:<42} {}\n", spelling(flag), flag.help));
+    let mut out = SHORT.to_string();
+    for (name, help) in MAIN {
+        if let Some(flag) = FLAGS.iter().find(|f| f.long == Some(name)) {
+            out.push_str(&format!("  {:<30} {help}\n", spelling(flag)));
         }
     }
-    out.push_str("\n--help tells more, with environment names and defaults.\n");
+    let others: Vec<&str> = COMMANDS.iter().map(|c| c.name).filter(|name| *name != "demo").collect();
+    out.push_str(&format!("\nOther commands: {}\n", others.join(", ")));
+    out.push_str("All options, with defaults and environment variables: --help\nA command's own: mcp-auth-proxy COMMAND --help\n");
     out
+}
+
+/// `COMMAND --help`.
+pub fn command(command: &Command) -> String {
+    let line = format!("mcp-auth-proxy {} {}", command.name, command.args);
+    format!("{}.\n\nUsage:\n  {}\n\n{}", command.help, line.trim_end(), command.more)
 }
 
 /// `--help`: everything.
@@ -98,6 +128,18 @@ mod tests {
         for command in COMMANDS {
             assert!(help.contains(command.name) && short().contains(command.name));
         }
+        for (name, _) in MAIN {
+            assert!(FLAGS.iter().any(|f| f.long == Some(name)), "{name}");
+        }
         assert!(help.contains("[options] URL") && help.contains("[options] -- COMMAND"));
+    }
+
+    #[test]
+    fn the_short_help_is_one_screen_of_a_terminal() {
+        let text = short();
+        assert!(text.lines().count() <= 24, "{}", text.lines().count());
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
     }
 }

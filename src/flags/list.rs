@@ -9,15 +9,51 @@ pub const COMMANDS: &[Command] = &[
         name: "demo",
         args: "",
         help: "Run before a small built-in MCP server, with a generated password; keep nothing",
+        more: "\
+It listens on 127.0.0.1:8080, or on any free port if that is taken, and prints its URL, a password and the line to
+paste into each client. State, secret and password are in memory: Ctrl-C ends it and leaves nothing behind.
+
+All options can be given; --listen, --external-url and --password are those that change something.
+",
     },
-    Command { name: "hash-password", args: "", help: "Read a password and print a bcrypt hash for --password-hash" },
+    Command {
+        name: "hash-password",
+        args: "",
+        help: "Read a password and print a bcrypt hash for --password-hash",
+        more: "\
+On a terminal it asks twice and shows nothing; else it reads the first line of standard input.
+
+  mcp-auth-proxy --password-hash \"$(mcp-auth-proxy hash-password)\" http://127.0.0.1:3001
+",
+    },
     Command {
         name: "healthcheck",
         args: "",
         help: "Ask the proxy that uses --data-path whether it is well; exit code 0 if it is",
+        more: "\
+The proxy leaves a note in its data directory that says where it listens, so nothing else has to be given.
+The exit code is 1 where it does not answer; standard error says why. It does not ask the MCP server.
+
+Options:
+  -d, --data-path DIR  the data directory of the proxy (env: DATA_PATH; default: ./data)
+",
     },
-    Command { name: "man", args: "", help: "Print the manual page (roff)" },
-    Command { name: "completions", args: "bash|zsh|fish", help: "Print a completion script for a shell" },
+    Command {
+        name: "man",
+        args: "",
+        help: "Print the manual page (roff)",
+        more: "  mcp-auth-proxy man > ~/.local/share/man/man1/mcp-auth-proxy.1\n",
+    },
+    Command {
+        name: "completions",
+        args: "bash|zsh|fish",
+        help: "Print a completion script for a shell",
+        more: "\
+  bash  mcp-auth-proxy completions bash > ~/.local/share/bash-completion/completions/mcp-auth-proxy
+  zsh   mcp-auth-proxy completions zsh > a file _mcp-auth-proxy in a directory of $fpath
+  fish  mcp-auth-proxy completions fish > ~/.config/fish/completions/mcp-auth-proxy.fish
+",
+    },
 ];
 
 /// A flag without a short name, a default, more text or secrecy; the list overrides what differs.
@@ -41,10 +77,10 @@ pub const FLAGS: &[Flag] = &[
         long: Some("listen"),
         env: "LISTEN",
         value: Some("ADDRESS"),
-        default: ":80",
         help: "Address and port to listen on; an empty address means IPv6 and IPv4",
+        more: "Unless it is set: with an --external-url on this machine, such as http://localhost:8080, its port, for this machine only; else :80. The container images set :80.",
         set: |s, v| {
-            s.listen = v.into();
+            s.listen = Some(v.into());
             Ok(())
         },
         ..BASE
@@ -114,12 +150,11 @@ pub const FLAGS: &[Flag] = &[
         long: Some("tls-listen"),
         env: "TLS_LISTEN",
         value: Some("ADDRESS"),
-        default: ":443",
         section: Section::Tls,
         help: "Address and port for https, where TLS is spoken here",
-        more: "--listen then answers an authority's challenges, and sends everybody else to https.",
+        more: "Unless it is set: with an --external-url on this machine its port, for this machine only; else :443. --listen then answers an authority's challenges, and sends everybody else to https.",
         set: |s, v| {
-            s.tls_listen = v.into();
+            s.tls_listen = Some(v.into());
             Ok(())
         },
         ..BASE
@@ -263,7 +298,7 @@ pub const FLAGS: &[Flag] = &[
         more: "Other users of the machine can see a command line: prefer PASSWORD_FILE or --password-hash. \
                When --password-hash is set as well, either password signs in.",
         set: |s, v| {
-            s.password = Some(v.into());
+            s.password = Some(not_empty(v)?);
             Ok(())
         },
         ..BASE
@@ -276,7 +311,7 @@ pub const FLAGS: &[Flag] = &[
         secret: true,
         help: "A bcrypt hash of the password, from the hash-password command",
         set: |s, v| {
-            s.password_hash = Some(v.into());
+            s.password_hash = Some(not_empty(v)?);
             Ok(())
         },
         ..BASE
@@ -698,6 +733,16 @@ pub const FLAGS: &[Flag] = &[
         ..BASE
     },
     Flag {
+        long: Some("no-upstream-check"),
+        env: "NO_UPSTREAM_CHECK",
+        default: "false",
+        section: Section::Upstream,
+        help: "Don't ask the server at the start whether it is there and speaks MCP",
+        more: "The check sends it one initialize request, and says in the log what is wrong; the proxy starts either way. A server over stdio is started for it, unless it is shared or without spares.",
+        set: |s, v| switch(v).map(|b| s.no_upstream_check = b),
+        ..BASE
+    },
+    Flag {
         long: Some("upstream-connect-timeout"),
         env: "UPSTREAM_CONNECT_TIMEOUT",
         value: Some("DURATION"),
@@ -1110,7 +1155,7 @@ pub const FLAGS: &[Flag] = &[
         section: Section::Process,
         secret: true,
         help: "32 bytes in base64 from which all signing keys are derived; else <data-path>/secret, made at the first start",
-        more: "Replicas share it. `head -c 32 /dev/urandom | base64` makes one.",
+        more: "`head -c 32 /dev/urandom | base64` makes one. Sharing it does not make replicas: registrations and authorizations are in --data-path, which one process uses at a time.",
         set: |s, v| {
             s.auth_hmac_secret = Some(v.into());
             Ok(())
@@ -1130,6 +1175,14 @@ pub const FLAGS: &[Flag] = &[
         ..BASE
     },
 ];
+
+/// A secret that is typed as nothing, often a variable of the shell that is not set, must not count as none.
+fn not_empty(text: &str) -> Result<String, String> {
+    match text.is_empty() {
+        true => Err("it is empty: type one, or leave the option out; is a variable of the shell not set?".into()),
+        false => Ok(text.into()),
+    }
+}
 
 /// `Name:Value,Name:Value` with `\,` for a comma and `\\` for a backslash within a value.
 fn proxy_headers(text: &str) -> Result<Vec<(String, String)>, String> {

@@ -7,6 +7,7 @@
 pub mod completions;
 pub mod help;
 mod list;
+mod lookalikes;
 pub mod man;
 pub mod reference;
 mod settings;
@@ -15,6 +16,7 @@ mod values;
 use std::ffi::OsString;
 
 pub use list::{COMMANDS, FLAGS};
+pub use lookalikes::lookalikes;
 pub use settings::{LogFormat, Settings};
 
 /// The heading under which `--help` and the reference print a flag.
@@ -118,6 +120,8 @@ pub struct Command {
     pub args: &'static str,
     /// One line.
     pub help: &'static str,
+    /// What its own help says beyond that: whole lines.
+    pub more: &'static str,
 }
 
 /// What the command line asks for.
@@ -162,6 +166,9 @@ pub fn parse(
     let text = |value: OsString, what: &str| value.into_string().map_err(|_| format!("{what} is not valid UTF-8"));
     while let Some(arg) = parser.next().map_err(|e| e.to_string())? {
         let (name, found) = match arg {
+            lexopt::Arg::Long("help") | lexopt::Arg::Short('h') if command_named(&words).is_some() => {
+                return Ok(Invocation::Print(command_named(&words).map(help::command).unwrap_or_default()));
+            }
             lexopt::Arg::Long("help") => return Ok(Invocation::Print(help::long())),
             lexopt::Arg::Short('h') => return Ok(Invocation::Print(help::short())),
             lexopt::Arg::Long("version") | lexopt::Arg::Short('V') => {
@@ -234,6 +241,10 @@ fn dispatch(
         (Some("healthcheck"), []) => Ok(Invocation::Healthcheck(Box::new(settings))),
         (Some("man"), []) => Ok(Invocation::Print(man::page())),
         (Some("help"), []) => Ok(Invocation::Print(help::long())),
+        (Some("help"), [word]) => match COMMANDS.iter().find(|c| c.name == *word) {
+            Some(command) => Ok(Invocation::Print(help::command(command))),
+            None => Err(format!("there is no command '{word}'; mcp-auth-proxy --help lists them all")),
+        },
         (Some("completions"), [shell]) => completions::script(shell).map(Invocation::Print),
         (Some("completions"), _) => Err("completions needs the name of a shell: bash, zsh or fish".into()),
         (Some(word), []) => {
@@ -245,10 +256,19 @@ fn dispatch(
             Ok(Invocation::Serve(Box::new(settings)))
         }
         (None, _) => Ok(Invocation::Serve(Box::new(settings))),
+        (Some("hash-password"), [..]) => Err("hash-password takes no password on the command line, which others can see and the shell keeps: it asks for it, or reads it from standard input".into()),
+        (Some(word @ ("demo" | "healthcheck" | "man" | "help")), [extra, ..]) => {
+            Err(format!("{word} takes options only, but '{extra}' follows it; see: mcp-auth-proxy {word} --help"))
+        }
         (Some(word), [extra, ..]) => Err(format!(
             "one upstream URL is expected, but '{extra}' follows '{word}'; write -- before the command of a stdio server, as in: mcp-auth-proxy -- {word} {extra}"
         )),
     }
+}
+
+/// The command that the first of `words` is.
+fn command_named(words: &[String]) -> Option<&'static Command> {
+    COMMANDS.iter().find(|c| words.first().is_some_and(|word| word == c.name))
 }
 
 /// Is `word`, the first that is no flag, the program of a server over stdio whose two dashes were left out?
@@ -366,9 +386,9 @@ mod tests {
 
     #[test]
     fn the_flag_wins_over_the_environment_and_empty_counts_as_unset() {
-        assert_eq!(settings(&["--listen", ":1"], &[("LISTEN", ":2")]).listen, ":1");
-        assert_eq!(settings(&[], &[("LISTEN", ":2")]).listen, ":2");
-        assert_eq!(settings(&[], &[("LISTEN", "")]).listen, ":80");
+        assert_eq!(settings(&["--listen", ":1"], &[("LISTEN", ":2")]).listen.as_deref(), Some(":1"));
+        assert_eq!(settings(&[], &[("LISTEN", ":2")]).listen.as_deref(), Some(":2"));
+        assert_eq!(settings(&[], &[("LISTEN", "")]).listen, None);
         assert_eq!(settings(&["-e", "http://a", "-e=http://b"], &[]).external_url, "http://b");
     }
 
@@ -414,7 +434,7 @@ mod tests {
         assert_eq!(command(&["npx", "server", "--", "-x"]), ["npx", "server", "--", "-x"]);
         assert_eq!(command(&["./server"]), ["./server"]);
         assert_eq!(command(&["server.py", "--listen", ":1"]), ["server.py", "--listen", ":1"]);
-        assert_eq!(settings(&["http://a", "--listen", ":1"], &[]).listen, ":1");
+        assert_eq!(settings(&["http://a", "--listen", ":1"], &[]).listen.as_deref(), Some(":1"));
     }
 
     #[test]
@@ -450,5 +470,32 @@ mod tests {
             assert!(matches!(run(words, &[]), Ok(Invocation::Print(_))), "{words:?}");
         }
         assert!(run(&["completions", "tcsh"], &[]).is_err());
+        assert!(
+            run(&["hash-password", "secret"], &[]).is_err_and(|e| e.contains("command line") && !e.contains("secret"))
+        );
+        assert!(run(&["demo", "extra"], &[]).is_err_and(|e| e.contains("demo --help")));
+    }
+
+    #[test]
+    fn each_command_has_a_help_of_its_own() {
+        for command in COMMANDS {
+            for words in [&[command.name, "--help"][..], &[command.name, "-h"], &["help", command.name]] {
+                let Ok(Invocation::Print(text)) = run(words, &[]) else { panic!("{words:?}") };
+                assert!(text.contains(&format!("mcp-auth-proxy {}", command.name)), "{text}");
+                assert!(
+                    text.contains(command.help) && text.contains(command.more) && text.lines().count() > 4,
+                    "{text}"
+                );
+            }
+        }
+        assert!(run(&["help", "nonsense"], &[]).is_err_and(|e| e.contains("--help")));
+    }
+
+    #[test]
+    fn a_secret_typed_as_nothing_is_refused() {
+        for flag in ["--password", "--password-hash"] {
+            let error = run(&[flag, ""], &[]).unwrap_err();
+            assert!(error.contains(flag) && error.contains("empty"), "{error}");
+        }
     }
 }

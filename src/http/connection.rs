@@ -161,6 +161,11 @@ impl Connection {
         &self.socket
     }
 
+    /// The address of its other end.
+    pub(super) fn peer(&self) -> IpAddr {
+        self.peer
+    }
+
     /// The number of the listener that it came in by.
     pub(super) fn door(&self) -> usize {
         self.door

@@ -222,6 +222,7 @@ impl Lobby {
     }
 
     fn close(&self, mut table: MutexGuard<'_, Table>, key: Key, connection: Box<Connection>) {
+        log::trace!(address:% = connection.peer(); "a connection has ended");
         table.remove(key.slot);
         if table.open == 0 {
             self.all_gone.notify_all();

@@ -212,6 +212,7 @@ impl Shared {
             None => Downstream::plain(socket),
             Some(config) => Downstream::encrypted(socket, config.clone()),
         };
+        log::trace!(address:% = peer, tls = listener.tls.is_some(); "a connection was opened");
         let (connection, wait) = Connection::new(socket, peer, door, &self.limits);
         self.lobby.admit(connection, wait, peer, listener.handler.exempt(peer));
     }

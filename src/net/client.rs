@@ -135,6 +135,7 @@ impl Client {
             Some(connection) => (connection, true),
             None => (self.open()?, false),
         };
+        log::trace!(upstream:% = self.url, method:% = outgoing.method, reused = used; "a request goes upstream");
         let failed = match self.attempt(connection, used, &mut outgoing) {
             Ok(incoming) => return Ok(incoming),
             Err(failed) => failed,
@@ -142,6 +143,7 @@ impl Client {
         if !failed.stale || failed.streamed || !(outgoing.is_repeatable)() {
             return Err(failed.error);
         }
+        log::trace!(upstream:% = self.url; "the connection had ended: the request goes upstream on another");
         self.attempt(self.open()?, false, &mut outgoing).map_err(|f| f.error)
     }
 
@@ -511,14 +513,19 @@ impl IncomingBody {
 }
 
 impl IncomingBody {
+    /// By when the rest of it must have come, else reading fails with `TimedOut`.
+    pub(crate) fn set_deadline(&mut self, deadline: Instant) {
+        if let Some(connection) = &mut self.connection {
+            connection.source_mut().set_deadline(Some(deadline));
+        }
+    }
+
     /// All of it, if it has at most `limit` bytes (else `FileTooLarge`) and comes by `deadline` (else `TimedOut`).
     pub(crate) fn read_all(&mut self, limit: usize, deadline: Instant) -> io::Result<Vec<u8>> {
         let mut out = Vec::new();
         let mut piece = vec![0; PIECE];
         loop {
-            if let Some(connection) = &mut self.connection {
-                connection.source_mut().set_deadline(Some(deadline));
-            }
+            self.set_deadline(deadline);
             match self.read(&mut piece)? {
                 0 => return Ok(out),
                 n if out.len() + n > limit => return Err(io::ErrorKind::FileTooLarge.into()),

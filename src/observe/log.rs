@@ -52,6 +52,7 @@ fn text(record: &Record) -> String {
     let mut fields = Fields(Vec::new());
     let _ = record.key_values().visit(&mut fields);
     for (key, value) in fields.0 {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_string);
         let _ = write!(line, " {key}=");
         if value.is_empty() || value.contains([' ', '"', '=']) {
             line.push('"');
@@ -76,19 +77,20 @@ fn json(record: &Record) -> String {
     let mut fields = Fields(Vec::new());
     let _ = record.key_values().visit(&mut fields);
     for (key, value) in fields.0 {
-        let plain = value.parse::<u32>().is_ok() || matches!(value.as_str(), "true" | "false");
-        let value = if plain { value } else { text(&value) };
         let _ = write!(line, ",{}:{value}", text(&key));
     }
     line.push_str("}\n");
     line
 }
 
-struct Fields(Vec<(String, String)>);
+/// Each with the type that it was logged with: a name made of digits is text all the same.
+struct Fields(Vec<(String, serde_json::Value)>);
 
 impl<'kvs> VisitSource<'kvs> for Fields {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
-        self.0.push((key.to_string(), value.to_string()));
+        let number = value.to_u64().map(Into::into).or_else(|| value.to_i64().map(Into::into));
+        let typed = number.or_else(|| value.to_bool().map(Into::into));
+        self.0.push((key.to_string(), typed.unwrap_or_else(|| value.to_string().into())));
         Ok(())
     }
 }
@@ -175,6 +177,24 @@ mod tests {
         assert_eq!(line.matches('\n').count(), 1, "{line}");
         assert!(line.contains("\\u{a}b\\u{1b}[2J\\u{202e}"), "{line}");
         assert_eq!(json(&fake).matches('\n').count(), 1);
+    }
+
+    #[test]
+    fn a_field_has_one_type_whatever_it_says() {
+        let (client, on) = (String::from("12345"), String::from("true"));
+        let pairs = [
+            ("name", Value::from(client.as_str())),
+            ("shown", Value::from_display(&client)),
+            ("on", Value::from_display(&on)),
+            ("count", Value::from(7u64)),
+            ("below", Value::from(-7)),
+            ("is", Value::from(true)),
+        ];
+        let mut record = Record::builder();
+        let line = json(&record.level(Level::Info).key_values(&pairs).args(format_args!("hello")).build());
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&line["name"], &line["shown"], &line["on"]), (&"12345".into(), &"12345".into(), &"true".into()));
+        assert_eq!((&line["count"], &line["below"], &line["is"]), (&7.into(), &(-7).into(), &true.into()));
     }
 
     #[test]

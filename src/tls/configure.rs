@@ -61,11 +61,11 @@ pub fn configure(s: &Settings, external: &ExternalUrl) -> Result<Option<TlsConfi
             external.origin
         ));
     }
-    let listen = Listen::parse("--tls-listen (TLS_LISTEN)", &s.tls_listen)?;
-    if s.listen == s.tls_listen && listen.port != 0 {
+    let listen = Listen::tls(s, external)?;
+    if listen == Listen::plain(s, external)? && listen.port != 0 {
         return Err(format!(
-            "--listen (LISTEN) and --tls-listen (TLS_LISTEN) are both {}; the plain port sends browsers to https, so give it another",
-            s.listen
+            "--listen (LISTEN) and --tls-listen (TLS_LISTEN) have both port {}; the plain port sends browsers to https, so give it another",
+            listen.port
         ));
     }
     Ok(Some(TlsConfig { listen, source }))
@@ -268,8 +268,8 @@ mod tests {
             (tls(|s| s.tls_directory_url = "http://ca.example/dir".into()), ["--tls-directory-url", "https"]),
             (tls(|s| s.acme_eab_kid = Some("kid".into())), ["--acme-eab-kid", "--acme-eab-hmac-key"]),
             (tls(|s| s.acme_email = Some("nobody".into())), ["--acme-email", "nobody"]),
-            (tls(|s| s.tls_listen = ":80".into()), ["--listen", "--tls-listen"]),
-            (tls(|s| s.tls_listen = "443".into()), ["--tls-listen (TLS_LISTEN)", ":8080"]),
+            (tls(|s| s.tls_listen = Some(":80".into())), ["--listen", "--tls-listen"]),
+            (tls(|s| s.tls_listen = Some("443".into())), ["--tls-listen (TLS_LISTEN)", ":8080"]),
         ] {
             let error = error.err().unwrap();
             assert!(parts.iter().all(|p| error.contains(p)), "{error}");

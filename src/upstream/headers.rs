@@ -107,6 +107,11 @@ impl Fixed {
         let folded = fields.iter().map(|(name, _)| folded(name.as_str()).into_owned()).collect();
         Fixed { fields, folded }
     }
+
+    /// All of them.
+    pub fn all(&self) -> HeaderMap {
+        self.fields.iter().cloned().collect()
+    }
 }
 
 /// The fields of the request to the upstream server.

@@ -11,7 +11,7 @@ use rustls::pki_types::ServerName;
 
 use super::endpoint::{Announced, EndpointRewriter};
 use super::redirects::Redirects;
-use super::{Origin, Upstream, headers};
+use super::{Origin, Trouble, Upstream, check, headers};
 use crate::config::{ExternalUrl, UpstreamConfig, UpstreamUrl};
 use crate::http::body::Arriving;
 use crate::http::head::Framing;
@@ -241,6 +241,11 @@ impl Upstream for HttpUpstream {
         let id = request.id;
         let told = Told { id, origin, url: &self.url };
         self.exchange(request, origin, &held).unwrap_or_else(|failure| refusal(&failure, &held.bytes, &told))
+    }
+
+    fn check(&self) -> Result<(), Trouble> {
+        let usual = |path: &str| if self.url.prefix.is_empty() { path.to_string() } else { self.url.prefix.clone() };
+        check::check(&self.client, &usual("/mcp"), &usual("/sse"), &self.fixed.all())
     }
 
     fn tidy(&self) {

@@ -4,8 +4,10 @@
 //! - [`headers`] – what it gets to see, and what of its answer goes on
 //! - [`endpoint`] – the path for messages that an HTTP+SSE server announces
 //! - [`redirects`] – 307 and 308 on its own host
+//! - [`check`] – whether there is one
 //! - [`stdio`] – a server that speaks over stdio, as child processes
 
+pub mod check;
 mod endpoint;
 pub mod headers;
 pub mod http;
@@ -14,6 +16,7 @@ pub mod stdio;
 
 use std::net::IpAddr;
 
+pub use check::Trouble;
 pub use headers::is_managed_field;
 
 use crate::http::{Request, Response};
@@ -31,6 +34,11 @@ pub struct Origin {
 pub trait Upstream: Send + Sync + 'static {
     /// Passes a request on and its answer back.
     fn forward(&self, request: &mut Request<'_>, origin: &Origin) -> Response;
+
+    /// Asks whether it is there and speaks MCP. May take its time.
+    fn check(&self) -> Result<(), Trouble> {
+        Ok(())
+    }
 
     /// Gives back what has not been used for a while; called now and then.
     fn tidy(&self) {}

@@ -70,6 +70,13 @@ fn each_start_that_fails_says_why_in_one_line() {
             .contains("in use")
     );
     assert!(refusal(&["--password", "x", "ftp://h"], &[]).contains("http://"));
+    assert!(refusal(&["--password", "x", "http://localhost:99999"], &[]).contains("has a bad port"));
+    assert!(refusal(&["--password", "", "http://h"], &[]).contains("--password (PASSWORD): it is empty"));
+    assert!(refusal(&["hash-password", "foo"], &[]).contains("standard input"));
+    // Whoever has the port, it is taken.
+    let _held = TcpListener::bind("127.0.0.1:8080");
+    let usual = ["--password", "x", "--listen", "127.0.0.1:8080", "--data-path", &data, "http://h"];
+    assert!(refusal(&usual, &[]).contains("such as :8081"));
     assert!(
         refusal(&["--data-path", "/proc/nowhere/data", "--password", "x", "http://h"], &[])
             .contains("--data-path (DATA_PATH)")

@@ -5,6 +5,7 @@
 mod authorization;
 mod command_line;
 mod faults;
+mod first_start;
 mod grants_model;
 mod hostile;
 mod http_layer;

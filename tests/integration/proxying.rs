@@ -161,11 +161,17 @@ fn the_upstream_path_is_a_prefix() {
         .arg(format!("http://127.0.0.1:{}/base/mcp", upstream.port));
     let proxy = Proxy::spawn(command, port, scratch);
     let token = format!("Bearer {}", Client::public(&proxy).tokens().access);
-    for (path, target) in [("/", "/base/mcp"), ("/?a=b", "/base/mcp?a=b"), ("/x", "/base/mcp/x")] {
+    for (path, target) in [
+        ("/", "/base/mcp"),
+        ("/?a=b", "/base/mcp?a=b"),
+        ("/x", "/base/mcp/x"),
+        ("/mcp", "/base/mcp"),
+        ("/mcp?a=b", "/base/mcp?a=b"),
+    ] {
         assert_eq!(post(&proxy, &token, path, b"{}").status, 200);
         assert_eq!(upstream.last().target, target);
     }
-    proxy.has_logged(&format!("MCP clients: http://localhost:{port}/\""));
+    proxy.has_logged(&format!("MCP clients: http://localhost:{port}/mcp\""));
 }
 
 #[test]

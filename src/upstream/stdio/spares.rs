@@ -1,8 +1,10 @@
 //! Children that are ready before anybody needs them.
 
-use std::sync::{Arc, Weak};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use super::super::check;
 use super::child::{Child, Listener};
 use super::host::Host;
 use super::lines::TooLong;
@@ -32,7 +34,7 @@ impl Host {
     }
 
     /// Sees to it that a child waits for `account`'s next session. Its environment tells it who that is, so that it is
-    /// of no use to another; without an account it only shows whether the server starts, and has npx fetch it.
+    /// of no use to another; without an account it only shows whether the server works, and has npx fetch it.
     pub(super) fn prepare_spare(&self, account: Option<Account>) {
         let wanted = if self.config.is_shared { 0 } else { self.config.spare };
         let mut state = self.state();
@@ -53,9 +55,16 @@ impl Host {
             return;
         }
         let slot = Slot::new(self);
-        let listener = Arc::new(SpareEar(self.me.clone()));
+        let is_asked = account.is_none() && self.context.config.upstream.is_checked;
+        let listener: Arc<dyn Listener> = match is_asked {
+            false => Arc::new(SpareEar(self.me.clone())),
+            true => FirstEar::new(self.me.clone()),
+        };
         match Child::start(&self.launch, account.as_ref(), listener, slot) {
             Ok(child) => {
+                if is_asked {
+                    let _ = child.send(check::initialize());
+                }
                 log::debug!(pid = child.pid(); "a spare MCP server is ready for the next session");
                 let mut state = self.state();
                 let mut gone = Vec::new();
@@ -67,7 +76,7 @@ impl Host {
                 drop(state);
                 drop(gone);
             }
-            Err(e) => log::error!(error:% = e; "the MCP server can't be started"),
+            Err(e) => log::error!(error:% = e; "the MCP server can't be started: is the command right?"),
         }
     }
 
@@ -104,5 +113,77 @@ impl Listener for SpareEar {
 
     fn name(&self) -> String {
         "spare".into()
+    }
+}
+
+/// How long the first child may take until it answers `initialize`: npx and uvx fetch what they run.
+const FIRST_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Hears the child that is started only to see whether the server works.
+struct FirstEar {
+    host: Weak<Host>,
+    /// Sends one word: did it answer?
+    outcome: Mutex<Option<Sender<bool>>>,
+}
+
+impl FirstEar {
+    fn new(host: Weak<Host>) -> Arc<FirstEar> {
+        let (sender, outcome) = channel();
+        let watch = move || match outcome.recv_timeout(FIRST_PATIENCE) {
+            Ok(true) => log::debug!("the MCP server answers"),
+            Ok(false) => {
+                log::error!(
+                    "the MCP server ended before it answered anything: clients will find none; run its command by itself to see why, and see its stderr in this log"
+                );
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                log::warn!(seconds = FIRST_PATIENCE.as_secs(); "the MCP server has not answered an initialize request: does its command speak MCP over stdio, or does it still fetch what it needs?");
+            }
+            // The proxy ends.
+            Err(RecvTimeoutError::Disconnected) => {}
+        };
+        let thread = std::thread::Builder::new().name("first answer".into()).stack_size(64 << 10).spawn(watch);
+        let outcome = Mutex::new(thread.is_ok().then_some(sender));
+        Arc::new(FirstEar { host, outcome })
+    }
+
+    fn tell(&self, answered: bool) {
+        if let Some(sender) = self.outcome.lock().unwrap_or_else(|e| e.into_inner()).take() {
+            let _ = sender.send(answered);
+        }
+    }
+
+    /// Its work is done.
+    fn end(&self) {
+        let Some(host) = self.host.upgrade() else { return };
+        let first = host.state().spares.extract_if(.., |s| s.account.is_none()).collect::<Vec<_>>();
+        drop(first);
+    }
+}
+
+impl Listener for FirstEar {
+    fn line(&self, line: Vec<u8>) {
+        let text = String::from_utf8_lossy(&line);
+        if text.contains(check::ID) && check::has_response(&line) {
+            self.tell(true);
+            self.end();
+        } else if serde_json::from_str::<serde::de::IgnoredAny>(&text).is_err() {
+            note_noise(&text, "first");
+        }
+    }
+
+    fn long_line(&self, _: &TooLong) {}
+
+    fn ended(&self, _: Duration) {
+        let is_ending = self.host.upgrade().is_none_or(|host| host.state().is_ending);
+        match is_ending {
+            true => drop(self.outcome.lock().unwrap_or_else(|e| e.into_inner()).take()),
+            false => self.tell(false),
+        }
+        self.end();
+    }
+
+    fn name(&self) -> String {
+        "first".into()
     }
 }

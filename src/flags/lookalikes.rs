@@ -1,0 +1,135 @@
+//! Variables of the environment that look like options of this program but are none, so that a slip does not pass in
+//! silence.
+
+use strsim::{damerau_levenshtein, jaro_winkler};
+
+use super::FLAGS;
+
+/// Options of sigbit/mcp-auth-proxy that have another name here, or none, and what to do instead.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("HEADER_MAPPING", NO_MAPPING),
+    ("HEADER_MAPPING_BASE", NO_MAPPING),
+    ("FORWARD_AUTHORIZATION_HEADER", NO_FORWARDING),
+    ("PROXY_FORWARD_AUTHORIZATION", NO_FORWARDING),
+    ("REPOSITORY_DSN", "there is no database here: the state is one file in DATA_PATH"),
+    ("JWT_PRIVATE_KEY", "there is no counterpart: tokens are signed with keys that are derived from AUTH_HMAC_SECRET"),
+    ("OIDC_ALLOWED_ATTRIBUTES", ATTRIBUTES),
+    ("OIDC_ALLOWED_ATTRIBUTES_GLOB", ATTRIBUTES),
+];
+const NO_MAPPING: &str = "there is no counterpart: X-Forwarded-User, X-Forwarded-Email, X-Forwarded-Name and X-Forwarded-Groups are always sent to the MCP server";
+const NO_FORWARDING: &str = "there is no counterpart: a client's token is for this proxy alone; what the MCP server wants goes into PROXY_BEARER_TOKEN or PROXY_HEADERS";
+const ATTRIBUTES: &str =
+    "the counterpart for groups is OIDC_ALLOWED_GROUPS, with OIDC_GROUPS_FIELD; there is none for other attributes";
+const ENTRA: &str = "Entra ID is an OpenID Connect provider here: set OIDC_CONFIGURATION_URL, OIDC_CLIENT_ID and OIDC_CLIENT_SECRET (docs/providers.md)";
+/// What begins like this is meant for this program, or for one like it.
+const FAMILIES: [&str; 5] = ["OIDC_", "GOOGLE_ALLOWED_", "GITHUB_ALLOWED_", "AUTH_HMAC_", "ACME_EAB_"];
+
+/// Those of `names` that are not read though somebody may think so, with what to do.
+pub fn lookalikes(names: impl Iterator<Item = String>) -> Vec<(String, String)> {
+    let mut found: Vec<_> = names.filter_map(|name| advice(&name).map(|advice| (name, advice))).collect();
+    found.sort();
+    found
+}
+
+fn advice(name: &str) -> Option<String> {
+    let is_known = |name: &str| FLAGS.iter().any(|f| f.env == name);
+    if is_known(name) {
+        return None;
+    }
+    if let Some(base) = name.strip_suffix("_FILE")
+        && let Some(flag) = FLAGS.iter().find(|f| f.env == base)
+    {
+        let is_read = flag.secret || flag.from_file;
+        return (!is_read).then(|| format!("only secrets and lists are read from files; set {base} itself"));
+    }
+    if let Some((_, advice)) = ELSEWHERE.iter().find(|(other, _)| *other == name) {
+        return Some((*advice).into());
+    }
+    if name.starts_with("ENTRAID_") || name.starts_with("ENTRA_ID_") {
+        return Some(ENTRA.into());
+    }
+    let (base, file) = name.strip_suffix("_FILE").map_or((name, ""), |base| (base, "_FILE"));
+    // Short words are near many others.
+    let is_near = |known: &str| match damerau_levenshtein(base, known) {
+        1 => known.len() > 6,
+        2 => known.len() > 12,
+        _ => false,
+    };
+    let known = FLAGS.iter().map(|f| f.env);
+    if let Some(near) = known.clone().find(|known| is_near(known)) {
+        return Some(format!("did you mean {near}{file}?"));
+    }
+    if !FAMILIES.iter().any(|family| base.starts_with(family)) {
+        return None;
+    }
+    let near = known.max_by(|a, b| jaro_winkler(base, a).total_cmp(&jaro_winkler(base, b)))?;
+    Some(format!("no option has this name; the nearest is {near}, and --help lists them all"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slips_and_other_programs_names_are_found_and_no_others() {
+        for (name, part) in [
+            ("PASWORD", "PASSWORD?"),
+            ("PASWORD_FILE", "PASSWORD_FILE?"),
+            ("EXTERNAL_ULR", "EXTERNAL_URL?"),
+            ("GOOGLE_ALLOWED_USER", "GOOGLE_ALLOWED_USERS?"),
+            ("GITHUB_ALLOWED_TEAMS", "nearest is GITHUB_ALLOWED_"),
+            ("OIDC_SCOPE", "OIDC_SCOPES?"),
+            ("EXTERNAL_URL_FILE", "set EXTERNAL_URL itself"),
+            ("HEADER_MAPPING", "X-Forwarded-Email"),
+            ("ENTRAID_TENANT_ID", "OIDC_CONFIGURATION_URL"),
+            ("REPOSITORY_DSN", "DATA_PATH"),
+        ] {
+            assert!(advice(name).is_some_and(|a| a.contains(part)), "{name}: {:?}", advice(name));
+        }
+        for name in [
+            "PATH",
+            "HOME",
+            "LANG",
+            "LISTEN_FDS",
+            "LISTEN_PID",
+            "GITHUB_TOKEN",
+            "GITHUB_ACTIONS",
+            "GOOGLE_API_KEY",
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+            "SSL_CERT_FILE",
+            "RUST_LOG",
+            "MODEL",
+            "USER",
+            "LOGNAME",
+            "DEBUG_COLORS",
+            "PORT",
+            "HOST",
+            "NODE_ENV",
+            "PASSWORD_FILE",
+            "DATA_PATH",
+            "OIDC_ALLOWED_USERS_FILE",
+            "LOG_LEVEL",
+            "PGPASSWORD",
+            "DB_PASSWORD",
+            "LISTEN",
+        ] {
+            assert_eq!(advice(name), None, "{name}");
+        }
+        for flag in FLAGS {
+            assert_eq!(advice(flag.env), None);
+        }
+    }
+
+    #[test]
+    fn the_counterparts_exist() {
+        let is_name = |word: &&str| word.len() > 4 && word.contains('_');
+        for (_, advice) in ELSEWHERE.iter().chain(&[("", ENTRA)]) {
+            let words = advice.split(|c: char| !(c.is_ascii_uppercase() || c == '_'));
+            for word in words.filter(is_name) {
+                assert!(FLAGS.iter().any(|f| f.env == word), "{word}");
+            }
+        }
+    }
+}

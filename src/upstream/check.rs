@@ -1,0 +1,119 @@
+//! Is there an MCP server? Asked at the start, so that the operator learns of it and not the first user.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ::http::header::{ACCEPT, CONTENT_TYPE};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+
+use crate::http::head::Framing;
+use crate::net::client::{Client, ClientError, Incoming, Outgoing};
+
+/// The `id` of the request, which nothing else has.
+pub(super) const ID: &str = "mcp-auth-proxy-check";
+/// How long the body of an answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Most of an answer that is read.
+const ENOUGH: usize = 64 << 10;
+const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+
+/// What is wrong with an MCP server.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// What it is and what to do: a sentence for the log.
+    pub what: &'static str,
+    /// What was seen.
+    pub seen: String,
+}
+
+/// The `initialize` request of the check.
+pub(super) fn initialize() -> Vec<u8> {
+    let version = env!("CARGO_PKG_VERSION");
+    format!(
+        r#"{{"jsonrpc":"2.0","id":"{ID}","method":"initialize","params":{{"protocolVersion":"2025-06-18","capabilities":{{}},"clientInfo":{{"name":"mcp-auth-proxy","version":"{version}"}}}}}}"#
+    )
+    .into_bytes()
+}
+
+/// Does `text` have a JSON-RPC response in it, in an event or alone? What only repeats the request is none.
+pub(super) fn has_response(text: &[u8]) -> bool {
+    let has = |key: &[u8]| text.windows(key.len()).any(|w| w == key);
+    has(br#""jsonrpc""#) && (has(br#""result""#) || has(br#""error""#))
+}
+
+/// Asks the server behind `client`: Streamable HTTP at `endpoint`, else HTTP+SSE at `stream`. `fixed` are the fields that
+/// every request has.
+pub(super) fn check(client: &Arc<Client>, endpoint: &str, stream: &str, fixed: &HeaderMap) -> Result<(), Trouble> {
+    let mut fields = fixed.clone();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    fields.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+    let answer = ask(client, &Method::POST, endpoint, &fields, &initialize())?;
+    let (status, session) = (answer.status, answer.fields.get(SESSION).cloned());
+    if status == StatusCode::UNAUTHORIZED {
+        return Err(Trouble {
+            what: "the MCP server wants a credential: give it with --proxy-bearer-token (PROXY_BEARER_TOKEN) or --proxy-headers (PROXY_HEADERS); until then clients get 502",
+            seen: status.to_string(),
+        });
+    }
+    let is_redirect = status.is_redirection();
+    let speaks = !is_redirect && speaks_mcp(answer);
+    if let Some(session) = session {
+        let mut fields = fixed.clone();
+        fields.insert(SESSION, session);
+        fields.insert(VERSION, HeaderValue::from_static("2025-06-18"));
+        let _ = ask(client, &Method::DELETE, endpoint, &fields, b"");
+    }
+    if speaks || is_redirect {
+        return Ok(());
+    }
+    let mut fields = fixed.clone();
+    fields.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+    let older = ask(client, &Method::GET, stream, &fields, b"")?;
+    let kind = older.fields.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    if older.status.is_success() && kind.starts_with(b"text/event-stream") {
+        return Ok(());
+    }
+    Err(Trouble {
+        what: "what answers at the upstream URL does not speak MCP there: give the URL with the path of its MCP endpoint, such as http://127.0.0.1:3001/mcp or, for an older server, …/sse",
+        seen: format!("POST {endpoint}: {status}, GET {stream}: {}", older.status),
+    })
+}
+
+/// Reads until a message has been seen.
+fn speaks_mcp(mut answer: Incoming) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    answer.body.set_deadline(deadline);
+    let (mut text, mut piece) = (Vec::new(), [0; 4096]);
+    while text.len() < ENOUGH && !has_response(&text) {
+        match answer.body.read(&mut piece) {
+            Ok(0) | Err(_) => break,
+            Ok(n) => text.extend_from_slice(&piece[..n]),
+        }
+    }
+    has_response(&text)
+}
+
+fn ask(
+    client: &Arc<Client>,
+    method: &Method,
+    target: &str,
+    fields: &HeaderMap,
+    body: &[u8],
+) -> Result<Incoming, Trouble> {
+    let framing = if body.is_empty() { Framing::None } else { Framing::Length(body.len() as u64) };
+    let outgoing = Outgoing { method, target, fields, held: body, rest: None, framing, is_repeatable: &|| true };
+    client.exchange(outgoing).map_err(|error| Trouble {
+        what: match &error {
+            ClientError::UnknownHost | ClientError::Connect(_) | ClientError::ConnectTimeout => {
+                "the MCP server can't be reached: start it, or correct the upstream URL; until then clients get 502"
+            }
+            ClientError::AnswerTimeout => {
+                "the MCP server takes a connection but does not answer: is it busy, or something else than an MCP server?"
+            }
+            _ => "the upstream URL is reached, but its answer is no HTTP/1.1: is the scheme right, http:// or https://?",
+        },
+        seen: error.to_string(),
+    })
+}
