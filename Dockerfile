@@ -29,7 +29,7 @@ RUN apt-get update \
  && useradd --create-home --uid 10001 --shell /bin/bash mcp-server
 COPY --from=build /image/mcp-auth-proxy /usr/local/bin/mcp-auth-proxy
 COPY --from=build --chmod=700 /image/data /data
-ENV DATA_PATH=/data
+ENV DATA_PATH=/data LISTEN=:80
 VOLUME /data
 EXPOSE 80 443
 HEALTHCHECK --interval=30s --timeout=10s --start-period=10s CMD ["/usr/local/bin/mcp-auth-proxy", "healthcheck"]
@@ -39,7 +39,7 @@ FROM scratch AS latest
 COPY --from=build /image/ /
 # The public authorities are in the binary; this is for who looks for the usual file.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-ENV DATA_PATH=/data
+ENV DATA_PATH=/data LISTEN=:80
 VOLUME /data
 EXPOSE 80 443
 HEALTHCHECK --interval=30s --timeout=10s --start-period=10s CMD ["/mcp-auth-proxy", "healthcheck"]

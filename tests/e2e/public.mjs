@@ -78,6 +78,8 @@ const issued = () => authority.stdout.split("Issued certificate serial").length 
 
 // What stands for Let's Encrypt here. Everything else is as the user types it.
 const HERE = { TLS_DIRECTORY_URL: "https://localhost:14000/dir", ACME_CA_FILE: at("ca.pem") };
+// What the README has people export first.
+const TYPED = { ...HERE, PASSWORD: "changeme" };
 
 // A folder with a file in it, from which npx finds the servers that are installed.
 function workplace() {
@@ -138,15 +140,15 @@ function jail() {
 const cases = {
   "the command of the README serves a client over TLS, and again after a restart without another certificate": async () => {
     const folder = workplace();
-    const line = `mcp-auth-proxy --external-url ${URL_TOP} --tls-accept-tos --password changeme -- npx -y @modelcontextprotocol/server-filesystem ./`;
+    const line = `mcp-auth-proxy --external-url ${URL_TOP} --tls-accept-tos -- npx -y @modelcontextprotocol/server-filesystem ./`;
     const before = performance.now();
-    const first = type(line, folder, HERE);
+    const first = type(line, folder, TYPED);
     await isReady(first, 1);
     await typescriptFlow({ url: `${URL_TOP}/mcp`, password: "changeme", tools: FILESYSTEM(folder) });
     console.log(`      from an empty directory to a signed-in client that has read a file: ${((performance.now() - before) / 1000).toFixed(1)} s`);
     await first.stop("SIGKILL");
     await until("the port is free", () => !listens(443));
-    const second = type(line, folder, HERE);
+    const second = type(line, folder, TYPED);
     await isReady(second);
     await typescriptFlow({ url: `${URL_TOP}/mcp`, password: "changeme", tools: FILESYSTEM(folder) });
     assert.equal(issued(), 1);
@@ -156,7 +158,7 @@ const cases = {
 
   "the plain port sends a browser to https": async () => {
     const folder = workplace();
-    const proxy = type(`mcp-auth-proxy -e ${URL_TOP} --tls-accept-tos --password changeme http://localhost:8080`, folder, HERE);
+    const proxy = type(`mcp-auth-proxy -e ${URL_TOP} --tls-accept-tos http://localhost:8080`, folder, TYPED);
     await isReady(proxy, 1);
     const reply = await fetch("http://mcp.example.com/.auth/login?x=1", { redirect: "manual" });
     assert.deepEqual([reply.status, reply.headers.get("location")], [308, `${URL_TOP}/.auth/login?x=1`]);
@@ -168,7 +170,7 @@ const cases = {
 
   "scanners find nothing": async () => {
     const folder = workplace();
-    const proxy = type(`mcp-auth-proxy -e ${URL_TOP} --tls-accept-tos --password changeme http://localhost:8080`, folder, HERE);
+    const proxy = type(`mcp-auth-proxy -e ${URL_TOP} --tls-accept-tos http://localhost:8080`, folder, TYPED);
     await isReady(proxy, 1);
     const sslyze = spawnSync(join(dirname(python), "sslyze"), ["--mozilla_config", "intermediate", "--certinfo_ca_file", at("roots.pem"), "mcp.example.com"], { encoding: "utf8" });
     assert.match(sslyze.stdout, /mcp\.example\.com:443: OK - Compliant/, sslyze.stdout.slice(-2000) + sslyze.stderr);

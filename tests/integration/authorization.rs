@@ -251,6 +251,14 @@ fn a_session_leads_to_consent_which_is_remembered_for_web_redirects_only() {
     assert!(query(&location(&browser.get(&web.authorize(&[])))).contains_key("code"), "remembered");
     assert_eq!(browser.get(&web.authorize(&[("prompt", "consent")])).status, 200);
     assert_eq!(browser.get(&web.authorize(&[("prompt", "login")])).status, 200);
+    // Each word of a list counts (OpenID Connect Core 1.0 section 3.1.2.1).
+    let asked = |prompt: &str| browser.get(&web.authorize(&[("prompt", prompt)]));
+    let again = asked("login consent");
+    assert!(again.status == 200 && again.text().contains("type=\"password\""), "{}", again.text());
+    let choice = asked("select_account");
+    assert!(choice.status == 200 && choice.text().contains("Signed in as"), "{}", choice.text());
+    let contradiction = asked("none login");
+    assert!(contradiction.status == 400 && contradiction.text().contains("prompt"), "{}", contradiction.text());
 
     for client in [&local, &private] {
         let page = browser.get(&client.authorize(&[]));

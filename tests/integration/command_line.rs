@@ -298,6 +298,17 @@ fn roots_rights_are_given_up_but_for_those_that_are_needed() {
 }
 
 #[test]
+fn a_state_that_is_damaged_is_told_with_a_way_on() {
+    let proxy = Proxy::start(1, &[]);
+    let data = proxy.data.clone();
+    drop(proxy);
+    let file = data.path("data/state.redb");
+    std::fs::write(&file, vec![7; 70_000]).unwrap();
+    let told = refusal(&["--password", "x", "--listen", "127.0.0.1:0", "-d", &data.path("data"), "http://h"], &[]);
+    assert!(told.contains(&file) && told.contains("restore it from a backup, or move it away"), "{told}");
+}
+
+#[test]
 fn a_healthcheck_asks_the_running_proxy() {
     let check = |data: &Scratch| {
         let output = command().args(["healthcheck", "--data-path", &data.path("data")]).output().unwrap();
