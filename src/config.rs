@@ -181,6 +181,9 @@ impl ExternalUrl {
         if host.is_empty() {
             return refuse("has no host");
         }
+        if host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|a| a.is_unspecified()) {
+            return refuse("stands for all addresses, which nobody can connect to; name the one that clients use");
+        }
         if authority.as_str().len() > authority.host().len() && authority.port_u16().is_none_or(|p| p == 0) {
             return refuse("has a bad port");
         }
@@ -613,6 +616,8 @@ mod tests {
             "https://u@a",
             "https://u:p@a",
             "https://a:0",
+            "http://0.0.0.0:8080",
+            "http://[::]",
             "https://a:99999",
             "https://a:",
             "https://bücher.example",

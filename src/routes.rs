@@ -94,10 +94,13 @@ impl Handler for App {
         let response = if host_is_known(ctx, &request.parts.headers) {
             self.route(&mut request, chain, caller, &path)
         } else {
-            log::info!(request:% = caller.id, address:% = caller.address; "a request for another host was refused (--external-url, --allowed-hosts)");
+            let host =
+                request.parts.headers.get(HOST).map(|h| String::from_utf8_lossy(h.as_bytes())).unwrap_or_default();
+            let shown: String = host.chars().take(100).collect();
+            log::info!(request:% = caller.id, address:% = caller.address, host = shown.as_str(); "a request for another host was refused: it must be that of --external-url (EXTERNAL_URL), or named in --allowed-hosts (ALLOWED_HOSTS)");
             Response::text(
                 StatusCode::MISDIRECTED_REQUEST,
-                "this host name is not served here (--external-url, --allowed-hosts)",
+                "this host name is not served here: it must be that of --external-url (EXTERNAL_URL), or named in --allowed-hosts (ALLOWED_HOSTS)",
             )
         };
         log::debug!(

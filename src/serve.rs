@@ -53,7 +53,7 @@ const CHILD_DESCRIPTORS: usize = 7;
 pub fn run(settings: Settings) -> Result<(), String> {
     start_log(&settings);
     warn_of_lookalikes();
-    let is_default_url = settings.external_url == Settings::default().external_url;
+    let is_unsure = settings.external_url == Settings::default().external_url || settings.listen.is_none();
     let mut config = Config::for_serving(settings)?;
     prepare_directory(&config.data_path)?;
     let plain = listen("--listen (LISTEN)", config.listen)?;
@@ -77,11 +77,13 @@ pub fn run(settings: Settings) -> Result<(), String> {
     let ports = Ports { plain, tls };
     leave_note(&config, &ports)?;
     let drain = new_drain()?;
-    warn_of_traps(&config, &ports, is_default_url);
+    warn_of_traps(&config, &ports, is_unsure);
     let client_url = config.client_url();
     let upstream = config.upstream_name();
+    let front = ports.tls.as_ref().map_or(&ports.plain, |(socket, _)| socket);
+    let listens = front.local_addr().map(|a| a.to_string()).unwrap_or_default();
     let server = build(config, &secret, store, clock, ports, &drain)?;
-    log::info!(upstream = upstream.as_str(); "ready: give this URL to MCP clients: {client_url}");
+    log::info!(listen = listens.as_str(), upstream = upstream.as_str(); "ready: give this URL to MCP clients: {client_url}");
     server(&stop)?;
     log::info!("stopped");
     Ok(())
@@ -135,11 +137,18 @@ pub fn listen(option: &str, listen: Listen) -> Result<TcpListener, String> {
     bind(&listen.candidates()).map_err(|e| match e.kind() {
         io::ErrorKind::AddrInUse => {
             let other = if port == 8080 { 8081 } else { 8080 };
-            format!("{option}: port {port} is in use by another program, perhaps a proxy that still runs; end that, or choose another port, such as :{other}")
+            match listen.address.filter(|a| a.is_loopback()) {
+                Some(_) => format!("{option}: port {port} is in use by another program, perhaps a proxy that still runs; end that, or choose another port, such as --external-url http://localhost:{other} (EXTERNAL_URL)"),
+                None => format!("{option}: port {port} is in use by another program, perhaps a proxy that still runs; end that, or choose another port, such as :{other}"),
+            }
         }
         io::ErrorKind::PermissionDenied => format!(
             "{option}: port {port} needs a right that this user does not have; choose one from 1024 up, such as :8080, or grant the right: sudo setcap cap_net_bind_service=+ep {}",
             std::env::current_exe().map_or("mcp-auth-proxy".into(), |p| p.display().to_string())
+        ),
+        io::ErrorKind::AddrNotAvailable => format!(
+            "{option}: {} is no address of this machine; take one that 'ip address' shows, or :{port} for all",
+            listen.address.map(|a| a.to_string()).unwrap_or_default()
         ),
         _ => format!("{option}: can't listen on port {port}: {e}"),
     })
@@ -223,8 +232,9 @@ fn check_upstream(upstream: &dyn Upstream) {
         std::thread::sleep(pause);
         pause = (pause * 2).min(LONGEST_CHECK_PAUSE);
     }
-    if told.is_some() {
-        log::info!("the MCP server answers now");
+    match told {
+        Some(_) => log::info!("the MCP server answers now"),
+        None => log::debug!("the MCP server answers"),
     }
 }
 
@@ -324,6 +334,16 @@ fn raise_descriptor_limit(config: &mut Config) {
     }
 }
 
+/// An argument of `command` that is a directory with `data` in it.
+fn published_data(command: &[std::ffi::OsString], data: &std::path::Path) -> Option<String> {
+    let data = data.canonicalize().ok()?;
+    let holds = |word: &std::ffi::OsString| {
+        let path = std::path::Path::new(word).canonicalize().ok()?;
+        (path.is_dir() && data.starts_with(path)).then(|| word.to_string_lossy().into_owned())
+    };
+    command.iter().skip(1).find_map(holds)
+}
+
 /// Names variables that somebody may have set for this program and that it does not read.
 fn warn_of_lookalikes() {
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
@@ -332,7 +352,8 @@ fn warn_of_lookalikes() {
     }
 }
 
-fn warn_of_traps(config: &Config, ports: &Ports, is_default_url: bool) {
+/// `is_unsure` where the external URL or the address to listen on was not given.
+fn warn_of_traps(config: &Config, ports: &Ports, is_unsure: bool) {
     if let Some(notice) = configure::notice(&config.tls_notice) {
         log::info!("{notice}");
     }
@@ -342,6 +363,12 @@ fn warn_of_traps(config: &Config, ports: &Ports, is_default_url: bool) {
             config.data_path.join("secret").display()
         );
     }
+    if let Some(stdio) = &config.stdio
+        && let Some(shown) = published_data(&stdio.command, &config.data_path)
+    {
+        log::warn!(directory = shown.as_str();
+            "the MCP server is given a directory that has the data of this proxy in it: whoever may use the server may read the key that signs tokens; publish another directory, or keep the data elsewhere with --data-path (DATA_PATH)");
+    }
     let external = &config.external;
     if !external.secure && !external.is_loopback() {
         log::warn!(url = external.origin.as_str(); "--external-url (EXTERNAL_URL) is plain http: passwords and tokens can be read on the way; use https");
@@ -349,11 +376,13 @@ fn warn_of_traps(config: &Config, ports: &Ports, is_default_url: bool) {
     let Ok(address) = ports.plain.local_addr() else { return };
     let port = address.port();
     // A port that is listened to for others may be published under another number, as containers' are.
-    let is_direct = address.ip().is_loopback() || is_default_url;
-    if is_direct && external.is_loopback() && !external.secure && external.port != port {
+    let is_direct = is_unsure || (address.ip().is_loopback() && external.is_loopback());
+    if is_direct && !external.secure && external.port != port {
         log::warn!(
-            "--external-url (EXTERNAL_URL) is {}, but the port is {port}: clients on this machine will look in the wrong place; did you mean --external-url http://localhost:{port}?",
-            external.origin
+            "--external-url (EXTERNAL_URL) is {}, but the port is {port}: clients will look in the wrong place; did you mean --external-url http://{}:{port}, or --listen :{} (LISTEN)?",
+            external.origin,
+            external.host,
+            external.port
         );
     }
 }

@@ -19,7 +19,7 @@ Examples, for this machine only; the password is asked for:
   mcp-auth-proxy --external-url http://localhost:8080 \\
       --password-hash \"$(mcp-auth-proxy hash-password)\" http://127.0.0.1:3001
   mcp-auth-proxy --external-url http://localhost:8080 \\
-      --password-hash \"$(mcp-auth-proxy hash-password)\" -- npx -y @modelcontextprotocol/server-filesystem ./
+      --password-hash \"$(mcp-auth-proxy hash-password)\" -- npx -y @modelcontextprotocol/server-filesystem ./notes
   then give http://localhost:8080/mcp to a client.
 ";
 
@@ -34,16 +34,16 @@ Puts an MCP server on the internet behind OAuth 2.1.
 
 /// What most people need, in words that fit a line.
 const MAIN: [(&str, &str); 10] = [
-    ("external-url", "the URL that clients are given, without a path"),
+    ("external-url", "the URL for clients, without a path"),
     ("listen", "where to listen"),
     ("data-path", "what must outlive a restart (./data)"),
     ("tls-accept-tos", "obtain a certificate for that name"),
     ("no-auto-tls", "a reverse proxy in front speaks https"),
-    ("password-hash", "from 'hash-password'; or set PASSWORD_FILE"),
-    ("google-client-id", "sign in with Google; also --github-client-id"),
+    ("password-hash", "of 'hash-password'; or set PASSWORD"),
+    ("google-client-id", "sign in with Google; or --github-client-id"),
     ("oidc-configuration-url", "sign in with Keycloak, Entra ID, Okta …"),
     ("proxy-bearer-token", "what the MCP server itself wants to see"),
-    ("trusted-proxies", "reverse proxies whose X-Forwarded-For counts"),
+    ("trusted-proxies", "whose X-Forwarded-For counts"),
 ];
 
 /// `-h`: one screen.
@@ -51,7 +51,10 @@ pub fn short() -> String {
     let mut out = SHORT.to_string();
     for (name, help) in MAIN {
         if let Some(flag) = FLAGS.iter().find(|f| f.long == Some(name)) {
-            out.push_str(&format!("  {:<30} {help}\n", spelling(flag)));
+            // Flags without a short form stand below the long ones of the others.
+            let indent = if flag.short.is_none() { "    " } else { "" };
+            let spelt = spelling(flag).replace("ADDRESS|CIDR,…", "ADDRESS");
+            out.push_str(&format!("  {:<34} {help}\n", format!("{indent}{spelt}")));
         }
     }
     let others: Vec<&str> = COMMANDS.iter().map(|c| c.name).filter(|name| *name != "demo").collect();

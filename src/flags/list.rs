@@ -48,8 +48,7 @@ Options:
         name: "completions",
         args: "bash|zsh|fish",
         help: "Print a completion script for a shell",
-        more: "\
-  bash  mcp-auth-proxy completions bash > ~/.local/share/bash-completion/completions/mcp-auth-proxy
+        more: "\x20 bash  mcp-auth-proxy completions bash > ~/.local/share/bash-completion/completions/mcp-auth-proxy
   zsh   mcp-auth-proxy completions zsh > a file _mcp-auth-proxy in a directory of $fpath
   fish  mcp-auth-proxy completions fish > ~/.config/fish/completions/mcp-auth-proxy.fish
 ",
@@ -108,7 +107,7 @@ pub const FLAGS: &[Flag] = &[
         help: "Directory for the signing secret and the state; made with mode 0700 when missing",
         more: "One process at a time uses it. A directory that others can read is refused.",
         set: |s, v| {
-            s.data_path = v.into();
+            s.data_path = not_empty(v)?;
             Ok(())
         },
         ..BASE
@@ -1176,7 +1175,7 @@ pub const FLAGS: &[Flag] = &[
     },
 ];
 
-/// A secret that is typed as nothing, often a variable of the shell that is not set, must not count as none.
+/// What is typed as nothing, often a variable of the shell that is not set, must not count as something.
 fn not_empty(text: &str) -> Result<String, String> {
     match text.is_empty() {
         true => Err("it is empty: type one, or leave the option out; is a variable of the shell not set?".into()),

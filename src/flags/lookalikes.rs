@@ -13,16 +13,45 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("PROXY_FORWARD_AUTHORIZATION", NO_FORWARDING),
     ("REPOSITORY_DSN", "there is no database here: the state is one file in DATA_PATH"),
     ("JWT_PRIVATE_KEY", "there is no counterpart: tokens are signed with keys that are derived from AUTH_HMAC_SECRET"),
-    ("OIDC_ALLOWED_ATTRIBUTES", ATTRIBUTES),
-    ("OIDC_ALLOWED_ATTRIBUTES_GLOB", ATTRIBUTES),
+    ("OIDC_ALLOWED_ATTRIBUTES_GLOB", "its counterpart is OIDC_ALLOWED_ATTRIBUTES, which compares values as they are"),
 ];
 const NO_MAPPING: &str = "there is no counterpart: X-Forwarded-User, X-Forwarded-Email, X-Forwarded-Name and X-Forwarded-Groups are always sent to the MCP server";
 const NO_FORWARDING: &str = "there is no counterpart: a client's token is for this proxy alone; what the MCP server wants goes into PROXY_BEARER_TOKEN or PROXY_HEADERS";
-const ATTRIBUTES: &str =
-    "the counterpart for groups is OIDC_ALLOWED_GROUPS, with OIDC_GROUPS_FIELD; there is none for other attributes";
 const ENTRA: &str = "Entra ID is an OpenID Connect provider here: set OIDC_CONFIGURATION_URL, OIDC_CLIENT_ID and OIDC_CLIENT_SECRET (docs/providers.md)";
 /// What begins like this is meant for this program, or for one like it.
 const FAMILIES: [&str; 5] = ["OIDC_", "GOOGLE_ALLOWED_", "GITHUB_ALLOWED_", "AUTH_HMAC_", "ACME_EAB_"];
+
+/// Flags that other programs have, and this one under another name.
+const USUAL: &[(&[&str], &str)] = &[
+    (&["-p", "-l", "--port", "--addr", "--address", "--bind", "--host"], "the address and port are --listen :8080"),
+    (&["--url", "--base-url", "--public-url", "--issuer"], "the URL that clients are given is --external-url"),
+    (&["--upstream", "--target", "--backend"], "the URL of the MCP server stands alone, without a flag"),
+    (&["-v", "--verbose", "--debug"], "set LOG_LEVEL=debug in the environment"),
+];
+
+/// What to do instead of a flag that is none.
+pub(super) fn advice_for_flag(flag: &str) -> Option<String> {
+    if let Some((_, advice)) = USUAL.iter().find(|(flags, _)| flags.contains(&flag)) {
+        return Some((*advice).into());
+    }
+    let variable = flag.strip_prefix("--")?.to_uppercase().replace('-', "_");
+    if let Some(found) = FLAGS.iter().find(|f| f.env == variable && f.long.is_none()) {
+        return Some(format!("it is set in the environment only, as {}", found.env));
+    }
+    if let Some(base) = variable.strip_suffix("_FILE")
+        && FLAGS.iter().any(|f| f.env == base && (f.secret || f.from_file))
+    {
+        return Some(format!("files are named in the environment, as {variable}"));
+    }
+    elsewhere(&variable)
+}
+
+fn elsewhere(variable: &str) -> Option<String> {
+    if variable.starts_with("ENTRAID_") || variable.starts_with("ENTRA_ID_") {
+        return Some(ENTRA.into());
+    }
+    ELSEWHERE.iter().find(|(other, _)| *other == variable).map(|(_, advice)| (*advice).into())
+}
 
 /// Those of `names` that are not read though somebody may think so, with what to do.
 pub fn lookalikes(names: impl Iterator<Item = String>) -> Vec<(String, String)> {
@@ -42,11 +71,8 @@ fn advice(name: &str) -> Option<String> {
         let is_read = flag.secret || flag.from_file;
         return (!is_read).then(|| format!("only secrets and lists are read from files; set {base} itself"));
     }
-    if let Some((_, advice)) = ELSEWHERE.iter().find(|(other, _)| *other == name) {
-        return Some((*advice).into());
-    }
-    if name.starts_with("ENTRAID_") || name.starts_with("ENTRA_ID_") {
-        return Some(ENTRA.into());
+    if let Some(advice) = elsewhere(name) {
+        return Some(advice);
     }
     let (base, file) = name.strip_suffix("_FILE").map_or((name, ""), |base| (base, "_FILE"));
     // Short words are near many others.

@@ -160,6 +160,9 @@ pub fn parse(
     let mut args: Vec<OsString> = args.into_iter().collect();
     // What follows two dashes is the server's command line, dashes and all.
     let mut command = args.iter().position(|arg| arg == "--").map(|at| args.split_off(at)[1..].to_vec());
+    if let Some(name) = args.first().and_then(|arg| arg.to_str()).and_then(one_dash) {
+        return Err(format!("-{name} is written with two dashes: --{name}"));
+    }
     let mut parser = lexopt::Parser::from_args(args);
     let mut typed: Vec<(&'static Flag, String)> = Vec::new();
     let mut words: Vec<String> = Vec::new();
@@ -192,7 +195,10 @@ pub fn parse(
             return Err(unknown_flag(&name));
         };
         let value = match flag.value {
-            Some(_) => parser.value().map_err(|_| format!("{name} needs a value: {}", flag.help))?,
+            Some(_) => match parser.optional_value() {
+                Some(value) => value,
+                None => separate_value(&mut parser, &name, flag)?,
+            },
             None => parser.optional_value().unwrap_or_else(|| OsString::from("true")),
         };
         typed.push((flag, text(value, &name)?));
@@ -256,6 +262,9 @@ fn dispatch(
             Ok(Invocation::Serve(Box::new(settings)))
         }
         (None, _) => Ok(Invocation::Serve(Box::new(settings))),
+        (Some(word), [extra, ..]) if is_url(word) && is_url(extra) => {
+            Err(format!("one upstream URL is expected, but there are two: {word} and {extra}"))
+        }
         (Some("hash-password"), [..]) => Err("hash-password takes no password on the command line, which others can see and the shell keeps: it asks for it, or reads it from standard input".into()),
         (Some(word @ ("demo" | "healthcheck" | "man" | "help")), [extra, ..]) => {
             Err(format!("{word} takes options only, but '{extra}' follows it; see: mcp-auth-proxy {word} --help"))
@@ -320,12 +329,33 @@ fn from_environment(
     Ok(Some((variable, value)))
 }
 
+/// The value of a flag in the word behind it. One that is a flag of this program was forgotten.
+fn separate_value(parser: &mut lexopt::Parser, name: &str, flag: &Flag) -> Result<OsString, String> {
+    let value = parser.value().map_err(|_| format!("{name} needs a value: {}", flag.help))?;
+    let next = value.to_str().and_then(|v| v.strip_prefix("--")).map(|v| v.split('=').next().unwrap_or_default());
+    match next.filter(|next| FLAGS.iter().any(|f| f.long == Some(next))) {
+        Some(next) => {
+            Err(format!("{name} needs a value, but --{next} follows it; if that is the value, write {name}=--{next}"))
+        }
+        None => Ok(value),
+    }
+}
+
+/// The name of an option that was written with one dash.
+fn one_dash(arg: &str) -> Option<&str> {
+    let name = arg.strip_prefix('-').filter(|rest| rest.len() > 2 && !rest.starts_with('-'))?.split('=').next()?;
+    FLAGS.iter().find(|f| f.long == Some(name)).map(|_| name)
+}
+
 fn unknown_flag(name: &str) -> String {
+    if let Some(advice) = lookalikes::advice_for_flag(name) {
+        return format!("unknown flag {name}: {advice}; --help lists them all");
+    }
     let known = FLAGS.iter().filter_map(|f| f.long).chain(["help", "version"]);
     let hint = suggestion(name.trim_start_matches('-'), known.map(|l| l as &str))
         .map(|h| h.replace('\'', "").replace("did you mean ", "did you mean --"))
         .unwrap_or_default();
-    format!("unknown flag {name}{hint}; --help lists them all")
+    format!("unknown flag {name}{}; --help lists them all", hint.trim_end_matches('?'))
 }
 
 /// `; did you mean 'x'?` for the nearest known word, if one is near.
@@ -419,11 +449,29 @@ mod tests {
 
     #[test]
     fn typos_get_a_suggestion() {
-        assert!(run(&["--pasword", "x"], &[]).unwrap_err().contains("--password?"));
+        assert!(run(&["--pasword", "x"], &[]).unwrap_err().contains("--password;"));
         assert!(run(&["demmo"], &[]).unwrap_err().contains("'demo'"));
         assert!(run(&["--no-auto-ssl"], &[]).unwrap_err().contains("unknown flag --no-auto-ssl"));
         assert!(run(&["--listen"], &[]).unwrap_err().contains("--listen needs a value"));
         assert!(run(&["http://a", "http://b"], &[]).unwrap_err().contains("one upstream URL"));
+        for (typed, part) in [
+            ("--header-mapping", "X-Forwarded-Email"),
+            ("--entraid-tenant-id", "OIDC_CONFIGURATION_URL"),
+            ("--repository-dsn", "one file"),
+            ("--password-file", "PASSWORD_FILE"),
+            ("--log-level", "LOG_LEVEL"),
+            ("--verbose", "LOG_LEVEL=debug"),
+            ("-v", "LOG_LEVEL=debug"),
+            ("--auth-hmac-secret", "AUTH_HMAC_SECRET"),
+            ("-p", "--listen"),
+            ("--url", "--external-url"),
+            ("-external-url=http://a", "--external-url"),
+        ] {
+            assert!(run(&[typed, "x"], &[]).unwrap_err().contains(part), "{typed}: {:?}", run(&[typed, "x"], &[]));
+        }
+        let error = run(&["--password", "--no-upstream-check", "http://a"], &[]).unwrap_err();
+        assert!(error.contains("--password needs a value") && error.contains("--password=--no"), "{error}");
+        assert_eq!(settings(&["--password=--listen", "http://a"], &[]).password.as_deref(), Some("--listen"));
         assert!(run(&["localhost:3001"], &[]).is_ok_and(|i| matches!(i, Invocation::Serve(s) if s.command.is_empty())));
     }
 

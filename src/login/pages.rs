@@ -293,9 +293,14 @@ fn place_of(redirect: &RedirectUri) -> String {
     }
 }
 
+/// Characters without a width that join nothing.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{200b}' | '\u{2060}'..='\u{2064}' | '\u{180e}')
+}
+
 /// A client's own name: control and direction characters taken out, at most 64 characters.
 pub fn display_name(name: &str) -> String {
-    let clean: String = name.chars().filter(|c| !c.is_control() && !is_bidi_control(*c)).collect();
+    let clean: String = name.chars().filter(|c| !c.is_control() && !is_bidi_control(*c) && !is_invisible(*c)).collect();
     let clean = clean.split_whitespace().collect::<Vec<_>>().join(" ");
     match clean.char_indices().nth(MAX_NAME) {
         Some((end, _)) => format!("{}…", &clean[..end]),

@@ -57,9 +57,10 @@ pub fn submit(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Respo
     let headers = &request.parts.headers;
     let browser = Browser::of(ctx, headers);
     let sealed = form.get("request").unwrap_or_default();
-    let target = if !same_origin(ctx, headers) {
-        None
-    } else if let Ok(request) = ctx.keys.open::<AuthorizationRequest>(sealed, ctx.now()) {
+    if !same_origin(ctx, headers) {
+        return foreign_form(ctx, headers, caller);
+    }
+    let target = if let Ok(request) = ctx.keys.open::<AuthorizationRequest>(sealed, ctx.now()) {
         (request.browser == browser.binding()).then(|| Target::Client(Box::new(request)))
     } else {
         let plain = ctx.keys.open::<PlainForm>(sealed, ctx.now()).ok();
@@ -160,7 +161,10 @@ pub fn logout(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Respo
     let headers = &request.parts.headers;
     let proof = ctx.keys.open::<PlainForm>(form.get("form").unwrap_or_default(), ctx.now());
     let genuine = proof.is_ok_and(|p| p.browser == Browser::of(ctx, headers).binding());
-    if !genuine || !same_origin(ctx, headers) {
+    if !same_origin(ctx, headers) {
+        return foreign_form(ctx, headers, caller);
+    }
+    if !genuine {
         return stale_form(ctx, &Browser::of(ctx, headers), caller);
     }
     let mut response = pages::signed_out(ctx);
@@ -185,8 +189,25 @@ pub fn same_origin(ctx: &Context, headers: &HeaderMap) -> bool {
         || origin.split_once("://").is_some_and(|(_, o)| !o.is_empty() && o.eq_ignore_ascii_case(host))
 }
 
-/// The form is too old, or another browser's, or another site's.
+/// The form was sent from another site.
+pub fn foreign_form(ctx: &Context, headers: &HeaderMap, caller: Caller) -> Response {
+    let origin = headers.get(ORIGIN).map(|o| String::from_utf8_lossy(o.as_bytes())).unwrap_or_default();
+    let shown: String = origin.chars().take(100).collect();
+    log::info!(request:% = caller.id, address:% = caller.address, origin = shown.as_str(); "a form was refused: it came from a page of another site, or the proxy is reached under another name than --external-url (EXTERNAL_URL)");
+    pages::error(
+        ctx,
+        caller.id,
+        StatusCode::BAD_REQUEST,
+        "This form came from another site",
+        "The page that sent it was not one of this server under this address.",
+        "Go back to the application and start connecting again.",
+    )
+}
+
+/// The form is too old, or another browser's.
 pub fn stale_form(ctx: &Context, browser: &Browser, caller: Caller) -> Response {
+    let reason = if browser.is_new() { "the browser sent no cookie" } else { "too old, or opened in another browser" };
+    log::info!(request:% = caller.id, address:% = caller.address, reason = reason; "a form was refused");
     if browser.is_new() {
         let host = &ctx.config.external.host;
         return pages::error(

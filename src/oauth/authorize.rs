@@ -87,7 +87,7 @@ pub fn decide(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Respo
         return signin::stale_form(ctx, &browser, caller);
     };
     if !signin::same_origin(ctx, headers) {
-        return signin::stale_form(ctx, &browser, caller);
+        return signin::foreign_form(ctx, headers, caller);
     }
     let session = match session::current(ctx, headers) {
         Ok(session) => session,

@@ -80,6 +80,10 @@ fn json(record: &Record) -> String {
         let _ = write!(line, ",{}:{value}", text(&key));
     }
     line.push_str("}\n");
+    if line.contains(is_bidi_control) {
+        let escaped = |c: char| if is_bidi_control(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+        line = line.chars().map(escaped).collect();
+    }
     line
 }
 
@@ -176,7 +180,8 @@ mod tests {
         let line = text(&fake);
         assert_eq!(line.matches('\n').count(), 1, "{line}");
         assert!(line.contains("\\u{a}b\\u{1b}[2J\\u{202e}"), "{line}");
-        assert_eq!(json(&fake).matches('\n').count(), 1);
+        let line = json(&fake);
+        assert!(line.matches('\n').count() == 1 && line.contains("\\u202e") && !line.contains('\u{202e}'), "{line}");
     }
 
     #[test]

@@ -12,6 +12,8 @@ use crate::net::client::{Client, ClientError, Incoming, Outgoing};
 
 /// The `id` of the request, which nothing else has.
 pub(super) const ID: &str = "mcp-auth-proxy-check";
+/// How long an answer may take.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the body of an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Most of an answer that is read.
@@ -111,6 +113,9 @@ fn ask(
             }
             ClientError::AnswerTimeout => {
                 "the MCP server takes a connection but does not answer: is it busy, or something else than an MCP server?"
+            }
+            ClientError::Io(e) if e.kind() != std::io::ErrorKind::InvalidData => {
+                "the MCP server takes a connection but breaks it off without an answer: its own log may say why"
             }
             _ => "the upstream URL is reached, but its answer is no HTTP/1.1: is the scheme right, http:// or https://?",
         },

@@ -27,6 +27,8 @@ const MAX_REDIRECTS: usize = 3;
 /// The server.
 pub struct HttpUpstream {
     client: Arc<Client>,
+    /// The one that asks at the start, with less patience.
+    checker: Arc<Client>,
     url: UpstreamUrl,
     config: UpstreamConfig,
     /// Fields that every request has.
@@ -39,9 +41,12 @@ impl HttpUpstream {
     /// A server at `url`; nothing is sent yet. The error is one line.
     pub fn new(url: UpstreamUrl, config: UpstreamConfig, external: &ExternalUrl) -> Result<HttpUpstream, String> {
         let tls = if url.scheme == Scheme::HTTPS { Some(trust(&url, &config)?) } else { None };
+        let patience = config.response_timeout.min(check::ANSWER_TIMEOUT);
+        let checker = Client::new(url.clone(), tls.clone(), config.connect_timeout, patience);
         let client = Client::new(url.clone(), tls, config.connect_timeout, config.response_timeout);
         Ok(HttpUpstream {
             client: Arc::new(client),
+            checker: Arc::new(checker),
             url,
             fixed: headers::Fixed::new(external, &config),
             config,
@@ -245,7 +250,7 @@ impl Upstream for HttpUpstream {
 
     fn check(&self) -> Result<(), Trouble> {
         let usual = |path: &str| if self.url.prefix.is_empty() { path.to_string() } else { self.url.prefix.clone() };
-        check::check(&self.client, &usual("/mcp"), &usual("/sse"), &self.fixed.all())
+        check::check(&self.checker, &usual("/mcp"), &usual("/sse"), &self.fixed.all())
     }
 
     fn tidy(&self) {

@@ -140,17 +140,20 @@ function jail() {
 const cases = {
   "the command of the README serves a client over TLS, and again after a restart without another certificate": async () => {
     const folder = workplace();
-    const line = `mcp-auth-proxy --external-url ${URL_TOP} --tls-accept-tos -- npx -y @modelcontextprotocol/server-filesystem ./`;
+    const notes = join(folder, "notes");
+    mkdirSync(notes);
+    copyFileSync(join(folder, "greeting.txt"), join(notes, "greeting.txt"));
+    const line = `mcp-auth-proxy --external-url ${URL_TOP} --tls-accept-tos -- npx -y @modelcontextprotocol/server-filesystem ./notes`;
     const before = performance.now();
     const first = type(line, folder, TYPED);
     await isReady(first, 1);
-    await typescriptFlow({ url: `${URL_TOP}/mcp`, password: "changeme", tools: FILESYSTEM(folder) });
+    await typescriptFlow({ url: `${URL_TOP}/mcp`, password: "changeme", tools: FILESYSTEM(notes) });
     console.log(`      from an empty directory to a signed-in client that has read a file: ${((performance.now() - before) / 1000).toFixed(1)} s`);
     await first.stop("SIGKILL");
     await until("the port is free", () => !listens(443));
     const second = type(line, folder, TYPED);
     await isReady(second);
-    await typescriptFlow({ url: `${URL_TOP}/mcp`, password: "changeme", tools: FILESYSTEM(folder) });
+    await typescriptFlow({ url: `${URL_TOP}/mcp`, password: "changeme", tools: FILESYSTEM(notes) });
     assert.equal(issued(), 1);
     await stopped(second);
     rmSync(folder, { recursive: true });

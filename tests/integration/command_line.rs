@@ -64,7 +64,7 @@ fn each_start_that_fails_says_why_in_one_line() {
     assert!(without("--password").contains("--password (PASSWORD"));
     assert!(refusal(&good[..6], &[]).contains("no upstream server"));
     assert!(with(&["--external-url", "https://a/b"]).contains("--external-url (EXTERNAL_URL)"));
-    assert!(with(&["--pasword", "x"]).contains("--password?"));
+    assert!(with(&["--pasword", "x"]).contains("did you mean --password;"));
     assert!(
         refusal(&[&good[..2], &["--listen", &taken_port, "--data-path", &data, "http://h"]].concat(), &[])
             .contains("in use")
@@ -76,7 +76,7 @@ fn each_start_that_fails_says_why_in_one_line() {
     // Whoever has the port, it is taken.
     let _held = TcpListener::bind("127.0.0.1:8080");
     let usual = ["--password", "x", "--listen", "127.0.0.1:8080", "--data-path", &data, "http://h"];
-    assert!(refusal(&usual, &[]).contains("such as :8081"));
+    assert!(refusal(&usual, &[]).contains("--external-url http://localhost:8081"));
     assert!(
         refusal(&["--data-path", "/proc/nowhere/data", "--password", "x", "http://h"], &[])
             .contains("--data-path (DATA_PATH)")

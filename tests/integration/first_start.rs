@@ -8,6 +8,7 @@ use super::support::eventually;
 use super::support::flow::{Client, call};
 use super::support::proxy::{PASSWORD, Proxy, Scratch, arguments, command, free_port};
 use super::support::upstream::{FakeUpstream, text};
+use super::support::wire::Transport;
 
 /// A proxy that checks its MCP server, with `last` at the end of its command line.
 fn checked(port: u16, last: &[&str]) -> Proxy {
@@ -134,7 +135,7 @@ fn a_loopback_url_is_served_to_this_machine_alone_unless_told_otherwise() {
     drop(proxy);
     let local = format!("127.0.0.1:{port}");
     let proxy = bare(port, &["-e", "http://localhost:8080", "--listen", &local, "http://127.0.0.1:1"], &[]);
-    proxy.has_logged("clients on this machine will look in the wrong place");
+    proxy.has_logged("clients will look in the wrong place");
 }
 
 #[test]
@@ -171,4 +172,44 @@ fn the_most_detailed_log_has_connections_and_no_secrets() {
     for secret in [PASSWORD, &tokens.access, &tokens.refresh] {
         assert!(!proxy.log().contains(secret), "{}", proxy.log());
     }
+}
+
+#[test]
+fn a_published_directory_with_the_keys_in_it_is_named() {
+    let other = Scratch::new();
+    let (port, notes) = (free_port(), other.path("notes"));
+    std::fs::create_dir(&notes).unwrap();
+    let published = |directory: &str| {
+        let data = Arc::new(Scratch::new());
+        let mut command = command();
+        command.args(arguments(&data, port)).args(["--", "sh", "-c", "exec sleep 600", directory]);
+        let directory = if directory.is_empty() { data.0.display().to_string() } else { directory.to_string() };
+        command.args([directory]).env("PATH", "/usr/bin:/bin");
+        let proxy = Proxy::spawn(command, port, data);
+        proxy.has_logged("ready");
+        proxy.log().contains("a directory that has the data of this proxy in it")
+    };
+    assert!(published(""));
+    assert!(!published(&notes));
+}
+
+#[test]
+fn a_server_that_never_answers_is_told_of() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = checked(free_port(), &[&format!("http://127.0.0.1:{}", silent.local_addr().unwrap().port())]);
+    proxy.has_logged("takes a connection but does not answer");
+}
+
+#[test]
+fn a_page_that_refuses_a_form_is_explained_in_the_log() {
+    let proxy = Proxy::start(1, &[]);
+    let form = ("Content-Type", "application/x-www-form-urlencoded");
+    let page = proxy.send("POST", "/.auth/login", &[form], b"request=x").text();
+    let id = page.split("request ").nth(1).unwrap().split('<').next().unwrap();
+    let line = || proxy.log().lines().find(|l| l.contains("the browser sent no cookie")).map(str::to_string);
+    eventually("the log has the reason", || line().is_some());
+    assert!(line().unwrap().contains(&format!("\"request\":\"{id}\"")), "{id}: {}", proxy.log());
+    let elsewhere = [form, ("Origin", "https://evil.example")];
+    assert!(proxy.send("POST", "/.auth/login", &elsewhere, b"request=x").text().contains("came from another site"));
+    proxy.has_logged("https://evil.example");
 }

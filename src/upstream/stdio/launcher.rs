@@ -113,12 +113,22 @@ pub(super) fn check_program(command: &[OsString]) -> Result<(), String> {
     if program.as_encoded_bytes().contains(&b'/') {
         return match is_program(Path::new(program)) {
             true => Ok(()),
-            false => Err(format!("the MCP server's command '{shown}' is no program that can be run; check the path")),
+            false if !Path::new(program).exists() => {
+                Err(format!("the MCP server's command '{shown}' does not exist; check the path"))
+            }
+            false => Err(format!(
+                "the MCP server's command '{shown}' is no file that this user can run; make it executable (chmod +x)"
+            )),
         };
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     if std::env::split_paths(&path).any(|directory| is_program(&directory.join(program))) {
         return Ok(());
+    }
+    if shown.to_string().contains(' ') {
+        return Err(format!(
+            "the MCP server's command '{shown}' is one word with blanks; write its words without the quotes around all: -- {shown}"
+        ));
     }
     Err(format!(
         "the MCP server's command '{shown}' is in no directory of PATH ({}); install it, or give its full path",
