@@ -72,11 +72,12 @@ impl Context {
         clock: Arc<Clock>,
     ) -> Result<Context, StoreError> {
         let keys = Keys::new(&config.external.origin, secret, &config.previous_secrets);
-        let passwords = Passwords::new(&config.passwords, config.password_queue, &keys);
+        let state = Arc::new(State::new(store, clock)?);
+        let passwords = Passwords::new(&config.passwords, config.password_queue, &keys, &state)?;
         let fetcher = Fetcher::new(config.outbound_tls.clone(), config.outbound_proxies.clone(), TIMEOUT);
         let providers = Providers::new(config.providers.clone(), fetcher, &keys);
         Ok(Context {
-            state: Arc::new(State::new(store, clock)?),
+            state,
             keys,
             passwords,
             throttle: Throttle::default(),

@@ -9,9 +9,10 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use http::header::RETRY_AFTER;
 use http::{Method, StatusCode, Version};
 
 use super::body::{Arriving, Framed, HELD, Input, Progress, SocketSource};
@@ -114,12 +115,41 @@ struct HeadStage {
     forgiven: bool,
     /// Starts with the first read that did not bring the whole head.
     deadline: Option<Instant>,
+    share: Share,
 }
 
 struct BodyStage {
     head: Head,
     progress: Progress,
     held: Vec<u8>,
+    share: Share,
+}
+
+/// Bytes of unfinished requests that all connections hold together.
+static HELD_IN_ALL: AtomicUsize = AtomicUsize::new(0);
+/// Most of those, beyond what each connection may hold in any case: strangers can send all but the last byte.
+const MOST_HELD_IN_ALL: usize = 32 << 20;
+const HELD_IN_ANY_CASE: usize = 8 << 10;
+
+/// What a waiting connection has of [`HELD_IN_ALL`].
+#[derive(Default)]
+struct Share(usize);
+
+impl Share {
+    /// Holds `bytes` from now on; false when there is no room for that many.
+    #[must_use]
+    fn hold(&mut self, bytes: usize) -> bool {
+        let more = bytes.saturating_sub(self.0);
+        let before = HELD_IN_ALL.fetch_add(more, Ordering::Relaxed);
+        self.0 += more;
+        bytes <= HELD_IN_ANY_CASE || before + more <= MOST_HELD_IN_ALL
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        HELD_IN_ALL.fetch_sub(self.0, Ordering::Relaxed);
+    }
 }
 
 struct FlushStage {
@@ -333,6 +363,9 @@ impl Connection {
                     return Step::Wait(Stage::Head(stage), wait);
                 }
                 None => {
+                    if !stage.share.hold(self.input.buffered().len()) {
+                        return self.refuse(TOO_MUCH_HELD, limits);
+                    }
                     let deadline = *stage.deadline.get_or_insert_with(|| Instant::now() + limits.head_timeout);
                     return Step::Wait(Stage::Head(stage), Wait { for_what: For::Bytes, deadline });
                 }
@@ -361,12 +394,16 @@ impl Connection {
         if std::mem::take(&mut head.expects_continue) && held.is_empty() && send_continue(&self.socket).is_err() {
             return Step::Close;
         }
-        Step::Go(Stage::Body(Box::new(BodyStage { head, progress, held })))
+        Step::Go(Stage::Body(Box::new(BodyStage { head, progress, held, share: Share::default() })))
     }
 
     fn read_body(&mut self, mut stage: Box<BodyStage>, services: &Services<'_>) -> Step {
         if !std::mem::take(&mut self.readable) {
             self.input.release();
+            if !stage.share.hold(stage.held.len()) {
+                let framing = framing(&stage.head, false);
+                return self.send(too_much_held(), framing, After::Close, services);
+            }
             let deadline = stage.progress.deadline();
             return Step::Wait(Stage::Body(stage), Wait { for_what: For::Bytes, deadline });
         }
@@ -375,7 +412,7 @@ impl Connection {
             // The client has ended the connection.
             Err(e) if BodyError::of(&e) == Some(BodyError::Gone) => Step::Close,
             Ok(Whole | Full) | Err(_) => {
-                let BodyStage { head, progress, held } = *stage;
+                let BodyStage { head, progress, held, .. } = *stage;
                 self.answer(head, progress, held, services)
             }
         }
@@ -521,6 +558,19 @@ impl Connection {
         Step::Go(Stage::Flush(Box::new(FlushStage { bytes, sent: 0, deadline, then: After::Close })))
     }
 }
+
+/// Unfinished requests take too much memory together.
+fn too_much_held() -> Response {
+    log::debug!("an unfinished request was refused: all of them together hold too much");
+    let response =
+        Response::text(StatusCode::SERVICE_UNAVAILABLE, "too many requests are unfinished; send it again, in one go");
+    response.with(RETRY_AFTER, 1)
+}
+
+const TOO_MUCH_HELD: HeadError = HeadError {
+    status: StatusCode::SERVICE_UNAVAILABLE,
+    reason: "too many requests are unfinished; send it again, in one go",
+};
 
 const TOO_LARGE: HeadError =
     HeadError { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, reason: "the request head is too large" };

@@ -112,6 +112,21 @@ pub fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
+/// What networks have in common that one provider may have given to one customer: IPv4 by its /16, IPv6 by its /32.
+pub fn wide_network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let mut octets = v6.octets();
+            octets[4..].fill(0);
+            IpAddr::from(octets)
+        }
+        IpAddr::V4(v4) => {
+            let [a, b, ..] = v4.octets();
+            IpAddr::from([a, b, 0, 0])
+        }
+    }
+}
+
 /// The unit by which addresses are counted: IPv4 as it is, IPv6 by its /64, which is what one subscriber has.
 pub fn address_group(address: IpAddr) -> IpAddr {
     match address.to_canonical() {

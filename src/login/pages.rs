@@ -271,7 +271,7 @@ fn who_asks(ctx: &Context, asker: &Asker) -> Markup {
             }
             div {
                 dt { "It calls itself (unverified)" }
-                dd { (name.as_deref().unwrap_or("nothing")) }
+                dd { (name.as_deref().unwrap_or("no name")) }
             }
             div {
                 dt { "It will be able to" }
@@ -293,9 +293,15 @@ fn place_of(redirect: &RedirectUri) -> String {
     }
 }
 
-/// Characters without a width that join nothing.
+/// Characters that show nothing (Unicode `Default_Ignorable_Code_Point`, and blanks that are no white space), with which two
+/// different names look the same.
 fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{200b}' | '\u{2060}'..='\u{2064}' | '\u{180e}')
+    matches!(
+        c,
+        '\u{ad}' | '\u{34f}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}'
+            | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
+            | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}'
+    )
 }
 
 /// A client's own name: control and direction characters taken out, at most 64 characters.

@@ -1,15 +1,21 @@
 //! Checking passwords. bcrypt takes a good part of a second on a small board: one check a core at a time, two short
 //! queues that take turns, known browsers and the rest, and nothing else waits for it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
+use crate::clock::Timestamp;
 use crate::config::Password;
 use crate::identity::{CredentialId, User, UserId};
+use crate::store::rows::KnownPassword;
+use crate::store::{State, StoreError};
 use crate::tokens::{Keys, Kind, base64url, equal};
 
 /// bcrypt silently ignores what comes after.
 pub const MAX_PASSWORD_BYTES: usize = 72;
+
+/// What never expires.
+const NEVER: Timestamp = Timestamp::MAX;
 
 /// The configured passwords.
 pub struct Passwords {
@@ -45,16 +51,23 @@ pub enum Outcome {
 }
 
 impl Passwords {
-    /// Takes the configured passwords; `queue` sign-ins may wait.
-    pub fn new(passwords: &[Password], queue: usize, keys: &Keys) -> Passwords {
-        let ids = |p: &Password| -> Vec<CredentialId> {
-            let text = match p {
+    /// Takes the configured passwords; `queue` sign-ins may wait. Who they are is kept in `state`, since one that was dropped
+    /// and is taken up again does not bring back what it began.
+    pub fn new(passwords: &[Password], queue: usize, keys: &Keys, state: &State) -> Result<Passwords, StoreError> {
+        let names = |p: &Password, returns: u32| -> Vec<CredentialId> {
+            let mut text = match p {
                 Password::Plain(text) => format!("plain\0{text}"),
                 Password::Bcrypt(hash) => format!("bcrypt\0{hash}"),
             };
+            if returns > 0 {
+                text += &format!("\0{returns}");
+            }
             keys.macs(Kind::Credential, text.as_bytes()).iter().map(|mac| CredentialId(base64url(&mac[..12]))).collect()
         };
-        let known = passwords.iter().map(|p| Known {
+        let returns = returns(state, passwords.iter().map(|p| names(p, 0)).collect())?;
+        let passwords = || passwords.iter().zip(&returns);
+        let ids = |(p, returns): (&Password, &u32)| names(p, *returns);
+        let known = passwords().map(|(p, returns)| Known {
             check: match p {
                 Password::Plain(text) => {
                     let key = crate::tokens::random();
@@ -62,15 +75,15 @@ impl Passwords {
                 }
                 Password::Bcrypt(hash) => Check::Bcrypt(hash.clone()),
             },
-            id: ids(p).swap_remove(0),
+            id: ids((p, returns)).swap_remove(0),
         });
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Passwords {
+        Ok(Passwords {
             known: known.collect(),
             // Under every secret that verifies: rotating the secret is not changing the password.
-            current: passwords.iter().flat_map(ids).collect(),
+            current: passwords().flat_map(ids).collect(),
             gate: Gate::new(cores, queue),
-        }
+        })
     }
 
     /// Is there any?
@@ -111,6 +124,28 @@ impl Passwords {
             None => Outcome::Wrong,
         }
     }
+}
+
+/// Notes which passwords are configured, each under its names, and how often each has been taken up again.
+fn returns(state: &State, configured: Vec<Vec<CredentialId>>) -> Result<Vec<u32>, StoreError> {
+    let mut known = HashMap::new();
+    state.scan::<KnownPassword>(|name, row| {
+        known.insert(name.to_string(), row);
+    })?;
+    let mut rows = Vec::new();
+    for names in &configured {
+        let found = names.iter().find_map(|name| known.remove(name.as_str()));
+        let returns = found.map_or(0, |row| row.returns + u32::from(!row.is_configured));
+        rows.push((names[0].as_str().to_string(), KnownPassword { returns, is_configured: true, expires_at: NEVER }));
+    }
+    let returns = rows.iter().map(|(_, row)| row.returns).collect();
+    let dropped = known.into_iter().filter(|(_, row)| row.is_configured);
+    rows.extend(dropped.map(|(name, row)| (name, KnownPassword { is_configured: false, ..row })));
+    state.transact(move |tx| {
+        rows.iter().for_each(|(name, row)| tx.put(name, row));
+        Ok(())
+    })?;
+    Ok(returns)
 }
 
 fn keyed(key: &[u8; 32], text: &str) -> [u8; 32] {
@@ -211,11 +246,39 @@ impl Drop for Turn<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::clock::Clock;
+    use crate::store::embedded::EmbeddedStore;
     use crate::tokens::Secret;
 
     fn passwords(list: &[Password], secret: &Secret) -> Passwords {
-        Passwords::new(list, 1, &Keys::new("https://a", secret, &[]))
+        of(list, &Keys::new("https://a", secret, &[]), &state())
+    }
+
+    fn state() -> State {
+        State::new(Box::new(EmbeddedStore::in_memory().unwrap()), Arc::new(Clock::system())).unwrap()
+    }
+
+    fn of(list: &[Password], keys: &Keys, state: &State) -> Passwords {
+        Passwords::new(list, 1, keys, state).unwrap()
+    }
+
+    #[test]
+    fn a_password_that_is_taken_up_again_is_another_credential() {
+        let (keys, state) = (Keys::new("https://a", &Secret::generate(), &[]), state());
+        let one = || Password::Plain("one".into());
+        let id = |list: &[Password]| credential(of(list, &keys, &state).check("one", None));
+        let first = id(&[one()]);
+        assert_eq!(id(&[one()]), first, "a restart changes nothing");
+        assert_eq!(id(&[Password::Plain("beside".into()), one()]), first, "nor does another beside it");
+        assert!(!of(&[Password::Plain("two".into())], &keys, &state).is_current(&first));
+        let second = id(&[one()]);
+        assert!(second != first && !of(&[one()], &keys, &state).is_current(&first));
+        assert_eq!(id(&[one()]), second);
+        of(&[], &keys, &state);
+        assert!(id(&[one()]) != second);
     }
 
     fn credential(outcome: Outcome) -> CredentialId {
@@ -252,7 +315,7 @@ mod tests {
         assert!(passwords(&[Password::Plain("one".into())], &old).is_current(&before));
         assert!(!passwords(&[Password::Plain("two".into())], &old).is_current(&before));
         let rotated = Keys::new("https://a", &new, &[old]);
-        assert!(Passwords::new(&[Password::Plain("one".into())], 1, &rotated).is_current(&before));
+        assert!(of(&[Password::Plain("one".into())], &rotated, &state()).is_current(&before));
     }
 
     #[test]

@@ -185,8 +185,10 @@ pub fn same_origin(ctx: &Context, headers: &HeaderMap) -> bool {
     let Ok(origin) = origin.to_str() else { return false };
     // The Host field has been checked against the allowed names: a form of this very host is ours as well.
     let host = headers.get(HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
-    origin == ctx.config.external.origin
-        || origin.split_once("://").is_some_and(|(_, o)| !o.is_empty() && o.eq_ignore_ascii_case(host))
+    let external = &ctx.config.external;
+    let scheme = if external.secure { "https" } else { "http" };
+    origin == external.origin
+        || origin.split_once("://").is_some_and(|(s, o)| s == scheme && !o.is_empty() && o.eq_ignore_ascii_case(host))
 }
 
 /// The form was sent from another site.

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::http::address_group;
+use crate::http::{address_group, network_of, wide_network_of};
 
 /// Failures that cost nothing, for one address or browser.
 const FREE: u32 = 5;
@@ -23,6 +23,10 @@ const LONGEST_IN_ALL: Duration = Duration::from_secs(2);
 /// Attempts a second from addresses that have not failed yet, which the delay of all strangers together spares: the
 /// owner at a new place is one of them, and so is each machine of a botnet, whose number this bounds.
 const FRESH_PER_SECOND: f64 = 10.0;
+/// Failures in a network (/24, IPv6: /48), and in a wide one (/16, /32), after which its addresses are not fresh any more:
+/// whoever has many addresses has few networks.
+const FREE_IN_NETWORK: u32 = 10;
+const FREE_IN_WIDE_NETWORK: u32 = 50;
 /// A failure is forgotten after this long without another.
 const FORGET: Duration = Duration::from_secs(60 * 60);
 /// Addresses, and browsers, remembered at one time.
@@ -44,6 +48,8 @@ pub struct Throttle(Mutex<Counts>);
 #[derive(Default)]
 struct Counts {
     addresses: HashMap<IpAddr, Failures>,
+    /// By network, and by wide network: they only tell whether an address in it is fresh.
+    networks: [HashMap<IpAddr, Failures>; 2],
     browsers: HashMap<String, Failures>,
     all: Failures,
     /// What is left of the allowance of fresh addresses, and when it was.
@@ -62,6 +68,11 @@ impl Failures {
         let Some(last) = self.last.filter(|_| self.count >= free) else { return Duration::ZERO };
         let delay = Duration::from_secs(1u64 << (self.count - free).min(16)).min(longest);
         (last + delay).saturating_duration_since(now)
+    }
+
+    /// Were there at least so many that are not forgotten?
+    fn has_failed(&self, now: Instant, count: u32) -> bool {
+        self.count >= count && self.last.is_some_and(|last| now.saturating_duration_since(last) <= FORGET)
     }
 
     fn add(&mut self, now: Instant) {
@@ -93,12 +104,19 @@ impl Throttle {
             Visitor::Stranger(address) => {
                 let failures = entry(&mut counts.addresses, address_group(*address), now);
                 let mut in_all = counts.all.wait(now, FREE_IN_ALL, LONGEST_IN_ALL);
-                if failures.count == 0 && !in_all.is_zero() && take_fresh(&mut counts.fresh, now) {
+                let [network, wide] = &mut counts.networks;
+                let network = entry(network, network_of(*address), now);
+                let wide = entry(wide, wide_network_of(*address), now);
+                let is_fresh = failures.count == 0
+                    && !network.has_failed(now, FREE_IN_NETWORK)
+                    && !wide.has_failed(now, FREE_IN_WIDE_NETWORK);
+                if is_fresh && !in_all.is_zero() && take_fresh(&mut counts.fresh, now) {
                     in_all = Duration::ZERO;
                 }
                 refuse_for(failures.wait(now, FREE, LONGEST).max(in_all))?;
-                failures.add(now);
-                counts.all.add(now);
+                for failures in [failures, network, wide, &mut counts.all] {
+                    failures.add(now);
+                }
             }
         }
         Ok(())
@@ -115,6 +133,7 @@ impl Throttle {
             }
             Visitor::Stranger(address) => {
                 counts.addresses.remove(&address_group(*address));
+                counts.take_back_of_networks(*address);
                 counts.all.count = counts.all.count.saturating_sub(1);
             }
         }
@@ -133,12 +152,22 @@ impl Throttle {
             Visitor::Stranger(address) => {
                 counts.all.count = counts.all.count.saturating_sub(1);
                 counts.take_back(*address);
+                counts.take_back_of_networks(*address);
             }
         }
     }
 }
 
 impl Counts {
+    fn take_back_of_networks(&mut self, address: IpAddr) {
+        let keys = [network_of(address), wide_network_of(address)];
+        for (networks, key) in self.networks.iter_mut().zip(keys) {
+            if let Some(failures) = networks.get_mut(&key) {
+                failures.count = failures.count.saturating_sub(1);
+            }
+        }
+    }
+
     /// One attempt from there was none.
     fn take_back(&mut self, address: IpAddr) {
         if let Some(failures) = self.addresses.get_mut(&address_group(address)) {
@@ -214,7 +243,7 @@ mod tests {
     fn a_thousand_strangers_slow_one_another_and_not_the_owners_browser() {
         let (throttle, now) = (Throttle::default(), Instant::now());
         let passed = (0..1_000u32)
-            .filter(|i| throttle.attempt_at(&Visitor::Stranger(IpAddr::from(i.to_be_bytes())), now).is_ok());
+            .filter(|i| throttle.attempt_at(&Visitor::Stranger(IpAddr::from((i << 16).to_be_bytes())), now).is_ok());
         assert_eq!(passed.count(), FREE_IN_ALL as usize + FRESH_PER_SECOND as usize);
         let owner = Visitor::Known("laptop".into(), IpAddr::from([198, 51, 100, 1]));
         assert_eq!(throttle.attempt_at(&owner, now), Ok(()));
@@ -223,6 +252,29 @@ mod tests {
         let guesser = stranger(10);
         while throttle.attempt_at(&guesser, soon).is_ok() {}
         assert!(throttle.attempt_at(&guesser, soon).is_err());
+    }
+
+    #[test]
+    fn addresses_of_a_network_that_guesses_are_not_fresh() {
+        let wide =
+            |network: u16, subnet: u16| Visitor::Stranger(IpAddr::from([0x2001, 0xdb8, network, subnet, 0, 0, 0, 1]));
+        for spread in [false, true] {
+            let (throttle, mut now) = (Throttle::default(), Instant::now());
+            // One site with its 65,536 subnets, or one customer with as many sites: two guesses a second in the end.
+            let mut next = 0;
+            let mut guess = |now| {
+                next += 1;
+                throttle.attempt_at(&if spread { wide(next, 0) } else { wide(7, next) }, now).is_ok()
+            };
+            assert_eq!((0..1_000).filter(|_| guess(now)).count(), FREE_IN_ALL as usize);
+            let mut passed = 0;
+            for _ in 0..600 {
+                now += Duration::from_millis(100);
+                passed += usize::from(guess(now));
+            }
+            assert!(passed <= 31, "{passed} in a minute");
+            assert_eq!(throttle.attempt_at(&stranger(1), now), Ok(()), "the owner, elsewhere");
+        }
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! JSON-RPC 2.0: enough of it to answer a request with an error that its sender understands.
 
-use std::borrow::Cow;
-
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::message::{Kind, Message, split};
 use crate::http::Response;
 
 /// "Parse error" (JSON-RPC 2.0 section 5.1).
@@ -20,7 +19,7 @@ pub const INVALID_PARAMS: i32 = -32602;
 pub const INTERNAL_ERROR: i32 = -32603;
 
 #[derive(Deserialize)]
-struct Message<'m> {
+struct Envelope<'m> {
     jsonrpc: &'m str,
     method: Option<&'m RawValue>,
     #[serde(borrow)]
@@ -29,7 +28,7 @@ struct Message<'m> {
 
 /// The id of a JSON-RPC request, as it was written; `None` for anything else.
 pub fn request_id(body: &[u8]) -> Option<&RawValue> {
-    let message: Message = serde_json::from_slice(body).ok()?;
+    let message: Envelope = serde_json::from_slice(body).ok()?;
     message.method?;
     let id = message.id.filter(|_| message.jsonrpc == "2.0")?;
     // A string or a number; null, lists and objects name no request.
@@ -54,16 +53,15 @@ const QUESTIONS: &[&str] = &[
 
 /// Does `body`, one message or a batch, hold nothing but requests that may be sent twice?
 pub fn only_asks(body: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Method<'m> {
-        #[serde(borrow)]
-        method: Cow<'m, str>,
-    }
-    let is_question = |m: &Method| QUESTIONS.contains(&&*m.method);
-    match serde_json::from_slice::<Method>(body) {
-        Ok(message) => is_question(&message),
-        Err(_) => serde_json::from_slice::<Vec<Method>>(body).is_ok_and(|batch| batch.iter().all(is_question)),
-    }
+    // What another parser could read as another method is no question.
+    let is_question = |text: &&str| {
+        Message::parse(text).is_ok_and(|message| {
+            let (Kind::Request { method, .. } | Kind::Notification { method }) = &message.kind else { return false };
+            !message.is_ambiguous() && QUESTIONS.contains(&method.as_str())
+        })
+    };
+    let Ok(text) = std::str::from_utf8(body) else { return false };
+    split(text).is_ok_and(|(messages, _)| messages.iter().all(is_question))
 }
 
 /// The code of an error response; `None` for anything else.
@@ -104,15 +102,19 @@ mod tests {
 
     #[test]
     fn only_questions_may_be_repeated() {
-        for yes in [r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#, r#"[{"method":"ping"},{"method":"ping"}]"#] {
+        for yes in [
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#,
+            r#"[{"jsonrpc":"2.0","id":1,"method":"ping"},{"jsonrpc":"2.0","id":2,"method":"ping"}]"#,
+        ] {
             assert!(only_asks(yes.as_bytes()), "{yes}");
         }
         for no in [
             r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#,
-            r#"{"method":"ping","method":"tools/call"}"#,
-            r#"[{"method":"ping"},{"method":"tools/call"}]"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"ping","method":"tools/call"}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"ping","Method":"tools/call"}"#,
+            r#"[{"jsonrpc":"2.0","id":1,"method":"ping"},{"jsonrpc":"2.0","id":2,"method":"tools/call"}]"#,
             r#"{"jsonrpc":"2.0","id":1,"result":{}}"#,
-            r#"{"method":"tools\/call"}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools\/call"}"#,
             "ping",
             "",
         ] {

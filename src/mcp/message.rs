@@ -235,6 +235,34 @@ pub fn split(text: &str) -> Result<(Vec<&str>, bool), Flaw> {
     Ok((batch, true))
 }
 
+/// Lists and objects within one another: readers of many languages take a stack frame for each.
+const MAX_DEPTH: usize = 128;
+
+/// Refuses what would break a reader that takes a stack frame for each level.
+pub fn check_depth(text: &str) -> Result<(), Flaw> {
+    if is_too_deep(text) { Err(Flaw::NotMessage("a message has at most 128 levels")) } else { Ok(()) }
+}
+
+fn is_too_deep(text: &str) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    return true;
+                }
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
 const TOO_MANY: &str = "a batch has at most 1024 messages";
 
 /// The texts of a batch, counted while they are read: a list of single digits would else take many times its size.
@@ -374,6 +402,14 @@ mod tests {
         let response = |id, is_error| Ok(Kind::Response { id, is_error });
         assert_eq!(kind(r#"{"jsonrpc":"2.0","id":1,"result":null}"#), response(Some(Id::Number(1)), false));
         assert_eq!(kind(r#"{"jsonrpc":"2.0","id":null,"error":{}}"#), response(None, true));
+    }
+
+    #[test]
+    fn depth_is_bounded_wherever_it_is() {
+        let nested = |depth: usize| format!(r#"{{"x":{}{}}}"#, "[".repeat(depth - 1), "]".repeat(depth - 1));
+        assert!(check_depth(&nested(128)).is_ok() && check_depth(&nested(129)).is_err());
+        assert!(check_depth(&format!(r#"{{"x":"{}\"{}"}}"#, "[".repeat(500), "{".repeat(500))).is_ok());
+        assert!(check_depth(&format!("[{}]", vec!["[]"; 200].join(","))).is_ok());
     }
 
     #[test]

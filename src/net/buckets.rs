@@ -5,8 +5,12 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use crate::http::{address_group, network_of};
+use crate::http::{address_group, network_of, wide_network_of};
 
+/// Of what is set aside for networks that have asked for little: in all, and of a wide network (/16, IPv6: /32) in a burst and
+/// in an hour.
+const SET_ASIDE: (u32, u32) = (500, 5);
+const OF_A_NEWCOMER: f64 = 10.0;
 /// Addresses remembered at one time.
 const MAX_ADDRESSES: usize = 10_000;
 
@@ -21,6 +25,11 @@ impl Buckets {
     /// `burst` at once, then `per_second`.
     pub fn new(burst: u32, per_second: u32) -> Buckets {
         Buckets { burst: burst.into(), per_second: per_second.into(), levels: Mutex::default() }
+    }
+
+    /// `count` at once, and as many in an hour.
+    fn in_an_hour(count: f64) -> Buckets {
+        Buckets { burst: count, per_second: count / 3_600.0, levels: Mutex::default() }
     }
 
     /// Takes one from the address's bucket; false when it is empty.
@@ -55,18 +64,27 @@ impl Buckets {
     }
 }
 
-/// Buckets for each address, for each network, and one for all together: whoever has many addresses has few networks.
+/// Buckets for each address, for each network, and one for all together: whoever has many addresses has few networks. When
+/// that for all is empty, networks that have asked for little have one more.
 pub struct Nested {
     address: Buckets,
     network: Buckets,
     all: Buckets,
+    set_aside: Buckets,
+    newcomers: Buckets,
 }
 
 impl Nested {
     /// Burst and rate of an address (IPv6: /64), of a network (/24, IPv6: /48), and of all.
     pub fn new(address: (u32, u32), network: (u32, u32), all: (u32, u32)) -> Nested {
         let buckets = |(burst, per_second)| Buckets::new(burst, per_second);
-        Nested { address: buckets(address), network: buckets(network), all: buckets(all) }
+        Nested {
+            address: buckets(address),
+            network: buckets(network),
+            all: buckets(all),
+            set_aside: buckets(SET_ASIDE),
+            newcomers: Buckets::in_an_hour(OF_A_NEWCOMER),
+        }
     }
 
     /// Takes one from each; the first that is empty, in words for the log.
@@ -83,7 +101,9 @@ impl Nested {
         if !self.network.take_of(network_of(address), now) {
             return Err("from this network");
         }
-        if self.all.take_of(ANY, now) { Ok(()) } else { Err("in all") }
+        let is_newcomer = self.newcomers.take_of(wide_network_of(address), now);
+        let enough = self.all.take_of(ANY, now) || (is_newcomer && self.set_aside.take_of(ANY, now));
+        if enough { Ok(()) } else { Err("in all") }
     }
 }
 
@@ -125,7 +145,9 @@ mod tests {
         assert_eq!(limit.take_at(v6(2, 1), now), Ok(()));
         assert_eq!(limit.take_at(v6(2, 1), now), Ok(()));
         assert_eq!(limit.take_at(v6(2, 1), now), Err("from this address"));
-        assert_eq!(taken(&mut (0..100).map(|n| IpAddr::from([192, 0, 2, n]))), 1, "all together have no more");
-        assert_eq!(limit.take_at(IpAddr::from([198, 51, 100, 1]), now), Err("in all"));
+        // Eight in all are taken, and whoever floods goes on; others have something set aside.
+        assert_eq!(taken(&mut (3..1_000).map(|n| v6(n, 1))), 3, "one more in all, and what is left to a newcomer");
+        assert_eq!(limit.take_at(v6(2_000, 1), now), Err("in all"));
+        assert_eq!(limit.take_at(IpAddr::from([198, 51, 100, 1]), now), Ok(()));
     }
 }

@@ -203,7 +203,12 @@ impl Client {
         let wire = match &self.tls {
             None => Wire::Plain(socket),
             Some((config, name)) => {
-                Wire::encrypted(socket, config.clone(), name.clone()).map_err(ClientError::Connect)?
+                let deadline = Instant::now() + self.connect_timeout;
+                Wire::encrypted(socket, config.clone(), name.clone(), deadline).map_err(|e| match e.kind() {
+                    // What came is no TLS, or no certificate to be trusted.
+                    io::ErrorKind::InvalidData => ClientError::Io(e),
+                    _ => timed_out(e),
+                })?
             }
         };
         Ok(Input::new(wire))

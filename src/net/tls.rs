@@ -4,14 +4,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 /// Trust in the public authorities, and in those whose certificates are in `ca_file` (PEM), which `option` named. The
 /// error is one line.
 pub fn client_config(option: &str, ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
+    let mut own = Vec::new();
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     if let Some(path) = ca_file {
         let refuse = |what: &str| format!("{option}: {} {what}", path.display());
@@ -19,12 +22,17 @@ pub fn client_config(option: &str, ca_file: Option<&Path>) -> Result<Arc<ClientC
             CertificateDer::pem_file_iter(path)
                 .and_then(|found| found.collect::<Result<Vec<_>, _>>())
                 .map_err(|e| refuse(&format!("can't be read: {e}; it must hold certificates in PEM form")))?;
-        if roots.add_parsable_certificates(certificates).0 == 0 {
+        if roots.add_parsable_certificates(certificates.iter().cloned()).0 == 0 {
             return Err(refuse("holds no certificate; it must hold those of the authorities to trust, in PEM form"));
         }
+        own = certificates;
     }
-    let config = builder()?.with_root_certificates(roots).with_no_client_auth();
-    Ok(Arc::new(config))
+    let provider = Arc::new(ring::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(|e| format!("TLS can't be set up: {e}"))?;
+    let verifier = Arc::new(Trusted { verifier, own });
+    Ok(Arc::new(builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
 }
 
 /// Trust in anyone.
@@ -41,6 +49,56 @@ fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier
     ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|e| format!("TLS can't be set up: {e}"))
+}
+
+/// Trusts in authorities, and in a server whose own certificate was given. Tools make those as certificates of an authority,
+/// which webpki does not take for a server's: everything else it has checked by then.
+#[derive(Debug)]
+struct Trusted {
+    verifier: Arc<WebPkiServerVerifier>,
+    own: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for Trusted {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = self.verifier.verify_server_cert(certificate, intermediates, name, ocsp, now);
+        let Err(Error::InvalidCertificate(CertificateError::Other(why))) = &verified else { return verified };
+        let is_own = self.own.iter().any(|own| own.as_ref() == certificate.as_ref());
+        if !is_own || !format!("{why:?}").contains("CaUsedAsEndEntity") {
+            return verified;
+        }
+        verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
+    }
 }
 
 /// Takes every certificate, but no signature that is not its.

@@ -304,6 +304,17 @@ impl Tls {
         Ok(state.plaintext_bytes_to_read() > 0 || state.peer_has_closed())
     }
 
+    /// Comes to an end of the handshake.
+    fn shake_hands(&mut self) -> io::Result<()> {
+        while self.connection.is_handshaking() {
+            let is_out = self.push()?;
+            if self.connection.is_handshaking() && !self.pull_now()? {
+                self.socket.wait(if is_out { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT })?;
+            }
+        }
+        Ok(())
+    }
+
     /// See [`Wire::send`].
     fn send(&mut self, mut bytes: &[u8]) -> io::Result<bool> {
         loop {
@@ -384,10 +395,18 @@ pub(crate) enum Either {
 }
 
 impl Wire {
-    /// A TLS client connection to `name`; the handshake takes place with the first byte.
-    pub(crate) fn encrypted(socket: Socket, config: Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<Wire> {
+    /// A TLS client connection to `name`, with its handshake done by `deadline`.
+    pub(crate) fn encrypted(
+        socket: Socket,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        deadline: Instant,
+    ) -> io::Result<Wire> {
         let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
-        Ok(Wire::Tls(Box::new(Tls { connection, socket, records: Records::default() })))
+        let mut tls = Tls { connection, socket, records: Records::default() };
+        tls.socket.set_deadline(Some(deadline));
+        tls.shake_hands()?;
+        Ok(Wire::Tls(Box::new(tls)))
     }
 
     fn socket(&mut self) -> &mut Socket {

@@ -4,7 +4,9 @@
 //! addresses, networks and all together have a rate; when room is needed, what no user ever authorized goes first, of the
 //! network that has the most of it. Users have a bound as well.
 
+use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::hash::Hash;
 use std::net::IpAddr;
 
 use http::StatusCode;
@@ -16,7 +18,7 @@ use super::redirect_uri::{Destination, RedirectUri};
 use super::{OAuthError, no_store};
 use crate::clock::Timestamp;
 use crate::context::{Caller, Context};
-use crate::http::{BodyError, Request, Response, network_of};
+use crate::http::{BodyError, Request, Response, network_of, wide_network_of};
 use crate::identity::{ClientId, OFFLINE_ACCESS, SCOPE, UserId};
 use crate::store::StoreError;
 use crate::store::rows::{AuthMethod, Client, Grant, Phase};
@@ -35,7 +37,7 @@ pub const USED_MARGIN: u64 = 30 * 86_400;
 /// Registrations kept at one time; with more, unused ones make room.
 const MAX_CLIENTS: u64 = 10_000;
 /// How many make room at once.
-const EVICTED_AT_ONCE: usize = 1_000;
+const EVICTED_AT_ONCE: usize = 100;
 /// Registrations that one user may have been the first to use; with more, one without a live grant makes room.
 const MAX_OF_ONE_USER: usize = 256;
 
@@ -191,35 +193,55 @@ fn make_room(ctx: &Context, address: IpAddr) -> Result<bool, StoreError> {
         false => unused.entry(client.network).or_default().push((client.expires_at, client.id)),
         true => used.push(client),
     })?;
-    let mut going = of_the_largest(unused, EVICTED_AT_ONCE);
+    let mut going = of_the_largest(unused, |network| network.map(wide_network_of), EVICTED_AT_ONCE);
     if going.is_empty() {
         let live = live_grants(ctx)?;
         let mut idle = HashMap::<_, Vec<_>>::new();
         for client in used.into_iter().filter(|c| !live.contains_key(&c.id)) {
             idle.entry(client.used_by).or_default().push((client.issued_at, client.id));
         }
-        going = of_the_largest(idle, EVICTED_AT_ONCE);
+        going = of_the_largest(idle, |_| (), EVICTED_AT_ONCE);
     }
     let removed = remove(ctx, going)?;
     log::warn!(removed = removed, address:% = address; "there were too many registrations; those that are not in use were removed, of whoever had the most");
     Ok(removed > 0)
 }
 
-/// The oldest `count` of `groups`, each taken from the group that is the largest at that moment.
-fn of_the_largest<K, T: Ord>(groups: HashMap<K, Vec<T>>, count: usize) -> Vec<T> {
-    let sorted = groups.into_values().map(|mut group| {
-        group.sort_by(|a, b| b.cmp(a));
-        (group.len(), group)
-    });
-    let mut heap: BinaryHeap<(usize, Vec<T>)> = sorted.collect();
+/// The oldest `count` of `groups`, each taken from the group that is the largest at that moment. Of equal ones it is that of
+/// the larger `family`, then the one with the oldest: whoever spreads over many networks loses before who has one.
+fn of_the_largest<K, F, T: Ord + Clone>(groups: HashMap<K, Vec<T>>, family: impl Fn(&K) -> F, count: usize) -> Vec<T>
+where
+    F: Hash + Eq,
+{
+    let mut families = HashMap::<F, usize>::new();
+    let mut groups: Vec<_> = groups
+        .into_iter()
+        .map(|(key, mut group)| {
+            group.sort_by(|a, b| b.cmp(a));
+            let family = family(&key);
+            *families.entry(family).or_default() += group.len();
+            (key, group)
+        })
+        .collect();
+    let rank = |families: &HashMap<F, usize>, (key, group): &(K, Vec<T>)| {
+        let oldest = group.last()?.clone();
+        Some((group.len(), families.get(&family(key)).copied().unwrap_or_default(), Reverse(oldest)))
+    };
+    let ranked = groups.iter().enumerate().filter_map(|(at, group)| Some((rank(&families, group)?, at)));
+    let mut heap: BinaryHeap<_> = ranked.collect();
     let mut taken = Vec::new();
     while taken.len() < count
-        && let Some((_, mut group)) = heap.pop()
+        && let Some((was, at)) = heap.pop()
     {
-        taken.extend(group.pop());
-        if !group.is_empty() {
-            heap.push((group.len(), group));
+        let Some(is) = rank(&families, &groups[at]) else { continue };
+        if is == was {
+            taken.extend(groups[at].1.pop());
+            if let Some(members) = families.get_mut(&family(&groups[at].0)) {
+                *members -= 1;
+            }
         }
+        // Its family may have lost some since.
+        heap.extend(rank(&families, &groups[at]).map(|rank| (rank, at)));
     }
     taken
 }

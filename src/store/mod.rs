@@ -33,11 +33,13 @@ pub enum Table {
     McpSessions,
     /// People who have signed in at a provider.
     People,
+    /// Passwords that are or were configured.
+    Passwords,
 }
 
 impl Table {
     /// All tables.
-    pub const ALL: [Table; 8] = [
+    pub const ALL: [Table; 9] = [
         Table::Clients,
         Table::Grants,
         Table::Consents,
@@ -46,6 +48,7 @@ impl Table {
         Table::Superseded,
         Table::McpSessions,
         Table::People,
+        Table::Passwords,
     ];
 
     /// Its name in the store.
@@ -59,6 +62,7 @@ impl Table {
             Table::Superseded => "superseded",
             Table::McpSessions => "mcp_sessions",
             Table::People => "people",
+            Table::Passwords => "passwords",
         }
     }
 }

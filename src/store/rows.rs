@@ -228,6 +228,17 @@ pub struct KnownPerson {
     pub expires_at: Timestamp,
 }
 
+/// A password that is or was configured, under the name of its credential.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KnownPassword {
+    /// How often it was taken up again after it had been dropped: what it began before has ended.
+    pub returns: u32,
+    /// Was it configured at the last start?
+    pub is_configured: bool,
+    /// End.
+    pub expires_at: Timestamp,
+}
+
 macro_rules! stored {
     ($($row:ident in $table:ident),*) => {$(
         impl Stored for $row {
@@ -238,4 +249,4 @@ macro_rules! stored {
         }
     )*};
 }
-stored!(Client in Clients, Grant in Grants, Session in Sessions, Consent in Consents, Revocation in Revocations, Superseded in Superseded, McpSession in McpSessions, KnownPerson in People);
+stored!(Client in Clients, Grant in Grants, Session in Sessions, Consent in Consents, Revocation in Revocations, Superseded in Superseded, McpSession in McpSessions, KnownPerson in People, KnownPassword in Passwords);

@@ -81,7 +81,7 @@ fn registrations_of_one_address_have_a_rate_and_bad_ones_are_refused() {
     }
     let huge = format!("{{\"x\":\"{}\"}}", "x".repeat(100_000));
     assert_eq!(proxy.send("POST", "/.idp/register", &[json_type], huge.as_bytes()).status, 413);
-    // Line 32: what any page can send without asking is no registration.
+    // What any page can send without asking is no registration.
     let good = json!({"redirect_uris": [REDIRECT]}).to_string();
     for fields in [&[][..], &[("Content-Type", "text/plain")], &[("Content-Type", "application/x-www-form-urlencoded")]]
     {
@@ -349,7 +349,7 @@ fn a_faulty_request_of_an_untrusted_web_client_gets_a_page_and_no_redirect() {
         assert_eq!((reply.status, reply.header("location")), (400, None), "{change:?}");
         assert!(reply.text().contains("href=\"https://evil.example/x?error="), "the way back is a link");
     }
-    // Line 24: whom one user has let in is a stranger to everybody else.
+    // Whom one user has let in is a stranger to everybody else.
     let browser = Browser::new(&proxy);
     let code = query(&location(&browser.sign_in(&client.authorize(&[]), PASSWORD)))["code"].clone();
     let faulty = client.authorize(&[("code_challenge", "")]);
@@ -369,10 +369,24 @@ fn a_faulty_request_of_an_untrusted_web_client_gets_a_page_and_no_redirect() {
     assert_eq!(browser.get(&faulty).status, 400);
 }
 
-/// Line 24: schemes that wrap another URL or lead to a part of the system.
+/// Schemes that wrap another URL or lead to a part of the system.
 #[test]
 fn wrappers_and_handlers_of_the_system_are_no_redirect_uris() {
     let proxy = Proxy::start(1, &[]);
+    for uri in [
+        "jnlp:https://evil.example/x",
+        "unheard-of:https://evil.example/",
+        "unheard-of://http://evil.example/",
+        "rtsp://evil.example/",
+        "applescript://x",
+    ] {
+        let metadata = json!({"redirect_uris": [uri], "token_endpoint_auth_method": "none"});
+        assert_eq!(register(&proxy, &metadata).error(), "invalid_redirect_uri", "{uri}");
+    }
+    for uri in ["cursor://anysphere.cursor-retrieval/oauth/callback", "com.example.app:/callback", "vscode://x.y/cb"] {
+        let metadata = json!({"redirect_uris": [uri], "token_endpoint_auth_method": "none"});
+        assert_eq!(register(&proxy, &metadata).status, 201, "{uri}");
+    }
     for uri in [
         "microsoft-edge:https://evil.example",
         "ms-msdt:/id",
@@ -401,7 +415,7 @@ fn wrappers_and_handlers_of_the_system_are_no_redirect_uris() {
     assert_eq!((reply.status, reply.header("location")), (400, None));
 }
 
-/// Line 25: the warning follows where this answer goes, whatever else is registered.
+/// The warning follows where this answer goes, whatever else is registered.
 #[test]
 fn a_dummy_redirect_uri_does_not_take_the_warning_away() {
     let proxy = Proxy::start(1, &[]);
@@ -413,7 +427,7 @@ fn a_dummy_redirect_uri_does_not_take_the_warning_away() {
     }
 }
 
-/// Line 26: one page and one user lead to a few codes at a time.
+/// One page and one user lead to a few codes at a time.
 #[test]
 fn a_page_sent_in_again_and_again_leads_to_a_few_grants() {
     let proxy = Proxy::start(1, &[]);

@@ -261,6 +261,30 @@ fn a_waiting_body_costs_what_has_come_of_it_and_memory_is_given_back() {
     siege.lift();
 }
 
+/// All but the last byte of the longest body that is waited for: there is so much for all, and the others are told.
+#[test]
+fn bodies_that_are_nearly_there_take_so_much_together() {
+    raise_own_limit(8_000);
+    let siege = Siege::lay(&["--max-connections-per-address", "10000"]);
+    let fields = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 65536";
+    let nearly =
+        format!("POST /.idp/token HTTP/1.1\r\nHost: {}\r\n{fields}\r\n\r\n{}", siege.host(), "x".repeat(65_535));
+    let before = usage(siege.proxy.pid()).memory;
+    let mut held: Vec<Connection> = (0..1_500)
+        .map(|_| {
+            let mut connection = siege.connect();
+            let _ = connection.socket.write_all(nearly.as_bytes());
+            connection
+        })
+        .collect();
+    siege.neighbour_is_served();
+    let together = usage(siege.proxy.pid()).memory.saturating_sub(before);
+    assert!(together < 70 * MIB, "{together}");
+    assert_eq!(held.last_mut().unwrap().reply(false).unwrap().status, 503);
+    drop(held);
+    siege.lift();
+}
+
 /// Uploads at a crawl, of more users than it would take to hold every place.
 #[test]
 fn slow_uploads_make_room_for_others() {

@@ -126,7 +126,7 @@ fn an_answer_that_was_lost_for_longer_is_a_copy() {
     assert_eq!(client.refresh(&unseen.refresh).error(), "invalid_grant", "reuse ends the grant");
 }
 
-/// Line 22: whoever rotates first and waits is noticed when the other one comes.
+/// Whoever rotates first and waits is noticed when the other one comes.
 #[test]
 fn a_thief_who_rotates_first_and_waits_collides_with_the_client() {
     let app = app();
@@ -227,7 +227,7 @@ fn exists(app: &Local, id: &str) -> bool {
     app.context().state.get::<ClientRow>(id).unwrap().is_some()
 }
 
-/// Line 19: whoever has the most makes room, and what is under way survives.
+/// Whoever has the most makes room, and what is under way survives.
 #[test]
 fn too_many_registrations_push_out_those_of_the_network_that_has_the_most() {
     let app = app();
@@ -256,7 +256,21 @@ fn too_many_registrations_push_out_those_of_the_network_that_has_the_most() {
     assert_eq!(used.refresh(&tokens.refresh).status, 200);
 }
 
-/// Line 19: one user's registrations are bounded, and block nobody's.
+#[test]
+fn whoever_spreads_over_many_networks_loses_before_who_has_one() {
+    let app = app();
+    let mut rows: Vec<_> =
+        (0..9_980u32).map(|n| row(&app, format!("bad{n}"), &format!("2001:db8:{n:x}::"), None)).collect();
+    rows.extend((0..20).map(|n| row(&app, format!("good{n}"), &format!("198.{n}.100.0"), None)));
+    fill(&app, rows);
+    for round in 0..20 {
+        app.clock.advance(10);
+        Client::named(&app, &format!("newcomer {round}"));
+        assert!((0..20).all(|n| exists(&app, &format!("good{n}"))), "{round}");
+    }
+}
+
+/// One user's registrations are bounded, and block nobody's.
 #[test]
 fn one_users_registrations_make_room_for_one_another_and_for_others() {
     let app = app();
@@ -270,6 +284,9 @@ fn one_users_registrations_make_room_for_one_another_and_for_others() {
     assert!((9_000..10_000).all(|n| exists(&app, &format!("alice{n}"))));
     newcomer.tokens();
 
+    // Now with room in the table.
+    let gone = (8_000..8_600).map(|n| format!("mallory{n}")).collect();
+    app.context().state.remove::<ClientRow>(gone).unwrap();
     let own = |n: usize| {
         let clients = Client::named(&app, &format!("own {n}"));
         (clients.id.clone(), clients.tokens().refresh)
@@ -289,7 +306,7 @@ fn one_users_registrations_make_room_for_one_another_and_for_others() {
     assert_eq!((refresh(&first), refresh(&last)), (200, 200), "those with a live grant stay");
 }
 
-/// Line 29: what has ended does not come back with a shorter lifetime.
+/// What has ended does not come back with a shorter lifetime.
 #[test]
 fn a_session_is_judged_by_its_beginning_and_the_lifetime_of_the_moment() {
     let (clock, secret) = (Arc::new(Clock::manual(1_800_000_000)), Secret::generate());

@@ -80,7 +80,7 @@ fn an_https_server_needs_a_certificate_that_is_trusted() {
     let url = format!("https://localhost:{port}");
     let scratch = Scratch::new();
     let file = scratch.path("ca.pem");
-    std::fs::write(&file, authority).unwrap();
+    std::fs::write(&file, &authority).unwrap();
 
     let strict = before(&url, &[]);
     assert_eq!(post(&strict, "/mcp", "").status, 502);
@@ -91,6 +91,15 @@ fn an_https_server_needs_a_certificate_that_is_trusted() {
         assert_eq!(post(&trusting, "/mcp", "").text(), "ok");
     }
     assert!(!trusting.log().contains("skip-verify"));
+
+    // A server's own, as `openssl req -x509` makes it: an authority's, says the certificate.
+    let (own, certificate) = tls::self_signed("localhost", OK.to_vec());
+    std::fs::write(&file, &certificate).unwrap();
+    assert_eq!(post(&before(&format!("https://localhost:{own}"), &["--ca-file", &file]), "/mcp", "").text(), "ok");
+    assert_eq!(post(&before(&format!("https://127.0.0.1:{own}"), &["--ca-file", &file]), "/mcp", "").status, 502);
+    let (other, _) = tls::self_signed("localhost", OK.to_vec());
+    assert_eq!(post(&before(&format!("https://localhost:{other}"), &["--ca-file", &file]), "/mcp", "").status, 502);
+    std::fs::write(&file, &authority).unwrap();
 
     // The authority is the right one, the name is not.
     let elsewhere = before(&format!("https://127.0.0.1:{port}"), &["--ca-file", &file]);

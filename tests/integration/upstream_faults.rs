@@ -7,7 +7,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::support::flow::Client;
+use super::support::flow::{Client, call};
 use super::support::proxy::{Proxy, Scratch, arguments, command, free_port};
 use super::support::scripted::{Over, Scripted, Wire};
 use super::support::wire::{Connection, Reply, Transport, request};
@@ -47,7 +47,7 @@ fn drain(wire: &mut Wire) -> usize {
     count
 }
 
-/// Line 1: a Unix socket whose queue of connections is full.
+/// A Unix socket whose queue of connections is full.
 #[test]
 fn a_server_that_accepts_nobody_stalls_nobody_and_is_given_up_in_time() {
     let scratch = Scratch::new();
@@ -79,7 +79,7 @@ fn a_server_that_accepts_nobody_stalls_nobody_and_is_given_up_in_time() {
     drop(queued);
 }
 
-/// Line 2: a connection that was used before and is reset within a streamed body.
+/// A connection that was used before and is reset within a streamed body.
 #[test]
 fn a_body_that_was_streamed_in_part_is_never_sent_twice() {
     for over in Over::ALL {
@@ -109,7 +109,7 @@ fn a_body_that_was_streamed_in_part_is_never_sent_twice() {
     }
 }
 
-/// Line 6: what the server said beyond its answer is nobody's, in whichever layer it waits.
+/// What the server said beyond its answer is nobody's, in whichever layer it waits.
 #[test]
 fn what_follows_an_answer_never_becomes_anothers() {
     const STOLEN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstolen";
@@ -138,7 +138,7 @@ fn what_follows_an_answer_never_becomes_anothers() {
     }
 }
 
-/// Line 9: an answer before the end of the body, while the client sends, pauses, or has stopped.
+/// An answer before the end of the body, while the client sends, pauses, or has stopped.
 #[test]
 fn an_answer_before_the_end_of_the_body_is_passed_on() {
     for over in Over::ALL {
@@ -181,7 +181,7 @@ fn an_answer_before_the_end_of_the_body_is_passed_on() {
     }
 }
 
-/// Line 9: a server that neither reads nor answers is given up in time, and a client that stops sending is told so.
+/// A server that neither reads nor answers is given up in time, and a client that stops sending is told so.
 #[test]
 fn a_client_that_stops_within_its_body_gets_408_and_the_server_no_whole_request() {
     for over in Over::ALL {
@@ -201,7 +201,7 @@ fn a_client_that_stops_within_its_body_gets_408_and_the_server_no_whole_request(
     }
 }
 
-/// Line 14: framings that others would read in another way.
+/// Framings that others would read in another way.
 #[test]
 fn answers_framed_in_two_ways_are_refused() {
     for answer in [
@@ -220,7 +220,7 @@ fn answers_framed_in_two_ways_are_refused() {
     }
 }
 
-/// Line 13: a stream whose server signs each chunk.
+/// A stream whose server signs each chunk.
 #[test]
 fn a_long_answer_of_signed_and_padded_chunks_passes_whole() {
     let server = Scripted::start(Over::Tcp, |mut wire| {
@@ -240,7 +240,7 @@ fn a_long_answer_of_signed_and_padded_chunks_passes_whole() {
     assert_eq!(reply.text().matches("data: ").count(), 3_000);
 }
 
-/// Line 7: what was refused was not carried out.
+/// What was refused was not carried out.
 #[test]
 fn at_the_bound_of_streams_nothing_is_carried_out_and_then_refused() {
     let carried_out = Arc::new(Mutex::new(0));
@@ -313,4 +313,16 @@ fn the_habitual_path_is_not_doubled() {
         assert_eq!(proxy.send("GET", asked, &[("Authorization", &token)], b"").status, 200);
         assert!(heads.lock().unwrap().last().is_some_and(|t| t == target), "{upstream} {asked}: {heads:?}");
     }
+}
+
+#[test]
+fn a_handshake_that_does_not_come_is_given_up_like_a_connection() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (data, port) = (Arc::new(Scratch::new()), free_port());
+    let mut command = command();
+    command.args(arguments(&data, port)).args(["--upstream-connect-timeout", "1s"]);
+    command.arg(format!("https://127.0.0.1:{}", silent.local_addr().unwrap().port()));
+    let proxy = Proxy::spawn(command, port, data);
+    let access = Client::public(&proxy).tokens().access;
+    assert_eq!(call(&proxy, &access).status, 504);
 }

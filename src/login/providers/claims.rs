@@ -70,8 +70,10 @@ pub(super) fn person(
 /// Does the provider vouch for the address? It has to say so, unless the operator says that one that serves a single
 /// organisation always does.
 fn is_email_verified(config: &OidcConfig, metadata: &Metadata, sources: &[&Map<String, Value>]) -> bool {
+    // What is said where no address stands is said of another one.
+    let naming = || sources.iter().filter(|s| s.get("email").is_some_and(Value::is_string));
     let said = |name: &str| -> Vec<bool> {
-        let values = sources.iter().filter_map(|s| s.get(name));
+        let values = naming().filter_map(|s| s.get(name));
         values
             .map(|v| match v {
                 Value::Bool(b) => *b,

@@ -109,29 +109,21 @@ impl Host {
         Err("all MCP servers that there may be are at work; try again".into())
     }
 
-    /// Waits until there is room or the time is up.
+    /// Waits until a child has gone or the time is up. Another may be quicker to take its place, so that whoever waited has to
+    /// look again, and perhaps have way made once more.
     fn wait_for_room<'h>(
         &'h self,
-        mut state: MutexGuard<'h, State>,
+        state: MutexGuard<'h, State>,
         deadline: Instant,
     ) -> (MutexGuard<'h, State>, io::Result<()>) {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if state.children < self.config.max_children || state.is_ending || left.is_zero() {
-                return (state, Ok(()));
-            }
-            let waiting = match self.has_room.join() {
-                Ok(waiting) => waiting,
-                Err(e) => return (state, Err(e)),
-            };
-            drop(state);
-            let waited = waiting.wait(left);
-            state = self.state();
-            match waited {
-                Err(e) if e.kind() != io::ErrorKind::TimedOut => return (state, Err(e)),
-                _ => {}
-            }
-        }
+        let waiting = match self.has_room.join() {
+            Ok(waiting) => waiting,
+            Err(e) => return (state, Err(e)),
+        };
+        drop(state);
+        let waited = waiting.wait(deadline.saturating_duration_since(Instant::now()));
+        let waited = waited.or_else(|e| if e.kind() == io::ErrorKind::TimedOut { Ok(()) } else { Err(e) });
+        (self.state(), waited)
     }
 
     /// Has a child end: a spare one, else the one that has been idle the longest, those first to which no client

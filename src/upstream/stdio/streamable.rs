@@ -12,7 +12,7 @@ use super::session::{Posted, Refusal, Session};
 use super::{Account, Host, modern};
 use crate::http::{Body, BodyError, Request, Response};
 use crate::mcp::jsonrpc::{INTERNAL_ERROR, INVALID_REQUEST, PARSE_ERROR, error_for};
-use crate::mcp::message::{Flaw, Kind, Message, one_line, split};
+use crate::mcp::message::{Flaw, Kind, Message, check_depth, one_line, split};
 
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 /// Revisions with `initialize`. The first has no Streamable HTTP, but old servers agree to no other.
@@ -168,6 +168,7 @@ pub(super) fn read_message(headers: &HeaderMap, body: &mut Body<'_>) -> Result<S
 
 /// One message, or those of a batch, and whether it is one.
 pub(super) fn parse(text: &str) -> Result<(Vec<Message<'_>>, bool), Flaw> {
+    check_depth(text)?;
     let (texts, is_batch) = split(text)?;
     let messages: Result<_, _> = texts.into_iter().map(Message::parse).collect();
     Ok((messages?, is_batch))

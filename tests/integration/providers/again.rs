@@ -341,7 +341,7 @@ fn a_stream_does_not_outlive_the_right_to_it() {
     assert!(ctx.streams.grants().is_empty());
 }
 
-/// Line 30: a copy of a refresh token ends the grant, also while nobody can be asked after its user.
+/// A copy of a refresh token ends the grant, also while nobody can be asked after its user.
 #[test]
 fn a_copy_is_judged_before_anybody_is_asked() {
     let p = for_alice();
@@ -357,7 +357,7 @@ fn a_copy_is_judged_before_anybody_is_asked() {
     assert_eq!(client.refresh(&third.refresh).error(), "invalid_grant", "the grant has ended");
 }
 
-/// Line 23: a new grant's token carries the address that the provider gave last.
+/// A new grant's token carries the address that the provider gave last.
 #[test]
 fn a_token_carries_the_address_that_the_provider_gave_last() {
     let p = provided(|s| s.oidc_allowed_groups = strings(&["engineering"]));

@@ -98,7 +98,7 @@ fn every_kind_of_rule_lets_in_and_keeps_out() {
         (|s| s.oidc_allowed_users = strings(&["alice@example.com"]), json!({"email_verified": false}), false),
         (|s| s.oidc_allowed_users = strings(&["alice@example.com"]), json!({"email_verified": "false"}), false),
         (|s| s.oidc_allowed_users = strings(&["alice@example.com"]), json!({"email_verified": "true"}), true),
-        // Line 21: silence is a no, unless the operator knows better; a no stays one.
+        // Silence is a no, unless the operator knows better; a no stays one.
         (|s| s.oidc_allowed_users = strings(&["alice@example.com"]), json!({"email_verified": null}), false),
         (
             |s| {
@@ -116,7 +116,7 @@ fn every_kind_of_rule_lets_in_and_keeps_out() {
             json!({"email_verified": false}),
             false,
         ),
-        // Line 31: what looks like a letter of ASCII is another.
+        // What looks like a letter of ASCII is another.
         (|s| s.oidc_allowed_users = strings(&["kate@example.com"]), json!({"email": "KATE@example.com"}), true),
         (|s| s.oidc_allowed_users = strings(&["kate@example.com"]), json!({"email": "\u{212a}ate@example.com"}), false),
         (
@@ -169,11 +169,16 @@ fn a_provider_of_many_tenants_lets_in_those_that_are_named() {
     // Without a word an address may be anybody's: tenants write what they like.
     assert_eq!(status("T-1", json!({})), 403);
     assert_eq!(status("T-2", json!({"email_verified": true})), 400);
+    // What is said where no address stands is said of another one.
+    let p = provided(|s| s.oidc_allowed_users = strings(&["alice@example.com"]));
+    p.idp.state().claims = json!({"sub": "u", "email_verified": true});
+    p.idp.state().userinfo = Some(json!({"sub": "u", "email": "alice@example.com"}));
+    assert_eq!(p.sign_in(&Client::public(&p.app)).status, 403);
     // A tenant that claims another's issuer.
     let p = provided(change);
     set(&p, "T-2", json!({"email_verified": true, "tid": "T-1"}));
     assert_eq!(p.sign_in(&Client::public(&p.app)).status, 400);
-    // Line 20: a tenant that is taken off the list is out at the next refresh.
+    // A tenant that is taken off the list is out at the next refresh.
     let p = provided(change);
     set(&p, "T-1", json!({"email_verified": true}));
     p.idp.state().refreshes = true;
@@ -554,7 +559,7 @@ fn a_sign_in_comes_back_once_and_strangers_ask_no_provider_at_will() {
     answer.iter_mut().filter(|(n, _)| n == "code").for_each(|(_, v)| *v = "guess".into());
     let statuses: Vec<u16> = (0..100).map(|_| come_back(&browser, "oidc", &answer).status).collect();
     assert_eq!(p.token_requests(), 1);
-    // Line 28: who sends the same one again takes nothing from others.
+    // Who sends the same one again takes nothing from others.
     assert!(statuses.iter().all(|s| *s == 400), "{statuses:?}");
     assert_eq!(p.sign_in(&client).status, 303);
     let again = || {
@@ -582,7 +587,7 @@ fn a_look_at_a_provider_is_a_look() {
     assert!(!providers.all()[0].is_down());
 }
 
-/// Line 32 (OpenID Connect Discovery 1.0 section 4.3).
+/// OpenID Connect Discovery 1.0 section 4.3.
 #[test]
 fn a_document_that_names_another_issuer_is_not_believed() {
     let with = |issuer: Option<&str>| {
@@ -609,7 +614,7 @@ fn a_document_that_names_another_issuer_is_not_believed() {
     assert_eq!(with(Some("https://elsewhere.example")), 303);
 }
 
-/// Line 17: who signs in at a provider has no guesses to spare at the password.
+/// Who signs in at a provider has no guesses to spare at the password.
 #[test]
 fn a_sign_in_at_a_provider_gives_no_guesses_at_the_password() {
     let p = provided(|s| {
@@ -636,7 +641,7 @@ fn a_sign_in_at_a_provider_gives_no_guesses_at_the_password() {
     assert!(passed <= 7, "{passed} guesses were looked at");
 }
 
-/// Line 25: pages that grant name who asks, and a consent is that of the user whom the page showed.
+/// Pages that grant name who asks, and a consent is that of the user whom the page showed.
 #[test]
 fn a_page_that_grants_names_who_asks_and_for_whom() {
     let p = for_alice();

@@ -425,8 +425,13 @@ fn a_spare_is_ready_for_the_next_session_and_for_nobody_else() {
         };
         servers(&marker).into_iter().find(is_for)
     };
-    eventually("the spare of who has consented is ready", || count() == 2 && of_consent().is_some());
-    let spare = of_consent().unwrap();
+    // While a process changes into another its environment is not to be seen.
+    let mut spare = None;
+    eventually("the spare of who has consented is ready", || {
+        spare = of_consent();
+        count() == 2 && spare.is_some()
+    });
+    let spare = spare.unwrap();
     let mut consented = published.client();
     consented.initialize();
     assert_eq!(pid(&mut consented), spare);

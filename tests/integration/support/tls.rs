@@ -55,6 +55,19 @@ pub fn head(socket: &mut impl Read) -> Option<String> {
 pub fn server(name: &str, answer: Vec<u8>) -> (u16, String) {
     let authority = Authority::new();
     let (certificate, key) = authority.certificate(&[name]);
+    (serve(&certificate, &key, answer), authority.certificate)
+}
+
+/// The same with a certificate that the server signed itself, as an authority's; its port, and the certificate.
+pub fn self_signed(name: &str, answer: Vec<u8>) -> (u16, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec![name.into()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let certificate = params.self_signed(&key).unwrap().pem();
+    (serve(&certificate, &key.serialize_pem(), answer), certificate)
+}
+
+fn serve(certificate: &str, key: &str, answer: Vec<u8>) -> u16 {
     let certificate = rustls::pki_types::CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
@@ -81,5 +94,5 @@ pub fn server(name: &str, answer: Vec<u8>) -> (u16, String) {
             });
         }
     });
-    (port, authority.certificate)
+    port
 }
