@@ -170,6 +170,9 @@ fn append_with(
     result
 }
 
+/// One read into a thread's own memory, of which every thread has so much.
+const AT_A_TIME: usize = 16 << 10;
+
 /// Likewise for bytes of which few may come: they are read into memory of the thread's, so that a connection that waits
 /// for the rest has no more than what has arrived.
 fn append_what_comes(
@@ -178,8 +181,8 @@ fn append_what_comes(
     read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
 ) -> io::Result<usize> {
     SCRATCH.with_borrow_mut(|scratch| {
-        scratch.resize(HELD, 0);
-        let n = read(&mut scratch[..room.min(HELD)])?;
+        scratch.resize(AT_A_TIME, 0);
+        let n = read(&mut scratch[..room.min(AT_A_TIME)])?;
         buffer.extend_from_slice(&scratch[..n]);
         Ok(n)
     })

@@ -20,10 +20,13 @@ pub(super) const IDLE: Duration = Duration::from_secs(10);
 /// Leaders for each core, and as many again.
 const LEADERS: usize = 2;
 
-/// While all leaders are busy, the watchdog looks at them so often, and puts aside those that have been busy for longer
-/// than that.
+/// While all leaders are busy, the watchdog looks at them so often.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// It puts aside those that have been busy for longer than this, when nothing at all was done since it looked last: where
+/// something was, they wait for a core, as a rule, and more threads would only make that longer.
 const TOO_LONG: Duration = Duration::from_millis(20);
+/// So long is no wait for a core.
+const TOO_LONG_BY_ITSELF: Duration = Duration::from_millis(500);
 
 thread_local! {
     /// This thread's turn as a leader.
@@ -79,6 +82,8 @@ struct Counts {
     leaders: usize,
     /// Leaders that have found something to do.
     busy: usize,
+    /// Things that leaders have done.
+    done: u64,
     /// Threads that wait until they may lead, and how many of them have been told to.
     spare: usize,
     called: usize,
@@ -138,6 +143,7 @@ impl Workers {
     /// Puts leaders aside that take long without a word, whenever all are busy: a call that blocks and that nobody
     /// thought of must not keep everybody else waiting.
     fn watch(self: Arc<Self>) {
+        let mut done = 0;
         loop {
             let idle = |counts: &mut Counts| !counts.is_watched && !counts.has_ended;
             let counts = self.saturated.wait_while(self.counts(), idle).unwrap_or_else(|e| e.into_inner());
@@ -149,9 +155,11 @@ impl Workers {
             let mut counts = self.counts();
             counts.turns.retain(|turn| !turn.is_over());
             let now = self.started.elapsed().as_millis() as u64;
+            let is_stalled = std::mem::replace(&mut done, counts.done) == counts.done;
+            let bound = if is_stalled { TOO_LONG } else { TOO_LONG_BY_ITSELF }.as_millis() as u64;
             let takes_long = |turn: &&Arc<Turn>| {
                 let since = turn.busy_since.load(Ordering::Relaxed);
-                since > 0 && now.saturating_sub(since) > TOO_LONG.as_millis() as u64
+                since > 0 && now.saturating_sub(since) > bound
             };
             let slow: Vec<Arc<Turn>> = counts.turns.iter().filter(takes_long).cloned().collect();
             counts.is_watched = counts.busy >= counts.leaders;
@@ -244,6 +252,7 @@ impl Workers {
         if leads() {
             TURN.with_borrow(|turn| turn.iter().for_each(|t| t.busy_since.store(0, Ordering::Relaxed)));
             counts.busy -= 1;
+            counts.done += 1;
             return true;
         }
         if counts.present > self.most {
@@ -272,7 +281,9 @@ impl Workers {
     fn lead(self: &Arc<Self>) {
         let turn = Arc::new(Turn::default());
         let mut counts = self.counts();
-        counts.turns.retain(|turn| !turn.is_over());
+        if counts.turns.len() > 8 * self.most_leaders {
+            counts.turns.retain(|turn| !turn.is_over());
+        }
         counts.turns.push(turn.clone());
         drop(counts);
         TURN.set(Some(turn.clone()));
