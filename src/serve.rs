@@ -138,6 +138,7 @@ pub fn listen(option: &str, listen: Listen) -> Result<TcpListener, String> {
         io::ErrorKind::AddrInUse => {
             let other = if port == 8080 { 8081 } else { 8080 };
             match listen.address.filter(|a| a.is_loopback()) {
+                _ if option.starts_with("--tls") => format!("{option}: port {port} is in use by another program, perhaps a proxy that still runs; end that, or choose another port, such as :{}", if port == 8443 { 8444 } else { 8443 }),
                 Some(_) => format!("{option}: port {port} is in use by another program, perhaps a proxy that still runs; end that, or choose another port, such as --external-url http://localhost:{other} (EXTERNAL_URL)"),
                 None => format!("{option}: port {port} is in use by another program, perhaps a proxy that still runs; end that, or choose another port, such as :{other}"),
             }
