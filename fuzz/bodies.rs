@@ -85,7 +85,7 @@ pub fn chunked_body(data: &[u8]) {
 
 /// Parameters stand once, and the resource check takes whatever there is.
 pub fn form(data: &[u8]) {
-    let external = mcp_auth_proxy::config::ExternalUrl::parse("https://mcp.example.com").expect("a good URL");
+    let external = mcp_auth_proxy::url::ExternalUrl::parse("https://mcp.example.com").expect("a good URL");
     let Ok(form) = Form::parse(data) else { return };
     let _ = resource::check(&form, &external);
     let mut headers = http::HeaderMap::new();

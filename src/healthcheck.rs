@@ -12,13 +12,14 @@ use http::{HeaderMap, HeaderValue, Method};
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, UpstreamUrl};
+use crate::config::Config;
 use crate::data;
 use crate::flags::Settings;
 use crate::http::head::Framing;
 use crate::net::client::{Client, Outgoing};
 use crate::net::tls::unverified_config;
 use crate::serve::Ports;
+use crate::url::UpstreamUrl;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -21,6 +21,7 @@
 //! | [`upstream`], [`mcp`] | the MCP server behind, and the vocabulary it speaks |
 //! | [`tokens`], [`store`], [`data`] | what is signed, what survives a restart, and the directory that it is in |
 //! | [`net`], [`clock`], [`observe`] | the network around, the time, the log |
+//! | [`url`], [`identity`] | values that every room knows: addresses, names of people and clients |
 //! | [`blocking`] | how a thread that is about to wait tells those who depend on it |
 //!
 //! Data goes one way: a connection becomes a request, a request gets a route, a route gets a principal, the
@@ -53,3 +54,4 @@ pub mod streams;
 pub mod tls;
 pub mod tokens;
 pub mod upstream;
+pub mod url;

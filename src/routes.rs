@@ -12,7 +12,6 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::admission::{Admission, Newcomer};
-use crate::config::{ExternalUrl, is_loopback_host};
 use crate::context::{Caller, Context, Endpoint};
 use crate::guard::{self, Seen};
 use crate::http::{Handler, Request, Response};
@@ -23,6 +22,7 @@ use crate::net::trusted::{TrustedProxies, UnnamedProxies};
 use crate::oauth::{authorize, metadata, register, revoke, token};
 use crate::upstream::http::{is_event_stream, wants_event_stream};
 use crate::upstream::{Origin, Upstream};
+use crate::url::{ExternalUrl, is_loopback_host};
 
 /// Every endpoint but the well-knowns; HEAD goes where GET goes.
 const ROUTES: &[(Method, &str, Endpoint, Audience)] = &[

@@ -12,7 +12,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::admission::Admission;
 use crate::clock::Clock;
-use crate::config::{Config, Listen, log_settings};
+use crate::config::{Config, log_settings};
 use crate::context::Context;
 use crate::data::{load_secret, open_store, prepare_directory};
 use crate::flags::{self, Invocation, Settings};
@@ -35,6 +35,7 @@ use crate::tokens::Secret;
 use crate::upstream::Upstream;
 use crate::upstream::http::HttpUpstream;
 use crate::upstream::stdio::StdioUpstream;
+use crate::url::Listen;
 
 /// Pause between two sweeps of expired rows.
 const COLLECT_EVERY: Duration = Duration::from_secs(3_600);

@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn the_wildcard_listens_on_both_families() {
-        let listener = bind(&crate::config::Listen { address: None, port: 0 }.candidates()).unwrap();
+        let listener = bind(&crate::url::Listen { address: None, port: 0 }.candidates()).unwrap();
         net::listen(&listener, BACKLOG).unwrap();
         let port = listener.local_addr().unwrap().port();
         for host in ["127.0.0.1", "::1"] {

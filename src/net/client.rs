@@ -14,10 +14,10 @@ use rustls::pki_types::ServerName;
 
 use super::fetch::OutboundProxy;
 use super::wire::{Either, Pace, Socket, Wire};
-use crate::config::UpstreamUrl;
 use crate::http::body::{Arriving, BodyError, Framed, Input, Progress};
 use crate::http::head::{self, Framing, connection_tokens};
 use crate::net::resolver::CachingResolver;
+use crate::url::UpstreamUrl;
 
 /// Node ends an idle connection after five seconds; a request that races with that end would be lost.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(4);

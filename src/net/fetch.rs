@@ -19,8 +19,8 @@ use rustls::pki_types::ServerName;
 
 use super::client::{Client, Incoming, Outgoing};
 use super::interrupt;
-use crate::config::{UpstreamUrl, is_loopback_host};
 use crate::http::head::Framing;
+use crate::url::{UpstreamUrl, is_loopback_host};
 
 /// How long a connection may take, unless told otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

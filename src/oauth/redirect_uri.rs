@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::config::is_loopback_host;
+use crate::url::is_loopback_host;
 
 /// Longest that is accepted.
 const MAX_LENGTH: usize = 2_048;

@@ -2,7 +2,7 @@
 
 use super::OAuthError;
 use super::form::Form;
-use crate::config::ExternalUrl;
+use crate::url::ExternalUrl;
 
 /// Checks every `resource` parameter: absent, the origin, or any URL on it.
 pub fn check(form: &Form, external: &ExternalUrl) -> Result<(), OAuthError> {

@@ -8,9 +8,9 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use super::acme::AcmeConfig;
 use super::acme::account::ExternalAccount;
 use super::files::CertificateFiles;
-use crate::config::{ExternalUrl, Listen, is_address};
 use crate::flags::Settings;
 use crate::net::fetch::RemoteUrl;
+use crate::url::{ExternalUrl, Listen, is_address};
 
 /// TLS at the front.
 #[derive(Clone)]
@@ -61,8 +61,8 @@ pub fn configure(s: &Settings, external: &ExternalUrl) -> Result<Option<TlsConfi
             external.origin
         ));
     }
-    let listen = Listen::tls(s, external)?;
-    if listen == Listen::plain(s, external)? && listen.port != 0 {
+    let listen = Listen::tls(s.tls_listen.as_deref(), external)?;
+    if listen == Listen::plain(s.listen.as_deref(), external)? && listen.port != 0 {
         return Err(format!(
             "--listen (LISTEN) and --tls-listen (TLS_LISTEN) have both port {}; the plain port sends browsers to https, so give it another",
             listen.port

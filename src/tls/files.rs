@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Certificates;
 use super::pair::Pair;
-use crate::config::ExternalUrl;
+use crate::url::ExternalUrl;
 
 /// Pause between two looks at the files.
 const LOOK_EVERY: Duration = Duration::from_secs(2);

@@ -13,10 +13,10 @@ use super::files::{self, CertificateFiles};
 use super::pair::Pair;
 use super::{Certificates, acme::AcmeConfig};
 use crate::clock::Clock;
-use crate::config::ExternalUrl;
 use crate::net::fetch::{Fetcher, Proxies};
 use crate::net::tls;
 use crate::serve::spawn;
+use crate::url::ExternalUrl;
 
 /// How long an answer of the authority may take: some sign while they are asked.
 const AUTHORITY_TIMEOUT: Duration = Duration::from_secs(45);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use ::http::Uri;
 
-use crate::config::UpstreamUrl;
+use crate::url::UpstreamUrl;
 
 /// The first event, and each block before it, may have so many bytes.
 const MAX_EVENT: usize = 8 << 10;

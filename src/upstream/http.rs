@@ -12,7 +12,7 @@ use rustls::pki_types::ServerName;
 use super::endpoint::{Announced, EndpointRewriter};
 use super::redirects::Redirects;
 use super::{Origin, Trouble, Upstream, check, headers};
-use crate::config::{ExternalUrl, UpstreamConfig, UpstreamUrl};
+use crate::config::UpstreamConfig;
 use crate::http::body::Arriving;
 use crate::http::head::Framing;
 use crate::http::{Body, BodyError, Payload, Request, RequestId, Response};
@@ -20,6 +20,7 @@ use crate::mcp::jsonrpc;
 use crate::net::client::{Client, ClientError, Incoming, IncomingBody, Outgoing};
 use crate::net::interrupt::{self, Interrupted};
 use crate::net::tls;
+use crate::url::{ExternalUrl, UpstreamUrl};
 
 /// Redirects followed for one request.
 const MAX_REDIRECTS: usize = 3;
