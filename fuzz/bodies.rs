@@ -15,8 +15,8 @@ use mcp_auth_proxy::mcp::message::{Id, Message, one_line, split};
 use mcp_auth_proxy::net::trusted::TrustedProxies;
 use mcp_auth_proxy::oauth::client_auth;
 use mcp_auth_proxy::oauth::form::Form;
-use mcp_auth_proxy::oauth::redirect_uri::RedirectUri;
 use mcp_auth_proxy::oauth::{register, resource};
+use mcp_auth_proxy::redirect_uri::RedirectUri;
 use mcp_auth_proxy::tls::x509::Facts;
 use mcp_auth_proxy::tokens::access::AccessToken;
 use mcp_auth_proxy::tokens::artefacts::{

@@ -11,10 +11,12 @@ use rustix::process::{Resource, geteuid, getrlimit};
 use rustls::ClientConfig;
 
 use crate::admission::Bounds;
-use crate::flags::{LogFormat, Settings};
+use crate::flags::Settings;
+use crate::login::password::Password;
 use crate::login::providers::{ProviderConfig, configure as provider_configs};
 use crate::net::fetch::Proxies;
 use crate::net::tls as net_tls;
+use crate::observe::log::LogFormat;
 use crate::tls;
 use crate::tls::configure::{Source, TlsConfig, TlsNotice};
 use crate::tokens::Secret;
@@ -67,15 +69,6 @@ pub struct Config {
     pub admission: Bounds,
     /// How long requests may take to finish when told to stop.
     pub drain_timeout: Duration,
-}
-
-/// A way to sign in by password.
-#[derive(Clone)]
-pub enum Password {
-    /// As typed.
-    Plain(String),
-    /// A bcrypt hash.
-    Bcrypt(String),
 }
 
 /// The upstream server and what it gets to see.

@@ -21,7 +21,8 @@
 //! | [`upstream`], [`mcp`] | the MCP server behind, and the vocabulary it speaks |
 //! | [`tokens`], [`store`], [`data`] | what is signed, what survives a restart, and the directory that it is in |
 //! | [`net`], [`clock`], [`observe`] | the network around, the time, the log |
-//! | [`url`], [`identity`] | values that every room knows: addresses, names of people and clients |
+//! | [`url`], [`redirect_uri`], [`identity`] | values that every room knows: addresses, names of people and clients |
+//! | [`thread`] | threads with a name |
 //! | [`blocking`] | how a thread that is about to wait tells those who depend on it |
 //!
 //! Data goes one way: a connection becomes a request, a request gets a route, a route gets a principal, the
@@ -47,10 +48,12 @@ pub mod net;
 pub mod oauth;
 pub mod observe;
 pub mod privileges;
+pub mod redirect_uri;
 pub mod routes;
 pub mod serve;
 pub mod store;
 pub mod streams;
+pub mod thread;
 pub mod tls;
 pub mod tokens;
 pub mod upstream;

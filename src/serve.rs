@@ -26,6 +26,7 @@ use crate::observe;
 use crate::privileges;
 use crate::routes::App;
 use crate::store::Store;
+use crate::thread::spawn;
 use crate::tls::acme::renewal::Nudge;
 use crate::tls::certificates::StrictTransport;
 use crate::tls::configure;
@@ -306,12 +307,6 @@ fn reload(context: &Context) {
             log::error!(error = e.as_str(); "SIGHUP: the lists of who may sign in can't be read again; nothing has changed")
         }
     }
-}
-
-/// Starts a thread, with its error as a line.
-pub fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), String> {
-    let thread = std::thread::Builder::new().name(name.into()).spawn(run);
-    thread.map(drop).map_err(|e| format!("no thread could be started: {e}"))
 }
 
 /// Connections need descriptors, and requests and streams need one each for their upstream side. What the system does not

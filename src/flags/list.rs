@@ -1,7 +1,8 @@
 //! The list: every flag, in the order in which help prints them.
 
 use super::values::{count, count_or_none, duration, escaped_list, list, size, switch};
-use super::{Command, Flag, LogFormat, Section};
+use super::{Command, Flag, Section};
+use crate::observe::log::LogFormat;
 
 /// The subcommands.
 pub const COMMANDS: &[Command] = &[

@@ -17,7 +17,7 @@ use std::ffi::OsString;
 
 pub use list::{COMMANDS, FLAGS};
 pub use lookalikes::lookalikes;
-pub use settings::{LogFormat, Settings};
+pub use settings::Settings;
 
 /// The heading under which `--help` and the reference print a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

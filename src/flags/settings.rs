@@ -1,16 +1,8 @@
 //! What was typed, field by field, with the defaults.
 
+use crate::observe::log::LogFormat;
 use std::ffi::OsString;
 use std::time::Duration;
-
-/// Form of the log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
 
 /// The command line and environment as typed; nothing here has been checked against anything else.
 #[derive(Clone, Debug, PartialEq)]

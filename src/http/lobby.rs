@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::Limits;
 use super::connection::{Connection, For, Wait};
-use super::{Limits, address_group};
+use crate::net::address::address_group;
 
 /// When there is no deadline to look after.
 const LONG: Duration = Duration::from_secs(3_600);

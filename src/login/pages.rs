@@ -16,8 +16,8 @@ use crate::http::{RequestId, Response};
 use crate::identity::User;
 use crate::login::providers::Provider;
 use crate::login::providers::rules::Person;
-use crate::oauth::redirect_uri::{Destination, RedirectUri};
 use crate::observe::log::is_bidi_control;
+use crate::redirect_uri::{Destination, RedirectUri};
 use crate::store::rows::Client;
 
 const STYLE: &str = include_str!("style.css");

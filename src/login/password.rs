@@ -5,7 +5,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::Timestamp;
-use crate::config::Password;
 use crate::identity::{CredentialId, User, UserId};
 use crate::store::rows::KnownPassword;
 use crate::store::{State, StoreError};
@@ -16,6 +15,15 @@ pub const MAX_PASSWORD_BYTES: usize = 72;
 
 /// What never expires.
 const NEVER: Timestamp = Timestamp::MAX;
+
+/// A way to sign in by password.
+#[derive(Clone)]
+pub enum Password {
+    /// As typed.
+    Plain(String),
+    /// A bcrypt hash.
+    Bcrypt(String),
+}
 
 /// The configured passwords.
 pub struct Passwords {

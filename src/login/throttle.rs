@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::http::{address_group, network_of, wide_network_of};
+use crate::net::address::{address_group, network_of, wide_network_of};
 
 /// Failures that cost nothing, for one address or browser.
 const FREE: u32 = 5;

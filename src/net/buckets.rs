@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use crate::http::{address_group, network_of, wide_network_of};
+use crate::net::address::{address_group, network_of, wide_network_of};
 
 /// Of what is set aside for networks that have asked for little: in all, and of a wide network (/16, IPv6: /32) in a burst and
 /// in an hour.

@@ -2,6 +2,7 @@
 //! are resolved, how other servers are spoken to, the connection to a client, how a wait for one socket is ended by another, what is sent before a
 //! wait, and which servers are trusted.
 
+pub mod address;
 pub mod buckets;
 pub(crate) mod client;
 pub mod downstream;

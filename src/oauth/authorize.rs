@@ -8,7 +8,6 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::form::Form;
 use super::pending::Full;
-use super::redirect_uri::{Destination, RedirectUri};
 use super::register::USED_MARGIN;
 use super::{OAuthError, register, resource};
 use crate::context::{Caller, Context};
@@ -17,6 +16,7 @@ use crate::identity::{ClientId, GrantId, User, UserId};
 use crate::login::pages::{self, Asker, Problem};
 use crate::login::session::{self, Browser};
 use crate::login::signin;
+use crate::redirect_uri::{Destination, RedirectUri};
 use crate::store::StoreError;
 use crate::store::rows::{Client, Consent, Grant, Phase};
 use crate::tokens::artefacts::{AuthorizationCode, AuthorizationRequest, CODE_LIFETIME, REQUEST_LIFETIME};

@@ -7,14 +7,13 @@
 //! - [`token`] – `/.idp/token`, with [`client_auth`] and the rules of [`refresh`]
 //! - [`revoke`] – `/.idp/revoke` (RFC 7009)
 //!
-//! Shared: [`redirect_uri`], [`resource`], [`form`].
+//! Shared: [`resource`], [`form`].
 
 pub mod authorize;
 pub mod client_auth;
 pub mod form;
 pub mod metadata;
 pub mod pending;
-pub mod redirect_uri;
 pub mod refresh;
 pub mod register;
 pub mod resource;

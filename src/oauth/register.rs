@@ -14,12 +14,13 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::redirect_uri::{Destination, RedirectUri};
 use super::{OAuthError, no_store};
 use crate::clock::Timestamp;
 use crate::context::{Caller, Context};
-use crate::http::{BodyError, Request, Response, network_of, wide_network_of};
+use crate::http::{BodyError, Request, Response};
 use crate::identity::{ClientId, OFFLINE_ACCESS, SCOPE, UserId};
+use crate::net::address::{network_of, wide_network_of};
+use crate::redirect_uri::{Destination, RedirectUri};
 use crate::store::StoreError;
 use crate::store::rows::{AuthMethod, Client, Grant, Phase};
 use crate::tokens::{Kind, base64url, digest, random_name};

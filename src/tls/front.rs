@@ -15,7 +15,7 @@ use super::{Certificates, acme::AcmeConfig};
 use crate::clock::Clock;
 use crate::net::fetch::{Fetcher, Proxies};
 use crate::net::tls;
-use crate::serve::spawn;
+use crate::thread::spawn;
 use crate::url::ExternalUrl;
 
 /// How long an answer of the authority may take: some sign while they are asked.

@@ -1,0 +1,7 @@
+//! Threads with a name.
+
+/// Starts a thread, with its error as a line.
+pub fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(run);
+    thread.map(drop).map_err(|e| format!("no thread could be started: {e}"))
+}
