@@ -84,3 +84,49 @@ pub struct Principal {
     /// What a provider says of the user; `None` for those who signed in by password.
     pub person: Option<Arc<KnownPerson>>,
 }
+
+/// Which of the providers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderId {
+    /// Google.
+    Google,
+    /// GitHub.
+    GitHub,
+    /// Another, by OpenID Connect.
+    Oidc,
+}
+
+impl ProviderId {
+    /// All of them, in the order of the sign-in page.
+    pub const ALL: [ProviderId; 3] = [ProviderId::Google, ProviderId::GitHub, ProviderId::Oidc];
+
+    /// As in URLs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ProviderId::Google => "google",
+            ProviderId::GitHub => "github",
+            ProviderId::Oidc => "oidc",
+        }
+    }
+
+    /// The one that is called so.
+    pub fn of(text: &str) -> Option<ProviderId> {
+        ProviderId::ALL.into_iter().find(|slug| slug.as_str() == text)
+    }
+
+    /// Where the provider sends the browser back to.
+    pub fn callback(self) -> &'static str {
+        match self {
+            ProviderId::Google => "/.auth/google/callback",
+            ProviderId::GitHub => "/.auth/github/callback",
+            ProviderId::Oidc => "/.auth/oidc/callback",
+        }
+    }
+}
+
+impl fmt::Display for ProviderId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -21,7 +21,7 @@
 //! | [`upstream`], [`mcp`] | the MCP server behind, and the vocabulary it speaks |
 //! | [`tokens`], [`store`], [`data`] | what is signed, what survives a restart, and the directory that it is in |
 //! | [`net`], [`clock`], [`observe`] | the network around, the time, the log |
-//! | [`url`], [`redirect_uri`], [`identity`] | values that every room knows: addresses, names of people and clients |
+//! | [`url`], [`redirect_uri`], [`identity`], [`rules`] | values that every room knows: addresses, names of people and clients, who may enter |
 //! | [`thread`] | threads with a name |
 //! | [`blocking`] | how a thread that is about to wait tells those who depend on it |
 //!
@@ -50,6 +50,7 @@ pub mod observe;
 pub mod privileges;
 pub mod redirect_uri;
 pub mod routes;
+pub mod rules;
 pub mod serve;
 pub mod store;
 pub mod streams;

@@ -10,16 +10,17 @@ use http::header::{LOCATION, SET_COOKIE};
 use http::{HeaderValue, StatusCode};
 
 use super::pages::{self, Asker};
-use super::providers::rules::Person;
-use super::providers::{Hop, Provider, ProviderTokens, Slug, Trouble, hop_secrets};
+use super::providers::{Hop, Provider, ProviderTokens, Trouble, hop_secrets};
 use super::session::{self, Browser};
 use super::signin;
 use crate::clock::Timestamp;
 use crate::context::{Caller, Context};
 use crate::http::{Request, Response};
+use crate::identity::ProviderId;
 use crate::identity::User;
 use crate::oauth::authorize;
 use crate::oauth::form::Form;
+use crate::rules::Person;
 use crate::store::StoreError;
 use crate::store::rows::Client;
 use crate::tokens::artefacts::{AuthorizationRequest, ProviderState, REQUEST_LIFETIME};
@@ -58,7 +59,7 @@ const MAX_WORD: usize = 40;
 pub fn begin(
     ctx: &Context,
     browser: &Browser,
-    slug: Slug,
+    slug: ProviderId,
     request: Option<Box<AuthorizationRequest>>,
     another_account: bool,
     caller: Caller,
@@ -105,20 +106,20 @@ fn hop_to(
 
 /// `GET /.auth/google/callback`.
 pub fn google(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Response {
-    callback(ctx, request, caller, Slug::Google)
+    callback(ctx, request, caller, ProviderId::Google)
 }
 
 /// `GET /.auth/github/callback`.
 pub fn github(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Response {
-    callback(ctx, request, caller, Slug::GitHub)
+    callback(ctx, request, caller, ProviderId::GitHub)
 }
 
 /// `GET /.auth/oidc/callback`.
 pub fn oidc(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Response {
-    callback(ctx, request, caller, Slug::Oidc)
+    callback(ctx, request, caller, ProviderId::Oidc)
 }
 
-fn callback(ctx: &Context, request: &mut Request<'_>, caller: Caller, slug: Slug) -> Response {
+fn callback(ctx: &Context, request: &mut Request<'_>, caller: Caller, slug: ProviderId) -> Response {
     let headers = &request.parts.headers;
     let query = request.parts.uri.query().unwrap_or_default();
     let browser = Browser::of(ctx, headers);

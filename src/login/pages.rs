@@ -15,9 +15,9 @@ use crate::context::Context;
 use crate::http::{RequestId, Response};
 use crate::identity::User;
 use crate::login::providers::Provider;
-use crate::login::providers::rules::Person;
 use crate::observe::log::is_bidi_control;
 use crate::redirect_uri::{Destination, RedirectUri};
+use crate::rules::Person;
 use crate::store::rows::Client;
 
 const STYLE: &str = include_str!("style.css");

@@ -6,11 +6,11 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use super::federation;
 use super::pages::{self, Problem};
 use super::password::Outcome;
-use super::providers::Slug;
 use super::session::{self, Browser};
 use super::throttle::Visitor;
 use crate::context::{Caller, Context};
 use crate::http::{Request, Response};
+use crate::identity::ProviderId;
 use crate::identity::User;
 use crate::oauth::authorize;
 use crate::oauth::form::Form;
@@ -73,7 +73,7 @@ pub fn submit(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Respo
     {
         return authorize::deny(ctx, request, caller);
     }
-    if let Some(slug) = form.get("provider").and_then(Slug::of) {
+    if let Some(slug) = form.get("provider").and_then(ProviderId::of) {
         let request = match target {
             Target::Client(request) => Some(request),
             Target::Plain => None,

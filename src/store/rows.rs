@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Table;
 use crate::clock::Timestamp;
+use crate::identity::ProviderId;
 use crate::identity::{ClientId, CredentialId, GrantId, SessionId, User, UserId};
-use crate::login::providers::Slug;
-use crate::login::providers::rules::Identity;
+use crate::rules::Identity;
 
 /// A typed row.
 pub trait Stored: Serialize + DeserializeOwned {
@@ -210,7 +210,7 @@ pub struct KnownPerson {
     /// Who.
     pub user: UserId,
     /// At which provider.
-    pub provider: Slug,
+    pub provider: ProviderId,
     /// As which client the proxy asked it.
     pub credential: CredentialId,
     /// What it said.

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Artefact, Kind};
 use crate::clock::Timestamp;
+use crate::identity::ProviderId;
 use crate::identity::{ClientId, CredentialId, GrantId, SessionId};
-use crate::login::providers::Slug;
 use crate::store::rows::Client;
 
 /// How long an authorization code is good for (RFC 6749 section 4.1.2 allows ten minutes at most).
@@ -121,7 +121,7 @@ pub struct McpSessionId {
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProviderState {
     /// At which provider.
-    pub provider: Slug,
+    pub provider: ProviderId,
     /// What for; `None` when no client asks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<Box<AuthorizationRequest>>,
@@ -255,7 +255,7 @@ mod tests {
             (
                 Kind::ProviderState,
                 keys.seal(&ProviderState {
-                    provider: Slug::Oidc,
+                    provider: ProviderId::Oidc,
                     request: None,
                     id: text(),
                     consent: false,

@@ -4,8 +4,8 @@ use serde_json::{Map, Value};
 
 use super::discovery::{Metadata, TENANT};
 use super::oidc::{EMAIL_FIELD, OidcConfig};
-use super::rules::{Identity, Person, Rules, strings};
 use crate::identity::UserId;
+use crate::rules::{Identity, Person, Rules, strings};
 
 /// What the claims of the ID token and of the userinfo endpoint say together.
 pub(super) fn person(

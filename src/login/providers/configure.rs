@@ -2,10 +2,11 @@
 
 use super::github::GitHubConfig;
 use super::oidc::{EMAIL_FIELD, OidcConfig};
-use super::rules::{Rules, check_glob};
-use super::{Dialect, ProviderConfig, Slug};
+use super::{Dialect, ProviderConfig};
 use crate::flags::Settings;
+use crate::identity::ProviderId;
 use crate::net::fetch::RemoteUrl;
+use crate::rules::{Rules, check_glob};
 
 const PUBLIC_GITHUB: &str = "https://github.com";
 const PUBLIC_GITHUB_API: &str = "https://api.github.com";
@@ -24,9 +25,9 @@ pub fn configure(s: &Settings) -> Result<Vec<ProviderConfig>, String> {
                 "nobody could sign in with {}: say who may, with {}; or let in whoever has an account there, with --allow-any-user (ALLOW_ANY_USER)",
                 provider.label,
                 match provider.slug {
-                    Slug::Google => "--google-allowed-users (GOOGLE_ALLOWED_USERS) or --google-allowed-workspaces (GOOGLE_ALLOWED_WORKSPACES)",
-                    Slug::GitHub => "--github-allowed-users (GITHUB_ALLOWED_USERS) or --github-allowed-orgs (GITHUB_ALLOWED_ORGS)",
-                    Slug::Oidc => "--oidc-allowed-users (OIDC_ALLOWED_USERS), --oidc-allowed-users-glob (OIDC_ALLOWED_USERS_GLOB) or --oidc-allowed-groups (OIDC_ALLOWED_GROUPS)",
+                    ProviderId::Google => "--google-allowed-users (GOOGLE_ALLOWED_USERS) or --google-allowed-workspaces (GOOGLE_ALLOWED_WORKSPACES)",
+                    ProviderId::GitHub => "--github-allowed-users (GITHUB_ALLOWED_USERS) or --github-allowed-orgs (GITHUB_ALLOWED_ORGS)",
+                    ProviderId::Oidc => "--oidc-allowed-users (OIDC_ALLOWED_USERS), --oidc-allowed-users-glob (OIDC_ALLOWED_USERS_GLOB) or --oidc-allowed-groups (OIDC_ALLOWED_GROUPS)",
                 }
             ));
         }
@@ -76,7 +77,7 @@ fn google(s: &Settings) -> Result<Option<ProviderConfig>, String> {
         return Ok(None);
     };
     Ok(Some(ProviderConfig {
-        slug: Slug::Google,
+        slug: ProviderId::Google,
         label: "Google".into(),
         dialect: Dialect::Oidc(OidcConfig {
             configuration_url: remote(
@@ -130,7 +131,7 @@ fn github(s: &Settings) -> Result<Option<ProviderConfig>, String> {
         (None, other) => format!("{other}/api/v3"),
     };
     Ok(Some(ProviderConfig {
-        slug: Slug::GitHub,
+        slug: ProviderId::GitHub,
         label: "GitHub".into(),
         dialect: Dialect::GitHub(GitHubConfig {
             url,
@@ -212,7 +213,7 @@ fn oidc(s: &Settings) -> Result<Option<ProviderConfig>, String> {
         );
     }
     Ok(Some(ProviderConfig {
-        slug: Slug::Oidc,
+        slug: ProviderId::Oidc,
         label: s.oidc_provider_name.clone(),
         dialect: Dialect::Oidc(config),
         rules: Rules {

@@ -6,10 +6,10 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::rules::{Identity, Person, Rules};
 use super::{Hop, ProviderTokens, Renewed, Trouble};
 use crate::identity::UserId;
 use crate::net::fetch::{Answer, Fetcher, RemoteUrl};
+use crate::rules::{Identity, Person, Rules};
 
 const PUBLIC: &str = "https://github.com";
 const API_VERSION: HeaderName = HeaderName::from_static("x-github-api-version");

@@ -171,7 +171,7 @@ pub fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<Map
     if key.issuer.as_ref().is_some_and(|of_key| of_key.replace("{tenantid}", tenant) != issuer) {
         return Err(Invalid("its key signs for another issuer"));
     }
-    let audiences = super::rules::strings(claims.get("aud"));
+    let audiences = crate::rules::strings(claims.get("aud"));
     let authorized = claims.get("azp").and_then(Value::as_str);
     if !audiences.iter().any(|a| a == expected.audience)
         || authorized.is_some_and(|azp| azp != expected.audience)

@@ -2,7 +2,6 @@
 //!
 //! - [`oidc`] – OpenID Connect, Google included: `discovery`, [`id_token`] checks what it signs, `claims` says who it is
 //! - [`github`] – GitHub
-//! - [`rules`] – who may enter
 //! - [`people`] – what is known of those who have signed in, and asking after them again
 //! - [`recheck`] – what follows when somebody may not enter any more
 
@@ -14,7 +13,6 @@ pub mod id_token;
 pub mod oidc;
 pub mod people;
 pub mod recheck;
-pub mod rules;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, RwLock};
@@ -25,10 +23,10 @@ use serde::{Deserialize, Serialize};
 pub use self::configure::{configure, configure_anew};
 use self::github::{GitHubClient, GitHubConfig};
 use self::oidc::{OidcClient, OidcConfig};
-use self::rules::{Person, Rules};
 use crate::clock::Timestamp;
-use crate::identity::CredentialId;
+use crate::identity::{CredentialId, ProviderId};
 use crate::net::fetch::Fetcher;
+use crate::rules::{Person, Rules};
 use crate::tokens::{Keys, Kind, base64url};
 
 /// Pause between two looks at a provider that answers, and at one that does not.
@@ -37,57 +35,11 @@ const LOOK_AGAIN: Duration = Duration::from_secs(15);
 /// How long one that nobody looks at is taken for down.
 const BELIEVED_DOWN: Duration = Duration::from_secs(60);
 
-/// Which of the providers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Slug {
-    /// Google.
-    Google,
-    /// GitHub.
-    GitHub,
-    /// Another, by OpenID Connect.
-    Oidc,
-}
-
-impl Slug {
-    /// All of them, in the order of the sign-in page.
-    pub const ALL: [Slug; 3] = [Slug::Google, Slug::GitHub, Slug::Oidc];
-
-    /// As in URLs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Slug::Google => "google",
-            Slug::GitHub => "github",
-            Slug::Oidc => "oidc",
-        }
-    }
-
-    /// The one that is called so.
-    pub fn of(text: &str) -> Option<Slug> {
-        Slug::ALL.into_iter().find(|slug| slug.as_str() == text)
-    }
-
-    /// Where the provider sends the browser back to.
-    pub fn callback(self) -> &'static str {
-        match self {
-            Slug::Google => "/.auth/google/callback",
-            Slug::GitHub => "/.auth/github/callback",
-            Slug::Oidc => "/.auth/oidc/callback",
-        }
-    }
-}
-
-impl fmt::Display for Slug {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 /// A provider as configured.
 #[derive(Clone)]
 pub struct ProviderConfig {
     /// Which.
-    pub slug: Slug,
+    pub slug: ProviderId,
     /// What the button calls it.
     pub label: String,
     /// How to speak to it.
@@ -166,7 +118,7 @@ pub struct Renewed {
 /// A provider.
 pub struct Provider {
     /// Which.
-    pub slug: Slug,
+    pub slug: ProviderId,
     /// What the button calls it.
     pub label: String,
     /// Stands for it in grants and tokens: with another client id or another address it is another.
@@ -264,7 +216,7 @@ impl Providers {
     }
 
     /// The one that is called so.
-    pub fn of_slug(&self, slug: Slug) -> Option<&Provider> {
+    pub fn of_slug(&self, slug: ProviderId) -> Option<&Provider> {
         self.all.iter().find(|p| p.slug == slug)
     }
 

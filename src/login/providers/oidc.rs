@@ -13,10 +13,10 @@ use serde_json::{Map, Value};
 
 use super::discovery::{Discovery, FRESH, Metadata, TENANT};
 use super::id_token::{self, Expected};
-use super::rules::{Person, Rules};
 use super::{Hop, ProviderTokens, Renewed, Trouble, claims};
 use crate::clock::Timestamp;
 use crate::net::fetch::{Fetcher, RemoteUrl};
+use crate::rules::{Person, Rules};
 
 /// How soon after a look at the keys another is worth it.
 const KEYS_AGAIN: Duration = Duration::from_secs(1);

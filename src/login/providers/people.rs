@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use super::rules::{Identity, Person, Rules};
 use super::{Provider, ProviderTokens, Trouble};
 use crate::clock::Timestamp;
 use crate::context::Context;
 use crate::identity::{User, UserId};
+use crate::rules::{Identity, Person, Rules};
 use crate::store::StoreError;
 use crate::store::rows::KnownPerson;
 use crate::tokens::Kind;
