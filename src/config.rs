@@ -12,14 +12,15 @@ use rustls::ClientConfig;
 
 use crate::admission::Bounds;
 use crate::flags::Settings;
+use crate::http::fetch::Proxies;
 use crate::login::password::Password;
 use crate::login::providers::{ProviderConfig, configure as provider_configs};
-use crate::net::fetch::Proxies;
 use crate::net::tls as net_tls;
 use crate::observe::log::LogFormat;
 use crate::tls;
 use crate::tls::configure::{Source, TlsConfig, TlsNotice};
 use crate::tokens::Secret;
+use crate::upstream::UpstreamConfig;
 use crate::upstream::stdio::{RunAs, StdioConfig};
 use crate::url::{ExternalUrl, Listen, UpstreamUrl};
 
@@ -69,29 +70,6 @@ pub struct Config {
     pub admission: Bounds,
     /// How long requests may take to finish when told to stop.
     pub drain_timeout: Duration,
-}
-
-/// The upstream server and what it gets to see.
-#[derive(Clone)]
-pub struct UpstreamConfig {
-    /// Its URL; the path is a prefix. Absent in the demo, whose server is built in.
-    pub url: Option<UpstreamUrl>,
-    /// `Authorization: Bearer …` for it.
-    pub bearer_token: Option<HeaderValue>,
-    /// Further fields.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Ask at the start whether the server is there.
-    pub is_checked: bool,
-    /// Answer 405 to GET requests for a stream.
-    pub streaming_only: bool,
-    /// Authorities to trust beside the public ones (PEM).
-    pub ca_file: Option<PathBuf>,
-    /// Trust any certificate.
-    pub insecure_skip_verify: bool,
-    /// Bound on opening a connection.
-    pub connect_timeout: Duration,
-    /// Bound on the wait for an answer's head.
-    pub response_timeout: Duration,
 }
 
 /// Lifetimes, in seconds where they go into artefacts.

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
+use crate::http::fetch::{Fetcher, TIMEOUT};
 use crate::http::{Request, RequestId};
 use crate::identity::{ClientId, CredentialId, User};
 use crate::login::federation::Spent;
@@ -13,7 +14,6 @@ use crate::login::providers::Providers;
 use crate::login::providers::people::People;
 use crate::login::throttle::Throttle;
 use crate::net::buckets::{Buckets, Nested};
-use crate::net::fetch::{Fetcher, TIMEOUT};
 use crate::oauth::pending::PendingCodes;
 use crate::store::{State, Store, StoreError};
 use crate::streams::Streams;

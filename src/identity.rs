@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::store::rows::KnownPerson;
+use crate::rules::Identity;
 
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
@@ -129,4 +129,28 @@ impl fmt::Display for ProviderId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// Somebody who has signed in at a provider, and what it said of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownPerson {
+    /// Who.
+    pub user: UserId,
+    /// At which provider.
+    pub provider: ProviderId,
+    /// As which client the proxy asked it.
+    pub credential: CredentialId,
+    /// What it said.
+    pub identity: Identity,
+    /// What it gave to ask after them again; encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<String>,
+    /// Digest of the allow rules at that time: GitHub is asked for the memberships that matter to them only.
+    pub rules: String,
+    /// When they were let in first, or again after they had been turned away: what began before is good for nothing.
+    pub since: Timestamp,
+    /// When the provider said so.
+    pub asked_at: Timestamp,
+    /// End.
+    pub expires_at: Timestamp,
 }

@@ -22,7 +22,7 @@
 //! | [`tokens`], [`store`], [`data`] | what is signed, what survives a restart, and the directory that it is in |
 //! | [`net`], [`clock`], [`observe`] | the network around, the time, the log |
 //! | [`url`], [`redirect_uri`], [`identity`], [`rules`] | values that every room knows: addresses, names of people and clients, who may enter |
-//! | [`thread`] | threads with a name |
+//! | [`thread`], [`encoding`] | threads with a name; bytes in text |
 //! | [`blocking`] | how a thread that is about to wait tells those who depend on it |
 //!
 //! Data goes one way: a connection becomes a request, a request gets a route, a route gets a principal, the
@@ -36,6 +36,7 @@ pub mod config;
 pub mod context;
 pub mod data;
 pub mod demo;
+pub mod encoding;
 pub mod flags;
 pub mod guard;
 pub mod hash_password;

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::encoding::digest;
 use crate::identity::UserId;
-use crate::tokens::digest;
 
 /// Bytes of a name, an address or a group.
 const MAX_TEXT: usize = 256;

@@ -1,8 +1,11 @@
 //! The composition root: builds everything, listens, and stops when told.
 
+use std::fs;
 use std::io::{self, IsTerminal};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,21 +18,22 @@ use crate::clock::Clock;
 use crate::config::{Config, log_settings};
 use crate::context::Context;
 use crate::data::{load_secret, open_store, prepare_directory};
-use crate::flags::{self, Invocation, Settings};
+use crate::flags::{self, FLAGS, Flag, Invocation, Settings};
 use crate::guard::Seen;
 use crate::healthcheck::leave_note;
 use crate::http::server::bind;
-use crate::http::{Drain, Handler, Listener, Server};
+use crate::http::{Handler, Listener, Server};
 use crate::login::providers::{configure_anew, recheck};
+use crate::net::drain::Drain;
 use crate::net::trusted::UnnamedProxies;
 use crate::observe;
-use crate::privileges;
+use crate::privileges::{self, Needs};
 use crate::routes::App;
 use crate::store::Store;
 use crate::thread::spawn;
 use crate::tls::acme::renewal::Nudge;
 use crate::tls::certificates::StrictTransport;
-use crate::tls::configure;
+use crate::tls::configure::{self, Source};
 use crate::tls::front::Front;
 use crate::tls::plain_port::PlainPort;
 use crate::tokens::Secret;
@@ -66,7 +70,7 @@ pub fn run(settings: Settings) -> Result<(), String> {
             log::warn!(error:% = e; "no home could be made for the user of --stdio-user (STDIO_USER): the MCP server runs without one");
         });
     }
-    privileges::drop_unneeded(&config)?;
+    privileges::drop_unneeded(needs(&config))?;
     let stop = stop_signal()?;
     let store = open_store(&config.data_path)?;
     let secret = match &config.secret {
@@ -89,6 +93,29 @@ pub fn run(settings: Settings) -> Result<(), String> {
     server(&stop)?;
     log::info!("stopped");
     Ok(())
+}
+
+/// What the process goes on to do once its ports are open.
+fn needs(config: &Config) -> Needs {
+    // Certificates, or files that variables name, which are read again with SIGHUP.
+    let certificates = config.tls.as_ref().is_some_and(|tls| matches!(tls.source, Source::Files(_)));
+    let is_named = |f: &Flag| std::env::var_os(format!("{}_FILE", f.env)).is_some_and(|v| !v.is_empty());
+    // To connect to a socket is to write to it.
+    let has_socket = config.upstream.url.as_ref().is_some_and(|url| url.socket.is_some());
+    Needs {
+        reads_others: certificates || FLAGS.iter().any(is_named),
+        writes_others: has_socket || !is_all_roots(&config.data_path),
+        has_children: config.stdio.is_some(),
+        // A child that is root as well would lose them too, and servers may count on them.
+        hands_rights_on: config.stdio.as_ref().is_some_and(|s| s.user.is_none()),
+    }
+}
+
+/// Does everything in the data directory belong to root?
+fn is_all_roots(path: &Path) -> bool {
+    let Ok(found) = fs::symlink_metadata(path) else { return false };
+    let mut below = fs::read_dir(path).into_iter().flatten().flatten();
+    found.uid() == 0 && (!found.is_dir() || below.all(|entry| is_all_roots(&entry.path())))
 }
 
 /// Starts the log and sends panics there: one line, no backtrace.

@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::encoding::base64url;
 use crate::flags::Settings;
 use crate::serve::{self, Ports};
 use crate::store::embedded::EmbeddedStore;
-use crate::tokens::{Secret, base64url, random};
+use crate::tokens::{Secret, random};
 use crate::upstream::stdio::launcher::own_program;
 
 /// Where the demo listens unless told otherwise; with the port taken, any free one does.

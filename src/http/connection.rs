@@ -16,12 +16,12 @@ use http::header::RETRY_AFTER;
 use http::{Method, StatusCode, Version};
 
 use super::body::{Arriving, Framed, HELD, Input, Progress, SocketSource};
-use super::drain::Drain;
 use super::head::{self, Framing, Head, HeadError};
 use super::response::{self, Prepared};
 use super::workers::Workers;
 use super::{Body, BodyError, Handler, Limits, Request, RequestId, Response};
 use crate::net::downstream::{Downstream, Flushed, Handshake};
+use crate::net::drain::Drain;
 use crate::net::{interrupt, outbox};
 
 /// Bytes of a body that the handler did not want which are read away to keep the connection.
@@ -295,8 +295,8 @@ impl Connection {
     fn shake_hands(&mut self, deadline: Instant, limits: &Limits) -> Step {
         let wait = |for_what| Step::Wait(Stage::Handshake(deadline), Wait { for_what, deadline });
         match self.socket.handshake() {
-            // RFC 8737 section 3: the validation of a domain ends with the handshake.
-            Ok(Handshake::Done) if self.socket.has_agreed_on(crate::tls::ACME_TLS) => {
+            // Something else than HTTP was agreed on, which ends with the handshake (RFC 8737 section 3).
+            Ok(Handshake::Done) if !self.socket.speaks(b"http/1.1") => {
                 self.socket.end();
                 Step::Close
             }

@@ -1,4 +1,5 @@
-//! The HTTP/1.1 server: connections in, requests to a [`Handler`], answers out. It knows nothing of OAuth or MCP.
+//! HTTP/1.1. The server: connections in, requests to a [`Handler`], answers out; and the client, with the same parsers. It
+//! knows nothing of OAuth or MCP.
 //!
 //! - [`server`] – listening sockets, accepting, draining
 //! - [`lobby`] – where connections wait without a thread, the bounds on them, their deadlines
@@ -7,11 +8,12 @@
 //! - [`head`] – the request head, strict where leniency lets two parsers disagree (RFC 9112)
 //! - [`body`] – the request body's framing, limits and deadlines
 //! - [`response`] – what handlers answer with, and how it is written
-//! - [`drain`] – the word that the process is about to end
+//! - [`client`], [`fetch`] – requests to other servers: streamed, or small and in one piece
 
 pub mod body;
+pub(crate) mod client;
 mod connection;
-pub mod drain;
+pub mod fetch;
 pub mod head;
 mod lobby;
 pub mod response;
@@ -24,7 +26,6 @@ use std::time::Duration;
 use ::http::request::Parts;
 
 pub use body::{Body, BodyError};
-pub use drain::Drain;
 pub use response::{Payload, Response};
 pub use server::{Listener, Server};
 

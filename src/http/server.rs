@@ -13,11 +13,11 @@ use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 use rustls::ServerConfig;
 
 use super::connection::{Connection, For, Next, Services, Wait};
-use super::drain::Drain;
 use super::lobby::{Event, Key, Lobby};
 use super::workers::{self, Outcome, Workers};
 use super::{Handler, Limits};
 use crate::net::downstream::Downstream;
+use crate::net::drain::Drain;
 use crate::observe::log::Episode;
 
 const BACKLOG: i32 = 1_024;

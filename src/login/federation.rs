@@ -15,6 +15,7 @@ use super::session::{self, Browser};
 use super::signin;
 use crate::clock::Timestamp;
 use crate::context::{Caller, Context};
+use crate::encoding::digest;
 use crate::http::{Request, Response};
 use crate::identity::ProviderId;
 use crate::identity::User;
@@ -24,7 +25,7 @@ use crate::rules::Person;
 use crate::store::StoreError;
 use crate::store::rows::Client;
 use crate::tokens::artefacts::{AuthorizationRequest, ProviderState, REQUEST_LIFETIME};
-use crate::tokens::{Kind, digest, random_name};
+use crate::tokens::{Kind, random_name};
 
 /// Sign-ins at providers remembered as done.
 const MAX_SPENT: usize = 20_000;

@@ -5,10 +5,11 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::Timestamp;
+use crate::encoding::base64url;
 use crate::identity::{CredentialId, User, UserId};
 use crate::store::rows::KnownPassword;
 use crate::store::{State, StoreError};
-use crate::tokens::{Keys, Kind, base64url, equal};
+use crate::tokens::{Keys, Kind, equal};
 
 /// bcrypt silently ignores what comes after.
 pub const MAX_PASSWORD_BYTES: usize = 72;

@@ -7,12 +7,13 @@ use http::header::{COOKIE, SET_COOKIE};
 use http::{HeaderMap, HeaderValue};
 
 use crate::context::Context;
+use crate::encoding::digest;
 use crate::http::Response;
 use crate::identity::{SessionId, User};
 use crate::store::StoreError;
 use crate::store::rows::Session;
 use crate::tokens::artefacts::{BrowserCookie, DEVICE_LIFETIME, DeviceCookie, SessionCookie};
-use crate::tokens::{Artefact, digest, random_name};
+use crate::tokens::{Artefact, random_name};
 
 /// A browser, told apart from others by a random name in a cookie.
 pub struct Browser {

@@ -110,10 +110,13 @@ impl Downstream {
         }
     }
 
-    /// The application protocol that the handshake settled on (RFC 7301).
-    pub fn has_agreed_on(&self, protocol: &[u8]) -> bool {
+    /// Is `protocol` what the handshake settled on, or was none named (RFC 7301)?
+    pub fn speaks(&self, protocol: &[u8]) -> bool {
         let cover = self.cover();
-        matches!(cover.as_deref(), Some(Cover::Tls(session)) if session.tls.alpn_protocol() == Some(protocol))
+        match cover.as_deref() {
+            Some(Cover::Tls(session)) => session.tls.alpn_protocol().is_none_or(|agreed| agreed == protocol),
+            _ => true,
+        }
     }
 
     /// Reads what is there; 0 means the end, `WouldBlock` that nothing is. With empty `flags` it waits for

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::downstream::Downstream;
-use crate::http::Drain;
+use crate::net::drain::Drain;
 
 thread_local! {
     static INTEREST: RefCell<Option<Interest>> = const { RefCell::new(None) };

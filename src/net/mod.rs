@@ -1,18 +1,17 @@
 //! The network around the program: who the client behind reverse proxies is, how often an address may ask, how names
-//! are resolved, how other servers are spoken to, the connection to a client, how a wait for one socket is ended by another, what is sent before a
+//! are resolved, the connection to another server and to a client, the word that the process is about to end, how a wait for one socket is ended by another, what is sent before a
 //! wait, and which servers are trusted.
 
 pub mod address;
 pub mod buckets;
-pub(crate) mod client;
 pub mod downstream;
-pub mod fetch;
+pub mod drain;
 pub mod interrupt;
 pub mod outbox;
 pub mod resolver;
 pub mod tls;
 pub mod trusted;
-mod wire;
+pub(crate) mod wire;
 
 use std::io;
 use std::os::fd::AsFd;

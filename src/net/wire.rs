@@ -18,7 +18,6 @@ use rustix::net::{
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
-use crate::http::body::Source;
 use crate::net::{BRIEF, interrupt};
 
 /// An answer that comes within this time, as a rule, is waited for by the thread that leads, for [`BRIEF`].
@@ -395,6 +394,14 @@ pub(crate) enum Either {
 }
 
 impl Wire {
+    /// Reads what the server has sent, and waits for it.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Wire::Plain(socket) => socket.read(buffer),
+            Wire::Tls(tls) => tls.read(buffer),
+        }
+    }
+
     /// A TLS client connection to `name`, with its handshake done by `deadline`.
     pub(crate) fn encrypted(
         socket: Socket,
@@ -490,15 +497,6 @@ impl Wire {
                     Err(e) => return Err(e),
                 },
             }
-        }
-    }
-}
-
-impl Source for Wire {
-    fn read(&mut self, buffer: &mut [u8], _: Duration) -> io::Result<usize> {
-        match self {
-            Wire::Plain(socket) => socket.read(buffer),
-            Wire::Tls(tls) => tls.read(buffer),
         }
     }
 }

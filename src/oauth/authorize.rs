@@ -11,6 +11,7 @@ use super::pending::Full;
 use super::register::USED_MARGIN;
 use super::{OAuthError, register, resource};
 use crate::context::{Caller, Context};
+use crate::encoding::digest;
 use crate::http::{Request, Response};
 use crate::identity::{ClientId, GrantId, User, UserId};
 use crate::login::pages::{self, Asker, Problem};
@@ -20,7 +21,7 @@ use crate::redirect_uri::{Destination, RedirectUri};
 use crate::store::StoreError;
 use crate::store::rows::{Client, Consent, Grant, Phase};
 use crate::tokens::artefacts::{AuthorizationCode, AuthorizationRequest, CODE_LIFETIME, REQUEST_LIFETIME};
-use crate::tokens::{digest, random_name};
+use crate::tokens::random_name;
 
 /// Longest `state` that is carried.
 const MAX_STATE: usize = 4_096;

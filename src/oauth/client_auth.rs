@@ -9,10 +9,11 @@ use percent_encoding::percent_decode_str;
 use super::OAuthError;
 use super::form::Form;
 use crate::context::Context;
+use crate::encoding::base64url;
 use crate::http::Response;
 use crate::identity::ClientId;
 use crate::store::rows::{AuthMethod, Client};
-use crate::tokens::{Kind, base64url, equal};
+use crate::tokens::{Kind, equal};
 
 /// Credentials as they were sent.
 #[derive(Debug, PartialEq)]

@@ -17,13 +17,14 @@ use serde_json::{Map, Value, json};
 use super::{OAuthError, no_store};
 use crate::clock::Timestamp;
 use crate::context::{Caller, Context};
+use crate::encoding::{base64url, digest};
 use crate::http::{BodyError, Request, Response};
 use crate::identity::{ClientId, OFFLINE_ACCESS, SCOPE, UserId};
 use crate::net::address::{network_of, wide_network_of};
 use crate::redirect_uri::{Destination, RedirectUri};
 use crate::store::StoreError;
 use crate::store::rows::{AuthMethod, Client, Grant, Phase};
-use crate::tokens::{Kind, base64url, digest, random_name};
+use crate::tokens::{Kind, random_name};
 
 /// Longest registration.
 const MAX_BODY: usize = 32 << 10;

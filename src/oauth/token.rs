@@ -8,6 +8,7 @@ use super::refresh::{self, Presented, Verdict};
 use super::{OAuthError, client_auth, no_store, resource};
 use crate::clock::Timestamp;
 use crate::context::{Caller, Context};
+use crate::encoding::digest;
 use crate::http::{Request, Response};
 use crate::identity::{SCOPE, User};
 use crate::login::providers::people::Standing;
@@ -15,7 +16,7 @@ use crate::login::providers::recheck;
 use crate::store::rows::{Client, Grant, Phase, Rotation};
 use crate::tokens::access::AccessToken;
 use crate::tokens::artefacts::{AuthorizationCode, RefreshToken};
-use crate::tokens::{digest, equal, random_name};
+use crate::tokens::{equal, random_name};
 
 /// Answers a token request.
 pub fn handle(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Response {

@@ -8,9 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Table;
 use crate::clock::Timestamp;
-use crate::identity::ProviderId;
-use crate::identity::{ClientId, CredentialId, GrantId, SessionId, User, UserId};
-use crate::rules::Identity;
+use crate::identity::{ClientId, GrantId, KnownPerson, SessionId, User, UserId};
 
 /// A typed row.
 pub trait Stored: Serialize + DeserializeOwned {
@@ -200,30 +198,6 @@ pub struct McpSession {
     pub log_level: Option<String>,
     /// The client's `resources/subscribe` requests, by URI.
     pub subscriptions: BTreeMap<String, String>,
-    /// End.
-    pub expires_at: Timestamp,
-}
-
-/// Somebody who has signed in at a provider, and what it said of them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KnownPerson {
-    /// Who.
-    pub user: UserId,
-    /// At which provider.
-    pub provider: ProviderId,
-    /// As which client the proxy asked it.
-    pub credential: CredentialId,
-    /// What it said.
-    pub identity: Identity,
-    /// What it gave to ask after them again; encrypted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tokens: Option<String>,
-    /// Digest of the allow rules at that time: GitHub is asked for the memberships that matter to them only.
-    pub rules: String,
-    /// When they were let in first, or again after they had been turned away: what began before is good for nothing.
-    pub since: Timestamp,
-    /// When the provider said so.
-    pub asked_at: Timestamp,
     /// End.
     pub expires_at: Timestamp,
 }

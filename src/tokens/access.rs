@@ -4,8 +4,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
-use super::{Keys, Kind, TokenError, base64url};
+use super::{Keys, Kind, TokenError};
 use crate::clock::Timestamp;
+use crate::encoding::base64url;
 use crate::identity::{ClientId, CredentialId, GrantId, UserId};
 
 /// `{"alg":"HS256","typ":"at+jwt"}`. A token with any other header is not looked at: there is no algorithm to choose.

@@ -16,9 +16,10 @@ use rand::TryRng;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
+use sha2::Sha256;
 
 use crate::clock::Timestamp;
+use crate::encoding::base64url;
 
 /// A master secret.
 #[derive(Clone)]
@@ -256,16 +257,6 @@ pub fn random<const N: usize>() -> [u8; N] {
 /// A random name of 128 bits, URL-safe.
 pub fn random_name() -> String {
     base64url(random::<16>())
-}
-
-/// Base64 with the URL-safe alphabet and no padding.
-pub fn base64url(bytes: impl AsRef<[u8]>) -> String {
-    URL_SAFE_NO_PAD.encode(bytes)
-}
-
-/// SHA-256, in base64url.
-pub fn digest(data: &[u8]) -> String {
-    base64url(Sha256::digest(data))
 }
 
 /// Compares in a time that depends on the lengths only.

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use ::http::header::{ACCEPT, CONTENT_TYPE};
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
+use crate::http::client::{Client, ClientError, Incoming, Outgoing};
 use crate::http::head::Framing;
-use crate::net::client::{Client, ClientError, Incoming, Outgoing};
 
 /// The `id` of the request, which nothing else has.
 pub(super) const ID: &str = "mcp-auth-proxy-check";

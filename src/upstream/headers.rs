@@ -7,8 +7,8 @@ use ::http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::Origin;
-use crate::config::UpstreamConfig;
 use crate::http::head::connection_tokens;
+use crate::upstream::UpstreamConfig;
 use crate::url::ExternalUrl;
 
 const FORWARDED_PREFIX: &str = "x-forwarded-";

@@ -12,14 +12,14 @@ use rustls::pki_types::ServerName;
 use super::endpoint::{Announced, EndpointRewriter};
 use super::redirects::Redirects;
 use super::{Origin, Trouble, Upstream, check, headers};
-use crate::config::UpstreamConfig;
 use crate::http::body::Arriving;
+use crate::http::client::{Client, ClientError, Incoming, IncomingBody, Outgoing};
 use crate::http::head::Framing;
 use crate::http::{Body, BodyError, Payload, Request, RequestId, Response};
 use crate::mcp::jsonrpc;
-use crate::net::client::{Client, ClientError, Incoming, IncomingBody, Outgoing};
 use crate::net::interrupt::{self, Interrupted};
 use crate::net::tls;
+use crate::upstream::UpstreamConfig;
 use crate::url::{ExternalUrl, UpstreamUrl};
 
 /// Redirects followed for one request.

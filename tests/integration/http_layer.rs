@@ -9,7 +9,8 @@ use http::request::Parts;
 use mcp_auth_proxy::config::Config;
 use mcp_auth_proxy::flags::Settings;
 use mcp_auth_proxy::http::server::bind;
-use mcp_auth_proxy::http::{Drain, Handler, Listener, Request, Response, Server};
+use mcp_auth_proxy::http::{Handler, Listener, Request, Response, Server};
+use mcp_auth_proxy::net::drain::Drain;
 
 use super::support::flow::Client;
 use super::support::proxy::Proxy;

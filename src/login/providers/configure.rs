@@ -4,8 +4,8 @@ use super::github::GitHubConfig;
 use super::oidc::{EMAIL_FIELD, OidcConfig};
 use super::{Dialect, ProviderConfig};
 use crate::flags::Settings;
+use crate::http::fetch::RemoteUrl;
 use crate::identity::ProviderId;
-use crate::net::fetch::RemoteUrl;
 use crate::rules::{Rules, check_glob};
 
 const PUBLIC_GITHUB: &str = "https://github.com";

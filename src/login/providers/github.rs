@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::{Hop, ProviderTokens, Renewed, Trouble};
+use crate::http::fetch::{Answer, Fetcher, RemoteUrl};
 use crate::identity::UserId;
-use crate::net::fetch::{Answer, Fetcher, RemoteUrl};
 use crate::rules::{Identity, Person, Rules};
 
 const PUBLIC: &str = "https://github.com";

@@ -24,10 +24,11 @@ pub use self::configure::{configure, configure_anew};
 use self::github::{GitHubClient, GitHubConfig};
 use self::oidc::{OidcClient, OidcConfig};
 use crate::clock::Timestamp;
+use crate::encoding::base64url;
+use crate::http::fetch::Fetcher;
 use crate::identity::{CredentialId, ProviderId};
-use crate::net::fetch::Fetcher;
 use crate::rules::{Person, Rules};
-use crate::tokens::{Keys, Kind, base64url};
+use crate::tokens::{Keys, Kind};
 
 /// Pause between two looks at a provider that answers, and at one that does not.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
@@ -197,7 +198,8 @@ impl Providers {
                 }
             };
             // Not a secret, so that rotating the secret ends nothing: the kind keeps it apart from passwords'.
-            let mac = crate::tokens::digest(format!("provider\0{}\0{mark}\0{}", config.slug, keys.issuer()).as_bytes());
+            let mac =
+                crate::encoding::digest(format!("provider\0{}\0{mark}\0{}", config.slug, keys.issuer()).as_bytes());
             Provider {
                 slug: config.slug,
                 label: config.label,

@@ -15,7 +15,7 @@ use super::discovery::{Discovery, FRESH, Metadata, TENANT};
 use super::id_token::{self, Expected};
 use super::{Hop, ProviderTokens, Renewed, Trouble, claims};
 use crate::clock::Timestamp;
-use crate::net::fetch::{Fetcher, RemoteUrl};
+use crate::http::fetch::{Fetcher, RemoteUrl};
 use crate::rules::{Person, Rules};
 
 /// How soon after a look at the keys another is worth it.

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use super::{Provider, ProviderTokens, Trouble};
 use crate::clock::Timestamp;
 use crate::context::Context;
+use crate::identity::KnownPerson;
 use crate::identity::{User, UserId};
 use crate::rules::{Identity, Person, Rules};
 use crate::store::StoreError;
-use crate::store::rows::KnownPerson;
 use crate::tokens::Kind;
 
 /// Answers of a provider that are this fresh are not asked for again, in seconds: clients refresh in parallel.

@@ -6,7 +6,7 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::tokens::base64url;
+use crate::encoding::base64url;
 
 /// An ES256 key.
 pub struct AccountKey {

@@ -12,9 +12,9 @@ use super::account::AccountKey;
 use super::challenges::{Challenges, OpenChallenge};
 use super::keep::{Keep, KeptOrder};
 use super::protocol::{AcmeError, Conversation, Problem, location, retry_after};
-use crate::net::fetch::{Fetcher, RemoteUrl};
+use crate::encoding::base64url;
+use crate::http::fetch::{Fetcher, RemoteUrl};
 use crate::tls::pair::Pair;
-use crate::tokens::base64url;
 
 /// How long the authority may take to validate, and to issue.
 const PATIENCE: Duration = Duration::from_secs(180);

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::account::AccountKey;
 use crate::data;
-use crate::net::fetch::RemoteUrl;
+use crate::encoding::digest;
+use crate::http::fetch::RemoteUrl;
 use crate::tls::pair::Pair;
-use crate::tokens;
 
 /// One authority's directory on disk.
 pub struct Keep {
@@ -40,7 +40,7 @@ impl Keep {
     /// For certificates of `host` from `authority`; makes the directory.
     pub fn open(data: &Path, authority: &RemoteUrl, host: &str) -> io::Result<Keep> {
         // Readable, and different for two directories of one authority, such as its staging one.
-        let digest = tokens::digest(authority.to_string().as_bytes());
+        let digest = digest(authority.to_string().as_bytes());
         let name = format!("{}-{}", authority.host().replace(['[', ']', ':'], "_"), &digest[..8]);
         let directory = data.join("acme").join(name);
         data::make_private(&directory)?;

@@ -17,7 +17,7 @@ pub mod renewal;
 
 use std::path::PathBuf;
 
-use crate::net::fetch::RemoteUrl;
+use crate::http::fetch::RemoteUrl;
 
 /// Where certificates come from, and for whom.
 #[derive(Clone)]

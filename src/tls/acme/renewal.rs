@@ -7,10 +7,11 @@ use super::challenges::Challenges;
 use super::issue::{Issuer, Way};
 use super::protocol::AcmeError;
 use crate::clock::{Clock, Timestamp};
+use crate::encoding::base64url;
 use crate::tls::Certificates;
 use crate::tls::files::date;
 use crate::tls::x509::Facts;
-use crate::tokens::{base64url, random};
+use crate::tokens::random;
 
 /// The longest sleep: a clock that is set is noticed within it.
 const LOOK_EVERY: Duration = Duration::from_secs(60);

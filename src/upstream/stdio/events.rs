@@ -13,10 +13,10 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::value::RawValue;
 
 use super::bell::Bell;
+use crate::encoding::base64url;
 use crate::http::{Payload, Response};
 use crate::mcp::message::Id;
 use crate::net::interrupt::{self, Interrupted};
-use crate::tokens::base64url;
 
 /// A comment so often keeps middleboxes from closing a silent stream.
 const HEARTBEAT: Duration = Duration::from_secs(15);

@@ -45,11 +45,12 @@ use self::host::Host;
 use self::room::Slot;
 use super::{Origin, Upstream};
 use crate::context::Context;
+use crate::encoding::digest;
 use crate::http::{Request, Response};
+use crate::identity::KnownPerson;
 use crate::identity::{ClientId, UserId};
 use crate::observe::quota::Quota;
-use crate::store::rows::KnownPerson;
-use crate::tokens::{digest, random_name};
+use crate::tokens::random_name;
 
 /// The MCP endpoint.
 const ENDPOINT: &str = "/mcp";

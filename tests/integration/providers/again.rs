@@ -4,9 +4,9 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 
 use mcp_auth_proxy::flags::Settings;
-use mcp_auth_proxy::http::Drain;
 use mcp_auth_proxy::login::providers::recheck;
 use mcp_auth_proxy::net::downstream::Downstream;
+use mcp_auth_proxy::net::drain::Drain;
 use mcp_auth_proxy::net::interrupt;
 use mcp_auth_proxy::store::embedded::EmbeddedStore;
 use mcp_auth_proxy::tokens::Secret;

@@ -26,10 +26,11 @@ use super::child::Listener;
 use super::events::{EventStream, Reader, lost_request, split_event_id, stream_name};
 use super::lines::TooLong;
 use super::{Account, Host};
+use crate::encoding::base64url;
 use crate::mcp::jsonrpc::{INTERNAL_ERROR, error_message};
 use crate::mcp::message::{Id, Kind, Message, split};
 use crate::store::rows::McpSession;
-use crate::tokens::{base64url, random};
+use crate::tokens::random;
 
 /// How long a child may take from its start to its answer to `initialize`.
 const START_TIMEOUT: Duration = Duration::from_secs(120);

@@ -26,16 +26,16 @@ impl Drain {
         Ok(Drain(Arc::new(State { begun: AtomicBool::new(false), streams: event()?, everything: event()? })))
     }
 
-    pub(super) fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.0.begun.store(true, Ordering::SeqCst);
         signal(&self.0.streams);
     }
 
-    pub(super) fn finish(&self) {
+    pub(crate) fn finish(&self) {
         signal(&self.0.everything);
     }
 
-    pub(super) fn begun(&self) -> bool {
+    pub(crate) fn begun(&self) -> bool {
         self.0.begun.load(Ordering::SeqCst)
     }
 

@@ -12,11 +12,11 @@ use ::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
+use super::body::{Arriving, BodyError, Framed, Input, Progress, Source};
 use super::fetch::OutboundProxy;
-use super::wire::{Either, Pace, Socket, Wire};
-use crate::http::body::{Arriving, BodyError, Framed, Input, Progress};
-use crate::http::head::{self, Framing, connection_tokens};
+use super::head::{self, Framing, connection_tokens};
 use crate::net::resolver::CachingResolver;
+use crate::net::wire::{Either, Pace, Socket, Wire};
 use crate::url::UpstreamUrl;
 
 /// Node ends an idle connection after five seconds; a request that races with that end would be lost.
@@ -41,6 +41,12 @@ pub(crate) struct Client {
 }
 
 type Connection = Input<Wire>;
+
+impl Source for Wire {
+    fn read(&mut self, buffer: &mut [u8], _: Duration) -> io::Result<usize> {
+        Wire::read(self, buffer)
+    }
+}
 
 /// A request. Its fields are those of the message; Host and framing are written here.
 pub(crate) struct Outgoing<'r> {

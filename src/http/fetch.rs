@@ -8,18 +8,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use ::http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use form_urlencoded::Serializer;
-use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use percent_encoding::percent_decode_str;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
 use super::client::{Client, Incoming, Outgoing};
-use super::interrupt;
-use crate::http::head::Framing;
+use super::head::Framing;
+use crate::net::interrupt;
 use crate::url::{UpstreamUrl, is_loopback_host};
 
 /// How long a connection may take, unless told otherwise.
@@ -165,7 +165,7 @@ fn parse_proxy(text: &str) -> Result<OutboundProxy, String> {
     let refuse = || "HTTPS_PROXY is not a URL such as http://proxy.example.com:3128".to_string();
     let text = text.strip_prefix("http://").or((!text.contains("://")).then_some(text)).ok_or_else(refuse)?;
     let (credentials, place) = text.trim_end_matches('/').rsplit_once('@').map_or((None, text), |(c, p)| (Some(c), p));
-    let authority: http::uri::Authority = place.trim_end_matches('/').parse().map_err(|_| refuse())?;
+    let authority: ::http::uri::Authority = place.trim_end_matches('/').parse().map_err(|_| refuse())?;
     let credentials = credentials.map(|c| {
         let plain: Vec<u8> = percent_decode_str(c).collect();
         format!("Basic {}", STANDARD.encode(plain))
