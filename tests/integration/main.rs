@@ -9,6 +9,7 @@ mod first_start;
 mod grants_model;
 mod hostile;
 mod http_layer;
+mod layers;
 mod parsers;
 mod providers;
 mod proxying;
