@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use mcp_auth_proxy::http::BodyError;
 use mcp_auth_proxy::http::body::{Framed, Input, Progress};
+use mcp_auth_proxy::http::form::Form;
 use mcp_auth_proxy::http::head::{self, Framing};
-use mcp_auth_proxy::login::pages::display_name;
 use mcp_auth_proxy::mcp::jsonrpc;
 use mcp_auth_proxy::mcp::message::{Id, Message, one_line, split};
 use mcp_auth_proxy::net::trusted::TrustedProxies;
 use mcp_auth_proxy::oauth::client_auth;
-use mcp_auth_proxy::oauth::form::Form;
 use mcp_auth_proxy::oauth::{register, resource};
+use mcp_auth_proxy::pages::display_name;
 use mcp_auth_proxy::redirect_uri::RedirectUri;
 use mcp_auth_proxy::tls::x509::Facts;
 use mcp_auth_proxy::tokens::access::AccessToken;

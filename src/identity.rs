@@ -6,7 +6,6 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::rules::Identity;
 
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
@@ -82,7 +81,50 @@ pub struct Principal {
     /// When the token that shows it runs out.
     pub expires_at: Timestamp,
     /// What a provider says of the user; `None` for those who signed in by password.
-    pub person: Option<Arc<KnownPerson>>,
+    pub person: Option<Arc<UserRecord>>,
+}
+
+/// What a provider says of a person, as far as it is wanted here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserProfile {
+    /// What allow rules compare: e-mail address, login, or another claim. Absent when the provider does not vouch for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// A verified e-mail address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// How the person is called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Groups; with GitHub, those of the allowed organisations and teams that the person is an active member of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    /// The Google Workspace organisation (`hd`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<String>,
+    /// The tenant that the person belongs to, where the provider serves many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// Allowed attributes that the person has, as `pointer=value`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attributes: Vec<String>,
+}
+
+impl UserProfile {
+    /// The groups in one text, with commas between them; those in names are `%2C`, and percent signs `%25`.
+    pub fn group_list(&self) -> String {
+        let encoded = self.groups.iter().map(|g| g.replace('%', "%25").replace(',', "%2C"));
+        encoded.collect::<Vec<_>>().join(",")
+    }
+}
+
+/// Provider and stable subject, with what the provider says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderUser {
+    /// Who.
+    pub user: UserId,
+    /// What is said of them.
+    pub profile: UserProfile,
 }
 
 /// Which of the providers.
@@ -133,7 +175,7 @@ impl fmt::Display for ProviderId {
 
 /// Somebody who has signed in at a provider, and what it said of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KnownPerson {
+pub struct UserRecord {
     /// Who.
     pub user: UserId,
     /// At which provider.
@@ -141,7 +183,8 @@ pub struct KnownPerson {
     /// As which client the proxy asked it.
     pub credential: CredentialId,
     /// What it said.
-    pub identity: Identity,
+    #[serde(rename = "identity")]
+    pub profile: UserProfile,
     /// What it gave to ask after them again; encrypted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<String>,

@@ -1,60 +1,58 @@
 //! mcp-auth-proxy puts an MCP server on the internet behind OAuth 2.1. This is the map of the house.
 //!
 //! ```text
-//! client ──TLS──► http ──► routes ─┬─► oauth      the authorization server: metadata, register, authorize, token, revoke
-//!                                  ├─► login      who is this person: password, Google, GitHub, OIDC; allow rules; pages
-//!                                  └─► guard ──► upstream ─┬─► http    an HTTP or SSE MCP server, streamed through
-//!                                      bearer → principal  └─► stdio   child processes, one for each MCP session
+//! client ──TLS──► http ──► app::routes ─┬─► interaction  a person at a browser: sign-in, provider, consent
+//!                                       ├─► oauth        the authorization server: register, authorize, token, revoke
+//!                                       └─► resource ──► upstream ─┬─► http    an HTTP or SSE MCP server, streamed through
+//!                                           bearer → principal     └─► stdio   child processes, one for each MCP session
 //! ```
+//!
+//! From the top of the house to the bottom; a file uses rooms below its own, and in the same row those to its left.
+//! `cargo test layers` checks that.
 //!
 //! | room | what is in it |
 //! |---|---|
-//! | [`flags`], [`config`] | every option once, as data; what the options mean, checked |
-//! | [`serve`], [`demo`] | composition: build everything, listen, stop when told |
-//! | [`privileges`], [`healthcheck`] | what root's process gives up; asking a running proxy whether it is well |
-//! | [`routes`] | the public surface as one table; Host, Origin and CORS |
+//! | [`app`] | composition and commands: settings become typed values, routes, serve, demo, healthcheck |
+//! | [`interaction`] | what happens in a browser: sign-in, provider callback, consent; each ends in a decision for `oauth` |
+//! | [`oauth`] | the authorization server: a file for each endpoint and each grant type |
+//! | [`resource`] | what is protected: bearer token → principal, how many requests and streams, when a stream has to end |
 //! | [`tls`] | certificates: files that are watched, or obtained from an ACME authority; the plain port beside TLS |
-//! | [`http`] | HTTP/1.1: connections that wait in a lobby, workers, heads, bodies, answers |
-//! | [`oauth`] | one file per endpoint of the authorization server |
-//! | [`login`] | one file per concern of signing a person in |
-//! | [`guard`], [`admission`], [`streams`] | who may reach the MCP server, how many at once, and for how long |
-//! | [`upstream`], [`mcp`] | the MCP server behind, and the vocabulary it speaks |
-//! | [`tokens`], [`store`], [`data`] | what is signed, what survives a restart, and the directory that it is in |
-//! | [`net`], [`clock`], [`observe`] | the network around, the time, the log |
-//! | [`url`], [`redirect_uri`], [`identity`], [`rules`] | values that every room knows: addresses, names of people and clients, who may enter |
-//! | [`thread`], [`encoding`] | threads with a name; bytes in text |
-//! | [`blocking`] | how a thread that is about to wait tells those who depend on it |
+//! | [`login`] | who somebody is: passwords, identity providers, browser sessions, the throttle against guessing |
+//! | [`upstream`] | the MCP server behind: over HTTP, or child processes that speak over stdio |
+//! | [`pages`] | HTML from values |
+//! | [`core`], [`data_dir`] | issuer, keys, state, lifetimes and time, which nearly every handler needs; the directory on disk |
+//! | [`store`], [`tokens`] | what survives a restart; what is signed or encrypted |
+//! | [`http`], [`mcp`] | HTTP/1.1, server and client; JSON-RPC and the words of MCP |
+//! | [`net`], [`flags`] | sockets, addresses, rate limits; every option once, as data |
+//! | [`clock`], [`thread`], [`blocking`], [`observe`] | time, threads, how a thread says that it is about to block, the log |
+//! | [`url`], [`redirect_uri`], [`encoding`], [`identity`], [`rules`] | values: addresses, names of people and clients, who may sign in |
+//! | [`privileges`] | what root's process gives up |
 //!
 //! Data goes one way: a connection becomes a request, a request gets a route, a route gets a principal, the
 //! principal's request goes upstream, and the answer streams back along the same path. `http` knows no OAuth, `oauth`
-//! knows no sockets, `tokens` and `store` know neither.
+//! knows no sockets and no pages, `tokens` and `store` know neither.
 
-pub mod admission;
+pub mod app;
 pub mod blocking;
 pub mod clock;
-pub mod config;
-pub mod context;
-pub mod data;
-pub mod demo;
+pub mod core;
+pub mod data_dir;
 pub mod encoding;
 pub mod flags;
-pub mod guard;
-pub mod hash_password;
-pub mod healthcheck;
 pub mod http;
 pub mod identity;
+pub mod interaction;
 pub mod login;
 pub mod mcp;
 pub mod net;
 pub mod oauth;
 pub mod observe;
+pub mod pages;
 pub mod privileges;
 pub mod redirect_uri;
-pub mod routes;
+pub mod resource;
 pub mod rules;
-pub mod serve;
 pub mod store;
-pub mod streams;
 pub mod thread;
 pub mod tls;
 pub mod tokens;

@@ -4,10 +4,10 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use mcp_auth_proxy::demo::server;
+use mcp_auth_proxy::app::demo::server;
+use mcp_auth_proxy::app::{demo, hash_password, healthcheck, serve};
 use mcp_auth_proxy::flags::{self, Invocation};
 use mcp_auth_proxy::upstream::stdio::{init, launcher, supervisor};
-use mcp_auth_proxy::{demo, hash_password, healthcheck, serve};
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();

@@ -1,74 +1,14 @@
 //! Who of those who can sign in at a provider may enter. One rule that fits is enough.
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::encoding::digest;
-use crate::identity::UserId;
+use crate::identity::UserProfile;
 
 /// Bytes of a name, an address or a group.
 const MAX_TEXT: usize = 256;
 /// Bytes of all groups together.
 const MAX_GROUPS: usize = 4 << 10;
-
-/// What a provider says of a person, as far as it is wanted here.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    /// What allow rules compare: e-mail address, login, or another claim. Absent when the provider does not vouch for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
-    /// A verified e-mail address.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub email: Option<String>,
-    /// How the person is called.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Groups; with GitHub, those of the allowed organisations and teams that the person is an active member of.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub groups: Vec<String>,
-    /// The Google Workspace organisation (`hd`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workspace: Option<String>,
-    /// The tenant that the person belongs to, where the provider serves many.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tenant: Option<String>,
-    /// Allowed attributes that the person has, as `pointer=value`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub attributes: Vec<String>,
-}
-
-impl Identity {
-    /// The groups in one text, with commas between them; those in names are `%2C`, and percent signs `%25`.
-    pub fn group_list(&self) -> String {
-        let encoded = self.groups.iter().map(|g| g.replace('%', "%25").replace(',', "%2C"));
-        encoded.collect::<Vec<_>>().join(",")
-    }
-
-    /// Leaves out what is too long for header fields and the environment; groups that rules name are kept first.
-    pub fn bound(&mut self, rules: &Rules) {
-        let is_short = |text: &String| text.len() <= MAX_TEXT;
-        self.id = self.id.take().filter(is_short);
-        self.email = self.email.take().filter(is_short);
-        self.name = self.name.take().filter(is_short);
-        self.groups.retain(is_short);
-        self.groups.sort_by_key(|group| !rules.groups.contains(group));
-        let mut room = MAX_GROUPS;
-        self.groups.retain(|group| {
-            let fits = group.len() < room;
-            room = room.saturating_sub(group.len() + 1);
-            fits
-        });
-    }
-}
-
-/// Provider and stable subject, with what the provider says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Person {
-    /// Who.
-    pub user: UserId,
-    /// What is said of them.
-    pub identity: Identity,
-}
 
 /// The allow rules of one provider.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,6 +34,22 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// Leaves out what is too long for header fields and the environment; groups that rules name are kept first.
+    pub fn bound(&self, profile: &mut UserProfile) {
+        let is_short = |text: &String| text.len() <= MAX_TEXT;
+        profile.id = profile.id.take().filter(is_short);
+        profile.email = profile.email.take().filter(is_short);
+        profile.name = profile.name.take().filter(is_short);
+        profile.groups.retain(is_short);
+        profile.groups.sort_by_key(|group| !self.groups.contains(group));
+        let mut room = MAX_GROUPS;
+        profile.groups.retain(|group| {
+            let fits = group.len() < room;
+            room = room.saturating_sub(group.len() + 1);
+            fits
+        });
+    }
+
     /// Is there none, so that nobody could enter?
     pub fn is_empty(&self) -> bool {
         !self.anyone
@@ -101,17 +57,17 @@ impl Rules {
     }
 
     /// May the person enter? If so, by which rule, in words for the log.
-    pub fn admit(&self, identity: &Identity) -> Option<&'static str> {
+    pub fn admit(&self, profile: &UserProfile) -> Option<&'static str> {
         let is_one = |list: &[String], value: &str, ignore_case: bool| {
             list.iter().any(|item| item == value || (ignore_case && same_but_case(item, value)))
         };
-        if identity.tenant.as_ref().is_some_and(|tenant| !is_one(&self.tenants, tenant, true)) {
+        if profile.tenant.as_ref().is_some_and(|tenant| !is_one(&self.tenants, tenant, true)) {
             return None;
         }
         if self.anyone {
             return Some("anyone");
         }
-        if let Some(id) = &identity.id {
+        if let Some(id) = &profile.id {
             if is_one(&self.users, id, self.ids_ignore_case) {
                 return Some("user");
             }
@@ -119,14 +75,14 @@ impl Rules {
                 return Some("pattern");
             }
         }
-        if identity.groups.iter().any(|group| is_one(&self.groups, group, self.groups_ignore_case)) {
+        if profile.groups.iter().any(|group| is_one(&self.groups, group, self.groups_ignore_case)) {
             return Some("group");
         }
-        if identity.workspace.as_ref().is_some_and(|hd| is_one(&self.workspaces, hd, true)) {
+        if profile.workspace.as_ref().is_some_and(|hd| is_one(&self.workspaces, hd, true)) {
             return Some("workspace");
         }
         let has = |attribute: &String| self.attributes.contains(attribute);
-        identity.attributes.iter().any(has).then_some("attribute")
+        profile.attributes.iter().any(has).then_some("attribute")
     }
 
     /// Stands for the rules: what was decided under others has to be decided anew.
@@ -286,14 +242,14 @@ mod tests {
 
     #[test]
     fn one_rule_that_fits_is_enough_and_none_lets_nobody_in() {
-        let alice = Identity {
+        let alice = UserProfile {
             id: Some("Alice@Example.com".into()),
             groups: list(&["Engineering"]),
             workspace: Some("example.com".into()),
             attributes: list(&["/role=admin"]),
-            ..Identity::default()
+            ..UserProfile::default()
         };
-        let nobody = Identity::default();
+        let nobody = UserProfile::default();
         let rules = |change: fn(&mut Rules)| {
             let mut rules = Rules::default();
             change(&mut rules);

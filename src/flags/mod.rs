@@ -2,7 +2,7 @@
 //!
 //! [`list::FLAGS`] is the single list; the parser in this file, `--help` ([`help`]), the man page ([`man`]),
 //! the shell completions ([`completions`]) and `docs/configuration.md` ([`mod@reference`]) are all made from it.
-//! Parsing yields [`Settings`], which mirror what was typed; [`crate::config::Config`] is what they mean.
+//! Parsing yields [`Settings`], which mirror what was typed; [`crate::app::config::Config`] is what they mean.
 
 pub mod completions;
 pub mod help;

@@ -421,7 +421,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_millis(20);
 
     fn limits() -> Limits {
-        crate::config::Config::build(crate::flags::Settings::default()).unwrap().http
+        crate::app::config::Config::build(crate::flags::Settings::default()).unwrap().http
     }
 
     /// A lobby with a worker that has its one connection, and the client's end of that.

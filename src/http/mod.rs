@@ -8,14 +8,17 @@
 //! - [`head`] – the request head, strict where leniency lets two parsers disagree (RFC 9112)
 //! - [`body`] – the request body's framing, limits and deadlines
 //! - [`response`] – what handlers answer with, and how it is written
+//! - [`request`] – what handlers are given; [`form`] – queries and forms
 //! - [`client`], [`fetch`] – requests to other servers: streamed, or small and in one piece
 
 pub mod body;
 pub(crate) mod client;
 mod connection;
 pub mod fetch;
+pub mod form;
 pub mod head;
 mod lobby;
+mod request;
 pub mod response;
 pub mod server;
 mod workers;
@@ -26,6 +29,7 @@ use std::time::Duration;
 use ::http::request::Parts;
 
 pub use body::{Body, BodyError};
+pub use request::{Caller, Request, RequestId};
 pub use response::{Payload, Response};
 pub use server::{Listener, Server};
 
@@ -54,18 +58,6 @@ pub struct Limits {
     pub workers: usize,
 }
 
-/// A request whose head has been read and whose body has not.
-pub struct Request<'c> {
-    /// Method, target, version and fields. The target is in origin form, or `*`.
-    pub parts: Parts,
-    /// The body, read on demand.
-    pub body: Body<'c>,
-    /// The other end of the connection: perhaps a reverse proxy.
-    pub peer: IpAddr,
-    /// Names the request in log lines.
-    pub id: RequestId,
-}
-
 /// Answers requests; called from many threads.
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request.
@@ -77,22 +69,4 @@ pub trait Handler: Send + Sync + 'static {
 
     /// True when connections from `peer` are not counted per address.
     fn exempt(&self, peer: IpAddr) -> bool;
-}
-
-/// A short name for a request in log lines, unique within a process's life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RequestId(u64);
-
-impl RequestId {
-    /// The next one.
-    pub fn next() -> RequestId {
-        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
-        RequestId(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
-    }
-}
-
-impl std::fmt::Display for RequestId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "r{}", self.0)
-    }
 }

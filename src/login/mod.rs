@@ -1,16 +1,78 @@
-//! Who is this person? Sign-in by password or at a provider, browser sessions, the throttle against guessing, the pages.
+//! Who is this person? Passwords, identity providers, browser sessions, and the throttle against guessing. The pages and
+//! endpoints that use them are in `interaction`.
 //!
-//! - [`signin`] – `/.auth/login` and `/.auth/logout`
-//! - [`federation`] – the way to a provider and back; [`providers`] – Google, GitHub, OpenID Connect, and allow rules
-//! - [`password`] – checking passwords without letting bcrypt hold anything else up
+//! - [`password`] – checking passwords on a thread of their own, so that bcrypt holds nothing else up
+//! - [`providers`] – Google, GitHub, OpenID Connect; what they said about a user, and asking them again
 //! - [`throttle`] – growing delays for those who guess
 //! - [`session`] – what a browser's cookies say
-//! - [`pages`] – the HTML
 
-pub mod federation;
-pub mod pages;
 pub mod password;
 pub mod providers;
 pub mod session;
-pub mod signin;
 pub mod throttle;
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use crate::core::Core;
+use crate::identity::CredentialId;
+use crate::store::StoreError;
+use crate::store::rows::Session;
+
+use self::password::Passwords;
+use self::providers::Providers;
+use self::providers::people::People;
+use self::throttle::Throttle;
+
+/// The ways to sign in, and what is known about those who did.
+pub struct Login {
+    /// Keys, state and lifetimes.
+    pub core: Arc<Core>,
+    /// Checks passwords.
+    pub passwords: Passwords,
+    /// Slows guessing down.
+    pub throttle: Throttle,
+    /// The external identity providers.
+    pub providers: Arc<Providers>,
+    /// What they said about their users.
+    pub people: People,
+}
+
+impl Login {
+    /// Puts the parts together.
+    pub fn new(core: Arc<Core>, passwords: Passwords, providers: Providers) -> Login {
+        let providers = Arc::new(providers);
+        let people = People::new(core.clone(), providers.clone());
+        Login { core, passwords, throttle: Throttle::default(), providers, people }
+    }
+
+    /// Is `credential` a way to sign in that is configured now?
+    pub fn is_current(&self, credential: &CredentialId) -> bool {
+        self.passwords.is_current(credential) || self.providers.of_credential(credential).is_some()
+    }
+
+    /// All ways to sign in that are configured now.
+    pub fn current_credentials(&self) -> Vec<CredentialId> {
+        let mut current = self.passwords.current().to_vec();
+        current.extend(self.providers.all().iter().map(|p| p.credential.clone()));
+        current
+    }
+
+    /// The session of the browser that sent `headers`, if its user's credential is still configured and the user may
+    /// still sign in. This may ask the user's provider.
+    pub fn session(&self, headers: &HeaderMap) -> Result<Option<Session>, StoreError> {
+        let Some(session) = session::stored(&self.core, headers)? else { return Ok(None) };
+        let is_over = self.core.now() >= session.created_at.saturating_add(self.core.lifetimes.session);
+        let is_good = !is_over
+            && self.is_current(&session.user.credential)
+            && self.people.is_welcome(&session.user, session.created_at)?;
+        Ok(is_good.then_some(session))
+    }
+
+    /// The device name of a browser in which somebody has signed in before with a password that is still configured.
+    pub fn known_device(&self, headers: &HeaderMap) -> Option<String> {
+        let cookie = session::device(&self.core, headers)?;
+        self.passwords.is_current(&cookie.credential).then_some(cookie.device)
+    }
+}

@@ -6,11 +6,11 @@ use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 use percent_encoding::percent_decode_str;
 
-use super::OAuthError;
-use super::form::Form;
-use crate::context::Context;
+use super::error::OAuthError;
+use crate::core::Core;
 use crate::encoding::base64url;
 use crate::http::Response;
+use crate::http::form::Form;
 use crate::identity::ClientId;
 use crate::store::rows::{AuthMethod, Client};
 use crate::tokens::{Kind, equal};
@@ -51,23 +51,23 @@ pub fn credentials(headers: &HeaderMap, form: &Form) -> Result<Credentials, OAut
 }
 
 /// Identifies and authenticates the client.
-pub fn authenticate(ctx: &Context, headers: &HeaderMap, form: &Form) -> Result<Client, OAuthError> {
+pub fn authenticate(core: &Core, headers: &HeaderMap, form: &Form) -> Result<Client, OAuthError> {
     let credentials = credentials(headers, form)?;
     let client =
-        ctx.state.get::<Client>(&credentials.id)?.ok_or_else(|| invalid_client("the client is not registered"))?;
+        core.state.get::<Client>(&credentials.id)?.ok_or_else(|| invalid_client("the client is not registered"))?;
     if client.auth_method == AuthMethod::None {
         return Ok(client);
     }
     let secret = credentials.secret.ok_or_else(|| invalid_client("the client's secret is missing"))?;
-    if secret_is_right(ctx, &client.id, &secret) {
+    if secret_is_right(core, &client.id, &secret) {
         Ok(client)
     } else {
         Err(invalid_client("the client's secret is wrong"))
     }
 }
 
-fn secret_is_right(ctx: &Context, id: &ClientId, secret: &str) -> bool {
-    let right = ctx.keys.macs(Kind::ClientSecret, id.as_str().as_bytes());
+fn secret_is_right(core: &Core, id: &ClientId, secret: &str) -> bool {
+    let right = core.keys.macs(Kind::ClientSecret, id.as_str().as_bytes());
     right.iter().fold(false, |found, mac| found | equal(base64url(mac).as_bytes(), secret.as_bytes()))
 }
 

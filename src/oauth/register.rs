@@ -14,10 +14,12 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{OAuthError, no_store};
+use super::error::{OAuthError, no_store};
+use super::server::AuthorizationServer;
 use crate::clock::Timestamp;
-use crate::context::{Caller, Context};
+use crate::core::Core;
 use crate::encoding::{base64url, digest};
+use crate::http::Caller;
 use crate::http::{BodyError, Request, Response};
 use crate::identity::{ClientId, OFFLINE_ACCESS, SCOPE, UserId};
 use crate::net::address::{network_of, wide_network_of};
@@ -55,15 +57,15 @@ struct Metadata {
 }
 
 /// Answers a registration.
-pub fn handle(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Response {
-    match register(ctx, request, caller) {
+pub fn handle(server: &AuthorizationServer, request: &mut Request<'_>, caller: Caller) -> Response {
+    match register(server, request, caller) {
         Ok(document) => no_store(Response::json(StatusCode::CREATED, &document)),
         Err(error) if error.status == StatusCode::TOO_MANY_REQUESTS => error.response().with(RETRY_AFTER, 60),
         Err(error) => error.response(),
     }
 }
 
-fn register(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Result<Value, OAuthError> {
+fn register(server: &AuthorizationServer, request: &mut Request<'_>, caller: Caller) -> Result<Value, OAuthError> {
     // RFC 7591 section 3.1. Other types can be sent by any page without asking.
     let content_type = request.parts.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     if !content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
@@ -77,13 +79,14 @@ fn register(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Result<
         let error = BodyError::of(&e).unwrap_or(BodyError::Gone);
         OAuthError { status: error.status(), code: "invalid_client_metadata", description: error.to_string() }
     })?;
-    let (client, scope) = parse(&body, ctx.keys.issuer(), ctx.now())?;
-    let client = match ctx.state.get::<Client>(client.id.as_str())? {
+    let core = &*server.core;
+    let (client, scope) = parse(&body, core.keys.issuer(), core.now())?;
+    let client = match core.state.get::<Client>(client.id.as_str())? {
         // Registering again costs nothing while the registration has half its life left.
-        Some(known) if known.expires_at >= ctx.now() + UNUSED_LIFETIME / 2 => known,
-        known => store(ctx, client, known, caller)?,
+        Some(known) if known.expires_at >= core.now() + UNUSED_LIFETIME / 2 => known,
+        known => store(server, client, known, caller)?,
     };
-    Ok(document(ctx, &client, scope))
+    Ok(document(core, &client, scope))
 }
 
 /// Checks a registration request and makes the client of it, with the scope that it asked for.
@@ -155,8 +158,14 @@ pub fn parse(body: &[u8], issuer: &str, now: Timestamp) -> Result<(Client, Optio
     Ok((client, metadata.scope))
 }
 
-fn store(ctx: &Context, client: Client, known: Option<Client>, caller: Caller) -> Result<Client, OAuthError> {
-    if let Err(whose) = ctx.registrations.take(caller.address) {
+fn store(
+    server: &AuthorizationServer,
+    client: Client,
+    known: Option<Client>,
+    caller: Caller,
+) -> Result<Client, OAuthError> {
+    let core = &*server.core;
+    if let Err(whose) = server.registrations.take(caller.address) {
         log::warn!(request:% = caller.id, address:% = caller.address; "a registration was refused: too many {whose}");
         return Err(OAuthError {
             status: StatusCode::TOO_MANY_REQUESTS,
@@ -164,11 +173,11 @@ fn store(ctx: &Context, client: Client, known: Option<Client>, caller: Caller) -
             description: format!("too many registrations {whose}; try again in a minute"),
         });
     }
-    if known.is_none() && ctx.state.count::<Client>()? >= MAX_CLIENTS && !make_room(ctx, caller.address)? {
+    if known.is_none() && core.state.count::<Client>()? >= MAX_CLIENTS && !make_room(core, caller.address)? {
         return Err(StoreError("no room for registrations".into()).into());
     }
     let row = Client { network: Some(network_of(caller.address)), ..client };
-    let stored = ctx.state.transact(move |tx| {
+    let stored = core.state.transact(move |tx| {
         let row = match tx.get::<Client>(row.id.as_str())? {
             Some(known) => Client { expires_at: known.expires_at.max(row.expires_at), ..known },
             None => row,
@@ -185,26 +194,26 @@ fn store(ctx: &Context, client: Client, known: Option<Client>, caller: Caller) -
 
 /// Removes registrations that nobody used, the oldest of whichever network has the most at that moment; where all are
 /// used, those without a live grant, of whichever user has the most. False when there are none.
-fn make_room(ctx: &Context, address: IpAddr) -> Result<bool, StoreError> {
-    ctx.state.collect()?;
-    if ctx.state.count::<Client>()? < MAX_CLIENTS {
+fn make_room(core: &Core, address: IpAddr) -> Result<bool, StoreError> {
+    core.state.collect()?;
+    if core.state.count::<Client>()? < MAX_CLIENTS {
         return Ok(true);
     }
     let (mut unused, mut used) = (HashMap::<_, Vec<_>>::new(), Vec::new());
-    ctx.state.scan::<Client>(|_, client| match client.used {
+    core.state.scan::<Client>(|_, client| match client.used {
         false => unused.entry(client.network).or_default().push((client.expires_at, client.id)),
         true => used.push(client),
     })?;
     let mut going = of_the_largest(unused, |network| network.map(wide_network_of), EVICTED_AT_ONCE);
     if going.is_empty() {
-        let live = live_grants(ctx)?;
+        let live = live_grants(core)?;
         let mut idle = HashMap::<_, Vec<_>>::new();
         for client in used.into_iter().filter(|c| !live.contains_key(&c.id)) {
             idle.entry(client.used_by).or_default().push((client.issued_at, client.id));
         }
         going = of_the_largest(idle, |_| (), EVICTED_AT_ONCE);
     }
-    let removed = remove(ctx, going)?;
+    let removed = remove(core, going)?;
     log::warn!(removed = removed, address:% = address; "there were too many registrations; those that are not in use were removed, of whoever had the most");
     Ok(removed > 0)
 }
@@ -248,14 +257,14 @@ where
     taken
 }
 
-fn remove(ctx: &Context, clients: Vec<(Timestamp, ClientId)>) -> Result<usize, StoreError> {
-    ctx.state.remove::<Client>(clients.into_iter().map(|(_, id)| id.0).collect())
+fn remove(core: &Core, clients: Vec<(Timestamp, ClientId)>) -> Result<usize, StoreError> {
+    core.state.remove::<Client>(clients.into_iter().map(|(_, id)| id.0).collect())
 }
 
 /// The users of each client that has grants, with those grants.
-fn live_grants(ctx: &Context) -> Result<HashMap<ClientId, Vec<Grant>>, StoreError> {
+fn live_grants(core: &Core) -> Result<HashMap<ClientId, Vec<Grant>>, StoreError> {
     let mut live = HashMap::<_, Vec<_>>::new();
-    ctx.state.scan::<Grant>(|_, grant| {
+    core.state.scan::<Grant>(|_, grant| {
         if grant.phase != Phase::Revoked {
             live.entry(grant.client.clone()).or_default().push(grant);
         }
@@ -265,12 +274,12 @@ fn live_grants(ctx: &Context) -> Result<HashMap<ClientId, Vec<Grant>>, StoreErro
 
 /// Sees to it that `user` may be the first to use one more client. One without a live grant makes room, else the oldest
 /// that nobody else uses, whose grants end.
-pub fn make_room_for(ctx: &Context, user: &UserId) -> Result<(), StoreError> {
-    if ctx.state.count::<Client>()? < MAX_OF_ONE_USER as u64 {
+pub fn make_room_for(core: &Core, user: &UserId) -> Result<(), StoreError> {
+    if core.state.count::<Client>()? < MAX_OF_ONE_USER as u64 {
         return Ok(());
     }
     let mut own = Vec::new();
-    ctx.state.scan::<Client>(|_, client| {
+    core.state.scan::<Client>(|_, client| {
         if client.used_by.as_ref() == Some(user) {
             own.push((client.issued_at, client.id));
         }
@@ -278,28 +287,28 @@ pub fn make_room_for(ctx: &Context, user: &UserId) -> Result<(), StoreError> {
     if own.len() < MAX_OF_ONE_USER {
         return Ok(());
     }
-    let live = live_grants(ctx)?;
+    let live = live_grants(core)?;
     let grants = |id: &ClientId| live.get(id).map_or(&[][..], Vec::as_slice);
     let is_shared = |id: &ClientId| grants(id).iter().any(|g| g.user.id != *user);
     let first = own.into_iter().filter(|(_, id)| !is_shared(id)).min_by_key(|(at, id)| (!grants(id).is_empty(), *at));
     let Some((at, id)) = first else { return Ok(()) };
-    let (ended, lifetime) = (grants(&id).to_vec(), ctx.config.lifetimes.access_token);
+    let (ended, lifetime) = (grants(&id).to_vec(), core.lifetimes.access_token);
     log::warn!(user:% = user, client:% = id, grants = ended.len(); "a user has used too many registrations; the oldest that is not in use makes room");
-    ctx.state.transact(move |tx| {
+    core.state.transact(move |tx| {
         ended.into_iter().for_each(|grant| tx.revoke(grant, lifetime));
         Ok(())
     })?;
-    remove(ctx, vec![(at, id)]).map(drop)
+    remove(core, vec![(at, id)]).map(drop)
 }
 
 /// RFC 7591 section 3.2.1.
-fn document(ctx: &Context, client: &Client, scope: Option<String>) -> Value {
+fn document(core: &Core, client: &Client, scope: Option<String>) -> Value {
     let mut document = Map::new();
     let mut put = |name: &str, value: Value| drop(document.insert(name.into(), value));
     put("client_id", client.id.as_str().into());
     put("client_id_issued_at", client.issued_at.into());
     if client.auth_method != AuthMethod::None {
-        put("client_secret", secret(ctx, &client.id).into());
+        put("client_secret", secret(core, &client.id).into());
         put("client_secret_expires_at", 0.into());
     }
     if let Some(name) = &client.name {
@@ -320,8 +329,8 @@ fn document(ctx: &Context, client: &Client, scope: Option<String>) -> Value {
 }
 
 /// A confidential client's secret: derived from its id, so that it need not be kept.
-fn secret(ctx: &Context, id: &ClientId) -> String {
-    base64url(ctx.keys.mac(Kind::ClientSecret, id.as_str().as_bytes()))
+fn secret(core: &Core, id: &ClientId) -> String {
+    base64url(core.keys.mac(Kind::ClientSecret, id.as_str().as_bytes()))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Resource indicators (RFC 8707): there is one resource, the external origin.
 
-use super::OAuthError;
-use super::form::Form;
+use super::error::OAuthError;
+use crate::http::form::Form;
 use crate::url::ExternalUrl;
 
 /// Checks every `resource` parameter: absent, the origin, or any URL on it.

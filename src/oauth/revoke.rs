@@ -2,18 +2,21 @@
 
 use http::StatusCode;
 
-use super::form::Form;
-use super::{OAuthError, client_auth, no_store};
-use crate::context::{Caller, Context};
-use crate::http::{Request, Response};
+use super::client_auth;
+use super::error::{OAuthError, no_store};
+use super::server::AuthorizationServer;
+use crate::core::Core;
+use crate::http::form::Form;
+use crate::http::{Caller, Request, Response};
 use crate::identity::GrantId;
 use crate::store::rows::{Grant, Phase};
 use crate::tokens::access::AccessToken;
 use crate::tokens::artefacts::RefreshToken;
 
 /// Answers a revocation request: 200 also for tokens that mean nothing (section 2.2).
-pub fn handle(ctx: &Context, request: &mut Request<'_>, caller: Caller) -> Response {
-    let result = Form::read(request).map_err(OAuthError::from).and_then(|form| revoke(ctx, request, &form, caller));
+pub fn handle(server: &AuthorizationServer, request: &mut Request<'_>, caller: Caller) -> Response {
+    let result =
+        Form::read(request).map_err(OAuthError::from).and_then(|form| revoke(&server.core, request, &form, caller));
     match result {
         Ok(()) => no_store(Response::new(StatusCode::OK)),
         Err(error) => client_auth::refusal(&error, &request.parts.headers),
@@ -27,12 +30,12 @@ enum Outcome {
     Anothers,
 }
 
-fn revoke(ctx: &Context, request: &Request<'_>, form: &Form, caller: Caller) -> Result<(), OAuthError> {
-    let client = client_auth::authenticate(ctx, &request.parts.headers, form)?;
+fn revoke(core: &Core, request: &Request<'_>, form: &Form, caller: Caller) -> Result<(), OAuthError> {
+    let client = client_auth::authenticate(core, &request.parts.headers, form)?;
     let token = form.get("token").ok_or_else(|| OAuthError::new("invalid_request", "token is missing"))?;
-    let Some(id) = grant_of(ctx, token) else { return Ok(()) };
-    let (client_id, lifetime) = (client.id.clone(), ctx.config.lifetimes.access_token);
-    let outcome = ctx.state.transact(move |tx| {
+    let Some(id) = grant_of(core, token) else { return Ok(()) };
+    let (client_id, lifetime) = (client.id.clone(), core.lifetimes.access_token);
+    let outcome = core.state.transact(move |tx| {
         let Some(grant) = tx.get::<Grant>(id.as_str())? else { return Ok(Outcome::Nothing) };
         if grant.client != client_id {
             return Ok(Outcome::Anothers);
@@ -57,8 +60,8 @@ fn revoke(ctx: &Context, request: &Request<'_>, form: &Form, caller: Caller) -> 
     Ok(())
 }
 
-fn grant_of(ctx: &Context, token: &str) -> Option<GrantId> {
-    let now = ctx.now();
-    let refresh = ctx.keys.open::<RefreshToken>(token, now).map(|t| t.grant);
-    refresh.or_else(|_| AccessToken::verify(token, &ctx.keys, now).map(|t| t.grant)).ok()
+fn grant_of(core: &Core, token: &str) -> Option<GrantId> {
+    let now = core.now();
+    let refresh = core.keys.open::<RefreshToken>(token, now).map(|t| t.grant);
+    refresh.or_else(|_| AccessToken::verify(token, &core.keys, now).map(|t| t.grant)).ok()
 }

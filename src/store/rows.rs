@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Table;
 use crate::clock::Timestamp;
-use crate::identity::{ClientId, GrantId, KnownPerson, SessionId, User, UserId};
+use crate::identity::{ClientId, GrantId, SessionId, User, UserId, UserRecord};
 
 /// A typed row.
 pub trait Stored: Serialize + DeserializeOwned {
@@ -223,4 +223,4 @@ macro_rules! stored {
         }
     )*};
 }
-stored!(Client in Clients, Grant in Grants, Session in Sessions, Consent in Consents, Revocation in Revocations, Superseded in Superseded, McpSession in McpSessions, KnownPerson in People, KnownPassword in Passwords);
+stored!(Client in Clients, Grant in Grants, Session in Sessions, Consent in Consents, Revocation in Revocations, Superseded in Superseded, McpSession in McpSessions, UserRecord in People, KnownPassword in Passwords);

@@ -131,7 +131,7 @@ mod tests {
 
     fn through(stream: &str, announced: &Announced) -> String {
         let settings = Settings { upstream: Some("http://h:1/base".into()), ..Settings::default() };
-        let url = crate::config::Config::build(settings).unwrap().upstream.url.unwrap();
+        let url = crate::app::config::Config::build(settings).unwrap().upstream.url.unwrap();
         let mut out = String::new();
         EndpointRewriter::new(stream.as_bytes(), url, announced.clone()).read_to_string(&mut out).unwrap();
         out

@@ -139,10 +139,10 @@ pub fn request(from: &HeaderMap, origin: &Origin, fixed: &Fixed) -> HeaderMap {
     }
     if let Some(person) = &origin.principal.person {
         set("x-forwarded-provider", person.provider.as_str());
-        if let Some(name) = &person.identity.name {
+        if let Some(name) = &person.profile.name {
             set("x-forwarded-name", &encode(name));
         }
-        let groups = person.identity.group_list();
+        let groups = person.profile.group_list();
         if !groups.is_empty() {
             set("x-forwarded-groups", &utf8_percent_encode(&groups, VISIBLE_LIST).to_string());
         }
@@ -223,7 +223,7 @@ mod tests {
         let mut settings = crate::flags::Settings { upstream: Some("http://h".into()), ..Default::default() };
         settings.proxy_bearer_token = Some("upstream-token".into());
         settings.proxy_headers = vec![("X-Api-Key".into(), "k".into())];
-        crate::config::Config::build(settings).unwrap().upstream
+        crate::app::config::Config::build(settings).unwrap().upstream
     }
 
     #[test]

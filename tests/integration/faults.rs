@@ -325,7 +325,7 @@ fn a_clock_that_jumps_ends_no_token() {
         steady.fetch_add(60, Ordering::SeqCst);
         wall.store((1_800_000_000 + steady.load(Ordering::SeqCst) - 100).wrapping_add_signed(jump), Ordering::SeqCst);
         assert_eq!(call(&app, &tokens.access).status, 200, "after a jump of {jump} seconds");
-        app.context().state.collect().unwrap();
+        app.core().state.collect().unwrap();
         assert_eq!(client.refresh(&tokens.refresh).status, 200, "after a jump of {jump} seconds");
     }
 }

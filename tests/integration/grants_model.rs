@@ -189,9 +189,9 @@ impl World {
         let status = call(self.app(), &access).status;
         assert_eq!(status, if is_good { 200 } else { 401 }, "{}", self.story());
         if is_good && node == model.newest && !model.is_seen {
-            let id = AccessToken::verify(&access, &self.app().context().keys, now).unwrap().grant;
+            let id = AccessToken::verify(&access, &self.app().core().keys, now).unwrap().grant;
             eventually("it is noted that the token was seen", || {
-                let row = self.app().context().state.get::<Grant>(id.as_str()).unwrap().unwrap();
+                let row = self.app().core().state.get::<Grant>(id.as_str()).unwrap().unwrap();
                 matches!(row.phase, Phase::Active { rotation, .. } if rotation.seen)
             });
             self.grants[grant].is_seen = true;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::request::Parts;
-use mcp_auth_proxy::config::Config;
+use mcp_auth_proxy::app::config::Config;
 use mcp_auth_proxy::flags::Settings;
 use mcp_auth_proxy::http::server::bind;
 use mcp_auth_proxy::http::{Handler, Listener, Request, Response, Server};

@@ -24,14 +24,14 @@ fn app() -> Local {
 }
 
 fn grant_of(app: &Local, access: &str) -> GrantId {
-    AccessToken::verify(access, &app.context().keys, app.context().now()).unwrap().grant
+    AccessToken::verify(access, &app.core().keys, app.core().now()).unwrap().grant
 }
 
 /// Waits until the guard has noted that a token of this generation was used.
 fn noted(app: &Local, tokens: &Tokens) {
     let id = grant_of(app, &tokens.access);
     eventually("the generation is noted as seen", || {
-        let grant = app.context().state.get::<Grant>(id.as_str()).unwrap().unwrap();
+        let grant = app.core().state.get::<Grant>(id.as_str()).unwrap().unwrap();
         matches!(grant.phase, Phase::Active { rotation: Rotation { seen: true, .. }, .. })
     });
 }
@@ -69,11 +69,11 @@ fn two_devices_of_one_user_with_identical_registrations_refresh_for_a_year() {
             assert_eq!(call(&app, &device.access).status, 200);
         }
         if hour % 24 == 0 {
-            app.context().state.collect().unwrap();
+            app.core().state.collect().unwrap();
         }
     }
     assert_eq!(sign_ins, 2 + 2 * 2, "each device signs in anew twice a year, after 180 days");
-    assert!(app.context().state.count::<Grant>().unwrap() <= 4, "what has ended is collected");
+    assert!(app.core().state.count::<Grant>().unwrap() <= 4, "what has ended is collected");
 }
 
 #[test]
@@ -203,12 +203,12 @@ fn fill(app: &Local, rows: Vec<ClientRow>) {
             batch.iter().for_each(|row| tx.put(row.id.as_str(), row));
             Ok(())
         };
-        app.context().state.transact(write).unwrap();
+        app.core().state.transact(write).unwrap();
     }
 }
 
 fn row(app: &Local, id: String, network: &str, used_by: Option<&str>) -> ClientRow {
-    let now = app.context().now();
+    let now = app.core().now();
     ClientRow {
         id: ClientId(id),
         name: None,
@@ -224,7 +224,7 @@ fn row(app: &Local, id: String, network: &str, used_by: Option<&str>) -> ClientR
 }
 
 fn exists(app: &Local, id: &str) -> bool {
-    app.context().state.get::<ClientRow>(id).unwrap().is_some()
+    app.core().state.get::<ClientRow>(id).unwrap().is_some()
 }
 
 /// Whoever has the most makes room, and what is under way survives.
@@ -242,11 +242,11 @@ fn too_many_registrations_push_out_those_of_the_network_that_has_the_most() {
     fill(&app, rows);
     app.clock.advance(10);
     let newcomer = Client::named(&app, "newcomer");
-    assert!(app.context().state.count::<ClientRow>().unwrap() < 10_000);
+    assert!(app.core().state.count::<ClientRow>().unwrap() < 10_000);
     assert!(exists(&app, &newcomer.id) && exists(&app, &used.id) && exists(&app, &idle.id));
     assert!((0..100).all(|n| exists(&app, &format!("good{n}"))), "they had one each");
     // Its row is gone, by whatever way: the page has what it takes.
-    app.context().state.remove::<ClientRow>(vec![under_way.id.clone()]).unwrap();
+    app.core().state.remove::<ClientRow>(vec![under_way.id.clone()]).unwrap();
     let sealed = super::support::flow::hidden(&page, "request");
     let form = [("request", sealed.as_str()), ("password", PASSWORD), ("decision", "allow")];
     let answer = browser.post("/.auth/login", &form);
@@ -286,7 +286,7 @@ fn one_users_registrations_make_room_for_one_another_and_for_others() {
 
     // Now with room in the table.
     let gone = (8_000..8_600).map(|n| format!("mallory{n}")).collect();
-    app.context().state.remove::<ClientRow>(gone).unwrap();
+    app.core().state.remove::<ClientRow>(gone).unwrap();
     let own = |n: usize| {
         let clients = Client::named(&app, &format!("own {n}"));
         (clients.id.clone(), clients.tokens().refresh)
@@ -296,9 +296,9 @@ fn one_users_registrations_make_room_for_one_another_and_for_others() {
     let rows = (0..300).map(|n| row(&app, format!("old{n}"), "192.0.2.0", Some("password")));
     fill(&app, rows.collect());
     app.clock.advance(60);
-    let before = app.context().state.count::<ClientRow>().unwrap();
+    let before = app.core().state.count::<ClientRow>().unwrap();
     let last = own(1);
-    assert_eq!(app.context().state.count::<ClientRow>().unwrap(), before, "one came, and one went");
+    assert_eq!(app.core().state.count::<ClientRow>().unwrap(), before, "one came, and one went");
     let refresh = |(id, token): &(String, String)| {
         let redirect = super::support::flow::REDIRECT.into();
         Client { id: id.clone(), transport: &app, secret: None, redirect }.refresh(token).status

@@ -5,7 +5,8 @@ use serde_json::{Map, Value};
 use super::discovery::{Metadata, TENANT};
 use super::oidc::{EMAIL_FIELD, OidcConfig};
 use crate::identity::UserId;
-use crate::rules::{Identity, Person, Rules, strings};
+use crate::identity::{ProviderUser, UserProfile};
+use crate::rules::{Rules, strings};
 
 /// What the claims of the ID token and of the userinfo endpoint say together.
 pub(super) fn person(
@@ -14,7 +15,7 @@ pub(super) fn person(
     metadata: &Metadata,
     token: Option<Map<String, Value>>,
     userinfo: Option<Map<String, Value>>,
-) -> Result<Person, String> {
+) -> Result<ProviderUser, String> {
     let text = |claims: &Map<String, Value>, name: &str| {
         claims.get(name).and_then(Value::as_str).filter(|t| !t.is_empty()).map(String::from)
     };
@@ -62,9 +63,9 @@ pub(super) fn person(
     let name = ["name", "preferred_username"].iter().find_map(|n| all.get(*n)?.as_str().map(String::from));
     let serves_many = metadata.issuer.contains(TENANT);
     let tenant = token.as_ref().filter(|_| serves_many).and_then(|t| text(t, "tid"));
-    let mut identity = Identity { id, email, name, groups, workspace, tenant, attributes };
-    identity.bound(rules);
-    Ok(Person { user: UserId(user), identity })
+    let mut profile = UserProfile { id, email, name, groups, workspace, tenant, attributes };
+    rules.bound(&mut profile);
+    Ok(ProviderUser { user: UserId(user), profile })
 }
 
 /// Does the provider vouch for the address? It has to say so, unless the operator says that one that serves a single

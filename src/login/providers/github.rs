@@ -9,7 +9,8 @@ use serde::de::DeserializeOwned;
 use super::{Hop, ProviderTokens, Renewed, Trouble};
 use crate::http::fetch::{Answer, Fetcher, RemoteUrl};
 use crate::identity::UserId;
-use crate::rules::{Identity, Person, Rules};
+use crate::identity::{ProviderUser, UserProfile};
+use crate::rules::Rules;
 
 const PUBLIC: &str = "https://github.com";
 const API_VERSION: HeaderName = HeaderName::from_static("x-github-api-version");
@@ -106,7 +107,7 @@ impl GitHubClient {
         code: &str,
         hop: &Hop<'_>,
         verifier: &str,
-    ) -> Result<(Person, ProviderTokens), Trouble> {
+    ) -> Result<(ProviderUser, ProviderTokens), Trouble> {
         let form = [("code", code), ("redirect_uri", hop.redirect_uri), ("code_verifier", verifier)];
         let (access, refresh) = self.ask_token_endpoint(fetcher, &form)?;
         let person = self.identify(fetcher, rules, &access)?;
@@ -128,7 +129,7 @@ impl GitHubClient {
     }
 
     /// Who the tokens belong to, and where the person is a member.
-    pub fn identify(&self, fetcher: &Fetcher, rules: &Rules, access: &str) -> Result<Person, Trouble> {
+    pub fn identify(&self, fetcher: &Fetcher, rules: &Rules, access: &str) -> Result<ProviderUser, Trouble> {
         let account: Account = match self.ask(fetcher, "/user", access)? {
             answer if answer.status == StatusCode::OK => parse(&answer)?,
             // Suspended, say.
@@ -150,8 +151,9 @@ impl GitHubClient {
             PUBLIC => format!("github:{}", account.id),
             _ => format!("github:{}:{}", self.config.url.host(), account.id),
         };
-        let identity = Identity { id: Some(account.login), email, name: account.name, groups, ..Identity::default() };
-        Ok(Person { user: UserId(user), identity })
+        let profile =
+            UserProfile { id: Some(account.login), email, name: account.name, groups, ..UserProfile::default() };
+        Ok(ProviderUser { user: UserId(user), profile })
     }
 
     fn page(&self, path: &str) -> Result<RemoteUrl, Trouble> {

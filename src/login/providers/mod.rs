@@ -3,7 +3,6 @@
 //! - [`oidc`] – OpenID Connect, Google included: `discovery`, [`id_token`] checks what it signs, `claims` says who it is
 //! - [`github`] – GitHub
 //! - [`people`] – what is known of those who have signed in, and asking after them again
-//! - [`recheck`] – what follows when somebody may not enter any more
 
 mod claims;
 mod configure;
@@ -12,7 +11,6 @@ pub mod github;
 pub mod id_token;
 pub mod oidc;
 pub mod people;
-pub mod recheck;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, RwLock};
@@ -26,8 +24,9 @@ use self::oidc::{OidcClient, OidcConfig};
 use crate::clock::Timestamp;
 use crate::encoding::base64url;
 use crate::http::fetch::Fetcher;
+use crate::identity::ProviderUser;
 use crate::identity::{CredentialId, ProviderId};
-use crate::rules::{Person, Rules};
+use crate::rules::Rules;
 use crate::tokens::{Keys, Kind};
 
 /// Pause between two looks at a provider that answers, and at one that does not.
@@ -276,7 +275,7 @@ impl Providers {
         hop: &Hop<'_>,
         verifier: &str,
         now: Timestamp,
-    ) -> Result<(Person, ProviderTokens), Trouble> {
+    ) -> Result<(ProviderUser, ProviderTokens), Trouble> {
         let rules = provider.rules();
         provider.note(match &provider.backend {
             Backend::Oidc(client) => client.redeem(&self.fetcher, &rules, code, hop, verifier, now),
@@ -293,7 +292,13 @@ impl Providers {
     }
 
     /// Who new tokens belong to.
-    fn whose(&self, provider: &Provider, rules: &Rules, renewed: &Renewed, now: Timestamp) -> Result<Person, Trouble> {
+    fn whose(
+        &self,
+        provider: &Provider,
+        rules: &Rules,
+        renewed: &Renewed,
+        now: Timestamp,
+    ) -> Result<ProviderUser, Trouble> {
         provider.note(match &provider.backend {
             Backend::Oidc(client) => client.whose(&self.fetcher, rules, renewed, now),
             Backend::GitHub(client) => client.identify(&self.fetcher, rules, &renewed.access),

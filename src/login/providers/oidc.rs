@@ -16,7 +16,8 @@ use super::id_token::{self, Expected};
 use super::{Hop, ProviderTokens, Renewed, Trouble, claims};
 use crate::clock::Timestamp;
 use crate::http::fetch::{Fetcher, RemoteUrl};
-use crate::rules::{Person, Rules};
+use crate::identity::ProviderUser;
+use crate::rules::Rules;
 
 /// How soon after a look at the keys another is worth it.
 const KEYS_AGAIN: Duration = Duration::from_secs(1);
@@ -182,7 +183,7 @@ impl OidcClient {
         hop: &Hop<'_>,
         verifier: &str,
         now: Timestamp,
-    ) -> Result<(Person, ProviderTokens), Trouble> {
+    ) -> Result<(ProviderUser, ProviderTokens), Trouble> {
         let form = [
             ("grant_type", "authorization_code"),
             ("code", code),
@@ -217,7 +218,7 @@ impl OidcClient {
         rules: &Rules,
         renewed: &Renewed,
         now: Timestamp,
-    ) -> Result<Person, Trouble> {
+    ) -> Result<ProviderUser, Trouble> {
         let answer = TokenAnswer {
             access_token: renewed.access.clone(),
             id_token: renewed.id_token.clone(),
@@ -288,7 +289,7 @@ impl OidcClient {
         answer: &TokenAnswer,
         nonce: Option<&str>,
         now: Timestamp,
-    ) -> Result<Person, Trouble> {
+    ) -> Result<ProviderUser, Trouble> {
         let metadata = self.discovery.metadata(&self.config, fetcher)?;
         let token = match &answer.id_token {
             Some(token) if self.config.wants_id_token() => Some(self.verify(fetcher, &metadata, token, nonce, now)?),

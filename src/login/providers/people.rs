@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use super::{Provider, ProviderTokens, Trouble};
+use super::{Provider, ProviderTokens, Providers, Trouble};
 use crate::clock::Timestamp;
-use crate::context::Context;
-use crate::identity::KnownPerson;
+use crate::core::Core;
+use crate::identity::UserRecord;
+use crate::identity::{ProviderUser, UserProfile};
 use crate::identity::{User, UserId};
-use crate::rules::{Identity, Person, Rules};
+use crate::rules::Rules;
 use crate::store::StoreError;
 use crate::tokens::Kind;
 
@@ -29,9 +30,10 @@ const ASK_AGAIN: u64 = 15;
 const MAX_IN_VAIN: usize = 10_000;
 
 /// What is known, the rows in memory.
-#[derive(Default)]
 pub struct People {
-    remembered: RwLock<HashMap<UserId, Arc<KnownPerson>>>,
+    core: Arc<Core>,
+    providers: Arc<Providers>,
+    remembered: RwLock<HashMap<UserId, Arc<UserRecord>>>,
     desk: Mutex<Desk>,
     freed: Condvar,
     in_vain: Mutex<HashMap<UserId, Timestamp>>,
@@ -59,7 +61,7 @@ impl Drop for Alone<'_> {
 #[derive(Debug)]
 pub enum Standing {
     /// They may enter.
-    Allowed(Arc<KnownPerson>),
+    Allowed(Arc<UserRecord>),
     /// They may not, or have to sign in again; says why, for the log.
     Denied(String),
     /// It can't be told now.
@@ -77,20 +79,32 @@ enum Silence {
 }
 
 impl People {
+    /// Nobody is known yet but those in the store.
+    pub fn new(core: Arc<Core>, providers: Arc<Providers>) -> People {
+        People {
+            core,
+            providers,
+            remembered: RwLock::default(),
+            desk: Mutex::default(),
+            freed: Condvar::new(),
+            in_vain: Mutex::default(),
+        }
+    }
+
     /// What is known of a user; `None` for those who signed in by password.
-    pub fn get(&self, ctx: &Context, user: &UserId) -> Result<Option<Arc<KnownPerson>>, StoreError> {
+    pub fn get(&self, user: &UserId) -> Result<Option<Arc<UserRecord>>, StoreError> {
         let remembered = self.remembered.read().unwrap_or_else(|e| e.into_inner()).get(user).cloned();
-        if let Some(person) = remembered.filter(|p| p.expires_at > ctx.now()) {
+        if let Some(person) = remembered.filter(|p| p.expires_at > self.core.now()) {
             return Ok(Some(person));
         }
-        let found = ctx.state.get::<KnownPerson>(user.as_str())?.map(Arc::new);
+        let found = self.core.state.get::<UserRecord>(user.as_str())?.map(Arc::new);
         if let Some(person) = &found {
             self.remember(person.clone());
         }
         Ok(found)
     }
 
-    fn remember(&self, person: Arc<KnownPerson>) {
+    fn remember(&self, person: Arc<UserRecord>) {
         let mut remembered = self.remembered.write().unwrap_or_else(|e| e.into_inner());
         if remembered.len() >= MAX_REMEMBERED {
             remembered.clear();
@@ -99,10 +113,10 @@ impl People {
     }
 
     /// Nothing is known any more: sessions and other grants of the user are good for nothing.
-    fn forget(&self, ctx: &Context, known: &KnownPerson) {
+    fn forget(&self, known: &UserRecord) {
         let key = known.user.clone();
-        let deleted = ctx.state.transact(move |tx| {
-            tx.delete::<KnownPerson>(key.as_str());
+        let deleted = self.core.state.transact(move |tx| {
+            tx.delete::<UserRecord>(key.as_str());
             Ok(())
         });
         match deleted {
@@ -110,8 +124,8 @@ impl People {
                 self.remembered.write().unwrap_or_else(|e| e.into_inner()).remove(&known.user);
             }
             // The row is still there; what is remembered hides it.
-            Err(_) => self.remember(Arc::new(KnownPerson {
-                identity: Identity::default(),
+            Err(_) => self.remember(Arc::new(UserRecord {
+                profile: UserProfile::default(),
                 tokens: None,
                 asked_at: 0,
                 ..known.clone()
@@ -146,43 +160,42 @@ impl People {
     /// Keeps what a sign-in brought. A provider that gives no refresh token this time may have given one before.
     pub fn learn(
         &self,
-        ctx: &Context,
         provider: &Provider,
-        person: &Person,
+        person: &ProviderUser,
         tokens: &ProviderTokens,
-    ) -> Result<Arc<KnownPerson>, StoreError> {
+    ) -> Result<Arc<UserRecord>, StoreError> {
         let Some(_alone) = self.alone(&person.user) else {
             return Err(StoreError("others are asking after the same user".into()));
         };
         let sealed = match tokens.refresh.is_some() || tokens.access.is_some() {
-            true => Some(seal(ctx, &person.user, tokens)),
-            false => self.tokens_of(ctx, provider, &person.user)?,
+            true => Some(seal(&self.core, &person.user, tokens)),
+            false => self.tokens_of(provider, &person.user)?,
         };
         // Whoever was forgotten begins anew: older sessions and grants are not theirs any more.
         let since =
-            self.get(ctx, &person.user)?.filter(|known| known.asked_at > 0).map_or(ctx.now(), |known| known.since);
+            self.get(&person.user)?.filter(|known| known.asked_at > 0).map_or(self.core.now(), |known| known.since);
         self.in_vain.lock().unwrap_or_else(|e| e.into_inner()).remove(&person.user);
-        let row = row(ctx, provider, &provider.rules(), person.clone(), sealed, since);
-        self.put(ctx, row)
+        let row = row(&self.core, provider, &provider.rules(), person.clone(), sealed, since);
+        self.put(row)
     }
 
     /// Has the provider given something to ask after the user with?
-    pub fn can_be_asked_after(&self, ctx: &Context, provider: &Provider, user: &UserId) -> Result<bool, StoreError> {
-        Ok(self.tokens_of(ctx, provider, user)?.is_some())
+    pub fn can_be_asked_after(&self, provider: &Provider, user: &UserId) -> Result<bool, StoreError> {
+        Ok(self.tokens_of(provider, user)?.is_some())
     }
 
-    fn tokens_of(&self, ctx: &Context, provider: &Provider, user: &UserId) -> Result<Option<String>, StoreError> {
-        let known = self.get(ctx, user)?;
+    fn tokens_of(&self, provider: &Provider, user: &UserId) -> Result<Option<String>, StoreError> {
+        let known = self.get(user)?;
         // Given to another client, they are good for nothing.
         Ok(known.filter(|k| k.credential == provider.credential).and_then(|k| k.tokens.clone()))
     }
 
     /// In memory first: what a provider gives once must not be lost because the disk is full.
-    fn put(&self, ctx: &Context, row: KnownPerson) -> Result<Arc<KnownPerson>, StoreError> {
+    fn put(&self, row: UserRecord) -> Result<Arc<UserRecord>, StoreError> {
         let row = Arc::new(row);
         self.remember(row.clone());
         let written = row.clone();
-        ctx.state.transact(move |tx| {
+        self.core.state.transact(move |tx| {
             tx.put(written.user.as_str(), &*written);
             Ok(())
         })?;
@@ -190,42 +203,42 @@ impl People {
     }
 
     /// May the user enter, as far as is known? Asks nobody.
-    pub fn is_admitted(&self, ctx: &Context, user: &User) -> Result<bool, StoreError> {
-        match ctx.providers.of_credential(&user.credential) {
-            Some(provider) => self.is_admitted_by(ctx, &user.id, &provider.rules()),
+    pub fn is_admitted(&self, user: &User) -> Result<bool, StoreError> {
+        match self.providers.of_credential(&user.credential) {
+            Some(provider) => self.is_admitted_by(&user.id, &provider.rules()),
             None => Ok(true),
         }
     }
 
     /// Likewise, by these rules.
-    pub fn is_admitted_by(&self, ctx: &Context, user: &UserId, rules: &Rules) -> Result<bool, StoreError> {
-        let known = self.get(ctx, user)?;
-        Ok(known.is_some_and(|known| is_recent(ctx, &known) && rules.admit(&known.identity).is_some()))
+    pub fn is_admitted_by(&self, user: &UserId, rules: &Rules) -> Result<bool, StoreError> {
+        let known = self.get(user)?;
+        Ok(known.is_some_and(|known| is_recent(&self.core, &known) && rules.admit(&known.profile).is_some()))
     }
 
     /// May the user enter with what began at `begun`, a session or a grant? The provider is asked when its word is as old
     /// as an access token gets.
-    pub fn is_welcome(&self, ctx: &Context, user: &User, begun: Timestamp) -> Result<bool, StoreError> {
-        if ctx.providers.of_credential(&user.credential).is_none() {
+    pub fn is_welcome(&self, user: &User, begun: Timestamp) -> Result<bool, StoreError> {
+        if self.providers.of_credential(&user.credential).is_none() {
             return Ok(true);
         }
-        let Some(known) = self.get(ctx, &user.id)?.filter(|known| begun >= known.since) else { return Ok(false) };
-        let lifetimes = ctx.config.lifetimes;
-        if ctx.now().saturating_sub(known.asked_at) < lifetimes.access_token.min(lifetimes.identity) {
-            return self.is_admitted(ctx, user);
+        let Some(known) = self.get(&user.id)?.filter(|known| begun >= known.since) else { return Ok(false) };
+        let lifetimes = self.core.lifetimes;
+        if self.core.now().saturating_sub(known.asked_at) < lifetimes.access_token.min(lifetimes.identity) {
+            return self.is_admitted(user);
         }
-        Ok(matches!(self.ask_after(ctx, user, begun), Standing::Allowed(_)))
+        Ok(matches!(self.ask_after(user, begun), Standing::Allowed(_)))
     }
 
     /// Asks the provider after the user of what began at `begun`, where it can be asked, and applies the allow rules.
-    pub fn ask_after(&self, ctx: &Context, user: &User, begun: Timestamp) -> Standing {
-        let Some(provider) = ctx.providers.of_credential(&user.credential) else {
+    pub fn ask_after(&self, user: &User, begun: Timestamp) -> Standing {
+        let Some(provider) = self.providers.of_credential(&user.credential) else {
             return Standing::Denied("the provider is not configured any more".into());
         };
         let Some(_alone) = self.alone(&user.id) else {
             return Standing::Unknown("others are asking after the same user".into());
         };
-        let known = match self.get(ctx, &user.id) {
+        let known = match self.get(&user.id) {
             Ok(Some(known)) => known,
             Ok(None) => return Standing::Denied("nothing is known of the user any more".into()),
             Err(e) => return Standing::Unknown(e.to_string()),
@@ -235,15 +248,15 @@ impl People {
         }
         let rules = provider.rules();
         let is_fresh =
-            ctx.now().checked_sub(known.asked_at).is_some_and(|age| age < FRESH) && known.rules == rules.digest();
-        let asked = if is_fresh { Ok(known.clone()) } else { self.ask(ctx, provider, &rules, &known) };
+            self.core.now().checked_sub(known.asked_at).is_some_and(|age| age < FRESH) && known.rules == rules.digest();
+        let asked = if is_fresh { Ok(known.clone()) } else { self.ask(provider, &rules, &known) };
         if provider.rules() != rules {
             return Standing::Unknown("who may enter has been changed meanwhile".into());
         }
-        let is_believed = is_recent(ctx, &known) && rules.admit(&known.identity).is_some();
+        let is_believed = is_recent(&self.core, &known) && rules.admit(&known.profile).is_some();
         let before = known.clone();
         let standing = match asked {
-            Ok(known) if rules.admit(&known.identity).is_some() => Standing::Allowed(known),
+            Ok(known) if rules.admit(&known.profile).is_some() => Standing::Allowed(known),
             Ok(_) => Standing::Denied("no allow rule fits".into()),
             Err(Silence::Refused(why)) => Standing::Denied(format!("the provider says no: {why}")),
             Err(Silence::NothingToAskWith(why) | Silence::Later(why)) if is_believed => {
@@ -258,24 +271,18 @@ impl People {
             Err(Silence::Later(why)) => Standing::Unknown(why),
         };
         if let Standing::Denied(_) = standing {
-            self.forget(ctx, &before);
+            self.forget(&before);
         }
         standing
     }
 
-    fn ask(
-        &self,
-        ctx: &Context,
-        provider: &Provider,
-        rules: &Rules,
-        known: &KnownPerson,
-    ) -> Result<Arc<KnownPerson>, Silence> {
+    fn ask(&self, provider: &Provider, rules: &Rules, known: &UserRecord) -> Result<Arc<UserRecord>, Silence> {
         let failed = |e: StoreError| Silence::Later(e.to_string());
         let sealed = known.tokens.as_ref().filter(|_| known.credential == provider.credential);
-        let Some(tokens) = sealed.and_then(|sealed| open(ctx, &known.user, sealed)) else {
+        let Some(tokens) = sealed.and_then(|sealed| open(&self.core, &known.user, sealed)) else {
             return Err(Silence::NothingToAskWith("the provider gave nothing to ask with".into()));
         };
-        if self.was_in_vain(ctx, &known.user) {
+        if self.was_in_vain(&known.user) {
             return Err(Silence::Later("it did not answer a moment ago".into()));
         }
         let heard = |trouble: Trouble| match trouble {
@@ -283,88 +290,88 @@ impl People {
             // What can't be believed is no verdict: keys may have just been replaced. If that lasts, signing in helps.
             Trouble::Invalid(why) => Silence::NothingToAskWith(why),
             Trouble::Unreachable(why) => {
-                self.note_in_vain(ctx, &known.user);
+                self.note_in_vain(&known.user);
                 Silence::Later(why)
             }
         };
-        let renewed = match ctx.providers.renew(provider, &tokens).map_err(heard) {
+        let renewed = match self.providers.renew(provider, &tokens).map_err(heard) {
             Ok(Some(renewed)) => renewed,
             Ok(None) => return Err(Silence::NothingToAskWith("the provider gave nothing to ask with".into())),
             // The session that the person had there is over, which says nothing of the person.
             Err(Silence::Refused(why)) if !provider.lasts() => {
-                self.put(ctx, KnownPerson { tokens: None, ..known.clone() }).map_err(failed)?;
+                self.put(UserRecord { tokens: None, ..known.clone() }).map_err(failed)?;
                 return Err(Silence::NothingToAskWith(format!("the session at the provider is over ({why})")));
             }
             Err(silence) => return Err(silence),
         };
         // First of all: the old ones may be good for nothing now.
-        let sealed = seal(ctx, &known.user, &renewed.tokens);
-        let kept = self.put(ctx, KnownPerson { tokens: Some(sealed.clone()), ..known.clone() });
-        let person = ctx.providers.whose(provider, rules, &renewed, ctx.now()).map_err(heard)?;
+        let sealed = seal(&self.core, &known.user, &renewed.tokens);
+        let kept = self.put(UserRecord { tokens: Some(sealed.clone()), ..known.clone() });
+        let person = self.providers.whose(provider, rules, &renewed, self.core.now()).map_err(heard)?;
         if person.user != known.user {
             return Err(Silence::Refused("it speaks of somebody else".into()));
         }
-        let is_admitted = rules.admit(&person.identity).is_some();
+        let is_admitted = rules.admit(&person.profile).is_some();
         if renewed.lacks_claims && !is_admitted {
             return Err(Silence::NothingToAskWith("it gave no new ID token, and userinfo alone fits no rule".into()));
         }
-        let row = row(ctx, provider, rules, person, Some(sealed), known.since);
+        let row = row(&self.core, provider, rules, person, Some(sealed), known.since);
         if !is_admitted {
             // A no holds whatever becomes of the row.
             return Ok(Arc::new(row));
         }
         kept.map_err(failed)?;
-        self.put(ctx, row).map_err(failed)
+        self.put(row).map_err(failed)
     }
 
-    fn was_in_vain(&self, ctx: &Context, user: &UserId) -> bool {
+    fn was_in_vain(&self, user: &UserId) -> bool {
         let in_vain = self.in_vain.lock().unwrap_or_else(|e| e.into_inner());
-        in_vain.get(user).is_some_and(|at| ctx.now().saturating_sub(*at) < ASK_AGAIN)
+        in_vain.get(user).is_some_and(|at| self.core.now().saturating_sub(*at) < ASK_AGAIN)
     }
 
-    fn note_in_vain(&self, ctx: &Context, user: &UserId) {
+    fn note_in_vain(&self, user: &UserId) {
         let mut in_vain = self.in_vain.lock().unwrap_or_else(|e| e.into_inner());
         if in_vain.len() >= MAX_IN_VAIN {
             in_vain.clear();
         }
-        in_vain.insert(user.clone(), ctx.now());
+        in_vain.insert(user.clone(), self.core.now());
     }
 }
 
 /// What the provider has just said, looked at by `rules`.
 fn row(
-    ctx: &Context,
+    core: &Core,
     provider: &Provider,
     rules: &Rules,
-    person: Person,
+    person: ProviderUser,
     tokens: Option<String>,
     since: Timestamp,
-) -> KnownPerson {
-    let now = ctx.now();
-    KnownPerson {
+) -> UserRecord {
+    let now = core.now();
+    UserRecord {
         user: person.user,
         provider: provider.slug,
         credential: provider.credential.clone(),
-        identity: person.identity,
+        profile: person.profile,
         tokens,
         rules: rules.digest(),
         since,
         asked_at: now,
-        expires_at: now + ctx.config.lifetimes.refresh_total,
+        expires_at: now + core.lifetimes.refresh_total,
     }
 }
 
 /// Is what the provider said still believed without asking again?
-fn is_recent(ctx: &Context, known: &KnownPerson) -> bool {
-    ctx.now().saturating_sub(known.asked_at) < ctx.config.lifetimes.identity
+fn is_recent(core: &Core, known: &UserRecord) -> bool {
+    core.now().saturating_sub(known.asked_at) < core.lifetimes.identity
 }
 
-fn seal(ctx: &Context, user: &UserId, tokens: &ProviderTokens) -> String {
+fn seal(core: &Core, user: &UserId, tokens: &ProviderTokens) -> String {
     let text = serde_json::to_vec(tokens).expect("tokens are plain data");
-    ctx.keys.encrypt(Kind::ProviderTokens, user.as_str().as_bytes(), &text)
+    core.keys.encrypt(Kind::ProviderTokens, user.as_str().as_bytes(), &text)
 }
 
-fn open(ctx: &Context, user: &UserId, sealed: &str) -> Option<ProviderTokens> {
-    let text = ctx.keys.decrypt(Kind::ProviderTokens, user.as_str().as_bytes(), sealed)?;
+fn open(core: &Core, user: &UserId, sealed: &str) -> Option<ProviderTokens> {
+    let text = core.keys.decrypt(Kind::ProviderTokens, user.as_str().as_bytes(), sealed)?;
     serde_json::from_slice(&text).ok()
 }

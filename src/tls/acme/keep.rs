@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::account::AccountKey;
-use crate::data;
+use crate::data_dir;
 use crate::encoding::digest;
 use crate::http::fetch::RemoteUrl;
 use crate::tls::pair::Pair;
@@ -43,14 +43,14 @@ impl Keep {
         let digest = digest(authority.to_string().as_bytes());
         let name = format!("{}-{}", authority.host().replace(['[', ']', ':'], "_"), &digest[..8]);
         let directory = data.join("acme").join(name);
-        data::make_private(&directory)?;
+        data_dir::make_private(&directory)?;
         Ok(Keep { directory, host: host.to_string() })
     }
 
     /// The account's key, and its URL if that is known; made and kept if there is none.
     pub fn account(&self) -> Result<(AccountKey, Option<String>), String> {
         let path = self.account_path();
-        let kept = match data::read_private(&path) {
+        let kept = match data_dir::read_private(&path) {
             Ok(bytes) => serde_json::from_slice::<KeptAccount>(&bytes).ok(),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             // It is there all the same: another one in its place would be a loss.
@@ -96,7 +96,7 @@ impl Keep {
     /// Keeps a certificate, key first: both are in one file, so that they always belong together.
     pub fn keep_pair(&self, key: &str, chain: &str) -> Result<(), String> {
         let path = self.pair_path();
-        data::write_durably(&path, &format!("{}\n{chain}", key.trim_end())).map_err(|e| failed(&path, &e))
+        data_dir::write_durably(&path, &format!("{}\n{chain}", key.trim_end())).map_err(|e| failed(&path, &e))
     }
 
     /// The order that is under way.
@@ -135,7 +135,7 @@ impl Keep {
 
     fn write(&self, path: &Path, value: &impl Serialize) -> Result<(), String> {
         let text = serde_json::to_string(value).map_err(|e| failed(path, &e))?;
-        data::write_durably(path, &text).map_err(|e| failed(path, &e))
+        data_dir::write_durably(path, &text).map_err(|e| failed(path, &e))
     }
 }
 
@@ -145,7 +145,7 @@ fn failed(path: &Path, e: &dyn std::fmt::Display) -> String {
 
 /// What the file holds, if there is one that nobody else can read.
 fn readable(path: &Path) -> Option<Vec<u8>> {
-    match data::read_private(path) {
+    match data_dir::read_private(path) {
         Ok(bytes) => Some(bytes),
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
         Err(e) => {

@@ -214,8 +214,8 @@ fn command(launch: &Launch, account: Option<&Account>) -> Command {
         ("MCP_AUTH_EMAIL", account.and_then(|a| a.email.clone())),
         ("MCP_AUTH_CLIENT", account.map(|a| a.client.to_string())),
         ("MCP_AUTH_PROVIDER", person.map(|p| p.provider.to_string())),
-        ("MCP_AUTH_NAME", person.and_then(|p| p.identity.name.clone())),
-        ("MCP_AUTH_GROUPS", person.map(|p| p.identity.group_list()).filter(|g| !g.is_empty())),
+        ("MCP_AUTH_NAME", person.and_then(|p| p.profile.name.clone())),
+        ("MCP_AUTH_GROUPS", person.map(|p| p.profile.group_list()).filter(|g| !g.is_empty())),
     ];
     // What no environment can hold is left out.
     let told = told.map(|(name, value)| (name, value.filter(|v| !v.contains('\0'))));

@@ -15,8 +15,8 @@ use super::shared::SharedChild;
 use super::spares::Spare;
 use super::{Account, Line, StdioConfig};
 use crate::clock::Timestamp;
-use crate::context::Context;
 use crate::identity::UserId;
+use crate::login::Login;
 use crate::store::Tx;
 use crate::store::rows::McpSession;
 use crate::tokens::artefacts::McpSessionId;
@@ -26,7 +26,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Everything that runs, and the bounds on it.
 pub(super) struct Host {
-    pub(super) context: Arc<Context>,
+    pub(super) login: Arc<Login>,
     pub(super) config: StdioConfig,
     pub(super) launch: Launch,
     pub(super) state: Mutex<State>,
@@ -62,7 +62,7 @@ pub(super) struct Known {
 }
 
 impl Host {
-    pub(super) fn new(config: StdioConfig, context: Arc<Context>) -> Result<Arc<Host>, String> {
+    pub(super) fn new(config: StdioConfig, login: Arc<Login>) -> Result<Arc<Host>, String> {
         let (program, arguments) = config.command.split_first().ok_or("there is no command to run")?;
         let launch = Launch {
             program: program.clone(),
@@ -78,7 +78,8 @@ impl Host {
         };
         let mut known = HashMap::new();
         let lifetime = config.session_lifetime;
-        context
+        login
+            .core
             .state
             .scan(|name: &str, row: McpSession| {
                 let used = row.expires_at.saturating_sub(lifetime);
@@ -86,7 +87,7 @@ impl Host {
             })
             .map_err(|e| format!("the state can't be read: {e}"))?;
         Ok(Arc::new_cyclic(|me| Host {
-            context,
+            login,
             config,
             launch,
             state: Mutex::new(State { known, ..State::default() }),
@@ -104,19 +105,19 @@ impl Host {
 
     /// The id by which a client names a session.
     pub(super) fn session_id(&self, session: &Session) -> String {
-        self.context.keys.seal(&McpSessionId { session: session.name.clone(), owner: session.account.digest() })
+        self.login.core.keys.seal(&McpSessionId { session: session.name.clone(), owner: session.account.digest() })
     }
 
     /// The session that `id` names, if it is one of `account`'s.
     pub(super) fn find(self: &Arc<Self>, id: &str, account: &Account) -> Option<Arc<Session>> {
-        let id: McpSessionId = self.context.keys.open(id, self.context.now()).ok()?;
+        let id: McpSessionId = self.login.core.keys.open(id, self.login.core.now()).ok()?;
         if id.owner != account.digest() {
             return None;
         }
         if let Some(session) = self.state().sessions.get(&id.session) {
             return Some(session.clone());
         }
-        let row: McpSession = self.context.state.get(&id.session).ok()??;
+        let row: McpSession = self.login.core.state.get(&id.session).ok()??;
         if row.user != account.user || row.client != account.client {
             return None;
         }
@@ -131,7 +132,7 @@ impl Host {
 
     /// Keeps a new session. The user's longest idle one ends, if that makes too many.
     pub(super) fn adopt(&self, session: &Arc<Session>) {
-        let now = self.context.now();
+        let now = self.login.core.now();
         let user = &session.account.user;
         let mut state = self.state();
         state.sessions.insert(session.name.clone(), session.clone());
@@ -153,7 +154,7 @@ impl Host {
                 tx.put(&row.name, &row);
                 Ok(())
             };
-            if self.context.state.transact(write).is_ok() {
+            if self.login.core.state.transact(write).is_ok() {
                 self.note_saved(&session.name);
             }
         }
@@ -161,10 +162,10 @@ impl Host {
 
     /// Writes what a session needs to survive, unless it was ended meanwhile.
     pub(super) fn save(&self, session: &Arc<Session>) {
-        let expires_at = self.context.now() + self.config.session_lifetime;
+        let expires_at = self.login.core.now() + self.config.session_lifetime;
         let (session, name) = (session.clone(), session.name.clone());
         // The row is made in the transaction, so that the last one has all that there is.
-        let written = self.context.state.transact(move |tx| {
+        let written = self.login.core.state.transact(move |tx| {
             let is_kept = tx.get::<McpSession>(&session.name)?.is_some();
             if let Some(row) = session.row(expires_at).filter(|_| is_kept) {
                 tx.put(&row.name, &row);
@@ -178,7 +179,7 @@ impl Host {
     }
 
     pub(super) fn note_saved(&self, name: &str) {
-        let now = self.context.now();
+        let now = self.login.core.now();
         if let Some(known) = self.state().known.get_mut(name) {
             known.saved = now;
         }
@@ -193,7 +194,7 @@ impl Host {
         drop(session);
         if known.is_some() {
             let name = name.to_string();
-            let _ = self.context.state.transact(move |tx| {
+            let _ = self.login.core.state.transact(move |tx| {
                 tx.delete::<McpSession>(&name);
                 Ok(())
             });
@@ -227,7 +228,7 @@ impl Host {
 
     /// Ends what has been idle for too long, and notes what has been used.
     pub(super) fn sweep(&self) {
-        let (now, lifetime) = (self.context.now(), self.config.session_lifetime);
+        let (now, lifetime) = (self.login.core.now(), self.config.session_lifetime);
         let state = self.state();
         let sessions: Vec<_> = state.sessions.values().cloned().collect();
         let places: Vec<_> = state.shared.values().cloned().collect();

@@ -44,11 +44,11 @@ use self::child::{Child, Full};
 use self::host::Host;
 use self::room::Slot;
 use super::{Origin, Upstream};
-use crate::context::Context;
 use crate::encoding::digest;
 use crate::http::{Request, Response};
-use crate::identity::KnownPerson;
-use crate::identity::{ClientId, UserId};
+use crate::identity::UserRecord;
+use crate::identity::{ClientId, User, UserId};
+use crate::login::Login;
 use crate::observe::quota::Quota;
 use crate::tokens::random_name;
 
@@ -66,6 +66,8 @@ pub struct StdioConfig {
     pub spare: usize,
     /// Children at one time.
     pub max_children: usize,
+    /// Ask at the start whether the server answers.
+    pub is_checked: bool,
     /// How long a child may be idle.
     pub idle_timeout: Duration,
     /// Sessions of one user, those without a child included.
@@ -91,13 +93,13 @@ struct Account {
     email: Option<String>,
     client: ClientId,
     /// What a provider says of the user.
-    person: Option<Arc<KnownPerson>>,
+    person: Option<Arc<UserRecord>>,
 }
 
 impl Account {
     /// Would a child be told the same of both?
     fn is_same(&self, other: &Account) -> bool {
-        let said = |account: &Account| account.person.as_ref().map(|p| p.identity.clone());
+        let said = |account: &Account| account.person.as_ref().map(|p| p.profile.clone());
         self.user == other.user && self.client == other.client && self.email == other.email && said(self) == said(other)
     }
 
@@ -124,13 +126,13 @@ pub struct StdioUpstream(Arc<Host>);
 
 impl StdioUpstream {
     /// Gets ready to run the server of `config`. The error is one line.
-    pub fn new(config: StdioConfig, context: Arc<Context>) -> Result<StdioUpstream, String> {
+    pub fn new(config: StdioConfig, login: Arc<Login>) -> Result<StdioUpstream, String> {
         launcher::check_program(&config.command)?;
         hide()?;
         for variable in child::proxies_with_credentials() {
             log::warn!(variable = variable.as_str(); "a variable that holds a password is not passed on to the MCP server; if it needs one, give it its own: -- env {variable}=… COMMAND");
         }
-        let host = Host::new(config, context)?;
+        let host = Host::new(config, login)?;
         let sweeper = Arc::downgrade(&host);
         let pause = (host.config.idle_timeout / 4).clamp(Duration::from_millis(250), Duration::from_secs(30));
         let sweep = move || {
@@ -143,14 +145,12 @@ impl StdioUpstream {
         let thread = std::thread::Builder::new().name("sessions".into()).stack_size(128 << 10).spawn(sweep);
         thread.map_err(|e| format!("no thread could be started: {e}"))?;
         host.prepare_spare(host.last_account());
-        // Who has just consented is about to begin a session.
-        let newcomers = Arc::downgrade(&host);
-        host.context.on_consent(move |user, client| {
-            if let Some(host) = newcomers.upgrade() {
-                host.prepare_spare(Some(host.account(&user.id, user.email.clone(), client)));
-            }
-        });
         Ok(StdioUpstream(host))
+    }
+
+    /// Starts a process for a user who has just allowed a client: a session is about to begin.
+    pub fn expect(&self, user: &User, client: &ClientId) {
+        self.0.prepare_spare(Some(self.0.account(&user.id, user.email.clone(), client)));
     }
 }
 

@@ -55,7 +55,7 @@ impl Host {
             return;
         }
         let slot = Slot::new(self);
-        let is_asked = account.is_none() && self.context.config.upstream.is_checked;
+        let is_asked = account.is_none() && self.config.is_checked;
         let listener: Arc<dyn Listener> = match is_asked {
             false => Arc::new(SpareEar(self.me.clone())),
             true => FirstEar::new(self.me.clone()),
@@ -82,14 +82,14 @@ impl Host {
 
     /// A user with a client, and what is known of the user.
     pub(super) fn account(&self, user: &UserId, email: Option<String>, client: &ClientId) -> Account {
-        let person = self.context.people.get(&self.context, user).unwrap_or_default();
+        let person = self.login.people.get(user).unwrap_or_default();
         Account { user: user.clone(), email, client: client.clone(), person }
     }
 
     /// Whose session was the last one before the proxy was started?
     pub(super) fn last_account(&self) -> Option<Account> {
         let last = self.state().known.iter().max_by_key(|(_, k)| k.used).map(|(name, _)| name.clone())?;
-        let row: McpSession = self.context.state.get(&last).ok()??;
+        let row: McpSession = self.login.core.state.get(&last).ok()??;
         Some(self.account(&row.user, row.email, &row.client))
     }
 }

@@ -4,7 +4,6 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 
 use mcp_auth_proxy::flags::Settings;
-use mcp_auth_proxy::login::providers::recheck;
 use mcp_auth_proxy::net::downstream::Downstream;
 use mcp_auth_proxy::net::drain::Drain;
 use mcp_auth_proxy::net::interrupt;
@@ -229,7 +228,7 @@ fn a_client_that_goes_away_loses_no_refresh_token_of_the_provider() {
     let served = Arc::new(Downstream::plain(listener.accept().unwrap().0));
     drop(socket);
     interrupt::on_behalf_of(served, Drain::new().unwrap(), || client.refresh(&held.refresh));
-    assert!(!p.app.context().providers.all()[0].is_down());
+    assert!(!p.app.login().providers.all()[0].is_down());
     p.clock.advance(HOUR);
     tokens(&client.refresh(&held.refresh));
 }
@@ -267,11 +266,11 @@ fn a_provider_that_is_no_more_ends_what_it_began() {
     let held = p.tokens(&client);
     let token = |access: &str, settings: Settings| {
         // The same secret would be needed to accept it; here another provider is configured under it.
-        let keys = &p.app.context().keys;
+        let keys = &p.app.core().keys;
         let verified = AccessToken::verify(access, keys, p.clock.now()).unwrap();
         let store = Box::new(EmbeddedStore::in_memory().unwrap());
         let other = Local::with_settings(settings, store, &Secret::generate(), p.clock.clone()).unwrap();
-        other.context().is_current(&verified.credential)
+        other.login().is_current(&verified.credential)
     };
     assert!(token(&held.access, p.settings.clone()));
     assert!(!token(&held.access, Settings { oidc_client_id: Some("other".into()), ..p.settings.clone() }));
@@ -283,16 +282,15 @@ fn a_stream_ends_when_nobody_vouches_for_its_user_any_more() {
     let p = lasting(&["engineering"]);
     let client = Client::public(&p.app);
     let held = p.tokens(&client);
-    let ctx = p.app.context();
-    let (_open, socket) = open_stream(ctx, &held.access);
+    let (_open, socket) = open_stream(&p.app, &held.access);
     p.idp.state().failure = Some(("500 Internal Server Error", "{}".into()));
     for _ in 0..23 {
         p.clock.advance(HOUR);
-        recheck::look_after_streams(ctx);
+        p.app.look_after_streams();
     }
     assert!(!is_cut(&socket));
     p.clock.advance(2 * HOUR);
-    recheck::look_after_streams(ctx);
+    p.app.look_after_streams();
     eventually("the stream is cut", || is_cut(&socket));
     // Its grant goes on when the provider is back.
     p.idp.state().failure = None;
@@ -319,26 +317,25 @@ fn a_stream_does_not_outlive_the_right_to_it() {
     let p = provided(|s| s.oidc_allowed_groups = strings(&["engineering"]));
     p.idp.state().refreshes = true;
     let held = p.tokens(&Client::public(&p.app));
-    let ctx = p.app.context();
-    let (open, socket) = open_stream(ctx, &held.access);
+    let (open, socket) = open_stream(&p.app, &held.access);
     let is_cut = || is_cut(&socket);
     // While the token is good, nobody is asked; when it has run out, the provider is.
     p.idp.state().claims["groups"] = json!(["engineering", "more"]);
     for _ in 0..3 {
         p.clock.advance(HOUR);
-        recheck::look_after_streams(ctx);
+        p.app.look_after_streams();
         assert!(!is_cut());
     }
     assert_eq!(p.token_requests(), 4);
     p.idp.state().claims["groups"] = json!(["alumni"]);
     p.clock.advance(HOUR / 2);
-    recheck::look_after_streams(ctx);
+    p.app.look_after_streams();
     assert!(!is_cut());
     p.clock.advance(HOUR / 2);
-    recheck::look_after_streams(ctx);
+    p.app.look_after_streams();
     eventually("the stream is cut", is_cut);
     drop(open);
-    assert!(ctx.streams.grants().is_empty());
+    assert!(p.app.streams().grants().is_empty());
 }
 
 /// A copy of a refresh token ends the grant, also while nobody can be asked after its user.
@@ -375,6 +372,8 @@ fn a_token_carries_the_address_that_the_provider_gave_last() {
     let reply = old.post("/.idp/auth", &[("request", &hidden(&page, "request")), ("decision", "allow")]);
     let code = query(reply.header("location").unwrap()).remove("code").unwrap();
     let access = tokens(&client.redeem(&code)).access;
-    let ctx = p.app.context();
-    assert_eq!(AccessToken::verify(&access, &ctx.keys, ctx.now()).unwrap().email.as_deref(), Some("new@example.com"));
+    assert_eq!(
+        AccessToken::verify(&access, &p.app.core().keys, p.app.core().now()).unwrap().email.as_deref(),
+        Some("new@example.com")
+    );
 }

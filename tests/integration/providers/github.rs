@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mcp_auth_proxy::clock::Clock;
 use mcp_auth_proxy::flags::Settings;
-use mcp_auth_proxy::login::providers::{configure_anew, recheck};
+use mcp_auth_proxy::login::providers::configure_anew;
 use mcp_auth_proxy::store::embedded::EmbeddedStore;
 use mcp_auth_proxy::tokens::Secret;
 use mcp_auth_proxy::tokens::access::AccessToken;
@@ -85,7 +85,7 @@ fn a_github_address_counts_when_it_is_verified_wherever_it_is_listed() {
         github.state().emails = pages;
         let client = Client::public(&app);
         let held = github_tokens(&app, &github, &client);
-        let keys = &app.context().keys;
+        let keys = &app.core().keys;
         let token = AccessToken::verify(&held.access, keys, clock.now()).unwrap();
         assert_eq!(token.email.as_deref(), email);
     }
@@ -133,8 +133,7 @@ fn rules_that_need_to_know_more_ask_for_it_first() {
     github.state().memberships.insert("acme/core".into(), "active");
     let client = Client::public(&app);
     let held = github_tokens(&app, &github, &client);
-    let ctx = app.context();
-    let (_stream, socket) = open_stream(ctx, &held.access);
+    let (_stream, socket) = open_stream(&app, &held.access);
     let settings = Settings {
         github_client_id: Some(CLIENT_ID.into()),
         github_client_secret: Some(CLIENT_SECRET.into()),
@@ -145,11 +144,11 @@ fn rules_that_need_to_know_more_ask_for_it_first() {
     // As long as GitHub can't be asked, nobody enters and nothing ends.
     github.state().failures.insert("/user".into(), "502 Bad Gateway");
     clock.advance(60);
-    ctx.providers.replace_rules(&configure_anew(&settings).unwrap());
+    app.login().providers.replace_rules(&configure_anew(&settings).unwrap());
     assert_eq!(client.refresh(&held.refresh).status, 503);
     github.state().failures.clear();
     clock.advance(60);
-    recheck::look_after_streams(ctx);
+    app.look_after_streams();
     assert!(!is_cut(&socket));
     let held = tokens(&client.refresh(&held.refresh));
     assert_eq!(call(&app, &held.access).status, 200);

@@ -10,11 +10,10 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 
 use mcp_auth_proxy::clock::Clock;
-use mcp_auth_proxy::context::Context;
 use mcp_auth_proxy::flags::Settings;
 use mcp_auth_proxy::http::{Payload, Response};
 use mcp_auth_proxy::identity::Principal;
-use mcp_auth_proxy::login::providers::{configure_anew, recheck};
+use mcp_auth_proxy::login::providers::configure_anew;
 use mcp_auth_proxy::net::downstream::Downstream;
 use mcp_auth_proxy::net::drain::Drain;
 use mcp_auth_proxy::net::interrupt;
@@ -95,8 +94,8 @@ impl Provided {
     fn replace_rules(&self, change: impl FnOnce(&mut Settings)) {
         let mut settings = self.settings.clone();
         change(&mut settings);
-        self.app.context().providers.replace_rules(&configure_anew(&settings).unwrap());
-        recheck::look_after_streams(self.app.context());
+        self.app.login().providers.replace_rules(&configure_anew(&settings).unwrap());
+        self.app.look_after_streams();
     }
 
     fn tokens(&self, client: &Client<'_, Local>) -> Tokens {
@@ -108,8 +107,8 @@ impl Provided {
 }
 
 /// What keeps a stream of the token's holder open, and the client's end of its connection.
-fn open_stream(ctx: &Context, access: &str) -> ((Response, Arc<Downstream>), TcpStream) {
-    let token = AccessToken::verify(access, &ctx.keys, ctx.now()).unwrap();
+fn open_stream(app: &Local, access: &str) -> ((Response, Arc<Downstream>), TcpStream) {
+    let token = AccessToken::verify(access, &app.core().keys, app.core().now()).unwrap();
     let principal = Principal {
         user: token.sub,
         email: None,
@@ -127,7 +126,7 @@ fn open_stream(ctx: &Context, access: &str) -> ((Response, Arc<Downstream>), Tcp
         ..Response::new(http::StatusCode::OK)
     };
     let open =
-        interrupt::on_behalf_of(served.clone(), Drain::new().unwrap(), || ctx.streams.attach(stream, &principal));
+        interrupt::on_behalf_of(served.clone(), Drain::new().unwrap(), || app.streams().attach(stream, &principal));
     ((open, served), client)
 }
 

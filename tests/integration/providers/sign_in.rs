@@ -570,13 +570,13 @@ fn a_sign_in_comes_back_once_and_strangers_ask_no_provider_at_will() {
     };
     let statuses: Vec<u16> = (0..100).map(|_| again()).collect();
     assert_eq!((statuses[0], statuses[99]), (400, 429), "{statuses:?}");
-    assert!(!p.app.context().providers.all()[0].is_down());
+    assert!(!p.app.login().providers.all()[0].is_down());
 }
 
 #[test]
 fn a_look_at_a_provider_is_a_look() {
     let p = for_alice();
-    let providers = &p.app.context().providers;
+    let providers = &p.app.login().providers;
     providers.look();
     assert!(!providers.all()[0].is_down());
     p.idp.state().failure = Some(("503 Service Unavailable", String::new()));

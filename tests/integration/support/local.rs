@@ -5,16 +5,18 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use http::StatusCode;
-use mcp_auth_proxy::admission::{Admission, Bounds};
+use mcp_auth_proxy::app::assemble::Services;
+use mcp_auth_proxy::app::config::Config;
+use mcp_auth_proxy::app::routes::App;
 use mcp_auth_proxy::clock::Clock;
-use mcp_auth_proxy::config::Config;
-use mcp_auth_proxy::context::Context;
+use mcp_auth_proxy::core::Core;
 use mcp_auth_proxy::flags::Settings;
-use mcp_auth_proxy::guard::Seen;
 use mcp_auth_proxy::http::head::{self};
 use mcp_auth_proxy::http::{Body, Handler, Payload, Request, RequestId, Response};
-use mcp_auth_proxy::net::trusted::UnnamedProxies;
-use mcp_auth_proxy::routes::App;
+use mcp_auth_proxy::login::Login;
+use mcp_auth_proxy::resource::admission::{Admission, Bounds};
+use mcp_auth_proxy::resource::open_streams::OpenStreams;
+use mcp_auth_proxy::resource::recheck;
 use mcp_auth_proxy::store::Store;
 use mcp_auth_proxy::tokens::Secret;
 use mcp_auth_proxy::upstream::{Origin, Upstream};
@@ -67,23 +69,28 @@ impl Local {
         clock: Arc<Clock>,
     ) -> Result<Local, String> {
         let settings = Settings { external_url: format!("http://{HOST}"), ..settings };
-        let context =
-            Context::new(Config::build(settings)?, secret, store, clock.clone()).map_err(|e| e.to_string())?;
-        let context = Arc::new(context);
-        let seen = Seen::start(context.state.clone()).map_err(|e| e.to_string())?;
+        let config = Config::build(settings)?;
+        let services = Services::new(&config, secret, store, clock.clone())?;
         let bounds = Bounds { requests: 10, requests_per_user: 10, streams: 10, streams_per_user: 10 };
-        let app = App {
-            context,
-            upstream: Arc::new(Echo),
-            admission: Admission::new(bounds),
-            seen,
-            unnamed: UnnamedProxies::default(),
-        };
+        let app = App { admission: Admission::new(bounds), ..services.app(&config, Arc::new(Echo))? };
         Ok(Local { app, clock, address: Ipv4Addr::LOCALHOST.into() })
     }
 
-    pub fn context(&self) -> &Context {
-        &self.app.context
+    pub fn core(&self) -> &Core {
+        &self.app.core
+    }
+
+    pub fn login(&self) -> &Login {
+        &self.app.server.login
+    }
+
+    pub fn streams(&self) -> &OpenStreams {
+        &self.app.streams
+    }
+
+    /// What a thread of the proxy does now and then.
+    pub fn look_after_streams(&self) {
+        recheck::look_after_streams(self.login(), self.streams());
     }
 }
 

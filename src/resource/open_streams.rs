@@ -13,7 +13,7 @@ use crate::net::interrupt;
 
 /// The open streams.
 #[derive(Clone, Default)]
-pub struct Streams(Arc<Mutex<State>>);
+pub struct OpenStreams(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
@@ -29,7 +29,7 @@ struct Open {
     due: Timestamp,
 }
 
-impl Streams {
+impl OpenStreams {
     /// Takes note of an event stream that this thread is about to send, and of its end.
     pub fn attach(&self, mut response: Response, principal: &Principal) -> Response {
         let Some(client) = interrupt::client() else { return response };
@@ -85,7 +85,7 @@ impl Streams {
 struct Noted {
     reader: Box<dyn Read + Send>,
     number: u64,
-    streams: Streams,
+    streams: OpenStreams,
 }
 
 impl Read for Noted {

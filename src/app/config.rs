@@ -10,13 +10,15 @@ use ipnet::IpNet;
 use rustix::process::{Resource, geteuid, getrlimit};
 use rustls::ClientConfig;
 
-use crate::admission::Bounds;
+use super::routes::Surface;
+use crate::core::Lifetimes;
 use crate::flags::Settings;
 use crate::http::fetch::Proxies;
 use crate::login::password::Password;
 use crate::login::providers::{ProviderConfig, configure as provider_configs};
 use crate::net::tls as net_tls;
 use crate::observe::log::LogFormat;
+use crate::resource::admission::Bounds;
 use crate::tls;
 use crate::tls::configure::{Source, TlsConfig, TlsNotice};
 use crate::tokens::Secret;
@@ -56,12 +58,8 @@ pub struct Config {
     pub upstream: UpstreamConfig,
     /// The stdio server to run, instead of one at a URL.
     pub stdio: Option<StdioConfig>,
-    /// Reverse proxies whose forwarding fields are believed.
-    pub trusted_proxies: Vec<IpNet>,
-    /// Web origins that may call the MCP endpoint.
-    pub allowed_origins: Vec<String>,
-    /// Host names that requests may name.
-    pub allowed_hosts: Vec<String>,
+    /// Which requests are let in.
+    pub surface: Surface,
     /// How long things last.
     pub lifetimes: Lifetimes,
     /// Bounds of the HTTP layer.
@@ -70,23 +68,6 @@ pub struct Config {
     pub admission: Bounds,
     /// How long requests may take to finish when told to stop.
     pub drain_timeout: Duration,
-}
-
-/// Lifetimes, in seconds where they go into artefacts.
-#[derive(Clone, Copy, Debug)]
-pub struct Lifetimes {
-    /// Access token.
-    pub access_token: u64,
-    /// A grant without a refresh.
-    pub refresh_idle: u64,
-    /// A grant in all.
-    pub refresh_total: u64,
-    /// Browser session.
-    pub session: u64,
-    /// Remembered consent.
-    pub consent: u64,
-    /// What a provider said of a person that can't be asked after.
-    pub identity: u64,
 }
 
 /// The level and form of the log: what was asked for, else what suits `terminal`.
@@ -182,9 +163,11 @@ impl Config {
                 response_timeout: s.upstream_response_timeout,
             },
             stdio,
-            trusted_proxies: s.trusted_proxies.iter().map(|t| network(t)).collect::<Result<_, _>>()?,
-            allowed_origins: s.allowed_origins.iter().map(|t| origin(t)).collect::<Result<_, _>>()?,
-            allowed_hosts: s.allowed_hosts.iter().map(|h| host(h)).collect::<Result<_, _>>()?,
+            surface: Surface {
+                trusted_proxies: s.trusted_proxies.iter().map(|t| network(t)).collect::<Result<_, _>>()?,
+                allowed_origins: s.allowed_origins.iter().map(|t| origin(t)).collect::<Result<_, _>>()?,
+                allowed_hosts: s.allowed_hosts.iter().map(|h| host(h)).collect::<Result<_, _>>()?,
+            },
             lifetimes: Lifetimes {
                 access_token: s.access_token_lifetime.as_secs(),
                 refresh_idle: s.refresh_token_idle_lifetime.as_secs(),
@@ -237,6 +220,7 @@ fn stdio_config(s: &Settings) -> Result<StdioConfig, String> {
         command: s.command.clone(),
         is_shared: s.stdio_shared,
         spare: s.stdio_spare,
+        is_checked: !s.no_upstream_check,
         max_children: s.stdio_max_children,
         idle_timeout: s.stdio_idle_timeout,
         max_sessions_per_user: s.stdio_max_sessions_per_user,

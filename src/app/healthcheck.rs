@@ -12,13 +12,13 @@ use http::{HeaderMap, HeaderValue, Method};
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 
-use crate::config::Config;
-use crate::data;
+use crate::app::config::Config;
+use crate::app::listen::Ports;
+use crate::data_dir;
 use crate::flags::Settings;
 use crate::http::client::{Client, Outgoing};
 use crate::http::head::Framing;
 use crate::net::tls::unverified_config;
-use crate::serve::Ports;
 use crate::url::UpstreamUrl;
 
 /// How long an answer may take.
@@ -40,14 +40,14 @@ pub fn leave_note(config: &Config, ports: &Ports) -> Result<(), String> {
     let address = socket.local_addr().map_err(|e| format!("the port is not known: {e}"))?;
     let note = Note { address, tls: ports.tls.as_ref().map(|_| config.external.host.clone()) };
     let text = serde_json::to_string(&note).map_err(|e| e.to_string())?;
-    data::write_durably(&config.data_path.join(NOTE), &text)
+    data_dir::write_durably(&config.data_path.join(NOTE), &text)
         .map_err(|e| format!("--data-path (DATA_PATH): {} can't be written: {e}", config.data_path.display()))
 }
 
 /// Asks the proxy whose data directory `settings` name. The error says what is wrong.
 pub fn run(settings: &Settings) -> Result<(), String> {
     let path = Path::new(&settings.data_path).join(NOTE);
-    let text = data::read_private(&path).map_err(|e| {
+    let text = data_dir::read_private(&path).map_err(|e| {
         format!("no proxy has left a note in {}: {e}; name its directory with --data-path (DATA_PATH)", path.display())
     })?;
     let note: Note = serde_json::from_slice(&text).map_err(|_| format!("{} is malformed", path.display()))?;

@@ -10,47 +10,52 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use ipnet::IpNet;
 
-use crate::admission::{Admission, Newcomer};
-use crate::context::{Caller, Context, Endpoint};
-use crate::guard::{self, Seen};
-use crate::http::{Handler, Request, Response};
+use crate::core::Core;
+use crate::http::{Caller, Handler, Request, Response};
 use crate::identity::UserId;
-use crate::login::{federation, signin};
+use crate::interaction::{Interactions, authorize, provider, sign_in};
 use crate::net::interrupt;
 use crate::net::trusted::{TrustedProxies, UnnamedProxies};
-use crate::oauth::{authorize, metadata, register, revoke, token};
+use crate::oauth::{AuthorizationServer, metadata, register, revoke, token};
+use crate::resource::admission::{Admission, Newcomer};
+use crate::resource::open_streams::OpenStreams;
+use crate::resource::seen::Seen;
+use crate::resource::{bearer, challenge};
 use crate::upstream::http::{is_event_stream, wants_event_stream};
 use crate::upstream::{Origin, Upstream};
 use crate::url::{ExternalUrl, is_loopback_host};
 
+/// A handler, and what it works with.
+#[derive(Clone, Copy)]
+enum Endpoint {
+    /// For the software of clients, wherever it runs: open to scripts of any origin.
+    Client(fn(&AuthorizationServer, &mut Request<'_>, Caller) -> Response),
+    /// For people, on pages of this origin: no CORS.
+    Browser(fn(&Interactions, &mut Request<'_>, Caller) -> Response),
+}
+
+use Endpoint::{Browser, Client};
+
 /// Every endpoint but the well-knowns; HEAD goes where GET goes.
-const ROUTES: &[(Method, &str, Endpoint, Audience)] = &[
-    (Method::GET, "/.idp/auth", authorize::show, Audience::Browsers),
-    (Method::POST, "/.idp/auth", authorize::decide, Audience::Browsers),
-    (Method::POST, "/.idp/token", token::handle, Audience::AnyOrigin),
-    (Method::POST, "/.idp/register", register::handle, Audience::AnyOrigin),
-    (Method::POST, "/.idp/revoke", revoke::handle, Audience::AnyOrigin),
-    (Method::GET, "/.auth/login", signin::show, Audience::Browsers),
-    (Method::POST, "/.auth/login", signin::submit, Audience::Browsers),
-    (Method::GET, "/.auth/google/callback", federation::google, Audience::Browsers),
-    (Method::GET, "/.auth/github/callback", federation::github, Audience::Browsers),
-    (Method::GET, "/.auth/oidc/callback", federation::oidc, Audience::Browsers),
-    (Method::GET, "/.auth/logout", signin::logout_page, Audience::Browsers),
-    (Method::POST, "/.auth/logout", signin::logout, Audience::Browsers),
+const ROUTES: &[(Method, &str, Endpoint)] = &[
+    (Method::GET, "/.idp/auth", Browser(authorize::show)),
+    (Method::POST, "/.idp/auth", Browser(authorize::decide)),
+    (Method::POST, "/.idp/token", Client(token::handle)),
+    (Method::POST, "/.idp/register", Client(register::handle)),
+    (Method::POST, "/.idp/revoke", Client(revoke::handle)),
+    (Method::GET, "/.auth/login", Browser(sign_in::show)),
+    (Method::POST, "/.auth/login", Browser(sign_in::submit)),
+    (Method::GET, "/.auth/google/callback", Browser(provider::google)),
+    (Method::GET, "/.auth/github/callback", Browser(provider::github)),
+    (Method::GET, "/.auth/oidc/callback", Browser(provider::oidc)),
+    (Method::GET, "/.auth/logout", Browser(sign_in::logout_page)),
+    (Method::POST, "/.auth/logout", Browser(sign_in::logout)),
 ];
 
 /// Paths that never reach the upstream server.
 const OWN_PREFIXES: [&str; 3] = ["/.idp", "/.auth", "/.well-known"];
-
-/// What may be asked by scripts of other origins.
-#[derive(Clone, Copy, PartialEq)]
-enum Audience {
-    /// People, on pages of this origin: no CORS.
-    Browsers,
-    /// Clients, wherever they run.
-    AnyOrigin,
-}
 
 /// Fields that a browser client may send and read.
 const ALLOWED_FIELDS: &[&str] = &[
@@ -66,24 +71,44 @@ const ALLOWED_FIELDS: &[&str] = &[
 const ALLOWED_FIELD_PREFIX: &str = "mcp-param-";
 const EXPOSED_FIELDS: &str = "WWW-Authenticate, Mcp-Session-Id, MCP-Protocol-Version";
 
+/// Which requests are let in, whatever they ask for.
+#[derive(Clone)]
+pub struct Surface {
+    /// Reverse proxies whose forwarding fields are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Web origins that may call the MCP endpoint, besides our own.
+    pub allowed_origins: Vec<String>,
+    /// Host names that requests may name, besides our own.
+    pub allowed_hosts: Vec<String>,
+}
+
 /// The whole program as an answer to requests.
 pub struct App {
-    /// What handlers work with.
-    pub context: Arc<Context>,
+    /// What every handler needs.
+    pub core: Arc<Core>,
+    /// The authorization server.
+    pub server: Arc<AuthorizationServer>,
+    /// People at browsers.
+    pub interactions: Interactions,
     /// The MCP server.
     pub upstream: Arc<dyn Upstream>,
     /// Bounds on what is in flight.
     pub admission: Admission,
     /// Notes which tokens are in use.
     pub seen: Seen,
+    /// Event streams that are open.
+    pub streams: OpenStreams,
+    /// Which requests are let in.
+    pub surface: Surface,
+    /// The URL to type into a client.
+    pub mcp_url: String,
     /// Reverse proxies that nobody has named, and that were told of.
     pub unnamed: UnnamedProxies,
 }
 
 impl Handler for App {
     fn handle(&self, mut request: Request<'_>) -> Response {
-        let ctx = &*self.context;
-        let trusted = TrustedProxies(&ctx.config.trusted_proxies);
+        let trusted = TrustedProxies(&self.surface.trusted_proxies);
         let chain = trusted.chain(request.peer, &request.parts.headers);
         if !trusted.contains(request.peer) {
             self.unnamed.note(request.peer, &request.parts.headers);
@@ -91,7 +116,7 @@ impl Handler for App {
         let caller = Caller { address: chain[0], id: request.id };
         let (method, path) = (request.parts.method.clone(), request.parts.uri.path().to_string());
         let origin = request.parts.headers.get(ORIGIN).cloned();
-        let response = if host_is_known(ctx, &request.parts.headers) {
+        let response = if self.host_is_known(&request.parts.headers) {
             self.route(&mut request, chain, caller, &path)
         } else {
             let host =
@@ -116,11 +141,11 @@ impl Handler for App {
         if is_own(path) {
             return ROUTES.iter().any(|(method, p, ..)| *method == head.method && *p == path);
         }
-        guard::verify(&self.context, &head.headers).is_ok()
+        bearer::verify(&self.server.login, &head.headers).is_ok()
     }
 
     fn exempt(&self, peer: IpAddr) -> bool {
-        TrustedProxies(&self.context.config.trusted_proxies).contains(peer)
+        TrustedProxies(&self.surface.trusted_proxies).contains(peer)
     }
 }
 
@@ -129,46 +154,46 @@ impl App {
         if !is_own(path) {
             return self.resource(request, chain, caller, path);
         }
-        let (methods, audience) = match self.methods_of(path) {
-            Some(found) => found,
-            None => return not_found(request),
+        let is_well_known = path.starts_with("/.well-known/");
+        let routes: Vec<_> = ROUTES.iter().filter(|(_, p, _)| *p == path).collect();
+        let methods: Vec<Method> = match is_well_known {
+            true => vec![Method::GET],
+            false => routes.iter().map(|(method, ..)| method.clone()).collect(),
         };
+        if methods.is_empty() {
+            return not_found(request);
+        }
+        let is_open = is_well_known || matches!(routes[0].2, Client(_));
         let method = request.parts.method.clone();
-        if method == Method::OPTIONS && audience == Audience::AnyOrigin {
+        if method == Method::OPTIONS && is_open {
             return preflight(request, &methods);
         }
         let lookup = if method == Method::HEAD { Method::GET } else { method };
-        let mut response = if !methods.contains(&lookup) {
-            let allow = methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
-            Response::text(StatusCode::METHOD_NOT_ALLOWED, format!("the methods here are {allow}")).with(ALLOW, allow)
-        } else if path.starts_with("/.well-known/") {
-            metadata::well_known(&self.context, path, self.upstream.endpoint())
-        } else {
-            let route =
-                ROUTES.iter().find(|(m, p, ..)| *m == lookup && *p == path).expect("its methods were found above");
-            (route.2)(&self.context, request, caller)
+        let endpoint = routes.iter().find(|(method, ..)| *method == lookup).map(|(.., endpoint)| *endpoint);
+        let mut response = match endpoint {
+            Some(Client(handle)) => handle(&self.server, request, caller),
+            Some(Browser(handle)) => handle(&self.interactions, request, caller),
+            None if is_well_known && lookup == Method::GET => {
+                metadata::well_known(&self.core, path, self.upstream.endpoint())
+            }
+            None => {
+                let allow = methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
+                Response::text(StatusCode::METHOD_NOT_ALLOWED, format!("the methods here are {allow}"))
+                    .with(ALLOW, allow)
+            }
         };
-        if audience == Audience::AnyOrigin {
+        if is_open {
             open_to_any_origin(&mut response);
         }
         response
     }
 
-    fn methods_of(&self, path: &str) -> Option<(Vec<Method>, Audience)> {
-        if path.starts_with("/.well-known/") {
-            return Some((vec![Method::GET], Audience::AnyOrigin));
-        }
-        let routes: Vec<_> = ROUTES.iter().filter(|(_, p, ..)| *p == path).collect();
-        Some((routes.iter().map(|r| r.0.clone()).collect(), routes.first()?.3))
-    }
-
     /// Everything else belongs to the upstream server, for those with a token.
     fn resource(&self, request: &mut Request<'_>, chain: Vec<IpAddr>, caller: Caller, path: &str) -> Response {
-        let ctx = &*self.context;
         let headers = &request.parts.headers;
         let origin = headers.get(ORIGIN).cloned();
         if let Some(origin) = &origin
-            && !origin_is_allowed(ctx, origin)
+            && !self.origin_is_allowed(origin)
         {
             log::info!(request:% = caller.id, address:% = caller.address; "a request of another web origin was refused (--allowed-origins, ALLOWED_ORIGINS)");
             return Response::text(
@@ -180,8 +205,8 @@ impl App {
         let mut response = if request.parts.method == Method::OPTIONS {
             preflight(request, &[Method::GET, Method::POST, Method::DELETE])
         } else {
-            match guard::principal(ctx, &self.seen, headers) {
-                Err(denial) => guard::challenge(ctx, path, headers, denial),
+            match bearer::principal(&self.server.login, &self.seen, headers) {
+                Err(denial) => challenge::challenge(&self.core, &self.mcp_url, path, headers, denial),
                 Ok(_) if matches!(request.parts.method, Method::TRACE) => {
                     Response::text(StatusCode::METHOD_NOT_ALLOWED, "TRACE would show what others may not see")
                         .with(ALLOW, "GET, POST, DELETE")
@@ -193,7 +218,7 @@ impl App {
                         let response = self.upstream.forward(request, &origin);
                         let is_stream = is_event_stream(response.headers.get(CONTENT_TYPE));
                         let response = permit.attach(response, is_stream);
-                        if is_stream { ctx.streams.attach(response, &origin.principal) } else { response }
+                        if is_stream { self.streams.attach(response, &origin.principal) } else { response }
                     }
                 },
             }
@@ -204,6 +229,23 @@ impl App {
         }
         response.headers.append(VARY, HeaderValue::from_static("Origin"));
         response
+    }
+
+    /// The external URL's host, loopback, or one that was allowed: anything else smells of DNS rebinding.
+    fn host_is_known(&self, headers: &HeaderMap) -> bool {
+        let Some(host) = headers.get(HOST) else { return true };
+        let Ok(host) = host.to_str() else { return false };
+        let Ok(authority) = host.parse::<http::uri::Authority>() else { return false };
+        let host = authority.host().to_ascii_lowercase();
+        host == self.core.external.host || is_loopback_host(&host) || self.surface.allowed_hosts.contains(&host)
+    }
+
+    /// This origin, loopback, or one that was allowed.
+    fn origin_is_allowed(&self, origin: &HeaderValue) -> bool {
+        let Some(url) = origin.to_str().ok().and_then(|o| ExternalUrl::parse(o).ok()) else { return false };
+        url.origin == self.core.external.origin
+            || url.is_loopback()
+            || self.surface.allowed_origins.contains(&url.origin)
     }
 }
 
@@ -249,19 +291,4 @@ fn preflight(request: &Request<'_>, methods: &[Method]) -> Response {
 fn open_to_any_origin(response: &mut Response) {
     response.headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     response.headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED_FIELDS));
-}
-
-/// The external URL's host, loopback, or one that was allowed: anything else smells of DNS rebinding.
-fn host_is_known(ctx: &Context, headers: &HeaderMap) -> bool {
-    let Some(host) = headers.get(HOST) else { return true };
-    let Ok(host) = host.to_str() else { return false };
-    let Ok(authority) = host.parse::<http::uri::Authority>() else { return false };
-    let host = authority.host().to_ascii_lowercase();
-    host == ctx.config.external.host || is_loopback_host(&host) || ctx.config.allowed_hosts.contains(&host)
-}
-
-/// This origin, loopback, or one that was allowed.
-fn origin_is_allowed(ctx: &Context, origin: &HeaderValue) -> bool {
-    let Some(url) = origin.to_str().ok().and_then(|o| ExternalUrl::parse(o).ok()) else { return false };
-    url.origin == ctx.config.external.origin || url.is_loopback() || ctx.config.allowed_origins.contains(&url.origin)
 }

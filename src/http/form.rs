@@ -3,10 +3,8 @@
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 
-use super::OAuthError;
-use crate::context::{Caller, Context};
-use crate::http::{BodyError, Request, Response};
-use crate::login::pages;
+use super::body::BodyError;
+use super::request::Request;
 
 /// Longest form.
 const MAX_FORM: usize = 32 << 10;
@@ -20,28 +18,10 @@ pub struct Form(Vec<(String, String)>);
 /// Why a form is not read.
 #[derive(Debug)]
 pub struct FormError {
-    status: StatusCode,
-    reason: String,
-}
-
-impl FormError {
-    /// For a browser.
-    pub fn page(&self, ctx: &Context, caller: Caller) -> Response {
-        pages::error(
-            ctx,
-            caller.id,
-            self.status,
-            "The form could not be read",
-            &format!("{}.", self.reason),
-            "Go back and try again.",
-        )
-    }
-}
-
-impl From<FormError> for OAuthError {
-    fn from(error: FormError) -> OAuthError {
-        OAuthError { status: error.status, code: "invalid_request", description: error.reason }
-    }
+    /// The status of the answer.
+    pub status: StatusCode,
+    /// Half a sentence for whoever sent it.
+    pub reason: String,
 }
 
 impl Form {

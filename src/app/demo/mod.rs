@@ -7,11 +7,12 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::sync::Arc;
 
+use crate::app::config::Config;
+use crate::app::listen::{self, Ports};
+use crate::app::{assemble, serve};
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::encoding::base64url;
 use crate::flags::Settings;
-use crate::serve::{self, Ports};
 use crate::store::embedded::EmbeddedStore;
 use crate::tokens::{Secret, random};
 use crate::upstream::stdio::launcher::own_program;
@@ -50,7 +51,7 @@ pub fn run(mut settings: Settings) -> Result<(), String> {
     let origin = config.external.origin.clone();
     let drain = serve::new_drain()?;
     let store = EmbeddedStore::in_memory().map_err(|e| format!("no state could be made: {e:?}"))?;
-    let server = serve::build(
+    let server = assemble::build(
         config,
         &Secret::generate(),
         Box::new(store),
@@ -64,7 +65,7 @@ pub fn run(mut settings: Settings) -> Result<(), String> {
 }
 
 fn listen(settings: &Settings) -> Result<TcpListener, String> {
-    serve::listen("--listen (LISTEN)", Config::build(settings.clone())?.listen)
+    listen::listen("--listen (LISTEN)", Config::build(settings.clone())?.listen)
 }
 
 /// What to do next, for each client.

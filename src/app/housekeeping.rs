@@ -1,0 +1,123 @@
+//! The threads that work while requests are answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use signal_hook::consts::SIGHUP;
+
+use crate::core::Core;
+use crate::flags::{self, Invocation};
+use crate::login::Login;
+use crate::login::providers::configure_anew;
+use crate::resource::open_streams::OpenStreams;
+use crate::resource::recheck;
+use crate::thread::spawn;
+use crate::tls::acme::renewal::Nudge;
+use crate::upstream::Upstream;
+
+/// Pause between two sweeps of expired rows.
+const COLLECT_EVERY: Duration = Duration::from_secs(3_600);
+/// Pause between two looks at the clock, so that a jump is noticed while nobody asks.
+const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(30);
+/// Pauses between two questions whether the MCP server is there, as long as it is not.
+const FIRST_CHECK_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_CHECK_PAUSE: Duration = Duration::from_secs(60);
+
+/// Says in the log what keeps clients from the MCP server, until it is there.
+pub(super) fn check_upstream(upstream: &dyn Upstream) {
+    let (mut pause, mut told) = (FIRST_CHECK_PAUSE, None);
+    while let Err(trouble) = upstream.check() {
+        if told.as_ref() != Some(&trouble) {
+            log::warn!(seen = trouble.seen.as_str(); "{}", trouble.what);
+            told = Some(trouble);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LONGEST_CHECK_PAUSE);
+    }
+    match told {
+        Some(_) => log::info!("the MCP server answers now"),
+        None => log::debug!("the MCP server answers"),
+    }
+}
+
+/// Sweeps expired rows, closes what upstream is not used, and watches the clock.
+pub(super) fn keep_house(core: Arc<Core>, upstream: Arc<dyn Upstream>) -> Result<(), String> {
+    spawn("housekeeping", move || {
+        let mut since_sweep = Duration::ZERO;
+        loop {
+            std::thread::sleep(LOOK_AT_CLOCK_EVERY);
+            core.now();
+            upstream.tidy();
+            since_sweep += LOOK_AT_CLOCK_EVERY;
+            if since_sweep >= COLLECT_EVERY {
+                since_sweep = Duration::ZERO;
+                if let Ok(removed @ 1..) = core.state.collect() {
+                    log::debug!(removed = removed; "expired state was removed");
+                }
+            }
+        }
+    })
+}
+
+/// Looks at providers now and then. With SIGHUP, reads the lists of who may enter again, and has a certificate that could
+/// not be obtained tried for again.
+pub(super) fn watch_providers(
+    login: Arc<Login>,
+    streams: OpenStreams,
+    nudge: Option<Arc<Nudge>>,
+) -> Result<(), String> {
+    let mut signals =
+        signal_hook::iterator::Signals::new([SIGHUP]).map_err(|e| format!("signals can't be handled: {e}"))?;
+    let (reloaded, open) = (login.clone(), streams.clone());
+    spawn("reload", move || {
+        for _ in signals.forever() {
+            reload(&reloaded, &open);
+            if let Some(nudge) = &nudge {
+                nudge.nudge();
+            }
+        }
+    })?;
+    if login.providers.all().is_empty() {
+        return Ok(());
+    }
+    spawn("providers", move || {
+        loop {
+            std::thread::sleep(login.providers.look());
+        }
+    })
+}
+
+fn reload(login: &Login, streams: &OpenStreams) {
+    let settings = match flags::of_process() {
+        Ok(Invocation::Serve(settings) | Invocation::Demo(settings)) => settings,
+        Ok(_) => return,
+        Err(e) => {
+            return log::error!(error = e.as_str(); "SIGHUP: the options can't be read again; nothing has changed");
+        }
+    };
+    match configure_anew(&settings) {
+        Ok(configs) if configs.is_empty() => {
+            log::info!(
+                "SIGHUP: no provider is configured, so there are no lists of who may sign in; for everything else, restart"
+            );
+        }
+        Ok(configs) => {
+            login.providers.replace_rules(&configs);
+            log::info!("SIGHUP: the lists of who may sign in have been read again; for everything else, restart");
+            recheck::look_after_streams(login, streams);
+        }
+        Err(e) => {
+            log::error!(error = e.as_str(); "SIGHUP: the lists of who may sign in can't be read again; nothing has changed")
+        }
+    }
+}
+
+/// Ends the streams of users who may not enter any more. It has a thread of its own, since providers may be slow.
+pub(super) fn watch_streams(login: Arc<Login>, streams: OpenStreams) -> Result<(), String> {
+    spawn("streams", move || {
+        loop {
+            std::thread::sleep(LOOK_AT_CLOCK_EVERY);
+            recheck::look_after_streams(&login, &streams);
+        }
+    })
+}

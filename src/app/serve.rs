@@ -1,0 +1,123 @@
+//! The command that publishes an MCP server: prepare, listen, serve, and stop when told.
+
+use std::fs;
+use std::io::{self, IsTerminal};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::event::{EventfdFlags, eventfd};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::assemble::build;
+use super::config::{Config, log_settings};
+use super::healthcheck::leave_note;
+use super::listen::{Ports, listen};
+use super::warnings::{warn_of_lookalikes, warn_of_traps};
+use crate::clock::Clock;
+use crate::data_dir::{load_secret, open_store, prepare_directory};
+use crate::flags::{FLAGS, Flag, Settings};
+use crate::net::drain::Drain;
+use crate::observe;
+use crate::privileges::{self, Needs};
+use crate::thread::spawn;
+use crate::tls::configure::Source;
+use crate::tls::front::Front;
+
+/// Publishes the upstream server of `settings` until the process is told to stop. The error is one line.
+pub fn run(settings: Settings) -> Result<(), String> {
+    start_log(&settings);
+    warn_of_lookalikes();
+    let is_unsure = settings.external_url == Settings::default().external_url || settings.listen.is_none();
+    let mut config = Config::for_serving(settings)?;
+    prepare_directory(&config.data_path)?;
+    let plain = listen("--listen (LISTEN)", config.listen)?;
+    let tls = config.tls.as_ref().map(|tls| listen("--tls-listen (TLS_LISTEN)", tls.listen)).transpose()?;
+    if let Some(user) = config.stdio.as_mut().and_then(|stdio| stdio.user.as_mut()) {
+        // A user of the system without an entry of its own, as in --stdio-user 1000:1000.
+        user.make_home(&std::env::temp_dir()).unwrap_or_else(|e| {
+            log::warn!(error:% = e; "no home could be made for the user of --stdio-user (STDIO_USER): the MCP server runs without one");
+        });
+    }
+    privileges::drop_unneeded(needs(&config))?;
+    let stop = stop_signal()?;
+    let store = open_store(&config.data_path)?;
+    let secret = match &config.secret {
+        Some(secret) => secret.clone(),
+        None => load_secret(&config.data_path)?,
+    };
+    let clock = Arc::new(Clock::system());
+    let front = |tls| Front::prepare(tls, &config.external, &config.data_path, &config.outbound_proxies, &clock);
+    let tls = tls.zip(config.tls.as_ref().map(front).transpose()?);
+    let ports = Ports { plain, tls };
+    leave_note(&config, &ports)?;
+    let drain = new_drain()?;
+    warn_of_traps(&config, &ports, is_unsure);
+    let client_url = config.client_url();
+    let upstream = config.upstream_name();
+    let front = ports.tls.as_ref().map_or(&ports.plain, |(socket, _)| socket);
+    let listens = front.local_addr().map(|a| a.to_string()).unwrap_or_default();
+    let server = build(config, &secret, store, clock, ports, &drain)?;
+    log::info!(listen = listens.as_str(), upstream = upstream.as_str(); "ready: give this URL to MCP clients: {client_url}");
+    server(&stop)?;
+    log::info!("stopped");
+    Ok(())
+}
+
+/// What the process goes on to do once its ports are open.
+fn needs(config: &Config) -> Needs {
+    // Certificates, or files that variables name, which are read again with SIGHUP.
+    let certificates = config.tls.as_ref().is_some_and(|tls| matches!(tls.source, Source::Files(_)));
+    let is_named = |f: &Flag| std::env::var_os(format!("{}_FILE", f.env)).is_some_and(|v| !v.is_empty());
+    // To connect to a socket is to write to it.
+    let has_socket = config.upstream.url.as_ref().is_some_and(|url| url.socket.is_some());
+    Needs {
+        reads_others: certificates || FLAGS.iter().any(is_named),
+        writes_others: has_socket || !is_all_roots(&config.data_path),
+        has_children: config.stdio.is_some(),
+        // A child that is root as well would lose them too, and servers may count on them.
+        hands_rights_on: config.stdio.as_ref().is_some_and(|s| s.user.is_none()),
+    }
+}
+
+/// Does everything in the data directory belong to root?
+fn is_all_roots(path: &Path) -> bool {
+    let Ok(found) = fs::symlink_metadata(path) else { return false };
+    let mut below = fs::read_dir(path).into_iter().flatten().flatten();
+    found.uid() == 0 && (!found.is_dir() || below.all(|entry| is_all_roots(&entry.path())))
+}
+
+/// Starts the log and sends panics there: one line, no backtrace.
+pub fn start_log(settings: &Settings) {
+    let (format, level) = log_settings(settings, io::stderr().is_terminal());
+    observe::log::init(format, level);
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map(|l| format!("{}:{}", l.file(), l.line())).unwrap_or_default();
+        let text = info.payload_as_str().unwrap_or("no message");
+        log::error!(place = place.as_str(), error = text; "a fault of this program; please report it");
+    }));
+}
+
+/// Becomes readable with the first SIGTERM or SIGINT; the second ends the process at once.
+pub fn stop_signal() -> Result<OwnedFd, String> {
+    let failed = |e: &dyn std::fmt::Display| format!("signals can't be handled: {e}");
+    let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| failed(&e))?;
+    let writer = stop.try_clone().map_err(|e| failed(&e))?;
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).map_err(|e| failed(&e))?;
+    spawn("signals", move || {
+        for (count, signal) in signals.forever().enumerate() {
+            if count > 0 {
+                std::process::exit(128 + signal);
+            }
+            log::info!("told to stop: requests may finish, streams end; a second signal stops at once");
+            let _ = rustix::io::write(&writer, &1u64.to_ne_bytes());
+        }
+    })?;
+    Ok(stop)
+}
+
+/// A drain switch, with its error as a line.
+pub fn new_drain() -> Result<Drain, String> {
+    Drain::new().map_err(|e| format!("no event descriptor could be made: {e}"))
+}

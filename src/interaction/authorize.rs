@@ -1,0 +1,105 @@
+//! `/.idp/auth`: the page that a client sends the browser to, and what the person decides there.
+
+use super::failure::Failure;
+use super::shared::{Interactions, Visit, requesting};
+use crate::http::form::Form;
+use crate::http::{Caller, Request, Response};
+use crate::login::session;
+use crate::oauth::authorize::{self, NotAllowed, Refusal, RefusedRedirect, Step, Suspended};
+use crate::oauth::consent;
+use crate::pages;
+use crate::store::rows::{Client, Session};
+
+/// `GET /.idp/auth`.
+pub fn show(interactions: &Interactions, request: &mut Request<'_>, caller: Caller) -> Response {
+    let visit = Visit::of(interactions, request, caller);
+    let query = request.parts.uri.query().unwrap_or_default();
+    let mut response = begin(interactions, &visit, query).unwrap_or_else(|failure| failure.page(interactions, &visit));
+    visit.browser.remember(interactions.core(), &mut response);
+    response
+}
+
+fn begin(interactions: &Interactions, visit: &Visit<'_>, query: &str) -> Result<Response, Failure> {
+    let step = authorize::read(interactions.core(), query, &visit.browser.binding());
+    let step = step.and_then(|opened| {
+        let session = interactions.login().session(visit.headers)?;
+        let client = opened.client().clone();
+        Ok((opened.next(&interactions.server, session, visit.caller)?, client))
+    });
+    match step {
+        Ok((Step::Answer(response), _)) => Ok(response),
+        Ok((Step::SignIn(suspended), client)) => Ok(interactions.sign_in_page(&suspended, &client, None)),
+        Ok((Step::Consent(suspended, session), client)) => {
+            Ok(consent_page(interactions, &suspended, &client, &session))
+        }
+        Err(Refusal::Page(title, why)) => Err(Failure::Refused(title, why)),
+        Err(Refusal::NotAllowed(error)) => Err(error.into()),
+        Err(Refusal::Redirect(refused)) => refuse(interactions, visit, *refused),
+    }
+}
+
+/// Tells the client at once if this user lets it in already, else by a link.
+fn refuse(interactions: &Interactions, visit: &Visit<'_>, refused: RefusedRedirect) -> Result<Response, Failure> {
+    let RefusedRedirect { client, redirect, error, response } = refused;
+    let (core, caller) = (interactions.core(), visit.caller);
+    log::info!(request:% = caller.id, address:% = caller.address, client:% = client, error = error.code, reason = error.description.as_str(); "an authorization request was refused");
+    let is_known = match interactions.login().session(visit.headers)? {
+        Some(session) => consent::has_active_grant(core, &session.user.id, &client)?,
+        None => false,
+    };
+    Ok(match is_known {
+        true => response,
+        false => pages::leave(&core.external, caller.id, &redirect, &response, &error.description),
+    })
+}
+
+fn consent_page(interactions: &Interactions, suspended: &Suspended, client: &Client, session: &Session) -> Response {
+    let core = interactions.core();
+    pages::consent(&core.external, &requesting(client, suspended), &session.user, &suspended.seal(core))
+}
+
+/// `POST /.idp/auth`: the decision of somebody who is signed in.
+pub fn decide(interactions: &Interactions, request: &mut Request<'_>, caller: Caller) -> Response {
+    let form = Form::read(request);
+    let visit = Visit::of(interactions, request, caller);
+    let response = form.map_err(Failure::from).and_then(|form| carry_out(interactions, &visit, &form));
+    response.unwrap_or_else(|failure| failure.page(interactions, &visit))
+}
+
+fn carry_out(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -> Result<Response, Failure> {
+    let (core, caller) = (interactions.core(), visit.caller);
+    let suspended = Suspended::open(core, form.get("request").unwrap_or_default(), &visit.browser.binding());
+    let mut suspended = suspended.ok_or(Failure::StaleForm)?;
+    if !interactions.is_same_origin(visit) {
+        return Err(Failure::ForeignForm);
+    }
+    let session = interactions.login().session(visit.headers)?;
+    let binding = session.as_ref().map(session::binding);
+    match (form.get("decision"), session) {
+        (Some("deny"), _) => Ok(authorize::deny(core, &suspended, caller)),
+        (Some("allow"), Some(session)) if suspended.request.session == binding => {
+            consent::remember(core, &session.user, &suspended.request.client, &suspended.redirect)?;
+            Ok(authorize::allow(&interactions.server, &suspended, &session.user, caller)?)
+        }
+        // Somebody else has signed in since the page was made: the page is shown again with their name.
+        (Some("allow"), Some(session)) if !suspended.request.sign_in_anew => {
+            suspended.request.session = binding;
+            let client = suspended.client(core)?.ok_or(NotAllowed::NotRegistered)?;
+            Ok(consent_page(interactions, &suspended, &client, &session))
+        }
+        // The session has ended meanwhile, or the user wants another one.
+        (Some("allow" | "switch"), _) => {
+            // Without this, a provider would sign the same person in again, unseen.
+            suspended.request.sign_in_anew = true;
+            suspended.request.session = None;
+            let client = suspended.client(core)?.ok_or(NotAllowed::NotRegistered);
+            let mut response = match client {
+                Ok(client) => interactions.sign_in_page(&suspended, &client, None),
+                Err(error) => Failure::from(error).page(interactions, visit),
+            };
+            session::end(core, visit.headers, &mut response)?;
+            Ok(response)
+        }
+        _ => Err(Failure::StaleForm),
+    }
+}

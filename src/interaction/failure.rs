@@ -1,0 +1,147 @@
+//! What goes wrong in an interaction, and the page and the log line that say so.
+
+use http::StatusCode;
+use http::header::{ORIGIN, RETRY_AFTER};
+
+use super::shared::{Interactions, Visit};
+use crate::http::Response;
+use crate::http::form::FormError;
+use crate::identity::ProviderId;
+use crate::login::providers::Trouble;
+use crate::oauth::Full;
+use crate::oauth::authorize::{NOT_REGISTERED, NotAllowed};
+use crate::pages;
+use crate::store::StoreError;
+use crate::tokens::artefacts::CODE_LIFETIME;
+
+/// Why an interaction can't go on.
+pub(super) enum Failure {
+    /// The form can't be read.
+    Form(FormError),
+    /// The form was sent by a page of another site.
+    ForeignForm,
+    /// The form is too old, or another browser's.
+    StaleForm,
+    /// The authorization request is refused, and only the person can be told: a title and an explanation.
+    Refused(&'static str, String),
+    /// The grant could not be begun, or the store can't be used.
+    NotAllowed(NotAllowed),
+    /// More sign-ins from one address than people make.
+    TooManySignIns,
+    /// The sign-in at a provider failed: which, its label, and why.
+    Provider(ProviderId, String, Trouble),
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        Failure::NotAllowed(NotAllowed::Store(error))
+    }
+}
+
+impl From<NotAllowed> for Failure {
+    fn from(error: NotAllowed) -> Failure {
+        Failure::NotAllowed(error)
+    }
+}
+
+impl From<FormError> for Failure {
+    fn from(error: FormError) -> Failure {
+        Failure::Form(error)
+    }
+}
+
+const START_AGAIN: &str = "Go back to the application and start connecting again.";
+const START_AGAIN_LATER: &str = "Go back to the application and start connecting again in a minute.";
+const CONNECT_AGAIN: &str = "Go back to the application, remove this server from it and add it again.";
+
+impl Failure {
+    /// The page; the operator gets a log line.
+    pub(super) fn page(self, interactions: &Interactions, visit: &Visit<'_>) -> Response {
+        let (site, caller) = (&interactions.core().external, visit.caller);
+        let page = |status, title: &str, why: &str, next: &str| pages::error(site, caller.id, status, title, why, next);
+        match self {
+            Failure::Form(error) => page(
+                error.status,
+                "The form could not be read",
+                &format!("{}.", error.reason),
+                "Go back and try again.",
+            ),
+            Failure::ForeignForm => {
+                let origin =
+                    visit.headers.get(ORIGIN).map(|o| String::from_utf8_lossy(o.as_bytes())).unwrap_or_default();
+                let shown: String = origin.chars().take(100).collect();
+                log::info!(request:% = caller.id, address:% = caller.address, origin = shown.as_str(); "a form was refused: it came from a page of another site, or the proxy is reached under another name than --external-url (EXTERNAL_URL)");
+                let why = "The page that sent it was not one of this server under this address.";
+                page(StatusCode::BAD_REQUEST, "This form came from another site", why, START_AGAIN)
+            }
+            Failure::StaleForm => stale_form(interactions, visit),
+            Failure::Refused(title, why) => {
+                log::info!(request:% = caller.id, address:% = caller.address, reason = why.as_str(); "an authorization request was refused");
+                page(StatusCode::BAD_REQUEST, title, &why, CONNECT_AGAIN)
+            }
+            Failure::NotAllowed(NotAllowed::NotRegistered) => {
+                let (title, why) = NOT_REGISTERED;
+                page(StatusCode::BAD_REQUEST, title, why, CONNECT_AGAIN)
+            }
+            Failure::NotAllowed(NotAllowed::TooManyCodes(full)) => {
+                let (status, why) = match full {
+                    Full::Page => (StatusCode::BAD_REQUEST, "This page has been used already."),
+                    Full::User => {
+                        (StatusCode::TOO_MANY_REQUESTS, "You have let too many applications in within a minute.")
+                    }
+                };
+                page(status, "Access was not given", why, START_AGAIN_LATER).with(RETRY_AFTER, CODE_LIFETIME)
+            }
+            Failure::NotAllowed(NotAllowed::Store(error)) => {
+                log::debug!(request:% = caller.id, error:% = error; "answered 503");
+                let why = "The server can't save anything just now.";
+                let next = "Try again in a minute. Its operator finds the reason in the log.";
+                page(StatusCode::SERVICE_UNAVAILABLE, "Not possible at the moment", why, next).with(RETRY_AFTER, 60)
+            }
+            Failure::TooManySignIns => {
+                let why = "There were too many sign-ins from your network in a short time.";
+                page(StatusCode::TOO_MANY_REQUESTS, "Too many sign-ins", why, START_AGAIN_LATER).with(RETRY_AFTER, 60)
+            }
+            Failure::Provider(id, label, error) => {
+                log::warn!(request:% = caller.id, address:% = caller.address, provider:% = id, reason:% = error; "a sign-in at a provider failed");
+                match error {
+                    Trouble::Unreachable(_) => page(
+                        StatusCode::BAD_GATEWAY,
+                        &format!("{label} can't be reached"),
+                        "Signing in there is not possible at the moment.",
+                        "Go back and try again in a minute, or choose another way to sign in. The operator of this server finds the reason in the log.",
+                    ),
+                    Trouble::Refused(_) | Trouble::Invalid(_) => page(
+                        StatusCode::BAD_REQUEST,
+                        "The sign-in failed",
+                        &format!("What {label} answered could not be accepted."),
+                        "Go back to the application and start connecting again. The operator of this server finds the reason in the log.",
+                    ),
+                }
+            }
+        }
+    }
+}
+
+fn stale_form(interactions: &Interactions, visit: &Visit<'_>) -> Response {
+    let (site, caller) = (&interactions.core().external, visit.caller);
+    let sent_no_cookie = visit.browser.is_new();
+    let reason = if sent_no_cookie { "the browser sent no cookie" } else { "too old, or opened in another browser" };
+    log::info!(request:% = caller.id, address:% = caller.address, reason = reason; "a form was refused");
+    let host = &site.host;
+    let (title, why, next) = match sent_no_cookie {
+        true => (
+            "Your browser sent no cookie",
+            format!("Signing in needs a cookie of {host}, and your browser sent none with the form."),
+            format!(
+                "Allow cookies for {host} in the settings of your browser, or use a window that is not private. Then go back to the application and start connecting again."
+            ),
+        ),
+        false => (
+            "This page is no longer valid",
+            "The form was too old, or was opened in another browser.".into(),
+            START_AGAIN.into(),
+        ),
+    };
+    pages::error(site, caller.id, StatusCode::BAD_REQUEST, title, &why, &next)
+}

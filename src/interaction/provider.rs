@@ -1,0 +1,210 @@
+//! Signing in at a provider: the way there, and `/.auth/{provider}/callback`.
+//!
+//! The person has chosen the provider on a page of this origin that shows who asks: that is the consent, and it is bound
+//! to the browser by `state`. PKCE verifier and nonce are made from that state and the browser's secret name.
+
+use super::complete::{Proof, complete};
+use super::failure::Failure;
+use super::shared::{Interactions, Visit, requesting};
+use crate::encoding::digest;
+use crate::http::form::Form;
+use crate::http::{Caller, Request, Response};
+use crate::identity::ProviderUser;
+use crate::identity::{ProviderId, User};
+use crate::login::providers::{Hop, Provider, ProviderTokens, Trouble, hop_secrets};
+use crate::oauth::authorize::{NotAllowed, Suspended};
+use crate::pages::{self, RequestingClient, SignInOptions};
+use crate::tokens::artefacts::{ProviderState, REQUEST_LIFETIME};
+use crate::tokens::{Kind, random_name};
+
+/// Longest error code of a provider that is logged.
+const MAX_ERROR_CODE: usize = 40;
+
+/// Sends the browser to a provider.
+pub(super) fn begin(
+    interactions: &Interactions,
+    visit: &Visit<'_>,
+    id: ProviderId,
+    suspended: Option<Suspended>,
+    another_account: bool,
+) -> Result<Response, Failure> {
+    let provider = interactions.login().providers.of_slug(id).ok_or(Failure::StaleForm)?;
+    let wants_another = |s: &Suspended| s.request.sign_in_anew || s.request.select_account;
+    let another_account = another_account || suspended.as_ref().is_some_and(wants_another);
+    send(interactions, visit, provider, suspended, another_account, false)
+}
+
+fn send(
+    interactions: &Interactions,
+    visit: &Visit<'_>,
+    provider: &Provider,
+    suspended: Option<Suspended>,
+    another_account: bool,
+    consent: bool,
+) -> Result<Response, Failure> {
+    let core = interactions.core();
+    let state = core.keys.seal(&ProviderState {
+        provider: provider.slug,
+        request: suspended.map(|suspended| Box::new(suspended.request)),
+        id: random_name(),
+        consent,
+        browser: visit.browser.binding(),
+        exp: core.now() + REQUEST_LIFETIME,
+    });
+    // What the client asked for is not the provider's business.
+    let state = core.keys.encrypt(Kind::ProviderState, &[], state.as_bytes());
+    let (verifier, nonce) = hop_secrets(&core.keys, &state, visit.browser.secret());
+    let hop = Hop {
+        redirect_uri: &core.url(provider.slug.callback()),
+        state: &state,
+        challenge: &digest(verifier.as_bytes()),
+        nonce: &nonce,
+        another_account,
+        consent,
+    };
+    let url = interactions.login().providers.authorize_url(provider, &hop).map_err(failed(provider))?;
+    Ok(pages::hop(&core.external, &provider.label, &url))
+}
+
+fn failed(provider: &Provider) -> impl FnOnce(Trouble) -> Failure {
+    |error| Failure::Provider(provider.slug, provider.label.clone(), error)
+}
+
+/// `GET /.auth/google/callback`.
+pub fn google(interactions: &Interactions, request: &mut Request<'_>, caller: Caller) -> Response {
+    callback(interactions, request, caller, ProviderId::Google)
+}
+
+/// `GET /.auth/github/callback`.
+pub fn github(interactions: &Interactions, request: &mut Request<'_>, caller: Caller) -> Response {
+    callback(interactions, request, caller, ProviderId::GitHub)
+}
+
+/// `GET /.auth/oidc/callback`.
+pub fn oidc(interactions: &Interactions, request: &mut Request<'_>, caller: Caller) -> Response {
+    callback(interactions, request, caller, ProviderId::Oidc)
+}
+
+fn callback(interactions: &Interactions, request: &mut Request<'_>, caller: Caller, id: ProviderId) -> Response {
+    let visit = Visit::of(interactions, request, caller);
+    let query = request.parts.uri.query().unwrap_or_default();
+    receive(interactions, &visit, query, id).unwrap_or_else(|failure| failure.page(interactions, &visit))
+}
+
+fn receive(interactions: &Interactions, visit: &Visit<'_>, query: &str, id: ProviderId) -> Result<Response, Failure> {
+    let (core, caller) = (interactions.core(), visit.caller);
+    let form = Form::parse(query.as_bytes()).map_err(|_| Failure::StaleForm)?;
+    let sealed = form.get("state").unwrap_or_default();
+    let opened = open(interactions, visit, id, sealed);
+    let (Some((state, suspended)), Some(provider)) = (opened, interactions.login().providers.of_slug(id)) else {
+        log::info!(request:% = caller.id, address:% = caller.address, provider:% = id; "a provider's answer was refused: it belongs to no sign-in of this browser");
+        return Err(Failure::StaleForm);
+    };
+    // Before the rate limit: sending an old one again and again takes nothing from others at the same address.
+    if interactions.spent.contains(&state.id) {
+        log::info!(request:% = caller.id, address:% = caller.address, provider:% = id; "a provider's answer came twice");
+        return Err(Failure::StaleForm);
+    }
+    if !interactions.returns.take(caller.address) {
+        return Err(Failure::TooManySignIns);
+    }
+    if !interactions.spent.spend(&state.id, state.exp, core.now()) {
+        return Err(Failure::StaleForm);
+    }
+    interactions.login().providers.check_issuer(provider, form.get("iss")).map_err(failed(provider))?;
+    if let Some(error) = form.get("error") {
+        let code: String = error.chars().filter(char::is_ascii_graphic).take(MAX_ERROR_CODE).collect();
+        log::info!(request:% = caller.id, address:% = caller.address, provider:% = id, error = code.as_str(); "the provider did not sign anybody in");
+        let is_denied = error == "access_denied";
+        return again(interactions, visit, suspended.as_ref(), |options, client, form| {
+            pages::not_signed_in(&core.external, caller.id, &provider.label, is_denied, options, client, form)
+        });
+    }
+    let code = form.get("code").filter(|c| !c.is_empty()).ok_or(Failure::StaleForm)?;
+    let (person, tokens) = redeem(interactions, visit, provider, sealed, code)?;
+    admit(interactions, visit, provider, &state, suspended, person, tokens)
+}
+
+/// What `state` says, if it was made for this browser and this provider, not long ago; else it is another's sign-in.
+fn open(
+    interactions: &Interactions,
+    visit: &Visit<'_>,
+    id: ProviderId,
+    sealed: &str,
+) -> Option<(ProviderState, Option<Suspended>)> {
+    let core = interactions.core();
+    let text = core.keys.decrypt(Kind::ProviderState, &[], sealed)?;
+    let mut state = core.keys.open::<ProviderState>(&String::from_utf8(text).ok()?, core.now()).ok()?;
+    if state.provider != id || state.browser != visit.browser.binding() {
+        return None;
+    }
+    let suspended = match state.request.take() {
+        Some(request) => Some(Suspended::of(*request)?),
+        None => None,
+    };
+    Some((state, suspended))
+}
+
+fn redeem(
+    interactions: &Interactions,
+    visit: &Visit<'_>,
+    provider: &Provider,
+    state: &str,
+    code: &str,
+) -> Result<(ProviderUser, ProviderTokens), Failure> {
+    let core = interactions.core();
+    let (verifier, nonce) = hop_secrets(&core.keys, state, visit.browser.secret());
+    let hop = Hop {
+        redirect_uri: &core.url(provider.slug.callback()),
+        state,
+        challenge: &digest(verifier.as_bytes()),
+        nonce: &nonce,
+        another_account: false,
+        consent: false,
+    };
+    let providers = &interactions.login().providers;
+    providers.redeem(provider, code, &hop, &verifier, core.now()).map_err(failed(provider))
+}
+
+/// Lets somebody in whom the provider has named, if an allow rule fits.
+fn admit(
+    interactions: &Interactions,
+    visit: &Visit<'_>,
+    provider: &Provider,
+    state: &ProviderState,
+    suspended: Option<Suspended>,
+    person: ProviderUser,
+    tokens: ProviderTokens,
+) -> Result<Response, Failure> {
+    let (core, caller, people) = (interactions.core(), visit.caller, &interactions.login().people);
+    let profile = &person.profile;
+    let shown = profile.id.as_deref().or(profile.email.as_deref()).unwrap_or_default();
+    let Some(rule) = provider.rules().admit(profile) else {
+        // Nothing is kept of those who may not enter.
+        log::warn!(request:% = caller.id, address:% = caller.address, user:% = person.user, id = shown; "a sign-in was refused: no allow rule fits");
+        let account = [&profile.email, &profile.id, &profile.name].into_iter().flatten().next().map(String::as_str);
+        return again(interactions, visit, suspended.as_ref(), |options, client, form| {
+            pages::not_allowed(&core.external, caller.id, &provider.label, account, options, client, form)
+        });
+    };
+    let can_ask_for_more = !state.consent && tokens.refresh.is_none() && provider.gives_more_with_consent();
+    if can_ask_for_more && !people.can_be_asked_after(provider, &person.user)? {
+        return send(interactions, visit, provider, suspended, false, true);
+    }
+    people.learn(provider, &person, &tokens)?;
+    let user = User { id: person.user.clone(), email: profile.email.clone(), credential: provider.credential.clone() };
+    complete(interactions, visit, user, Proof::Provider { id: shown, rule }, suspended.as_ref())
+}
+
+/// A page with a form for another try; where a client asks, it names the client, since the form lets it in.
+fn again(
+    interactions: &Interactions,
+    visit: &Visit<'_>,
+    suspended: Option<&Suspended>,
+    page: impl FnOnce(&SignInOptions<'_>, Option<&RequestingClient<'_>>, &str) -> Response,
+) -> Result<Response, Failure> {
+    let (core, options) = (interactions.core(), interactions.sign_in_options());
+    let Some(suspended) = suspended else { return Ok(page(&options, None, &interactions.plain_form(visit))) };
+    let client = suspended.client(core)?.ok_or(NotAllowed::NotRegistered)?;
+    Ok(page(&options, Some(&requesting(&client, suspended)), &suspended.seal(core)))
+}

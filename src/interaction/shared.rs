@@ -1,0 +1,113 @@
+//! What interactions work with, and what a browser sent.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::header::{HOST, ORIGIN};
+
+use super::spent::SpentStates;
+use crate::core::Core;
+use crate::http::{Caller, Request, Response};
+use crate::login::Login;
+use crate::login::session::Browser;
+use crate::net::buckets::Buckets;
+use crate::oauth::AuthorizationServer;
+use crate::oauth::authorize::Suspended;
+use crate::pages::{self, Problem, ProviderButton, RequestingClient, SignInOptions};
+use crate::store::rows::Client;
+use crate::tokens::artefacts::{PlainForm, REQUEST_LIFETIME};
+
+/// What all interactions share.
+pub struct Interactions {
+    /// Carries out what the person decides.
+    pub server: Arc<AuthorizationServer>,
+    /// With one provider and no password, the sign-in page is skipped where no client asks.
+    pub(super) skips_chooser: bool,
+    /// The URL to type into a client.
+    pub(super) mcp_url: String,
+    /// Sign-ins that come back from providers, per address.
+    pub(super) returns: Buckets,
+    /// Those that have come back already.
+    pub(super) spent: SpentStates,
+}
+
+impl Interactions {
+    /// Nobody has come back from a provider yet.
+    pub fn new(server: Arc<AuthorizationServer>, skips_chooser: bool, mcp_url: String) -> Interactions {
+        let (returns, spent) = (Buckets::new(60, 1), SpentStates::default());
+        Interactions { server, skips_chooser, mcp_url, returns, spent }
+    }
+
+    pub(super) fn core(&self) -> &Core {
+        &self.server.core
+    }
+
+    pub(super) fn login(&self) -> &Login {
+        &self.server.login
+    }
+
+    pub(super) fn sign_in_options(&self) -> SignInOptions<'_> {
+        let button = |p: &'_ crate::login::providers::Provider| (p.slug, p.is_down());
+        let providers = self.login().providers.all().iter().map(|p| {
+            let (id, is_down) = button(p);
+            ProviderButton { id, label: &p.label, is_down }
+        });
+        SignInOptions { providers: providers.collect(), has_password: self.login().passwords.any() }
+    }
+
+    /// The page on which signing in is the consent, too.
+    pub(super) fn sign_in_page(&self, suspended: &Suspended, client: &Client, problem: Option<Problem>) -> Response {
+        let request = suspended.seal(self.core());
+        let client = requesting(client, suspended);
+        pages::sign_in(&self.core().external, &self.sign_in_options(), Some(&client), &request, problem)
+    }
+
+    /// The sign-in page where no client asks.
+    pub(super) fn plain_sign_in_page(&self, visit: &Visit<'_>, problem: Option<Problem>) -> Response {
+        let options = self.sign_in_options();
+        pages::sign_in(&self.core().external, &options, None, &self.plain_form(visit), problem)
+    }
+
+    /// A signed form that no client asked for.
+    pub(super) fn plain_form(&self, visit: &Visit<'_>) -> String {
+        let exp = self.core().now() + REQUEST_LIFETIME;
+        self.core().keys.seal(&PlainForm { browser: visit.browser.binding(), exp })
+    }
+
+    /// Was `text` made by [`Interactions::plain_form`] for this browser, not long ago?
+    pub(super) fn is_plain_form(&self, visit: &Visit<'_>, text: &str) -> bool {
+        let form = self.core().keys.open::<PlainForm>(text, self.core().now());
+        form.is_ok_and(|form| form.browser == visit.browser.binding())
+    }
+
+    /// Browsers name the origin that a form comes from; one from elsewhere is refused whatever it carries.
+    pub(super) fn is_same_origin(&self, visit: &Visit<'_>) -> bool {
+        let Some(origin) = visit.headers.get(ORIGIN) else { return true };
+        let Ok(origin) = origin.to_str() else { return false };
+        // The Host field has been checked against the allowed names: a form of this very host is ours as well.
+        let host = visit.headers.get(HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
+        let external = &self.core().external;
+        let scheme = if external.secure { "https" } else { "http" };
+        let is_host = |(s, o): (&str, &str)| s == scheme && !o.is_empty() && o.eq_ignore_ascii_case(host);
+        origin == external.origin || origin.split_once("://").is_some_and(is_host)
+    }
+}
+
+/// What a page shows of the client that asks.
+pub(super) fn requesting<'a>(client: &'a Client, suspended: &'a Suspended) -> RequestingClient<'a> {
+    RequestingClient { name: client.name.as_deref(), redirect: &suspended.redirect }
+}
+
+/// A request of a browser.
+pub(super) struct Visit<'r> {
+    pub(super) headers: &'r HeaderMap,
+    pub(super) browser: Browser,
+    pub(super) caller: Caller,
+}
+
+impl<'r> Visit<'r> {
+    pub(super) fn of(interactions: &Interactions, request: &'r Request<'_>, caller: Caller) -> Visit<'r> {
+        let headers = &request.parts.headers;
+        Visit { headers, browser: Browser::of(interactions.core(), headers), caller }
+    }
+}

@@ -1,0 +1,138 @@
+//! `/.auth/login` and `/.auth/logout`.
+
+use http::header::LOCATION;
+use http::{HeaderValue, StatusCode};
+
+use super::complete::{Proof, complete};
+use super::failure::Failure;
+use super::provider;
+use super::shared::{Interactions, Visit};
+use crate::http::form::Form;
+use crate::http::{Caller, Request, Response};
+use crate::identity::{ProviderId, User};
+use crate::login::password::Outcome;
+use crate::login::session;
+use crate::login::throttle::Visitor;
+use crate::oauth::authorize::{self, NotAllowed, Suspended};
+use crate::pages::{self, Problem};
+
+/// `GET /.auth/login`: sign in without a client asking, or see that one is signed in.
+pub fn show(interactions: &Interactions, request: &mut Request<'_>, caller: Caller) -> Response {
+    let visit = Visit::of(interactions, request, caller);
+    match page(interactions, &visit) {
+        Ok(mut response) => {
+            visit.browser.remember(interactions.core(), &mut response);
+            response
+        }
+        Err(failure) => failure.page(interactions, &visit),
+    }
+}
+
+fn page(interactions: &Interactions, visit: &Visit<'_>) -> Result<Response, Failure> {
+    let login = interactions.login();
+    if let Some(session) = login.session(visit.headers)? {
+        let (site, form) = (&interactions.core().external, interactions.plain_form(visit));
+        return Ok(pages::signed_in(site, &interactions.mcp_url, &session.user, &form));
+    }
+    // With one way to sign in, there is nothing to choose.
+    if let ([only], true) = (login.providers.all(), interactions.skips_chooser && !login.passwords.any()) {
+        return provider::begin(interactions, visit, only.slug, None, false);
+    }
+    Ok(interactions.plain_sign_in_page(visit, None))
+}
+
+/// `POST /.auth/login`.
+pub fn submit(interactions: &Interactions, request: &mut Request<'_>, caller: Caller) -> Response {
+    let form = Form::read(request);
+    let visit = Visit::of(interactions, request, caller);
+    let response = form.map_err(Failure::from).and_then(|form| sign_in(interactions, &visit, &form));
+    response.unwrap_or_else(|failure| failure.page(interactions, &visit))
+}
+
+fn sign_in(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -> Result<Response, Failure> {
+    if !interactions.is_same_origin(visit) {
+        return Err(Failure::ForeignForm);
+    }
+    let (core, sealed) = (interactions.core(), form.get("request").unwrap_or_default());
+    let suspended = Suspended::open(core, sealed, &visit.browser.binding());
+    if suspended.is_none() && !interactions.is_plain_form(visit, sealed) {
+        return Err(Failure::StaleForm);
+    }
+    if let Some(suspended) = &suspended
+        && form.get("decision") == Some("deny")
+    {
+        return Ok(authorize::deny(core, suspended, visit.caller));
+    }
+    if let Some(id) = form.get("provider").and_then(ProviderId::of) {
+        let another_account = form.get("account") == Some("another");
+        return provider::begin(interactions, visit, id, suspended, another_account);
+    }
+    match check_password(interactions, visit, form.get("password").unwrap_or_default()) {
+        Ok(user) => complete(interactions, visit, user, Proof::Password, suspended.as_ref()),
+        Err(problem) => match suspended {
+            Some(suspended) => {
+                let client = suspended.client(core)?.ok_or(NotAllowed::NotRegistered)?;
+                Ok(interactions.sign_in_page(&suspended, &client, Some(problem)))
+            }
+            None => Ok(interactions.plain_sign_in_page(visit, Some(problem))),
+        },
+    }
+}
+
+fn check_password(interactions: &Interactions, visit: &Visit<'_>, password: &str) -> Result<User, Problem> {
+    let login = interactions.login();
+    let (request, address) = (visit.caller.id, visit.caller.address);
+    let device = login.known_device(visit.headers);
+    let visitor = match &device {
+        Some(device) => Visitor::Known(device.clone(), address),
+        None => Visitor::Stranger(address),
+    };
+    if let Err(wait) = login.throttle.attempt(&visitor) {
+        let seconds = wait.as_secs_f64().ceil() as u64;
+        log::warn!(request:% = request, address:% = address, seconds = seconds; "a sign-in was refused: too many wrong passwords");
+        return Err(Problem::Slow(seconds));
+    }
+    match login.passwords.check(password, device.as_deref()) {
+        Outcome::Right(user) => {
+            login.throttle.succeeded(&visitor);
+            Ok(user)
+        }
+        Outcome::Wrong => {
+            log::warn!(request:% = request, address:% = address; "a sign-in failed: wrong password");
+            Err(Problem::Wrong)
+        }
+        Outcome::Busy => {
+            login.throttle.withdrawn(&visitor);
+            log::warn!(request:% = request, address:% = address; "a sign-in was refused: the password queue is full (--password-queue, PASSWORD_QUEUE)");
+            Err(Problem::Busy)
+        }
+    }
+}
+
+/// `GET /.auth/logout`: the page that has the button.
+pub fn logout_page(_: &Interactions, _: &mut Request<'_>, _: Caller) -> Response {
+    Response::new(StatusCode::SEE_OTHER).with(LOCATION, HeaderValue::from_static("/.auth/login"))
+}
+
+/// `POST /.auth/logout`.
+pub fn logout(interactions: &Interactions, request: &mut Request<'_>, caller: Caller) -> Response {
+    let form = Form::read(request);
+    let visit = Visit::of(interactions, request, caller);
+    let response = form.map_err(Failure::from).and_then(|form| sign_out(interactions, &visit, &form));
+    response.unwrap_or_else(|failure| failure.page(interactions, &visit))
+}
+
+fn sign_out(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -> Result<Response, Failure> {
+    if !interactions.is_same_origin(visit) {
+        return Err(Failure::ForeignForm);
+    }
+    if !interactions.is_plain_form(visit, form.get("form").unwrap_or_default()) {
+        return Err(Failure::StaleForm);
+    }
+    let caller = visit.caller;
+    let mut response = pages::signed_out(&interactions.core().external);
+    if session::end(interactions.core(), visit.headers, &mut response)?.is_some() {
+        log::info!(request:% = caller.id, address:% = caller.address; "signed out");
+    }
+    Ok(response)
+}

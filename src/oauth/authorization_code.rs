@@ -1,0 +1,104 @@
+//! The grant type `authorization_code` (RFC 6749 section 4.1.3, PKCE by RFC 7636).
+
+use super::error::{OAuthError, invalid_grant};
+use super::issue;
+use super::rotation;
+use super::server::AuthorizationServer;
+use crate::encoding::digest;
+use crate::http::form::Form;
+use crate::http::{Caller, Response};
+use crate::resource::recheck::end_grant;
+use crate::store::rows::{Client, Grant, Phase};
+use crate::tokens::artefacts::AuthorizationCode;
+use crate::tokens::equal;
+
+enum Redemption {
+    Done(Box<Grant>),
+    Replayed,
+    Refused(&'static str),
+}
+
+/// Redeems a code (RFC 6749 section 4.1.3).
+pub(super) fn redeem(
+    server: &AuthorizationServer,
+    client: &Client,
+    form: &Form,
+    caller: Caller,
+) -> Result<Response, OAuthError> {
+    let missing = |name: &str| OAuthError::new("invalid_request", format!("{name} is missing"));
+    let code = form.get("code").ok_or_else(|| missing("code"))?;
+    let verifier = form.get("code_verifier").ok_or_else(|| missing("code_verifier"))?;
+    let code: AuthorizationCode = server
+        .core
+        .keys
+        .open(code, server.core.now())
+        .map_err(|_| invalid_grant("the code is not valid or has expired"))?;
+
+    let lifetimes = server.core.lifetimes;
+    let client_id = client.id.clone();
+    let redirect = form.get("redirect_uri").map(str::to_string);
+    let proof = digest(verifier.as_bytes());
+    // RFC 7636 section 4.1.
+    let well_formed = (43..=128).contains(&verifier.len())
+        && verifier.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~'));
+    let redemption = server.core.state.transact(move |tx| {
+        let Some(mut grant) = tx.get::<Grant>(code.grant.as_str())? else {
+            return Ok(Redemption::Refused("the code is not valid or has expired"));
+        };
+        let (challenge, uri, given, pending) = match &grant.phase {
+            Phase::Pending { code_challenge, redirect_uri, redirect_uri_given } => {
+                (code_challenge, redirect_uri, *redirect_uri_given, true)
+            }
+            Phase::Active { code_challenge, redirect_uri, redirect_uri_given, .. } => {
+                (code_challenge, redirect_uri, *redirect_uri_given, false)
+            }
+            Phase::Revoked => return Ok(Redemption::Refused("the authorization has ended")),
+        };
+        if grant.client != client_id {
+            return Ok(Redemption::Refused("the code was given to another client"));
+        }
+        // RFC 6749 section 4.1.3: the same as in the authorization request, if it was there.
+        if redirect.as_ref().is_some_and(|r| r != uri) || (given && redirect.is_none()) {
+            return Ok(Redemption::Refused("redirect_uri is not that of the authorization request"));
+        }
+        if !well_formed || !equal(proof.as_bytes(), challenge.as_bytes()) {
+            return Ok(Redemption::Refused("code_verifier does not match code_challenge"));
+        }
+        if !pending {
+            // RFC 6749 section 4.1.2: somebody has redeemed it before, and only one of the two is the client.
+            tx.revoke(grant, lifetimes.access_token);
+            return Ok(Redemption::Replayed);
+        }
+        let now = tx.now();
+        grant.phase = Phase::Active {
+            rotation: rotation::first(now),
+            code_challenge: challenge.clone(),
+            redirect_uri: uri.clone(),
+            redirect_uri_given: given,
+        };
+        grant.access_token_lifetime = lifetimes.access_token;
+        grant.created_at = now;
+        grant.expires_at = now + lifetimes.refresh_idle.min(lifetimes.refresh_total);
+        tx.put(grant.id.as_str(), &grant);
+        Ok(Redemption::Done(Box::new(grant)))
+    })?;
+    match redemption {
+        Redemption::Done(grant) => {
+            // Who may enter may have been changed since the code was given.
+            let Some(vouched) = issue::vouch(&server.login, &grant.user)? else {
+                end_grant(&server.core, &server.streams, &grant.id, &grant.user, "no allow rule fits any more");
+                return Err(invalid_grant("the user may not use this server any more"));
+            };
+            log::info!(request:% = caller.id, user:% = grant.user.id, client:% = client.id, client_name = client.shown_name(), grant:% = grant.id, address:% = caller.address; "tokens were issued");
+            Ok(issue::tokens(&server.core, &grant, vouched))
+        }
+        Redemption::Replayed => {
+            log::warn!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address; "an authorization code came twice; its grant was revoked");
+            Err(invalid_grant("the code was redeemed before; the authorization has been revoked"))
+        }
+        Redemption::Refused(why) => {
+            log::info!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address, reason = why; "an authorization code was refused");
+            Err(invalid_grant(why))
+        }
+    }
+}

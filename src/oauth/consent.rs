@@ -1,0 +1,51 @@
+//! Consents that are remembered, and the newest grant of each user and client.
+
+use crate::core::Core;
+use crate::encoding::digest;
+use crate::identity::{ClientId, User, UserId};
+use crate::redirect_uri::{Destination, RedirectUri};
+use crate::store::StoreError;
+use crate::store::rows::{Consent, Grant, Phase};
+
+fn key(user: &User, client: &ClientId, redirect: &RedirectUri) -> String {
+    digest(format!("{}\0{client}\0{}", user.id, redirect.host()).as_bytes())
+}
+
+/// The key of the row that names the newest grant.
+pub(super) fn newest_grant_key(user: &UserId, client: &ClientId) -> String {
+    digest(format!("{user}\0{client}").as_bytes())
+}
+
+/// Has the user allowed this before? A redirect to the user's machine can lead to any program there, so such a client
+/// always asks (RFC 8252 section 8.6).
+pub(super) fn is_remembered(
+    core: &Core,
+    user: &User,
+    client: &ClientId,
+    redirect: &RedirectUri,
+) -> Result<bool, StoreError> {
+    if redirect.destination() != Destination::Web {
+        return Ok(false);
+    }
+    Ok(core.state.get::<Consent>(&key(user, client, redirect))?.is_some())
+}
+
+/// Remembers a consent, where the page may be skipped the next time.
+pub fn remember(core: &Core, user: &User, client: &ClientId, redirect: &RedirectUri) -> Result<(), StoreError> {
+    if redirect.destination() != Destination::Web {
+        return Ok(());
+    }
+    let key = key(user, client, redirect);
+    let expires_at = core.now() + core.lifetimes.consent;
+    core.state.transact(move |tx| {
+        tx.put(&key, &Consent { grant: None, expires_at });
+        Ok(())
+    })
+}
+
+/// Has the user an authorization of this client that is in use?
+pub fn has_active_grant(core: &Core, user: &UserId, client: &ClientId) -> Result<bool, StoreError> {
+    let Some(consent) = core.state.get::<Consent>(&newest_grant_key(user, client))? else { return Ok(false) };
+    let Some(grant) = consent.grant else { return Ok(false) };
+    Ok(core.state.get::<Grant>(grant.as_str())?.is_some_and(|grant| matches!(grant.phase, Phase::Active { .. })))
+}

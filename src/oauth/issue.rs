@@ -1,0 +1,71 @@
+//! Access and refresh tokens, made from a grant.
+
+use http::StatusCode;
+use serde_json::json;
+
+use super::error::{OAuthError, invalid_grant, no_store};
+use crate::core::Core;
+use crate::http::Response;
+use crate::identity::{SCOPE, User};
+use crate::login::Login;
+use crate::store::rows::{Grant, Phase, Rotation};
+use crate::tokens::access::AccessToken;
+use crate::tokens::artefacts::RefreshToken;
+use crate::tokens::random_name;
+
+/// What stands behind a token of a user.
+pub(super) struct Vouched {
+    /// Digest of the provider's rules that let the user in; `None` for a password's user.
+    rules: Option<String>,
+    /// The address that the provider gave last.
+    email: Option<String>,
+}
+
+/// `None` when the user may not enter any more.
+pub(super) fn vouch(login: &Login, user: &User) -> Result<Option<Vouched>, OAuthError> {
+    let Some(provider) = login.providers.of_credential(&user.credential) else {
+        return Ok(Some(Vouched { rules: None, email: user.email.clone() }));
+    };
+    let rules = provider.rules();
+    if !login.people.is_admitted_by(&user.id, &rules)? {
+        return Ok(None);
+    }
+    let email = login.people.get(&user.id)?.and_then(|person| person.profile.email.clone());
+    Ok(Some(Vouched { rules: Some(rules.digest()), email }))
+}
+
+/// RFC 6749 section 5.1. The refresh token has nothing but what the grant row has, so that it can be made again.
+pub(super) fn tokens(core: &Core, grant: &Grant, vouched: Vouched) -> Response {
+    let Phase::Active { rotation: Rotation { generation, attempt, since, .. }, .. } = grant.phase else {
+        return invalid_grant("the authorization has ended").response();
+    };
+    let now = core.now();
+    let exp = (now + core.lifetimes.access_token).min(grant.expires_at);
+    let access = AccessToken {
+        iss: core.keys.issuer().to_string(),
+        aud: core.keys.issuer().to_string(),
+        sub: grant.user.id.clone(),
+        client_id: grant.client.clone(),
+        scope: SCOPE.to_string(),
+        jti: random_name(),
+        iat: now,
+        exp,
+        grant: grant.id.clone(),
+        generation,
+        attempt,
+        credential: grant.user.credential.clone(),
+        email: vouched.email,
+        rules: vouched.rules,
+    };
+    let refresh = RefreshToken { grant: grant.id.clone(), generation, attempt, since };
+    no_store(Response::json(
+        StatusCode::OK,
+        &json!({
+            "access_token": access.sign(&core.keys),
+            "token_type": "Bearer",
+            "expires_in": exp.saturating_sub(now),
+            "refresh_token": core.keys.seal(&refresh),
+            "scope": SCOPE,
+        }),
+    ))
+}

@@ -1,0 +1,162 @@
+//! The grant type `refresh_token` (RFC 6749 section 6). Whether a token may be used again is decided in
+//! [`rotation`](super::rotation).
+
+use http::StatusCode;
+
+use super::error::{OAuthError, invalid_grant};
+use super::issue;
+use super::rotation::{self, Presented, Verdict};
+use super::server::AuthorizationServer;
+use crate::http::form::Form;
+use crate::http::{Caller, Response};
+use crate::login::providers::people::Standing;
+use crate::resource::recheck::end_grant;
+use crate::store::rows::{Client, Grant, Phase};
+use crate::tokens::artefacts::RefreshToken;
+
+enum Refresh {
+    /// With a word for the log.
+    Done(Box<Grant>, &'static str),
+    Reuse(Box<Grant>),
+    Refused(&'static str),
+}
+
+/// Gives new tokens for a refresh token (RFC 6749 section 6).
+pub(super) fn refresh(
+    server: &AuthorizationServer,
+    client: &Client,
+    form: &Form,
+    caller: Caller,
+) -> Result<Response, OAuthError> {
+    let text =
+        form.get("refresh_token").ok_or_else(|| OAuthError::new("invalid_request", "refresh_token is missing"))?;
+    let token: RefreshToken =
+        server.core.keys.open(text, server.core.now()).map_err(|_| invalid_grant("the refresh token is not valid"))?;
+
+    let lifetimes = server.core.lifetimes;
+    let client_id = client.id.clone();
+    let presented = Presented { generation: token.generation, attempt: token.attempt, since: token.since };
+    let email = match is_copy(server, client, &token, presented)? {
+        // A copy ends the grant, whatever the provider would say of the user, and whether it can be asked or not.
+        true => None,
+        false => ask_after(server, client, &token)?,
+    };
+    let current = server.login.current_credentials();
+    let outcome = server.core.state.transact(move |tx| {
+        let Some(mut grant) = tx.get::<Grant>(token.grant.as_str())? else {
+            return Ok(Refresh::Refused("the refresh token has expired"));
+        };
+        if grant.client != client_id {
+            return Ok(Refresh::Refused("the refresh token was given to another client"));
+        }
+        let now = tx.now();
+        let Phase::Active { rotation, .. } = &mut grant.phase else {
+            return Ok(Refresh::Refused("the authorization has ended"));
+        };
+        if !current.contains(&grant.user.credential) {
+            tx.revoke(grant, lifetimes.access_token);
+            return Ok(Refresh::Refused("the password, or the way to sign in, has been changed since"));
+        }
+        match rotation::judge(*rotation, presented, now) {
+            Verdict::Rotate(next) => {
+                *rotation = next;
+                grant.access_token_lifetime = grant.access_token_lifetime.max(lifetimes.access_token);
+                if let Some(email) = email {
+                    grant.user.email = email;
+                }
+                grant.expires_at = (now + lifetimes.refresh_idle).min(grant.created_at + lifetimes.refresh_total);
+                tx.put(grant.id.as_str(), &grant);
+                Ok(Refresh::Done(Box::new(grant), "rotated"))
+            }
+            Verdict::Repeat => Ok(Refresh::Done(Box::new(grant), "repeated")),
+            Verdict::Replace(next) => {
+                *rotation = next;
+                // Whoever holds the one that is replaced, client or thief, is told apart from here on.
+                let until = now + lifetimes.access_token.max(grant.access_token_lifetime);
+                if !tx.supersede(&grant.id, next.generation, next.attempt, until)? {
+                    tx.revoke(grant.clone(), lifetimes.access_token);
+                    return Ok(Refresh::Reuse(Box::new(grant)));
+                }
+                tx.put(grant.id.as_str(), &grant);
+                Ok(Refresh::Done(Box::new(grant), "replaced"))
+            }
+            Verdict::Reuse => {
+                tx.revoke(grant.clone(), lifetimes.access_token);
+                Ok(Refresh::Reuse(Box::new(grant)))
+            }
+            Verdict::Unknown => Ok(Refresh::Refused("the refresh token is not valid")),
+        }
+    })?;
+    match outcome {
+        Refresh::Done(grant, how) => {
+            // They have been changed this very moment; the next try asks by the new ones, and this token serves again.
+            let Some(vouched) = issue::vouch(&server.login, &grant.user)? else { return Err(put_off()) };
+            log::info!(
+                request:% = caller.id, user:% = grant.user.id, client:% = client.id, client_name = client.shown_name(), grant:% = grant.id, address:% = caller.address, how = how;
+                "tokens were refreshed"
+            );
+            Ok(issue::tokens(&server.core, &grant, vouched))
+        }
+        Refresh::Reuse(grant) => {
+            log::warn!(
+                request:% = caller.id, user:% = grant.user.id, client:% = client.id, client_name = client.shown_name(), grant:% = grant.id, address:% = caller.address;
+                "an old refresh token was used again; its grant was revoked"
+            );
+            Err(invalid_grant("the refresh token was used before; the authorization has been revoked"))
+        }
+        Refresh::Refused(why) => {
+            log::info!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address, reason = why; "a refresh token was refused");
+            Err(invalid_grant(why))
+        }
+    }
+}
+
+/// Is the token a copy of an old one, as far as is known before the transaction that settles it?
+fn is_copy(
+    server: &AuthorizationServer,
+    client: &Client,
+    token: &RefreshToken,
+    presented: Presented,
+) -> Result<bool, OAuthError> {
+    let grant = server.core.state.get::<Grant>(token.grant.as_str())?.filter(|g| g.client == client.id);
+    Ok(match grant.map(|g| g.phase) {
+        Some(Phase::Active { rotation, .. }) => {
+            rotation::judge(rotation, presented, server.core.now()) == Verdict::Reuse
+        }
+        _ => false,
+    })
+}
+
+/// Asks the provider after a user who signed in there: may they still enter? The address that it gives now; `None` for
+/// those who signed in by password.
+fn ask_after(
+    server: &AuthorizationServer,
+    client: &Client,
+    token: &RefreshToken,
+) -> Result<Option<Option<String>>, OAuthError> {
+    let grant = server.core.state.get::<Grant>(token.grant.as_str())?;
+    let is_live = |g: &Grant| g.client == client.id && matches!(g.phase, Phase::Active { .. });
+    let Some(grant) = grant.filter(is_live) else { return Ok(None) };
+    if server.login.providers.of_credential(&grant.user.credential).is_none() {
+        return Ok(None);
+    }
+    match server.login.people.ask_after(&grant.user, grant.created_at) {
+        Standing::Allowed(person) => Ok(Some(person.profile.email.clone())),
+        Standing::Denied(why) => {
+            end_grant(&server.core, &server.streams, &grant.id, &grant.user, &why);
+            Err(invalid_grant("the user may not use this server any more, or has to sign in again"))
+        }
+        Standing::Unknown(why) => {
+            log::warn!(user:% = grant.user.id, reason = why.as_str(); "a refresh was put off: the provider can't be asked, and what it said last is too old (--identity-lifetime, IDENTITY_LIFETIME)");
+            Err(put_off())
+        }
+    }
+}
+
+fn put_off() -> OAuthError {
+    OAuthError {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        code: "temporarily_unavailable",
+        description: "the identity provider can't be asked; try again in a minute".into(),
+    }
+}

@@ -1,0 +1,53 @@
+//! What the endpoints of the authorization server share.
+
+use std::sync::{Arc, OnceLock};
+
+use super::pending::PendingCodes;
+use crate::core::Core;
+use crate::identity::{ClientId, User};
+use crate::login::Login;
+use crate::net::buckets::Nested;
+use crate::resource::open_streams::OpenStreams;
+
+/// The authorization server (RFC 6749 section 1.1).
+pub struct AuthorizationServer {
+    /// Issuer, keys, state and lifetimes.
+    pub core: Arc<Core>,
+    /// Who users are, and whether they may still sign in.
+    pub login: Arc<Login>,
+    /// Registrations per address, per network and in all.
+    pub registrations: Nested,
+    /// Authorization codes that wait to be redeemed.
+    pub pending: PendingCodes,
+    /// Streams that end with the grant that they were opened with.
+    pub streams: OpenStreams,
+    consent_listener: OnceLock<ConsentListener>,
+}
+
+type ConsentListener = Box<dyn Fn(&User, &ClientId) + Send + Sync>;
+
+impl AuthorizationServer {
+    /// Nothing has been registered or authorized in this process yet.
+    pub fn new(core: Arc<Core>, login: Arc<Login>, streams: OpenStreams) -> AuthorizationServer {
+        AuthorizationServer {
+            core,
+            login,
+            // A hosted client registers for many users from few addresses.
+            registrations: Nested::new((100, 1), (200, 2), (2_000, 20)),
+            pending: PendingCodes::default(),
+            streams,
+            consent_listener: OnceLock::new(),
+        }
+    }
+
+    /// Calls `listener` whenever a user has allowed a client. Only the first listener is kept.
+    pub fn on_consent(&self, listener: impl Fn(&User, &ClientId) + Send + Sync + 'static) {
+        let _ = self.consent_listener.set(Box::new(listener));
+    }
+
+    pub(super) fn has_consented(&self, user: &User, client: &ClientId) {
+        if let Some(listener) = self.consent_listener.get() {
+            listener(user, client);
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What all pages share: the frame around a body, the style sheet, and the policy that lets a page do nothing else.
+
+use std::sync::LazyLock;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderValue, StatusCode};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use sha2::{Digest, Sha256};
+
+use crate::http::{RequestId, Response};
+use crate::redirect_uri::RedirectUri;
+use crate::url::ExternalUrl;
+
+const STYLE: &str = include_str!("style.css");
+
+/// The style sheet's hash: the policy allows this one and no other.
+static STYLE_HASH: LazyLock<String> = LazyLock::new(|| STANDARD.encode(Sha256::digest(STYLE)));
+
+/// A whole page. `id` is shown where an operator may be asked about the request. `redirect` is where a form on the page may
+/// lead in the end.
+pub(super) fn page(
+    site: &ExternalUrl,
+    id: Option<RequestId>,
+    status: StatusCode,
+    title: &str,
+    redirect: Option<&RedirectUri>,
+    body: Markup,
+) -> Response {
+    let markup = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="robots" content="noindex";
+                title { (title) " · " (site.host) }
+                link rel="icon" href="data:,";
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                main { (body) }
+                footer {
+                    span { (site.origin) }
+                    @if let Some(id) = id { span { "request " (id) } }
+                    span { "protected by mcp-auth-proxy" }
+                }
+            }
+        }
+    };
+    // Chromium applies form-action to the redirect that answers a form, too.
+    let form_action = redirect.map(|r| format!(" {}", r.policy_source())).unwrap_or_default();
+    let policy = format!(
+        "default-src 'none'; style-src 'sha256-{}'; img-src data:; form-action 'self'{form_action}; frame-ancestors 'none'; base-uri 'none'",
+        *STYLE_HASH
+    );
+    Response::new(status)
+        .with_body("text/html; charset=utf-8", markup.into_string().into_bytes())
+        .with(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"))
+        .with(CONTENT_SECURITY_POLICY, policy)
+        .with(CACHE_CONTROL, HeaderValue::from_static("no-store"))
+        // With no-referrer, browsers send Origin: null with forms.
+        .with(REFERRER_POLICY, HeaderValue::from_static("same-origin"))
+        .with(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"))
+        .with(HeaderName::from_static("x-frame-options"), HeaderValue::from_static("DENY"))
+}

@@ -1,0 +1,36 @@
+//! Pages that tell a person something.
+
+use http::StatusCode;
+use maud::html;
+
+use super::layout::page;
+use crate::http::{RequestId, Response};
+use crate::url::ExternalUrl;
+
+/// Something a person has to be told, with the id of the request by which the operator finds it in the log.
+pub fn error(
+    site: &ExternalUrl,
+    id: RequestId,
+    status: StatusCode,
+    title: &str,
+    explanation: &str,
+    what_next: &str,
+) -> Response {
+    let body = html! {
+        h1 { (title) }
+        p .alert role="alert" { (explanation) }
+        p { (what_next) }
+    };
+    page(site, Some(id), status, title, None, body)
+}
+
+/// For a person who opens the MCP endpoint in a browser.
+pub fn not_for_browsers(site: &ExternalUrl, mcp_url: &str) -> Response {
+    let body = html! {
+        h1 { "This is an MCP server" }
+        p { "It is meant for applications such as Claude, ChatGPT, Cursor or VS Code. Add it there with this URL:" }
+        p { code { (mcp_url) } }
+        p .soft { "The application will open a page here to ask for your consent." }
+    };
+    page(site, None, StatusCode::UNAUTHORIZED, "MCP server", None, body)
+}

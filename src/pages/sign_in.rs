@@ -1,0 +1,199 @@
+//! Signing in and out.
+
+use http::StatusCode;
+use http::header::{HeaderName, RETRY_AFTER};
+use maud::{Markup, html};
+
+use super::consent::{RequestingClient, who_asks};
+use super::layout::page;
+use super::text::{display_name, display_user, seconds_in_words};
+use crate::http::{RequestId, Response};
+use crate::identity::{ProviderId, User};
+use crate::url::ExternalUrl;
+
+/// What went wrong with a sign-in, for the form.
+#[derive(Clone, Copy)]
+pub enum Problem {
+    /// Wrong password.
+    Wrong,
+    /// Too many wrong ones: seconds to wait.
+    Slow(u64),
+    /// Too many sign-ins at this moment.
+    Busy,
+}
+
+/// A provider's button on the sign-in page.
+pub struct ProviderButton<'a> {
+    /// Which provider.
+    pub id: ProviderId,
+    /// What the button calls it.
+    pub label: &'a str,
+    /// It could not be reached the last time.
+    pub is_down: bool,
+}
+
+/// The ways to sign in.
+pub struct SignInOptions<'a> {
+    /// A button for each.
+    pub providers: Vec<ProviderButton<'a>>,
+    /// There is a password.
+    pub has_password: bool,
+}
+
+/// Sign-in and, where a client asks, consent on one page: the sealed request travels in the form.
+pub fn sign_in(
+    site: &ExternalUrl,
+    options: &SignInOptions,
+    client: Option<&RequestingClient>,
+    request: &str,
+    problem: Option<Problem>,
+) -> Response {
+    let status = match problem {
+        None => StatusCode::OK,
+        Some(Problem::Wrong) => StatusCode::FORBIDDEN,
+        Some(Problem::Slow(_)) => StatusCode::TOO_MANY_REQUESTS,
+        Some(Problem::Busy) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let message = problem.map(|p| match p {
+        Problem::Wrong => "That password is not right. Try again.".to_string(),
+        Problem::Slow(seconds) => {
+            format!("There were too many wrong passwords. Wait {} and try again.", seconds_in_words(seconds))
+        }
+        Problem::Busy => "Too many people are signing in at this moment. Try again in a few seconds.".to_string(),
+    });
+    let title = if client.is_some() { "Sign in to allow access" } else { "Sign in" };
+    let body = html! {
+        h1 { (title) }
+        @if let Some(client) = client { (who_asks(site, client)) }
+        @if let Some(message) = &message { p #problem .alert role="alert" { (message) } }
+        (providers(options, client.is_some(), request, false))
+        @if options.has_password && !options.providers.is_empty() { p .or { "or" } }
+        @if options.has_password { form method="post" action="/.auth/login" {
+            input type="hidden" name="request" value=(request);
+            // For password managers, which file passwords under a name.
+            input type="text" name="username" value="owner" autocomplete="username" hidden;
+            label for="password" { "Password" }
+            input #password type="password" name="password" required autofocus autocomplete="current-password" maxlength="72"
+                aria-invalid=[message.as_ref().map(|_| "true")] aria-describedby=[message.as_ref().map(|_| "problem")];
+            div .buttons {
+                @if client.is_some() {
+                    button .primary type="submit" name="decision" value="allow" { "Sign in and allow" }
+                    button type="submit" name="decision" value="deny" formnovalidate { "Deny" }
+                } @else {
+                    button .primary type="submit" { "Sign in" }
+                }
+            }
+        } } @else if client.is_some() { form method="post" action="/.auth/login" {
+            input type="hidden" name="request" value=(request);
+            div .buttons { button type="submit" name="decision" value="deny" { "Deny" } }
+        } }
+    };
+    let mut response = page(site, None, status, title, client.map(|c| c.redirect), body);
+    if let Some(Problem::Slow(seconds)) = problem {
+        response = response.with(RETRY_AFTER, seconds);
+    }
+    if let Some(Problem::Busy) = problem {
+        response = response.with(RETRY_AFTER, 5);
+    }
+    response
+}
+
+/// A button for each provider. The word on it says that pressing it allows access, where a client asks.
+fn providers(options: &SignInOptions, is_asked: bool, request: &str, another_account: bool) -> Markup {
+    html! {
+        @for provider in &options.providers {
+            form method="post" action="/.auth/login" {
+                input type="hidden" name="request" value=(request);
+                @if another_account { input type="hidden" name="account" value="another"; }
+                @if provider.is_down {
+                    p .note { (provider.label) " can't be reached at the moment." }
+                }
+                div .buttons {
+                    button .primary type="submit" name="provider" value=(provider.id) {
+                        "Sign in with " (provider.label) @if is_asked { " and allow" }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The way to a provider: by a page, since Chromium would apply this origin's form-action to the provider's redirects.
+pub fn hop(site: &ExternalUrl, provider: &str, url: &str) -> Response {
+    let body = html! {
+        h1 { "Signing in with " (provider) }
+        p { a href=(url) rel="noreferrer" { "Go on to " (provider) } }
+    };
+    page(site, None, StatusCode::OK, "Signing in", None, body)
+        .with(HeaderName::from_static("refresh"), format!("0;url={url}"))
+}
+
+/// The provider sent the browser back without anybody signed in.
+pub fn not_signed_in(
+    site: &ExternalUrl,
+    id: RequestId,
+    provider: &str,
+    is_denied: bool,
+    options: &SignInOptions<'_>,
+    client: Option<&RequestingClient<'_>>,
+    request: &str,
+) -> Response {
+    let body = html! {
+        h1 { "You are not signed in" }
+        p .alert role="alert" {
+            @if is_denied { "The sign-in was called off at " (provider) "." }
+            @else { (provider) " did not sign you in." }
+        }
+        p { "You can try again, or close this page." }
+        @if let Some(client) = client { (who_asks(site, client)) }
+        (providers(options, client.is_some(), request, true))
+    };
+    page(site, Some(id), StatusCode::FORBIDDEN, "Not signed in", client.map(|c| c.redirect), body)
+}
+
+/// Somebody has signed in as `account` who may not use this server. The page does not say which rule is missing.
+pub fn not_allowed(
+    site: &ExternalUrl,
+    id: RequestId,
+    provider: &str,
+    account: Option<&str>,
+    options: &SignInOptions<'_>,
+    client: Option<&RequestingClient<'_>>,
+    request: &str,
+) -> Response {
+    let shown = account.map_or_else(|| "an account without a verified e-mail address".into(), display_name);
+    let body = html! {
+        h1 { "You have no access" }
+        p .alert role="alert" {
+            "At " (provider) " you are signed in as " strong { (shown) } ". This account may not use this server."
+        }
+        p { "If you have another account, sign in with that one. Else ask the operator of this server." }
+        @if let Some(client) = client { (who_asks(site, client)) }
+        (providers(options, client.is_some(), request, true))
+    };
+    page(site, Some(id), StatusCode::FORBIDDEN, "No access", client.map(|c| c.redirect), body)
+}
+
+/// Somebody is signed in and no client asks.
+pub fn signed_in(site: &ExternalUrl, mcp_url: &str, user: &User, form: &str) -> Response {
+    let body = html! {
+        h1 { "You are signed in" }
+        p { "Signed in as " strong { (display_user(user)) } " in this browser. To connect an application, give it the URL of the MCP server:" }
+        p { code { (mcp_url) } }
+        form method="post" action="/.auth/logout" {
+            input type="hidden" name="form" value=(form);
+            div .buttons { button type="submit" { "Sign out" } }
+        }
+    };
+    page(site, None, StatusCode::OK, "Signed in", None, body)
+}
+
+/// After signing out.
+pub fn signed_out(site: &ExternalUrl) -> Response {
+    let body = html! {
+        h1 { "You are signed out" }
+        p { "This browser is signed out. Applications that you allowed before stay connected." }
+        p { a href="/.auth/login" { "Sign in again" } }
+    };
+    page(site, None, StatusCode::OK, "Signed out", None, body)
+}

@@ -1,0 +1,66 @@
+//! Names, places and times in words. What strangers chose is cleaned before it is shown.
+
+use crate::identity::User;
+use crate::observe::log::is_bidi_control;
+use crate::redirect_uri::{Destination, RedirectUri};
+
+/// Longest client name that is shown, in characters.
+const MAX_NAME: usize = 64;
+
+/// Where a redirect leads, in words.
+pub(super) fn place_of(redirect: &RedirectUri) -> String {
+    match redirect.destination() {
+        Destination::Web => redirect.host().to_string(),
+        Destination::Loopback => "a program on this computer".to_string(),
+        Destination::PrivateUse => format!("the program that opens {}: links", redirect.scheme()),
+    }
+}
+
+/// Characters that show nothing (Unicode `Default_Ignorable_Code_Point`, and blanks that are no white space), with which two
+/// different names look the same.
+fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}' | '\u{34f}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}'
+            | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
+            | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}'
+    )
+}
+
+/// A client's own name: control and direction characters taken out, at most 64 characters.
+pub fn display_name(name: &str) -> String {
+    let clean: String = name.chars().filter(|c| !c.is_control() && !is_bidi_control(*c) && !is_invisible(*c)).collect();
+    let clean = clean.split_whitespace().collect::<Vec<_>>().join(" ");
+    match clean.char_indices().nth(MAX_NAME) {
+        Some((end, _)) => format!("{}…", &clean[..end]),
+        None => clean,
+    }
+}
+
+pub(super) fn display_user(user: &User) -> String {
+    match (&user.email, user.id.as_str()) {
+        (Some(email), _) => email.clone(),
+        (None, "password") => "the owner".into(),
+        (None, id) => id.into(),
+    }
+}
+
+pub(super) fn seconds_in_words(seconds: u64) -> String {
+    match seconds {
+        0..=1 => "a second".into(),
+        2..=90 => format!("{seconds} seconds"),
+        _ => format!("{} minutes", seconds.div_ceil(60)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_cleaned_and_cut() {
+        assert_eq!(display_name("a\u{202e}b\nc\0  d"), "abc d");
+        assert_eq!(display_name(&"x".repeat(65)), format!("{}…", "x".repeat(64)));
+        assert_eq!(display_name("\u{200f}\u{feff} "), "");
+    }
+}

@@ -1,0 +1,77 @@
+//! From the bearer token of a request (RFC 6750) to the principal, or to the reason why there is none.
+
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+
+use super::seen::Seen;
+use crate::identity::Principal;
+use crate::login::Login;
+use crate::tokens::TokenError;
+use crate::tokens::access::AccessToken;
+
+/// Why a request has no principal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// It has no bearer token: some clients start OAuth only when there is no `error` in the challenge.
+    NoToken,
+    /// Its token is not good; the reason is for the developer who reads it.
+    BadToken(&'static str),
+}
+
+/// The principal of the request's bearer token. Reads memory only.
+pub fn principal(login: &Login, seen: &Seen, headers: &HeaderMap) -> Result<Principal, Denial> {
+    let token = verify(login, headers)?;
+    seen.note(&token);
+    let person = match login.providers.of_credential(&token.credential) {
+        // Memory, but for the first request of a user after a start.
+        Some(_) => match login.people.get(&token.sub) {
+            Ok(None) => return Err(Denial::BadToken("the user was turned away since")),
+            known => known.unwrap_or_default(),
+        },
+        None => None,
+    };
+    Ok(Principal {
+        user: token.sub,
+        // What the provider said last.
+        email: person.as_ref().map_or(token.email, |person| person.profile.email.clone()),
+        client: token.client_id,
+        grant: token.grant,
+        expires_at: token.exp,
+        person,
+    })
+}
+
+/// The request's bearer token, if it is good.
+pub fn verify(login: &Login, headers: &HeaderMap) -> Result<AccessToken, Denial> {
+    let mut fields = headers.get_all(AUTHORIZATION).iter();
+    let Some(field) = fields.next() else { return Err(Denial::NoToken) };
+    if fields.next().is_some() {
+        return Err(Denial::BadToken("there are two Authorization fields"));
+    }
+    let text = field.to_str().map_err(|_| Denial::BadToken("the token is malformed"))?;
+    let Some((_, token)) = text.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) else {
+        return Err(Denial::NoToken);
+    };
+    let token = AccessToken::verify(token.trim(), &login.core.keys, login.core.now()).map_err(|e| match e {
+        TokenError::Invalid => Denial::BadToken("the token is not valid"),
+        TokenError::Expired => Denial::BadToken("the token has expired"),
+    })?;
+    if login.core.state.is_revoked(&token.grant) {
+        return Err(Denial::BadToken("the token has been revoked"));
+    }
+    if login.core.state.is_superseded(&token.grant, token.generation, token.attempt) {
+        return Err(Denial::BadToken("another token has taken the place of this one"));
+    }
+    match login.providers.of_credential(&token.credential) {
+        // Refreshing re-evaluates the allow rules.
+        Some(provider) if token.rules.as_ref() != Some(&provider.rules().digest()) => {
+            return Err(Denial::BadToken("who may enter has been changed since; the token has to be refreshed"));
+        }
+        Some(_) => {}
+        None if !login.passwords.is_current(&token.credential) => {
+            return Err(Denial::BadToken("the password, or the way to sign in, has been changed since"));
+        }
+        None => {}
+    }
+    Ok(token)
+}

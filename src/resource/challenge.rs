@@ -1,0 +1,38 @@
+//! The answer to a request without a good token: 401 with the way to one (RFC 6750 section 3, RFC 9728 section 5.1).
+
+use http::header::{ACCEPT, CACHE_CONTROL, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use serde_json::json;
+
+use super::bearer::Denial;
+use super::metadata::resource_metadata_url;
+use crate::core::Core;
+use crate::http::Response;
+use crate::identity::SCOPE;
+use crate::pages;
+
+/// 401 with the way to a token. `path` is that of the request.
+pub fn challenge(core: &Core, mcp_url: &str, path: &str, headers: &HeaderMap, denial: Denial) -> Response {
+    let metadata = resource_metadata_url(core, path);
+    let mut value = format!("Bearer resource_metadata=\"{metadata}\", scope=\"{SCOPE}\"");
+    let body = match denial {
+        Denial::NoToken => {
+            json!({"error": "unauthorized", "error_description": "a bearer token is needed", "resource_metadata": metadata})
+        }
+        Denial::BadToken(why) => {
+            value.push_str(&format!(", error=\"invalid_token\", error_description=\"{why}\""));
+            json!({"error": "invalid_token", "error_description": why, "resource_metadata": metadata})
+        }
+    };
+    let response = if denial == Denial::NoToken && is_browser(headers) {
+        pages::not_for_browsers(&core.external, mcp_url)
+    } else {
+        Response::json(StatusCode::UNAUTHORIZED, &body)
+    };
+    response.with(WWW_AUTHENTICATE, value).with(CACHE_CONTROL, HeaderValue::from_static("no-store"))
+}
+
+/// A person's browser asks for HTML by name; MCP clients never do.
+fn is_browser(headers: &HeaderMap) -> bool {
+    headers.get(ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("text/html"))
+}

@@ -1,0 +1,78 @@
+//! What follows when somebody may not enter any more: grants end, and streams that are open are cut.
+
+use super::open_streams::OpenStreams;
+use crate::core::Core;
+use crate::identity::{GrantId, User};
+use crate::login::Login;
+use crate::login::providers::people::Standing;
+use crate::store::rows::{Grant, Phase};
+
+/// Ends a grant: its refresh tokens, its access tokens, its streams. `why` is for the log.
+pub fn end_grant(core: &Core, streams: &OpenStreams, id: &GrantId, user: &User, why: &str) {
+    let (grant, lifetime) = (id.clone(), core.lifetimes.access_token);
+    let ended = core.state.transact(move |tx| {
+        if let Some(row) = tx.get::<Grant>(grant.as_str())?.filter(|g| g.phase != Phase::Revoked) {
+            tx.revoke(row, lifetime);
+        }
+        Ok(())
+    });
+    let cut = streams.cut(id);
+    if let Err(e) = ended {
+        log::debug!(grant:% = id, error:% = e; "an authorization could not be ended; the next refresh tries again");
+    }
+    log::warn!(user:% = user.id, grant:% = id, streams = cut, reason = why; "a user may not enter any more: the authorization has ended");
+}
+
+/// Looks after streams that are open: those whose grant has ended are cut, and where the token that vouched for one has
+/// run out, its user is asked after, as at a refresh.
+pub fn look_after_streams(login: &Login, streams: &OpenStreams) {
+    cut_ended(login, streams);
+    // One that began while rules were changed, and those of users turned away elsewhere.
+    apply_rules(login, streams);
+    for id in streams.due(login.core.now()) {
+        match login.core.state.get::<Grant>(id.as_str()) {
+            Ok(Some(grant)) if login.providers.of_credential(&grant.user.credential).is_some() => {
+                match login.people.ask_after(&grant.user, grant.created_at) {
+                    Standing::Allowed(_) => prolong(login, streams, &id),
+                    Standing::Denied(why) => end_grant(&login.core, streams, &id, &grant.user, &why),
+                    Standing::Unknown(why) => {
+                        let cut = streams.cut(&id);
+                        log::warn!(user:% = grant.user.id, grant:% = id, streams = cut, reason = why.as_str(); "streams were cut: the provider can't be asked after their user, and what it said last is too old (--identity-lifetime, IDENTITY_LIFETIME)");
+                    }
+                }
+                // Asking may take its time.
+                cut_ended(login, streams);
+            }
+            Ok(Some(grant)) if login.is_current(&grant.user.credential) => prolong(login, streams, &id),
+            Ok(_) => {
+                streams.cut(&id);
+            }
+            // They stay due.
+            Err(_) => {}
+        }
+    }
+}
+
+fn cut_ended(login: &Login, streams: &OpenStreams) {
+    for id in streams.grants() {
+        if login.core.state.is_revoked(&id) {
+            streams.cut(&id);
+        }
+    }
+}
+
+fn prolong(login: &Login, streams: &OpenStreams, id: &GrantId) {
+    streams.vouch(id, login.core.now() + login.core.lifetimes.access_token);
+}
+
+/// Has streams looked at whose user is not let in as far as is known. Tokens made under rules that have been changed are
+/// refused, so that all others come to be looked at as well.
+fn apply_rules(login: &Login, streams: &OpenStreams) {
+    for id in streams.grants() {
+        if let Ok(Some(grant)) = login.core.state.get::<Grant>(id.as_str())
+            && !matches!(login.people.is_admitted(&grant.user), Ok(true))
+        {
+            streams.vouch(&id, 0);
+        }
+    }
+}
