@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mcp_auth_proxy::http::BodyError;
-use mcp_auth_proxy::http::body::{Framed, Input, Progress};
 use mcp_auth_proxy::http::form::Form;
-use mcp_auth_proxy::http::head::{self, Framing};
+use mcp_auth_proxy::http::h1::framing::{Framed, Progress};
+use mcp_auth_proxy::http::h1::head::{self, Framing};
+use mcp_auth_proxy::http::h1::input::Input;
 use mcp_auth_proxy::mcp::jsonrpc;
 use mcp_auth_proxy::mcp::message::{Id, Message, one_line, split};
-use mcp_auth_proxy::net::trusted::TrustedProxies;
+use mcp_auth_proxy::net::client_address::TrustedProxies;
 use mcp_auth_proxy::oauth::client_auth;
 use mcp_auth_proxy::oauth::{register, resource};
 use mcp_auth_proxy::pages::display_name;

@@ -9,14 +9,14 @@ use super::listen::{Ports, raise_descriptor_limit};
 use super::routes::App;
 use crate::clock::Clock;
 use crate::core::Core;
-use crate::http::fetch::{Fetcher, TIMEOUT};
+use crate::http::client::{FETCH_TIMEOUT, Fetcher};
 use crate::http::{Handler, Listener, Server};
 use crate::interaction::Interactions;
 use crate::login::Login;
 use crate::login::password::Passwords;
 use crate::login::providers::Providers;
-use crate::net::drain::Drain;
-use crate::net::trusted::UnnamedProxies;
+use crate::net::client_address::UnnamedProxies;
+use crate::net::shutdown::Shutdown;
 use crate::oauth::AuthorizationServer;
 use crate::resource::admission::Admission;
 use crate::resource::open_streams::OpenStreams;
@@ -50,7 +50,7 @@ impl Services {
         let keys = Keys::new(&config.external.origin, secret, &config.previous_secrets);
         let state = Arc::new(State::new(store, clock).map_err(unreadable)?);
         let passwords = Passwords::new(&config.passwords, config.password_queue, &keys, &state).map_err(unreadable)?;
-        let fetcher = Fetcher::new(config.outbound_tls.clone(), config.outbound_proxies.clone(), TIMEOUT);
+        let fetcher = Fetcher::new(config.outbound_tls.clone(), config.outbound_proxies.clone(), FETCH_TIMEOUT);
         let providers = Providers::new(config.providers.clone(), fetcher, &keys);
         let core = Arc::new(Core { external: config.external.clone(), keys, state, lifetimes: config.lifetimes });
         let login = Arc::new(Login::new(core.clone(), passwords, providers));
@@ -84,7 +84,7 @@ pub fn build(
     store: Box<dyn Store>,
     clock: Arc<Clock>,
     ports: Ports,
-    drain: &Drain,
+    drain: &Shutdown,
 ) -> Result<impl FnOnce(&OwnedFd) -> Result<(), String> + use<>, String> {
     raise_descriptor_limit(&mut config);
     let drain_timeout = config.drain_timeout;

@@ -13,7 +13,7 @@ use rustls::ClientConfig;
 use super::routes::Surface;
 use crate::core::Lifetimes;
 use crate::flags::Settings;
-use crate::http::fetch::Proxies;
+use crate::http::client::Proxies;
 use crate::login::password::Password;
 use crate::login::providers::{ProviderConfig, configure as provider_configs};
 use crate::net::tls as net_tls;

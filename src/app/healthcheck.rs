@@ -17,7 +17,7 @@ use crate::app::listen::Ports;
 use crate::data_dir;
 use crate::flags::Settings;
 use crate::http::client::{Client, Outgoing};
-use crate::http::head::Framing;
+use crate::http::h1::head::Framing;
 use crate::net::tls::unverified_config;
 use crate::url::UpstreamUrl;
 

@@ -16,8 +16,8 @@ use crate::core::Core;
 use crate::http::{Caller, Handler, Request, Response};
 use crate::identity::UserId;
 use crate::interaction::{Interactions, authorize, provider, sign_in};
-use crate::net::interrupt;
-use crate::net::trusted::{TrustedProxies, UnnamedProxies};
+use crate::net::cancellation;
+use crate::net::client_address::{TrustedProxies, UnnamedProxies};
 use crate::oauth::{AuthorizationServer, metadata, register, revoke, token};
 use crate::resource::admission::{Admission, Newcomer};
 use crate::resource::open_streams::OpenStreams;
@@ -253,7 +253,7 @@ impl App {
 fn newcomer(request: &mut Request<'_>, user: UserId) -> Newcomer {
     let wants_stream = request.parts.method == Method::GET || wants_event_stream(&request.parts.headers);
     let arriving = request.body.arriving().map(|body| body.is_under_way());
-    let upload = arriving.and_then(|is_under_way| Some((Arc::downgrade(&interrupt::client()?), is_under_way)));
+    let upload = arriving.and_then(|is_under_way| Some((Arc::downgrade(&cancellation::client()?), is_under_way)));
     Newcomer { user, wants_stream, upload }
 }
 

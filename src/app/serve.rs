@@ -18,7 +18,7 @@ use super::warnings::{warn_of_lookalikes, warn_of_traps};
 use crate::clock::Clock;
 use crate::data_dir::{load_secret, open_store, prepare_directory};
 use crate::flags::{FLAGS, Flag, Settings};
-use crate::net::drain::Drain;
+use crate::net::shutdown::Shutdown;
 use crate::observe;
 use crate::privileges::{self, Needs};
 use crate::thread::spawn;
@@ -118,6 +118,6 @@ pub fn stop_signal() -> Result<OwnedFd, String> {
 }
 
 /// A drain switch, with its error as a line.
-pub fn new_drain() -> Result<Drain, String> {
-    Drain::new().map_err(|e| format!("no event descriptor could be made: {e}"))
+pub fn new_drain() -> Result<Shutdown, String> {
+    Shutdown::new().map_err(|e| format!("no event descriptor could be made: {e}"))
 }

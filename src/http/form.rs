@@ -3,7 +3,7 @@
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 
-use super::body::BodyError;
+use super::h1::framing::BodyError;
 use super::request::Request;
 
 /// Longest form.

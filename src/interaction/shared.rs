@@ -10,7 +10,7 @@ use crate::core::Core;
 use crate::http::{Caller, Request, Response};
 use crate::login::Login;
 use crate::login::session::Browser;
-use crate::net::buckets::Buckets;
+use crate::net::rate_limit::RateLimit;
 use crate::oauth::AuthorizationServer;
 use crate::oauth::authorize::Suspended;
 use crate::pages::{self, Problem, ProviderButton, RequestingClient, SignInOptions};
@@ -26,7 +26,7 @@ pub struct Interactions {
     /// The URL to type into a client.
     pub(super) mcp_url: String,
     /// Sign-ins that come back from providers, per address.
-    pub(super) returns: Buckets,
+    pub(super) returns: RateLimit,
     /// Those that have come back already.
     pub(super) spent: SpentStates,
 }
@@ -34,7 +34,7 @@ pub struct Interactions {
 impl Interactions {
     /// Nobody has come back from a provider yet.
     pub fn new(server: Arc<AuthorizationServer>, skips_chooser: bool, mcp_url: String) -> Interactions {
-        let (returns, spent) = (Buckets::new(60, 1), SpentStates::default());
+        let (returns, spent) = (RateLimit::new(60, 1), SpentStates::default());
         Interactions { server, skips_chooser, mcp_url, returns, spent }
     }
 

@@ -6,7 +6,7 @@ use super::pending::PendingCodes;
 use crate::core::Core;
 use crate::identity::{ClientId, User};
 use crate::login::Login;
-use crate::net::buckets::Nested;
+use crate::net::rate_limit::NestedRateLimit;
 use crate::resource::open_streams::OpenStreams;
 
 /// The authorization server (RFC 6749 section 1.1).
@@ -16,7 +16,7 @@ pub struct AuthorizationServer {
     /// Who users are, and whether they may still sign in.
     pub login: Arc<Login>,
     /// Registrations per address, per network and in all.
-    pub registrations: Nested,
+    pub registrations: NestedRateLimit,
     /// Authorization codes that wait to be redeemed.
     pub pending: PendingCodes,
     /// Streams that end with the grant that they were opened with.
@@ -33,7 +33,7 @@ impl AuthorizationServer {
             core,
             login,
             // A hosted client registers for many users from few addresses.
-            registrations: Nested::new((100, 1), (200, 2), (2_000, 20)),
+            registrations: NestedRateLimit::new((100, 1), (200, 2), (2_000, 20)),
             pending: PendingCodes::default(),
             streams,
             consent_listener: OnceLock::new(),

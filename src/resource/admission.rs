@@ -15,7 +15,7 @@ use http::header::RETRY_AFTER;
 
 use crate::http::{Payload, Response};
 use crate::identity::UserId;
-use crate::net::downstream::Downstream;
+use crate::net::client_connection::ClientConnection;
 
 /// An answer that has gone on for so long is a stream, whatever its type says.
 const LONG_ANSWER: Duration = Duration::from_secs(10);
@@ -66,7 +66,7 @@ struct Entry {
     /// When its answer began.
     answered: Option<Instant>,
     /// Its client, and whether that still sends.
-    upload: Option<(Weak<Downstream>, Arc<AtomicBool>)>,
+    upload: Option<(Weak<ClientConnection>, Arc<AtomicBool>)>,
 }
 
 /// What is to be let in.
@@ -76,7 +76,7 @@ pub struct Newcomer {
     /// May it be answered by an event stream?
     pub wants_stream: bool,
     /// Its client, and whether that still sends, where the body has not arrived.
-    pub upload: Option<(Weak<Downstream>, Arc<AtomicBool>)>,
+    pub upload: Option<(Weak<ClientConnection>, Arc<AtomicBool>)>,
 }
 
 /// A request that was let in; dropping it makes room.

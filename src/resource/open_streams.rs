@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use crate::clock::Timestamp;
 use crate::http::{Payload, Response};
 use crate::identity::{GrantId, Principal};
-use crate::net::downstream::Downstream;
-use crate::net::interrupt;
+use crate::net::cancellation;
+use crate::net::client_connection::ClientConnection;
 
 /// The open streams.
 #[derive(Clone, Default)]
@@ -24,7 +24,7 @@ struct State {
 struct Open {
     grant: GrantId,
     /// The client's connection.
-    client: Weak<Downstream>,
+    client: Weak<ClientConnection>,
     /// When the token runs out that vouches for it.
     due: Timestamp,
 }
@@ -32,7 +32,7 @@ struct Open {
 impl OpenStreams {
     /// Takes note of an event stream that this thread is about to send, and of its end.
     pub fn attach(&self, mut response: Response, principal: &Principal) -> Response {
-        let Some(client) = interrupt::client() else { return response };
+        let Some(client) = cancellation::client() else { return response };
         let Payload::Stream { reader, length } = response.body else { return response };
         let mut state = self.state();
         state.opened += 1;

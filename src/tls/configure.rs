@@ -9,7 +9,7 @@ use super::acme::AcmeConfig;
 use super::acme::account::ExternalAccount;
 use super::files::CertificateFiles;
 use crate::flags::Settings;
-use crate::http::fetch::RemoteUrl;
+use crate::http::client::RemoteUrl;
 use crate::url::{ExternalUrl, Listen, is_address};
 
 /// TLS at the front.

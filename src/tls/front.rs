@@ -13,7 +13,7 @@ use super::files::{self, CertificateFiles};
 use super::pair::Pair;
 use super::{Certificates, acme::AcmeConfig};
 use crate::clock::Clock;
-use crate::http::fetch::{Fetcher, Proxies};
+use crate::http::client::{Fetcher, Proxies};
 use crate::net::tls;
 use crate::thread::spawn;
 use crate::url::ExternalUrl;

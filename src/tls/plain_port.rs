@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::acme::challenges::Challenges;
 use crate::http::{Handler, Request, Response};
-use crate::net::trusted::TrustedProxies;
+use crate::net::client_address::TrustedProxies;
 
 /// RFC 8555 section 8.3.
 const CHALLENGE_PATH: &str = "/.well-known/acme-challenge/";

@@ -8,7 +8,7 @@ use ::http::header::{ACCEPT, CONTENT_TYPE};
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::http::client::{Client, ClientError, Incoming, Outgoing};
-use crate::http::head::Framing;
+use crate::http::h1::head::Framing;
 
 /// The `id` of the request, which nothing else has.
 pub(super) const ID: &str = "mcp-auth-proxy-check";

@@ -7,7 +7,7 @@ use ::http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::Origin;
-use crate::http::head::connection_tokens;
+use crate::http::h1::head::connection_tokens;
 use crate::upstream::UpstreamConfig;
 use crate::url::ExternalUrl;
 

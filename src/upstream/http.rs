@@ -14,10 +14,10 @@ use super::redirects::Redirects;
 use super::{Origin, Trouble, Upstream, check, headers};
 use crate::http::body::Arriving;
 use crate::http::client::{Client, ClientError, Incoming, IncomingBody, Outgoing};
-use crate::http::head::Framing;
+use crate::http::h1::head::Framing;
 use crate::http::{Body, BodyError, Payload, Request, RequestId, Response};
 use crate::mcp::jsonrpc;
-use crate::net::interrupt::{self, Interrupted};
+use crate::net::cancellation::{self, Cancelled};
 use crate::net::tls;
 use crate::upstream::UpstreamConfig;
 use crate::url::{ExternalUrl, UpstreamUrl};
@@ -304,13 +304,13 @@ struct Answer {
 impl Read for Answer {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let result =
-            if self.endless { interrupt::as_stream(|| self.body.read(buffer)) } else { self.body.read(buffer) };
+            if self.endless { cancellation::as_stream(|| self.body.read(buffer)) } else { self.body.read(buffer) };
         let Err(error) = &result else { return result };
-        match Interrupted::of(error) {
+        match Cancelled::of(error) {
             // The stream ends as if the server had ended it: clients connect again.
-            Some(Interrupted::Draining) if self.is_stream => return Ok(0),
-            Some(Interrupted::Draining) => log::info!(request:% = self.id; "an answer was cut: the process stops"),
-            Some(Interrupted::ClientGone) => {
+            Some(Cancelled::ShuttingDown) if self.is_stream => return Ok(0),
+            Some(Cancelled::ShuttingDown) => log::info!(request:% = self.id; "an answer was cut: the process stops"),
+            Some(Cancelled::ClientGone) => {
                 log::debug!(request:% = self.id; "the client left before the end of the answer")
             }
             None => log::warn!(request:% = self.id, error:% = error; "the upstream server broke off within an answer"),
@@ -346,14 +346,14 @@ impl Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Failure {
         match error {
-            ClientError::Connect(e) if Interrupted::of(&e).is_some() => ClientError::Io(e).into(),
-            ClientError::Body(e) => match Interrupted::of(&e) {
-                Some(Interrupted::Draining) => Failure::Draining,
+            ClientError::Connect(e) if Cancelled::of(&e).is_some() => ClientError::Io(e).into(),
+            ClientError::Body(e) => match Cancelled::of(&e) {
+                Some(Cancelled::ShuttingDown) => Failure::Draining,
                 _ => Failure::of_body(&e),
             },
-            ClientError::Io(e) => match (Interrupted::of(&e), e.kind()) {
-                (Some(Interrupted::ClientGone), _) => Failure::ClientGone,
-                (Some(Interrupted::Draining), _) => Failure::Draining,
+            ClientError::Io(e) => match (Cancelled::of(&e), e.kind()) {
+                (Some(Cancelled::ClientGone), _) => Failure::ClientGone,
+                (Some(Cancelled::ShuttingDown), _) => Failure::Draining,
                 (_, io::ErrorKind::UnexpectedEof) => {
                     Failure::Broken("it ended the connection without an answer".into())
                 }

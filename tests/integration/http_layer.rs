@@ -1,6 +1,6 @@
 //! The HTTP layer over real sockets: what it serves, and what it refuses.
 
-use std::net::{IpAddr, Shutdown};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use mcp_auth_proxy::app::config::Config;
 use mcp_auth_proxy::flags::Settings;
 use mcp_auth_proxy::http::server::bind;
 use mcp_auth_proxy::http::{Handler, Listener, Request, Response, Server};
-use mcp_auth_proxy::net::drain::Drain;
+use mcp_auth_proxy::net::shutdown::Shutdown;
 
 use super::support::flow::Client;
 use super::support::proxy::Proxy;
@@ -33,7 +33,7 @@ fn status(proxy: &Proxy, bytes: impl AsRef<[u8]>) -> (u16, bool) {
     connection.write(bytes);
     let reply = connection.reply(false).unwrap_or_else(|| panic!("no answer; {}", proxy.log()));
     // RFC 9112 section 9.6: the server waits a moment for the client to stop.
-    connection.socket.shutdown(Shutdown::Write).unwrap();
+    connection.socket.shutdown(std::net::Shutdown::Write).unwrap();
     (reply.status, connection.is_closed())
 }
 
@@ -348,7 +348,7 @@ fn a_handler_that_panics_is_a_500_and_the_next_request_is_served() {
     let server = Server::new(
         vec![Listener { socket: listener, handler: Box::new(Fragile), tls: None }],
         limits,
-        Drain::new().unwrap(),
+        Shutdown::new().unwrap(),
     )
     .unwrap();
     let (stopper, stop) = std::os::unix::net::UnixStream::pair().unwrap();

@@ -4,7 +4,7 @@ use super::github::GitHubConfig;
 use super::oidc::{EMAIL_FIELD, OidcConfig};
 use super::{Dialect, ProviderConfig};
 use crate::flags::Settings;
-use crate::http::fetch::RemoteUrl;
+use crate::http::client::RemoteUrl;
 use crate::identity::ProviderId;
 use crate::rules::{Rules, check_glob};
 

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::Trouble;
 use super::id_token::KeySet;
 use super::oidc::OidcConfig;
-use crate::http::fetch::{Answer, Fetcher, RemoteUrl};
+use crate::http::client::{Answer, Fetcher, RemoteUrl};
 
 /// How long document and keys are used without a look at newer ones.
 pub(super) const FRESH: Duration = Duration::from_secs(3_600);

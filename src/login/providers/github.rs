@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::{Hop, ProviderTokens, Renewed, Trouble};
-use crate::http::fetch::{Answer, Fetcher, RemoteUrl};
+use crate::http::client::{Answer, Fetcher, RemoteUrl};
 use crate::identity::UserId;
 use crate::identity::{ProviderUser, UserProfile};
 use crate::rules::Rules;

@@ -23,7 +23,7 @@ use self::github::{GitHubClient, GitHubConfig};
 use self::oidc::{OidcClient, OidcConfig};
 use crate::clock::Timestamp;
 use crate::encoding::base64url;
-use crate::http::fetch::Fetcher;
+use crate::http::client::Fetcher;
 use crate::identity::ProviderUser;
 use crate::identity::{CredentialId, ProviderId};
 use crate::rules::Rules;

@@ -15,7 +15,7 @@ use super::discovery::{Discovery, FRESH, Metadata, TENANT};
 use super::id_token::{self, Expected};
 use super::{Hop, ProviderTokens, Renewed, Trouble, claims};
 use crate::clock::Timestamp;
-use crate::http::fetch::{Fetcher, RemoteUrl};
+use crate::http::client::{Fetcher, RemoteUrl};
 use crate::identity::ProviderUser;
 use crate::rules::Rules;
 

@@ -13,7 +13,7 @@ use super::challenges::{Challenges, OpenChallenge};
 use super::keep::{Keep, KeptOrder};
 use super::protocol::{AcmeError, Conversation, Problem, location, retry_after};
 use crate::encoding::base64url;
-use crate::http::fetch::{Fetcher, RemoteUrl};
+use crate::http::client::{Fetcher, RemoteUrl};
 use crate::tls::pair::Pair;
 
 /// How long the authority may take to validate, and to issue.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::account::AccountKey;
 use crate::data_dir;
 use crate::encoding::digest;
-use crate::http::fetch::RemoteUrl;
+use crate::http::client::RemoteUrl;
 use crate::tls::pair::Pair;
 
 /// One authority's directory on disk.

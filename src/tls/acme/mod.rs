@@ -17,7 +17,7 @@ pub mod renewal;
 
 use std::path::PathBuf;
 
-use crate::http::fetch::RemoteUrl;
+use crate::http::client::RemoteUrl;
 
 /// Where certificates come from, and for whom.
 #[derive(Clone)]

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::account::AccountKey;
-use crate::http::fetch::{Answer, Fetcher, RemoteUrl};
+use crate::http::client::{Answer, Fetcher, RemoteUrl};
 
 /// A fresh nonce may be refused too; with half of them refused, one request in a million fails.
 const NONCES: usize = 20;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFlags, eventfd};
 
-use crate::net::interrupt;
+use crate::net::cancellation;
 
 /// An event descriptor that stays readable from a ring until it is cleared.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl Bell {
 
     /// Waits for a ring on behalf of a client: also ends when the client goes away or the process stops.
     pub(super) fn wait(&self, timeout: Duration) -> io::Result<()> {
-        interrupt::wait(self.0.as_fd(), PollFlags::IN, Some(timeout))?;
+        cancellation::wait(self.0.as_fd(), PollFlags::IN, Some(timeout))?;
         self.clear();
         Ok(())
     }

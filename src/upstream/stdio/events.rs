@@ -16,7 +16,7 @@ use super::bell::Bell;
 use crate::encoding::base64url;
 use crate::http::{Payload, Response};
 use crate::mcp::message::Id;
-use crate::net::interrupt::{self, Interrupted};
+use crate::net::cancellation::{self, Cancelled};
 
 /// A comment so often keeps middleboxes from closing a silent stream.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -296,7 +296,7 @@ impl Reader {
                 Piece::Nothing => {}
             }
             let wait = || self.bell.wait(HEARTBEAT);
-            let waited = if self.stream.is_endless { interrupt::as_stream(wait) } else { wait() };
+            let waited = if self.stream.is_endless { cancellation::as_stream(wait) } else { wait() };
             match waited {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::TimedOut => {
@@ -304,7 +304,7 @@ impl Reader {
                     return Ok(true);
                 }
                 // It ends as if the server had ended it: the client comes back.
-                Err(e) if Interrupted::of(&e) == Some(Interrupted::Draining) => {
+                Err(e) if Cancelled::of(&e) == Some(Cancelled::ShuttingDown) => {
                     self.is_cut = true;
                     self.begin(format!("retry: {RETRY_AFTER}\n\n").into_bytes(), None, &[]);
                     return Ok(true);

@@ -181,7 +181,7 @@ impl Pump {
         ];
         let watched: Vec<_> = watched.into_iter().filter_map(|(event, fd, flags)| Some((event, fd?, flags))).collect();
         let mut fds: Vec<_> = watched.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
-        let timeout = self.patience().map(crate::net::timespec);
+        let timeout = self.patience().map(crate::net::poll::timespec);
         if poll(&mut fds, timeout.as_ref()).is_err() {
             return Vec::new();
         }

@@ -138,7 +138,7 @@ impl Supervisor {
             if !self.is_told {
                 fds.push(PollFd::from_borrowed_fd(control.as_fd(), PollFlags::IN));
             }
-            let patience = self.patience().map(crate::net::timespec);
+            let patience = self.patience().map(crate::net::poll::timespec);
             if poll(&mut fds, patience.as_ref()).is_err() {
                 continue;
             }

@@ -14,9 +14,9 @@ use mcp_auth_proxy::flags::Settings;
 use mcp_auth_proxy::http::{Payload, Response};
 use mcp_auth_proxy::identity::Principal;
 use mcp_auth_proxy::login::providers::configure_anew;
-use mcp_auth_proxy::net::downstream::Downstream;
-use mcp_auth_proxy::net::drain::Drain;
-use mcp_auth_proxy::net::interrupt;
+use mcp_auth_proxy::net::cancellation;
+use mcp_auth_proxy::net::client_connection::ClientConnection;
+use mcp_auth_proxy::net::shutdown::Shutdown;
 use mcp_auth_proxy::store::embedded::EmbeddedStore;
 use mcp_auth_proxy::tokens::Secret;
 use mcp_auth_proxy::tokens::access::AccessToken;
@@ -107,7 +107,7 @@ impl Provided {
 }
 
 /// What keeps a stream of the token's holder open, and the client's end of its connection.
-fn open_stream(app: &Local, access: &str) -> ((Response, Arc<Downstream>), TcpStream) {
+fn open_stream(app: &Local, access: &str) -> ((Response, Arc<ClientConnection>), TcpStream) {
     let token = AccessToken::verify(access, &app.core().keys, app.core().now()).unwrap();
     let principal = Principal {
         user: token.sub,
@@ -120,13 +120,14 @@ fn open_stream(app: &Local, access: &str) -> ((Response, Arc<Downstream>), TcpSt
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     client.set_nonblocking(true).unwrap();
-    let served = Arc::new(Downstream::plain(listener.accept().unwrap().0));
+    let served = Arc::new(ClientConnection::plain(listener.accept().unwrap().0));
     let stream = Response {
         body: Payload::Stream { reader: Box::new(std::io::empty()), length: None },
         ..Response::new(http::StatusCode::OK)
     };
-    let open =
-        interrupt::on_behalf_of(served.clone(), Drain::new().unwrap(), || app.streams().attach(stream, &principal));
+    let open = cancellation::on_behalf_of(served.clone(), Shutdown::new().unwrap(), || {
+        app.streams().attach(stream, &principal)
+    });
     ((open, served), client)
 }
 

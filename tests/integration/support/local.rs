@@ -11,7 +11,7 @@ use mcp_auth_proxy::app::routes::App;
 use mcp_auth_proxy::clock::Clock;
 use mcp_auth_proxy::core::Core;
 use mcp_auth_proxy::flags::Settings;
-use mcp_auth_proxy::http::head::{self};
+use mcp_auth_proxy::http::h1::head::{self};
 use mcp_auth_proxy::http::{Body, Handler, Payload, Request, RequestId, Response};
 use mcp_auth_proxy::login::Login;
 use mcp_auth_proxy::resource::admission::{Admission, Bounds};

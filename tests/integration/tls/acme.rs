@@ -155,10 +155,11 @@ fn a_certificate_is_renewed_when_the_authority_says_so() {
 
 /// A JSON document of Pebble's.
 fn fetch(url: &str, root: &[u8]) -> serde_json::Value {
-    use mcp_auth_proxy::http::fetch::{Fetcher, Proxies, RemoteUrl, TIMEOUT};
+    use mcp_auth_proxy::http::client::{FETCH_TIMEOUT, Fetcher, Proxies, RemoteUrl};
     let file = Scratch::new();
     fs::write(file.path("ca.pem"), root).unwrap();
     let trust = mcp_auth_proxy::net::tls::client_config("", Some(Path::new(&file.path("ca.pem")))).unwrap();
-    let answer = Fetcher::new(trust, Proxies::default(), TIMEOUT).get(&RemoteUrl::parse(url).unwrap(), &[]).unwrap();
+    let answer =
+        Fetcher::new(trust, Proxies::default(), FETCH_TIMEOUT).get(&RemoteUrl::parse(url).unwrap(), &[]).unwrap();
     serde_json::from_slice(&answer.body).unwrap()
 }

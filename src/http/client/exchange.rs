@@ -2,21 +2,22 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use ::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use ::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
-use super::body::{Arriving, BodyError, Framed, Input, Progress, Source};
-use super::fetch::OutboundProxy;
-use super::head::{self, Framing, connection_tokens};
+use super::proxies::OutboundProxy;
+use super::response_head::ResponseHead;
+use crate::http::body::Arriving;
+use crate::http::h1::framing::{BodyError, Framed, Progress};
+use crate::http::h1::head::Framing;
+use crate::http::h1::input::{Input, Source};
 use crate::net::resolver::CachingResolver;
-use crate::net::wire::{Either, Pace, Socket, Wire};
+use crate::net::transport::{Either, LatencyEstimate, Socket, Transport};
 use crate::url::UpstreamUrl;
 
 /// Node ends an idle connection after five seconds; a request that races with that end would be lost.
@@ -36,15 +37,15 @@ pub(crate) struct Client {
     response_timeout: Duration,
     /// The proxy on the way, if there is one.
     proxy: Option<OutboundProxy>,
-    pace: Pace,
+    latency: LatencyEstimate,
     idle: Mutex<Vec<(Instant, Connection)>>,
 }
 
-type Connection = Input<Wire>;
+type Connection = Input<Transport>;
 
-impl Source for Wire {
+impl Source for Transport {
     fn read(&mut self, buffer: &mut [u8], _: Duration) -> io::Result<usize> {
-        Wire::read(self, buffer)
+        Transport::read(self, buffer)
     }
 }
 
@@ -125,7 +126,7 @@ impl Client {
             connect_timeout,
             response_timeout,
             proxy: None,
-            pace: Pace::default(),
+            latency: LatencyEstimate::default(),
             idle: Mutex::default(),
         }
     }
@@ -196,28 +197,28 @@ impl Client {
             _ => ClientError::Connect(e),
         };
         let socket = match &self.url.socket {
-            Some(path) => Socket::open_unix(path, self.connect_timeout, self.pace.clone()).map_err(timed_out)?,
+            Some(path) => Socket::open_unix(path, self.connect_timeout, self.latency.clone()).map_err(timed_out)?,
             None => {
                 let addresses = self.addresses().map_err(|_| ClientError::UnknownHost)?;
-                Socket::open_tcp(&addresses, self.connect_timeout, self.pace.clone()).map_err(timed_out)?
+                Socket::open_tcp(&addresses, self.connect_timeout, self.latency.clone()).map_err(timed_out)?
             }
         };
         let socket = match &self.proxy {
             Some(proxy) => self.tunnel(socket, proxy)?,
             None => socket,
         };
-        let wire = match &self.tls {
-            None => Wire::Plain(socket),
+        let transport = match &self.tls {
+            None => Transport::Plain(socket),
             Some((config, name)) => {
                 let deadline = Instant::now() + self.connect_timeout;
-                Wire::encrypted(socket, config.clone(), name.clone(), deadline).map_err(|e| match e.kind() {
+                Transport::encrypted(socket, config.clone(), name.clone(), deadline).map_err(|e| match e.kind() {
                     // What came is no TLS, or no certificate to be trusted.
                     io::ErrorKind::InvalidData => ClientError::Io(e),
                     _ => timed_out(e),
                 })?
             }
         };
-        Ok(Input::new(wire))
+        Ok(Input::new(transport))
     }
 
     /// Has the proxy connect `socket` to the server.
@@ -262,17 +263,17 @@ impl Client {
         used: bool,
         outgoing: &mut Outgoing<'_>,
     ) -> Result<Incoming, Failed> {
-        let wire = connection.source_mut();
-        wire.set_deadline(Some(Instant::now() + self.response_timeout));
+        let transport = connection.source_mut();
+        transport.set_deadline(Some(Instant::now() + self.response_timeout));
         let mut streamed = false;
-        let sent = self.send(wire, outgoing, &mut streamed);
+        let sent = self.send(transport, outgoing, &mut streamed);
         let failed = |error| Failed { error, stale: false, streamed };
         let sent = sent.map_err(|error| {
             let stale = used && matches!(&error, ClientError::Io(e) if has_ended(e));
             Failed { error, stale, streamed }
         })?;
-        wire.set_deadline(Some(Instant::now() + self.response_timeout));
-        wire.asked();
+        transport.set_deadline(Some(Instant::now() + self.response_timeout));
+        transport.asked();
         let mut heard = false;
         let head = loop {
             match ResponseHead::parse(connection.buffered()) {
@@ -313,7 +314,12 @@ impl Client {
 
     /// Sends the request. False when the server answered before it had all of it. `streamed` is set with the first byte
     /// of the body that can't be had again.
-    fn send(&self, wire: &mut Wire, outgoing: &mut Outgoing<'_>, streamed: &mut bool) -> Result<bool, ClientError> {
+    fn send(
+        &self,
+        transport: &mut Transport,
+        outgoing: &mut Outgoing<'_>,
+        streamed: &mut bool,
+    ) -> Result<bool, ClientError> {
         let mut bytes = Vec::with_capacity(1 << 10);
         self.write_head(&mut bytes, outgoing);
         let chunked = outgoing.rest.is_some() && outgoing.framing == Framing::Chunked;
@@ -324,16 +330,16 @@ impl Client {
         if outgoing.held.len() <= PIECE {
             bytes.extend_from_slice(outgoing.held);
         }
-        if !wire.send(&bytes).map_err(unsent)?
-            || (outgoing.held.len() > PIECE && !wire.send(outgoing.held).map_err(unsent)?)
+        if !transport.send(&bytes).map_err(unsent)?
+            || (outgoing.held.len() > PIECE && !transport.send(outgoing.held).map_err(unsent)?)
         {
             return Ok(false);
         }
-        if chunked && !outgoing.held.is_empty() && !wire.send(b"\r\n").map_err(unsent)? {
+        if chunked && !outgoing.held.is_empty() && !transport.send(b"\r\n").map_err(unsent)? {
             return Ok(false);
         }
         match &mut outgoing.rest {
-            Some(rest) => self.stream(wire, *rest, chunked, streamed),
+            Some(rest) => self.stream(transport, *rest, chunked, streamed),
             None => Ok(true),
         }
     }
@@ -342,7 +348,7 @@ impl Client {
     /// say while the client still sends, or pauses.
     fn stream(
         &self,
-        wire: &mut Wire,
+        transport: &mut Transport,
         rest: &mut dyn Arriving,
         chunked: bool,
         streamed: &mut bool,
@@ -352,7 +358,7 @@ impl Client {
             let n = match rest.read_now(&mut piece) {
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    match wire.wait_for_either(rest.socket(), rest.deadline()) {
+                    match transport.wait_for_either(rest.socket(), rest.deadline()) {
                         Ok(Either::Other) => continue,
                         Ok(Either::Server) => return Ok(false),
                         Err(e) if e.kind() == io::ErrorKind::TimedOut => {
@@ -373,8 +379,8 @@ impl Client {
                 bytes.extend_from_slice(b"\r\n");
             }
             // The time runs while the server is silent, not while the client sends.
-            wire.set_deadline(Some(Instant::now() + self.response_timeout));
-            if !wire.send(&bytes).map_err(unsent)? {
+            transport.set_deadline(Some(Instant::now() + self.response_timeout));
+            if !transport.send(&bytes).map_err(unsent)? {
                 return Ok(false);
             }
             if n == 0 {
@@ -421,74 +427,6 @@ fn unsent(error: io::Error) -> ClientError {
 fn has_ended(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
-}
-
-/// The head of an answer.
-struct ResponseHead {
-    /// Bytes, with the empty line.
-    size: usize,
-    status: StatusCode,
-    fields: HeaderMap,
-    keep_alive: bool,
-    is_http11: bool,
-}
-
-impl ResponseHead {
-    /// The head at the beginning of `bytes`, if it is whole.
-    fn parse(bytes: &[u8]) -> Result<Option<ResponseHead>, &'static str> {
-        if bytes.is_empty() {
-            return Ok(None);
-        }
-        let mut found = [const { MaybeUninit::uninit() }; head::FIELDS];
-        let mut response = httparse::Response::new(&mut []);
-        let parser = httparse::ParserConfig::default();
-        let size = match parser.parse_response_with_uninit_headers(&mut response, bytes, &mut found) {
-            Ok(httparse::Status::Complete(size)) => size,
-            Ok(httparse::Status::Partial) => return Ok(None),
-            Err(httparse::Error::TooManyHeaders) => return Err("the head of its answer has too many fields"),
-            Err(_) => return Err("its answer is not HTTP/1.1"),
-        };
-        let status = StatusCode::from_u16(response.code.unwrap_or_default()).map_err(|_| "its status is none")?;
-        let fields = head::fields(&bytes[..size], response.headers).ok_or("a field of its answer is malformed")?;
-        let says = |token: &str| connection_tokens(&fields).any(|t| t.eq_ignore_ascii_case(token));
-        let is_http11 = response.version == Some(1);
-        let keep_alive = !says("close") && (is_http11 || says("keep-alive"));
-        Ok(Some(ResponseHead { size, status, fields, keep_alive, is_http11 }))
-    }
-
-    /// How the end of the body is found, or `None` for the end of the connection (RFC 9112 section 6.3).
-    fn framing(&self, method: &Method) -> Result<Option<Framing>, &'static str> {
-        let mut encodings = self.fields.get_all(TRANSFER_ENCODING).iter();
-        let encoding = encodings.next();
-        // Others between here and there may go by the second, or take no notice of either.
-        if encodings.next().is_some() {
-            return Err("its answer has two Transfer-Encoding fields");
-        }
-        if encoding.is_some() && !self.is_http11 {
-            return Err("its answer is HTTP/1.0 and has a Transfer-Encoding");
-        }
-        let length = self.length()?;
-        if *method == Method::HEAD || matches!(self.status.as_u16(), 204 | 304) {
-            return Ok(Some(Framing::None));
-        }
-        match (encoding, length) {
-            (Some(_), Some(_)) => Err("its answer has both Content-Length and Transfer-Encoding"),
-            (Some(e), None) if e.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(Some(Framing::Chunked)),
-            (Some(_), None) => Err("its answer has a Transfer-Encoding other than chunked"),
-            (None, Some(n)) => Ok(Some(Framing::Length(n))),
-            (None, None) => Ok(None),
-        }
-    }
-
-    fn length(&self) -> Result<Option<u64>, &'static str> {
-        let mut fields = self.fields.get_all(CONTENT_LENGTH).iter();
-        let Some(first) = fields.next() else { return Ok(None) };
-        if fields.any(|f| f != first) {
-            return Err("its answer has two lengths");
-        }
-        let digits = first.to_str().ok().filter(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()));
-        digits.and_then(|d| d.parse().ok()).map(Some).ok_or("the length of its answer is no number")
-    }
 }
 
 /// The body of an answer, read on demand. Once it has been read, its connection is good for another request.
@@ -559,42 +497,5 @@ impl Read for IncomingBody {
             Err(_) => self.connection = None,
         }
         result
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_end_of_an_answer_is_found_or_the_answer_refused() {
-        let framing = |fields: &str| {
-            let text = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
-            ResponseHead::parse(text.as_bytes()).map(|h| h.expect("whole")).and_then(|h| h.framing(&Method::GET))
-        };
-        assert_eq!(framing(""), Ok(None));
-        assert_eq!(framing("Content-Length: 5\r\n"), Ok(Some(Framing::Length(5))));
-        assert_eq!(framing("Content-Length: 5\r\nContent-Length: 5\r\n"), Ok(Some(Framing::Length(5))));
-        assert_eq!(framing("Transfer-Encoding: Chunked\r\n"), Ok(Some(Framing::Chunked)));
-        for fields in [
-            "Content-Length: 5\r\nContent-Length: 6\r\n",
-            "Content-Length: 5, 5\r\n",
-            "Content-Length: +5\r\n",
-            "Content-Length: \r\n",
-            "Content-Length: 99999999999999999999\r\n",
-            "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
-            "Transfer-Encoding: gzip, chunked\r\n",
-            "Transfer-Encoding: identity\r\n",
-            " X: a\r\n",
-        ] {
-            assert!(framing(fields).is_err(), "{fields:?}");
-        }
-    }
-
-    #[test]
-    fn connections_are_kept_as_the_answer_says() {
-        let keeps = |text: &str| ResponseHead::parse(text.as_bytes()).unwrap().unwrap().keep_alive;
-        assert!(keeps("HTTP/1.1 200 OK\r\n\r\n") && keeps("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\n"));
-        assert!(!keeps("HTTP/1.0 200 OK\r\n\r\n") && !keeps("HTTP/1.1 200 OK\r\nConnection: x, Close\r\n\r\n"));
     }
 }

@@ -1,7 +1,7 @@
 //! Where connections wait for their clients: one epoll set and a table, no thread for any of them.
 //!
 //! Every worker takes its next event from here itself, so that a request costs no hand-over between threads. A thread of
-//! the lobby's own looks after deadlines and sleeps until the next one.
+//! the poller's own looks after deadlines and sleeps until the next one.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::Limits;
-use super::connection::{Connection, For, Wait};
+use super::connection::{Connection, Wait, WaitFor};
+use super::handler::Limits;
 use crate::net::address::address_group;
 
 /// When there is no deadline to look after.
@@ -27,7 +27,7 @@ const END: u64 = u64::MAX;
 const LISTENER: u64 = u64::MAX - 1;
 
 /// The waiting connections, and the bounds on all of them.
-pub(super) struct Lobby {
+pub(super) struct Poller {
     epoll: OwnedFd,
     end: OwnedFd,
     table: Mutex<Table>,
@@ -82,17 +82,17 @@ pub(super) struct Key {
 pub(super) enum Event {
     /// Go on with a connection.
     Ready(Key, Box<Connection>),
-    /// Accept connections on the listening socket of that number, then call [`Lobby::listen`] again.
+    /// Accept connections on the listening socket of that number, then call [`Poller::listen`] again.
     Arrivals(usize),
     /// Nothing came in time.
-    Quiet,
+    Timeout,
     /// Stop.
     End,
 }
 
-impl Lobby {
-    pub(super) fn new(limits: &Limits) -> io::Result<Lobby> {
-        let lobby = Lobby {
+impl Poller {
+    pub(super) fn new(limits: &Limits) -> io::Result<Poller> {
+        let poller = Poller {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             end: eventfd(0, EventfdFlags::CLOEXEC)?,
             table: Mutex::default(),
@@ -101,19 +101,19 @@ impl Lobby {
             most: limits.connections,
             most_per_address: limits.connections_per_address,
         };
-        epoll::add(&lobby.epoll, &lobby.end, EventData::new_u64(END), EventFlags::IN)?;
-        Ok(lobby)
+        epoll::add(&poller.epoll, &poller.end, EventData::new_u64(END), EventFlags::IN)?;
+        Ok(poller)
     }
 
-    /// Adds the listening socket of number `door`; [`Lobby::listen`] makes it heard.
-    pub(super) fn add_listener(&self, listener: &TcpListener, door: usize) -> io::Result<()> {
-        Ok(epoll::add(&self.epoll, listener, listener_data(door), EventFlags::empty())?)
+    /// Adds the listening socket of number `listener_index`; [`Poller::listen`] makes it heard.
+    pub(super) fn add_listener(&self, listener: &TcpListener, listener_index: usize) -> io::Result<()> {
+        Ok(epoll::add(&self.epoll, listener, listener_data(listener_index), EventFlags::empty())?)
     }
 
     /// Hears the listening socket once.
-    pub(super) fn listen(&self, listener: &TcpListener, door: usize) {
+    pub(super) fn listen(&self, listener: &TcpListener, listener_index: usize) {
         let flags = EventFlags::IN | EventFlags::ONESHOT;
-        if let Err(e) = epoll::modify(&self.epoll, listener, listener_data(door), flags) {
+        if let Err(e) = epoll::modify(&self.epoll, listener, listener_data(listener_index), flags) {
             log::error!(error:% = e; "connections can't be accepted any more; restart the proxy");
         }
     }
@@ -127,8 +127,8 @@ impl Lobby {
     pub(super) fn next(&self, patience: Duration) -> Event {
         let mut events = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }];
         loop {
-            match epoll::wait(&self.epoll, &mut events, Some(&crate::net::timespec(patience))) {
-                Ok(0) => return Event::Quiet,
+            match epoll::wait(&self.epoll, &mut events, Some(&crate::net::poll::timespec(patience))) {
+                Ok(0) => return Event::Timeout,
                 Ok(_) => {}
                 Err(_) => continue,
             }
@@ -200,7 +200,7 @@ impl Lobby {
 
     /// From here on the event is heard, although nobody can have the connection yet. Its owner does this, so that none
     /// who has lost it meanwhile can change what another waits for.
-    fn arm(&self, key: Key, connection: &Connection, for_what: For) -> io::Result<()> {
+    fn arm(&self, key: Key, connection: &Connection, for_what: WaitFor) -> io::Result<()> {
         Ok(epoll::modify(&self.epoll, &**connection.socket(), key.data(), flags(for_what))?)
     }
 
@@ -209,7 +209,7 @@ impl Lobby {
         if std::mem::take(&mut table.slots[key.slot as usize].was_called) {
             return Some(connection);
         }
-        if table.draining && wait.for_what == For::Request {
+        if table.draining && wait.for_what == WaitFor::Request {
             self.close(table, key, connection);
             return None;
         }
@@ -235,7 +235,7 @@ impl Lobby {
     fn store(&self, table: &mut Table, key: Key, connection: Box<Connection>, wait: Wait) {
         let since = Instant::now();
         table.of(wait.for_what).insert((wait.deadline, key.slot));
-        if wait.for_what == For::Request {
+        if wait.for_what == WaitFor::Request {
             table.idle_since.insert((since, key.slot));
         }
         table.slots[key.slot as usize].waiting = Some(Waiting { connection, wait, since });
@@ -289,7 +289,7 @@ impl Lobby {
         table.open
     }
 
-    /// Sends the workers and the lobby's thread home.
+    /// Sends the workers and the poller's thread home.
     pub(super) fn end(&self) {
         self.table().ended = true;
         self.sooner.notify_all();
@@ -307,17 +307,17 @@ impl Key {
     }
 }
 
-fn listener_data(door: usize) -> EventData {
-    EventData::new_u64(LISTENER - door as u64)
+fn listener_data(listener_index: usize) -> EventData {
+    EventData::new_u64(LISTENER - listener_index as u64)
 }
 
-fn flags(for_what: For) -> EventFlags {
+fn flags(for_what: WaitFor) -> EventFlags {
     EventFlags::ONESHOT
         | match for_what {
-            For::Request | For::Bytes => EventFlags::IN,
-            For::Room => EventFlags::OUT,
+            WaitFor::Request | WaitFor::Readable => EventFlags::IN,
+            WaitFor::Writable => EventFlags::OUT,
             // A socket has room at once, as a rule.
-            For::Turn => EventFlags::IN | EventFlags::OUT,
+            WaitFor::Turn => EventFlags::IN | EventFlags::OUT,
         }
 }
 
@@ -375,20 +375,20 @@ impl Table {
     fn unpark(&mut self, slot: u32) -> Option<Box<Connection>> {
         let Waiting { connection, wait, since } = self.slots[slot as usize].waiting.take()?;
         self.of(wait.for_what).remove(&(wait.deadline, slot));
-        if wait.for_what == For::Request {
+        if wait.for_what == WaitFor::Request {
             self.idle_since.remove(&(since, slot));
         }
         Some(connection)
     }
 
-    fn of(&mut self, for_what: For) -> &mut BTreeSet<(Instant, u32)> {
-        if for_what == For::Request { &mut self.idle } else { &mut self.begun }
+    fn of(&mut self, for_what: WaitFor) -> &mut BTreeSet<(Instant, u32)> {
+        if for_what == WaitFor::Request { &mut self.idle } else { &mut self.begun }
     }
 
     /// The order in which connections make room.
     fn rank(&self, slot: u32) -> Option<(bool, Instant, u32)> {
         let Waiting { wait, since, .. } = self.slots[slot as usize].waiting.as_ref()?;
-        let is_idle = wait.for_what == For::Request;
+        let is_idle = wait.for_what == WaitFor::Request;
         Some((!is_idle, if is_idle { *since } else { wait.deadline }, slot))
     }
 
@@ -416,7 +416,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::net::downstream::Downstream;
+    use crate::net::client_connection::ClientConnection;
 
     const PATIENCE: Duration = Duration::from_millis(20);
 
@@ -424,44 +424,44 @@ mod tests {
         crate::app::config::Config::build(crate::flags::Settings::default()).unwrap().http
     }
 
-    /// A lobby with a worker that has its one connection, and the client's end of that.
-    fn lobby() -> (Lobby, Key, Box<Connection>, TcpStream) {
+    /// A poller with a worker that has its one connection, and the client's end of that.
+    fn poller() -> (Poller, Key, Box<Connection>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (socket, peer) = listener.accept().unwrap();
-        let (lobby, limits) = (Lobby::new(&limits()).unwrap(), limits());
-        let (connection, wait) = Connection::new(Downstream::plain(socket), peer.ip(), 0, &limits);
-        lobby.admit(connection, wait, peer.ip(), false);
+        let (poller, limits) = (Poller::new(&limits()).unwrap(), limits());
+        let (connection, wait) = Connection::new(ClientConnection::plain(socket), peer.ip(), 0, &limits);
+        poller.admit(connection, wait, peer.ip(), false);
         client.write_all(b"G").unwrap();
-        let Event::Ready(key, connection) = lobby.next(Duration::from_secs(10)) else { panic!("no event") };
-        (lobby, key, connection, client)
+        let Event::Ready(key, connection) = poller.next(Duration::from_secs(10)) else { panic!("no event") };
+        (poller, key, connection, client)
     }
 
-    fn wait(for_what: For) -> Wait {
+    fn wait(for_what: WaitFor) -> Wait {
         Wait { for_what, deadline: Instant::now() + Duration::from_secs(60) }
     }
 
     #[test]
     fn an_event_before_its_connection_is_put_back_is_not_lost() {
-        let (lobby, key, connection, _client) = lobby();
-        lobby.arm(key, &connection, For::Bytes).unwrap();
+        let (poller, key, connection, _client) = poller();
+        poller.arm(key, &connection, WaitFor::Readable).unwrap();
         // Another worker hears of the byte, and finds nobody.
-        assert!(matches!(lobby.next(PATIENCE), Event::Quiet));
-        let connection = lobby.put_back(key, connection, wait(For::Bytes)).expect("it is called at once");
+        assert!(matches!(poller.next(PATIENCE), Event::Timeout));
+        let connection = poller.put_back(key, connection, wait(WaitFor::Readable)).expect("it is called at once");
         // It is called once.
-        lobby.arm(key, &connection, For::Bytes).unwrap();
-        assert!(lobby.put_back(key, connection, wait(For::Bytes)).is_none());
-        assert!(matches!(lobby.next(PATIENCE), Event::Ready(..)));
+        poller.arm(key, &connection, WaitFor::Readable).unwrap();
+        assert!(poller.put_back(key, connection, wait(WaitFor::Readable)).is_none());
+        assert!(matches!(poller.next(PATIENCE), Event::Ready(..)));
     }
 
     #[test]
     fn whoever_comes_late_changes_nothing_of_what_another_waits_for() {
-        let (lobby, key, connection, _client) = lobby();
-        // Its time is up as soon as it is put back, so the lobby's thread has it, and has it wait for room.
-        let overdue = Wait { for_what: For::Room, deadline: Instant::now() };
-        assert!(lobby.park(key, connection, overdue).is_none());
-        let (key, connection) = lobby.table().overdue(Instant::now()).unwrap();
-        assert!(lobby.park(key, connection, wait(For::Room)).is_none());
-        assert!(matches!(lobby.next(PATIENCE), Event::Ready(..)), "there is room at once");
+        let (poller, key, connection, _client) = poller();
+        // Its time is up as soon as it is put back, so the poller's thread has it, and has it wait for room.
+        let overdue = Wait { for_what: WaitFor::Writable, deadline: Instant::now() };
+        assert!(poller.park(key, connection, overdue).is_none());
+        let (key, connection) = poller.table().overdue(Instant::now()).unwrap();
+        assert!(poller.park(key, connection, wait(WaitFor::Writable)).is_none());
+        assert!(matches!(poller.next(PATIENCE), Event::Ready(..)), "there is room at once");
     }
 }

@@ -12,12 +12,12 @@ use rustix::net::sockopt::Timeout;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 use rustls::ServerConfig;
 
-use super::connection::{Connection, For, Next, Services, Wait};
-use super::lobby::{Event, Key, Lobby};
+use super::connection::{Connection, Next, Services, Wait, WaitFor};
+use super::handler::{Handler, Limits};
+use super::poller::{Event, Key, Poller};
 use super::workers::{self, Outcome, Workers};
-use super::{Handler, Limits};
-use crate::net::downstream::Downstream;
-use crate::net::drain::Drain;
+use crate::net::client_connection::ClientConnection;
+use crate::net::shutdown::Shutdown;
 use crate::observe::log::Episode;
 
 const BACKLOG: i32 = 1_024;
@@ -44,8 +44,8 @@ pub struct Listener {
 struct Shared {
     listeners: Vec<Listener>,
     limits: Limits,
-    drain: Drain,
-    lobby: Lobby,
+    drain: Shutdown,
+    poller: Poller,
     workers: Arc<Workers>,
     trouble: Episode,
 }
@@ -74,8 +74,8 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
     }
     // Connections inherit these.
     sockopt::set_tcp_nodelay(&socket, true)?;
-    sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(crate::net::BRIEF))?;
-    crate::net::keep_alive(&socket);
+    sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(crate::net::poll::BRIEF))?;
+    crate::net::poll::keep_alive(&socket);
     net::bind(&socket, &address)?;
     Ok(TcpListener::from(socket))
 }
@@ -83,19 +83,19 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
 impl Server {
     /// A server on `listeners`, under the same limits together. From now on clients can connect; they are answered once
     /// [`Server::run`] is called.
-    pub fn new(listeners: Vec<Listener>, limits: Limits, drain: Drain) -> io::Result<Server> {
-        let lobby = Lobby::new(&limits)?;
-        for (door, listener) in listeners.iter().enumerate() {
+    pub fn new(listeners: Vec<Listener>, limits: Limits, drain: Shutdown) -> io::Result<Server> {
+        let poller = Poller::new(&limits)?;
+        for (listener_index, listener) in listeners.iter().enumerate() {
             net::listen(&listener.socket, BACKLOG)?;
             // Another worker may have taken the connection that this one was woken for.
             listener.socket.set_nonblocking(true)?;
-            lobby.add_listener(&listener.socket, door)?;
+            poller.add_listener(&listener.socket, listener_index)?;
         }
         let shared = Arc::new_cyclic(|shared: &Weak<Shared>| {
             let shared = shared.clone();
             let run = move || shared.upgrade().map_or(Outcome::End, |s| s.lead());
             let workers = Workers::new(limits.workers, run);
-            Shared { listeners, limits, drain, lobby, workers, trouble: Episode::default() }
+            Shared { listeners, limits, drain, poller, workers, trouble: Episode::default() }
         });
         Ok(Server { shared })
     }
@@ -107,28 +107,28 @@ impl Server {
         let shared = self.shared;
         shared.workers.start()?;
         let keeper = shared.clone();
-        std::thread::Builder::new().name("lobby".into()).spawn(move || {
-            keeper.lobby.look_after_deadlines(|key, mut connection| {
-                let next = connection.time_is_up(&keeper.services(connection.door()));
+        std::thread::Builder::new().name("poller".into()).spawn(move || {
+            keeper.poller.look_after_deadlines(|key, mut connection| {
+                let next = connection.time_is_up(&keeper.services(connection.listener_index()));
                 keeper.settle(key, connection, next);
             });
         })?;
-        for (door, listener) in shared.listeners.iter().enumerate() {
-            shared.lobby.listen(&listener.socket, door);
+        for (listener_index, listener) in shared.listeners.iter().enumerate() {
+            shared.poller.listen(&listener.socket, listener_index);
         }
         while poll(&mut [PollFd::from_borrowed_fd(stop, PollFlags::IN)], None) == Err(Errno::INTR) {}
         shared.drain(drain_timeout);
-        shared.lobby.end();
+        shared.poller.end();
         shared.workers.end();
         Ok(())
     }
 }
 
 impl Shared {
-    /// What a connection works with that came in by the listener of number `door`.
-    fn services(&self, door: usize) -> Services<'_> {
+    /// What a connection works with that came in by the listener of number `listener_index`.
+    fn services(&self, listener_index: usize) -> Services<'_> {
         Services {
-            handler: &*self.listeners[door].handler,
+            handler: &*self.listeners[listener_index].handler,
             limits: &self.limits,
             drain: &self.drain,
             workers: &self.workers,
@@ -137,13 +137,13 @@ impl Shared {
 
     /// A leader's turn.
     fn lead(&self) -> Outcome {
-        match self.lobby.next(workers::IDLE) {
+        match self.poller.next(workers::IDLE) {
             Event::Ready(key, mut connection) => {
                 self.workers.is_busy();
-                let services = self.services(connection.door());
+                let services = self.services(connection.listener_index());
                 let mut next = connection.go_on(true, &services);
                 // Saves a quick client two system calls and a change of threads for each request.
-                while matches!(next, Next::Wait(Wait { for_what: For::Request, .. }))
+                while matches!(next, Next::Wait(Wait { for_what: WaitFor::Request, .. }))
                     && connection.is_brisk()
                     && self.workers.am_alone()
                 {
@@ -156,37 +156,37 @@ impl Shared {
                 self.settle(key, connection, next);
                 Outcome::Worked
             }
-            Event::Arrivals(door) => {
+            Event::Arrivals(listener_index) => {
                 self.workers.is_busy();
-                self.accept(door);
+                self.accept(listener_index);
                 Outcome::Worked
             }
-            Event::Quiet => Outcome::Quiet,
+            Event::Timeout => Outcome::Timeout,
             Event::End => Outcome::End,
         }
     }
 
     fn settle(&self, key: Key, mut connection: Box<Connection>, mut next: Next) {
         while let Next::Wait(wait) = next {
-            match self.lobby.park(key, connection, wait) {
+            match self.poller.park(key, connection, wait) {
                 None => return,
                 // What it waits for has come before it was put back.
                 Some(called) => connection = called,
             }
-            next = connection.go_on(true, &self.services(connection.door()));
+            next = connection.go_on(true, &self.services(connection.listener_index()));
         }
-        self.lobby.forget(key, connection);
+        self.poller.forget(key, connection);
     }
 
-    fn accept(&self, door: usize) {
-        let listener = &self.listeners[door];
+    fn accept(&self, listener_index: usize) {
+        let listener = &self.listeners[listener_index];
         for _ in 0..ACCEPTED_IN_A_ROW {
             match net::accept_with(&listener.socket, SocketFlags::CLOEXEC) {
                 Ok(socket) => {
                     if self.trouble.ends() {
                         log::info!("connections are accepted again");
                     }
-                    self.admit(TcpStream::from(socket), door);
+                    self.admit(TcpStream::from(socket), listener_index);
                 }
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(Errno::AGAIN) => break,
@@ -200,36 +200,36 @@ impl Shared {
                 }
             }
         }
-        self.lobby.listen(&listener.socket, door);
+        self.poller.listen(&listener.socket, listener_index);
     }
 
-    fn admit(&self, socket: TcpStream, door: usize) {
-        let listener = &self.listeners[door];
+    fn admit(&self, socket: TcpStream, listener_index: usize) {
+        let listener = &self.listeners[listener_index];
         // A connection that was reset before it was accepted has no peer any more.
         let Ok(peer) = socket.peer_addr() else { return };
         let peer = peer.ip().to_canonical();
         let socket = match &listener.tls {
-            None => Downstream::plain(socket),
-            Some(config) => Downstream::encrypted(socket, config.clone()),
+            None => ClientConnection::plain(socket),
+            Some(config) => ClientConnection::encrypted(socket, config.clone()),
         };
         log::trace!(address:% = peer, tls = listener.tls.is_some(); "a connection was opened");
-        let (connection, wait) = Connection::new(socket, peer, door, &self.limits);
-        self.lobby.admit(connection, wait, peer, listener.handler.exempt(peer));
+        let (connection, wait) = Connection::new(socket, peer, listener_index, &self.limits);
+        self.poller.admit(connection, wait, peer, listener.handler.exempt(peer));
     }
 
     fn drain(&self, timeout: Duration) {
         self.drain.begin();
         for listener in &self.listeners {
-            self.lobby.remove_listener(&listener.socket);
+            self.poller.remove_listener(&listener.socket);
             // The port is given up at once, though the descriptor lives as long as the workers.
             let _ = net::shutdown(&listener.socket, net::Shutdown::Both);
         }
-        self.lobby.drain();
-        let left = self.lobby.wait_until_empty(Instant::now() + timeout);
+        self.poller.drain();
+        let left = self.poller.wait_until_empty(Instant::now() + timeout);
         if left > 0 {
             log::warn!(connections = left; "requests were still running when --drain-timeout (DRAIN_TIMEOUT) ran out; they are cut");
             self.drain.finish();
-            self.lobby.wait_until_empty(Instant::now() + Duration::from_millis(500));
+            self.poller.wait_until_empty(Instant::now() + Duration::from_millis(500));
         }
     }
 }

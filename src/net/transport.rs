@@ -1,4 +1,4 @@
-//! A connection to a server. Its waits end when the client goes away or the process stops ([`interrupt`]).
+//! A connection to a server. Its waits end when the client goes away or the process stops ([`cancellation`]).
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -18,16 +18,17 @@ use rustix::net::{
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
-use crate::net::{BRIEF, interrupt};
+use crate::net::cancellation;
+use crate::net::poll::BRIEF;
 
 /// An answer that comes within this time, as a rule, is waited for by the thread that leads, for [`BRIEF`].
 const QUICK: Duration = Duration::from_millis(1);
 
 /// How long the server takes to answer, on average.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Pace(Arc<AtomicU64>);
+pub(crate) struct LatencyEstimate(Arc<AtomicU64>);
 
-impl Pace {
+impl LatencyEstimate {
     /// A moving average in microseconds, of which the newest is an eighth.
     fn note(&self, took: Duration) {
         let new = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min(1 << 32);
@@ -46,7 +47,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// A TCP or Unix socket.
 pub(crate) struct Socket {
     fd: OwnedFd,
-    pace: Pace,
+    latency: LatencyEstimate,
     /// When the request was sent that has no answer yet.
     asked_at: Option<Instant>,
     /// The end of the wait that is going on, if it has one.
@@ -55,7 +56,11 @@ pub(crate) struct Socket {
 
 impl Socket {
     /// Connects to the first of `addresses` that answers; the time is shared among those that are left.
-    pub(crate) fn open_tcp(addresses: &[SocketAddr], timeout: Duration, pace: Pace) -> io::Result<Socket> {
+    pub(crate) fn open_tcp(
+        addresses: &[SocketAddr],
+        timeout: Duration,
+        latency: LatencyEstimate,
+    ) -> io::Result<Socket> {
         let deadline = Instant::now() + timeout;
         let mut last = io::Error::from(io::ErrorKind::NotConnected);
         for (i, address) in addresses.iter().enumerate() {
@@ -64,8 +69,8 @@ impl Socket {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             match connect_tcp(address, share) {
-                Ok(fd) => return Socket::over(fd, pace),
-                Err(e) if interrupt::Interrupted::of(&e).is_some() => return Err(e),
+                Ok(fd) => return Socket::over(fd, latency),
+                Err(e) if cancellation::Cancelled::of(&e).is_some() => return Err(e),
                 Err(e) => last = e,
             }
         }
@@ -74,14 +79,14 @@ impl Socket {
 
     /// Connects to the socket at `path`. A server whose queue of connections is full is asked again until `timeout`,
     /// since the system offers no way to wait for room there (unix(7): EAGAIN).
-    pub(crate) fn open_unix(path: &Path, timeout: Duration, pace: Pace) -> io::Result<Socket> {
+    pub(crate) fn open_unix(path: &Path, timeout: Duration, latency: LatencyEstimate) -> io::Result<Socket> {
         let (address, deadline) = (SocketAddrUnix::new(path)?, Instant::now() + timeout);
         let mut pause = FIRST_PAUSE;
         loop {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
             match connect(&fd, &address) {
-                Ok(()) => return Socket::over(fd, pace),
+                Ok(()) => return Socket::over(fd, latency),
                 Err(Errno::AGAIN) => {}
                 Err(e) => return Err(e.into()),
             }
@@ -89,16 +94,16 @@ impl Socket {
             if left.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            interrupt::pause(pause.min(left))?;
+            cancellation::pause(pause.min(left))?;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    fn over(fd: OwnedFd, pace: Pace) -> io::Result<Socket> {
+    fn over(fd: OwnedFd, latency: LatencyEstimate) -> io::Result<Socket> {
         // It was opened without waiting; a read may wait for BRIEF.
         ioctl_fionbio(&fd, false)?;
         sockopt::set_socket_timeout(&fd, Timeout::Recv, Some(BRIEF))?;
-        Ok(Socket { fd, pace, asked_at: None, deadline: None })
+        Ok(Socket { fd, latency, asked_at: None, deadline: None })
     }
 
     /// From now on waits end at `deadline`, or not by themselves.
@@ -107,7 +112,7 @@ impl Socket {
     }
 
     fn wait(&self, events: PollFlags) -> io::Result<()> {
-        interrupt::wait(self.fd.as_fd(), events, self.patience()?)
+        cancellation::wait(self.fd.as_fd(), events, self.patience()?)
     }
 
     /// How long a wait may last from now; `None` when it ends by nothing but an event.
@@ -145,26 +150,26 @@ fn connect_tcp(address: &SocketAddr, timeout: Duration) -> io::Result<OwnedFd> {
     match connect(&fd, address) {
         Ok(()) => {}
         Err(Errno::INPROGRESS) => {
-            interrupt::wait(fd.as_fd(), PollFlags::OUT, Some(timeout))?;
+            cancellation::wait(fd.as_fd(), PollFlags::OUT, Some(timeout))?;
             sockopt::socket_error(&fd)??;
         }
         Err(e) => return Err(e.into()),
     }
     sockopt::set_tcp_nodelay(&fd, true)?;
-    crate::net::keep_alive(&fd);
+    crate::net::poll::keep_alive(&fd);
     Ok(fd)
 }
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        interrupt::send_first()?;
-        let mut quick = self.asked_at.is_some() && self.pace.is_quick();
+        cancellation::send_first()?;
+        let mut quick = self.asked_at.is_some() && self.latency.is_quick();
         loop {
             let flags = if std::mem::take(&mut quick) { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
             match recv(&self.fd, &mut *buffer, flags) {
                 Ok((n, _)) => {
                     if let Some(at) = self.asked_at.take() {
-                        self.pace.note(at.elapsed());
+                        self.latency.note(at.elapsed());
                     }
                     return Ok(n);
                 }
@@ -314,7 +319,7 @@ impl Tls {
         Ok(())
     }
 
-    /// See [`Wire::send`].
+    /// See [`Transport::send`].
     fn send(&mut self, mut bytes: &[u8]) -> io::Result<bool> {
         loop {
             if !bytes.is_empty() {
@@ -377,7 +382,7 @@ fn is_over(error: &io::Error) -> bool {
 }
 
 /// A socket, perhaps with TLS over it.
-pub(crate) enum Wire {
+pub(crate) enum Transport {
     /// As it is.
     Plain(Socket),
     /// Encrypted.
@@ -393,12 +398,12 @@ pub(crate) enum Either {
     Server,
 }
 
-impl Wire {
+impl Transport {
     /// Reads what the server has sent, and waits for it.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Wire::Plain(socket) => socket.read(buffer),
-            Wire::Tls(tls) => tls.read(buffer),
+            Transport::Plain(socket) => socket.read(buffer),
+            Transport::Tls(tls) => tls.read(buffer),
         }
     }
 
@@ -408,26 +413,26 @@ impl Wire {
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
         deadline: Instant,
-    ) -> io::Result<Wire> {
+    ) -> io::Result<Transport> {
         let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
         let mut tls = Tls { connection, socket, records: Records::default() };
         tls.socket.set_deadline(Some(deadline));
         tls.shake_hands()?;
-        Ok(Wire::Tls(Box::new(tls)))
+        Ok(Transport::Tls(Box::new(tls)))
     }
 
     fn socket(&mut self) -> &mut Socket {
         match self {
-            Wire::Plain(socket) => socket,
-            Wire::Tls(tls) => &mut tls.socket,
+            Transport::Plain(socket) => socket,
+            Transport::Tls(tls) => &mut tls.socket,
         }
     }
 
     /// Is nothing left in the layers between here and the socket?
     pub(crate) fn holds_nothing(&mut self) -> bool {
         match self {
-            Wire::Plain(_) => true,
-            Wire::Tls(tls) => tls.records.is_between() && matches!(tls.has_answer(), Ok(false)),
+            Transport::Plain(_) => true,
+            Transport::Tls(tls) => tls.records.is_between() && matches!(tls.has_answer(), Ok(false)),
         }
     }
 
@@ -453,8 +458,8 @@ impl Wire {
     /// Sends `bytes`. False when the server answered, or closed, before it had them all: then reading tells why.
     pub(crate) fn send(&mut self, mut bytes: &[u8]) -> io::Result<bool> {
         let socket = match self {
-            Wire::Plain(socket) => socket,
-            Wire::Tls(tls) => return tls.send(bytes),
+            Transport::Plain(socket) => socket,
+            Transport::Tls(tls) => return tls.send(bytes),
         };
         let mut waited = false;
         while !bytes.is_empty() {
@@ -484,13 +489,13 @@ impl Wire {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             let server = self.socket().fd.as_fd();
-            if !interrupt::wait_for_either(other, server, left)? {
+            if !cancellation::wait_for_either(other, server, left)? {
                 return Ok(Either::Other);
             }
             match self {
-                Wire::Plain(_) => return Ok(Either::Server),
+                Transport::Plain(_) => return Ok(Either::Server),
                 // It may be a ticket for later, or a new key.
-                Wire::Tls(tls) => match tls.pull_now() {
+                Transport::Tls(tls) => match tls.pull_now() {
                     Ok(_) if !tls.has_answer()? => {}
                     Ok(_) => return Ok(Either::Server),
                     Err(e) if is_over(&e) => return Ok(Either::Server),

@@ -11,7 +11,7 @@ use rustix::event::{EventfdFlags, eventfd};
 ///
 /// Two levels: *streams* end at once, so that clients reconnect elsewhere; *everything* ends when the time is up.
 #[derive(Clone)]
-pub struct Drain(Arc<State>);
+pub struct Shutdown(Arc<State>);
 
 struct State {
     begun: AtomicBool,
@@ -19,11 +19,11 @@ struct State {
     everything: OwnedFd,
 }
 
-impl Drain {
+impl Shutdown {
     /// Not draining.
-    pub fn new() -> io::Result<Drain> {
+    pub fn new() -> io::Result<Shutdown> {
         let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        Ok(Drain(Arc::new(State { begun: AtomicBool::new(false), streams: event()?, everything: event()? })))
+        Ok(Shutdown(Arc::new(State { begun: AtomicBool::new(false), streams: event()?, everything: event()? })))
     }
 
     pub(crate) fn begin(&self) {

@@ -1,5 +1,5 @@
 //! The connection to a client: a socket, perhaps with TLS over it. Nothing here waits, except where a caller asks for a
-//! read that waits for [`BRIEF`](super::BRIEF).
+//! read that waits for [`BRIEF`](super::poll::BRIEF).
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -11,7 +11,7 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg
 use rustls::{ServerConfig, ServerConnection};
 
 /// A client's connection.
-pub struct Downstream {
+pub struct ClientConnection {
     socket: TcpStream,
     /// Absent where the port speaks no TLS.
     cover: Option<Mutex<Cover>>,
@@ -56,15 +56,15 @@ pub enum Handshake {
     IsPlainHttp,
 }
 
-impl Downstream {
+impl ClientConnection {
     /// Over `socket` as it is.
-    pub fn plain(socket: TcpStream) -> Downstream {
-        Downstream { socket, cover: None }
+    pub fn plain(socket: TcpStream) -> ClientConnection {
+        ClientConnection { socket, cover: None }
     }
 
-    /// Over `socket`, with TLS once [`Downstream::handshake`] is done.
-    pub fn encrypted(socket: TcpStream, config: Arc<ServerConfig>) -> Downstream {
-        Downstream { socket, cover: Some(Mutex::new(Cover::Awaited(config))) }
+    /// Over `socket`, with TLS once [`ClientConnection::handshake`] is done.
+    pub fn encrypted(socket: TcpStream, config: Arc<ServerConfig>) -> ClientConnection {
+        ClientConnection { socket, cover: Some(Mutex::new(Cover::Awaited(config))) }
     }
 
     /// Does this port speak TLS?
@@ -120,7 +120,7 @@ impl Downstream {
     }
 
     /// Reads what is there; 0 means the end, `WouldBlock` that nothing is. With empty `flags` it waits for
-    /// [`BRIEF`](super::BRIEF).
+    /// [`BRIEF`](super::poll::BRIEF).
     pub fn recv(&self, buffer: &mut [u8], mut flags: RecvFlags) -> io::Result<usize> {
         let mut cover = self.cover();
         let Some(Cover::Tls(session)) = cover.as_deref_mut() else { return recv_some(&self.socket, buffer, flags) };
@@ -153,7 +153,7 @@ impl Downstream {
     }
 
     /// Takes what it can of `bytes` without waiting: perhaps nothing. With TLS, what was taken is sent when
-    /// [`Downstream::flush_now`] says so.
+    /// [`ClientConnection::flush_now`] says so.
     pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
         let mut cover = self.cover();
         let Some(Cover::Tls(session)) = cover.as_deref_mut() else { return send_some(&self.socket, bytes) };
@@ -225,7 +225,7 @@ impl Downstream {
     }
 }
 
-impl AsFd for Downstream {
+impl AsFd for ClientConnection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

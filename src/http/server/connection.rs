@@ -2,27 +2,32 @@
 //!
 //! A connection is a state machine that never waits for its client, except while the body of an answer is passed on or
 //! a long request body is read for a handler that wants it. Wherever it would wait, it says for what and how long, and
-//! goes back to the lobby.
+//! goes back to the poller.
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use http::header::RETRY_AFTER;
 use http::{Method, StatusCode, Version};
 
-use super::body::{Arriving, Framed, HELD, Input, Progress, SocketSource};
-use super::head::{self, Framing, Head, HeadError};
-use super::response::{self, Prepared};
+use super::handler::{Handler, Limits};
+use super::held::Share;
+use super::request_body::{Continuing, Full, Missing, SocketSource, Whole, send_continue, take_what_is_there};
 use super::workers::Workers;
-use super::{Body, BodyError, Handler, Limits, Request, RequestId, Response};
-use crate::net::downstream::{Downstream, Flushed, Handshake};
-use crate::net::drain::Drain;
-use crate::net::{interrupt, outbox};
+use super::write::{self, Prepared};
+use crate::http::body::{Arriving, Body, HELD};
+use crate::http::h1::framing::{BodyError, Framed, Progress};
+use crate::http::h1::head::{self, Framing, Head, HeadError};
+use crate::http::h1::input::Input;
+use crate::http::request::{Request, RequestId};
+use crate::http::response::Response;
+use crate::net::client_connection::{ClientConnection, Flushed, Handshake};
+use crate::net::shutdown::Shutdown;
+use crate::net::{cancellation, write_buffer};
 
 /// Bytes of a body that the handler did not want which are read away to keep the connection.
 const MAX_LEFTOVER: u64 = 64 << 10;
@@ -41,7 +46,7 @@ const BRISK: Duration = Duration::from_millis(1);
 pub(super) struct Services<'s> {
     pub(super) handler: &'s dyn Handler,
     pub(super) limits: &'s Limits,
-    pub(super) drain: &'s Drain,
+    pub(super) drain: &'s Shutdown,
     pub(super) workers: &'s Workers,
 }
 
@@ -56,28 +61,28 @@ pub(super) enum Next {
 /// A connection's wait for its client.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wait {
-    pub(super) for_what: For,
+    pub(super) for_what: WaitFor,
     pub(super) deadline: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum For {
+pub(super) enum WaitFor {
     /// The next request: the connection may be closed at any time.
     Request,
     /// More of what has begun.
-    Bytes,
+    Readable,
     /// Room for the answer.
-    Room,
+    Writable,
     /// Its turn, since others wait.
     Turn,
 }
 
 /// One client.
 pub(super) struct Connection {
-    socket: Arc<Downstream>,
+    socket: Arc<ClientConnection>,
     peer: IpAddr,
     /// The number of the listener that it came in by.
-    door: usize,
+    listener_index: usize,
     input: Input<SocketSource>,
     stage: Stage,
     /// The socket may have bytes that have not been read.
@@ -125,33 +130,6 @@ struct BodyStage {
     share: Share,
 }
 
-/// Bytes of unfinished requests that all connections hold together.
-static HELD_IN_ALL: AtomicUsize = AtomicUsize::new(0);
-/// Most of those, beyond what each connection may hold in any case: strangers can send all but the last byte.
-const MOST_HELD_IN_ALL: usize = 32 << 20;
-const HELD_IN_ANY_CASE: usize = 8 << 10;
-
-/// What a waiting connection has of [`HELD_IN_ALL`].
-#[derive(Default)]
-struct Share(usize);
-
-impl Share {
-    /// Holds `bytes` from now on; false when there is no room for that many.
-    #[must_use]
-    fn hold(&mut self, bytes: usize) -> bool {
-        let more = bytes.saturating_sub(self.0);
-        let before = HELD_IN_ALL.fetch_add(more, Ordering::Relaxed);
-        self.0 += more;
-        bytes <= HELD_IN_ANY_CASE || before + more <= MOST_HELD_IN_ALL
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        HELD_IN_ALL.fetch_sub(self.0, Ordering::Relaxed);
-    }
-}
-
 struct FlushStage {
     bytes: Vec<u8>,
     sent: usize,
@@ -174,20 +152,33 @@ enum Step {
 }
 
 impl Connection {
-    /// A client that came in by the listener of number `door`, and what is waited for.
-    pub(super) fn new(socket: Downstream, peer: IpAddr, door: usize, limits: &Limits) -> (Connection, Wait) {
+    /// A client that came in by the listener of number `listener_index`, and what is waited for.
+    pub(super) fn new(
+        socket: ClientConnection,
+        peer: IpAddr,
+        listener_index: usize,
+        limits: &Limits,
+    ) -> (Connection, Wait) {
         let (stage, patience) = match socket.is_encrypted() {
             true => (Stage::Handshake(Instant::now() + limits.handshake_timeout), limits.handshake_timeout),
             false => (Stage::Head(HeadStage::default()), limits.idle_timeout),
         };
         let socket = Arc::new(socket);
         let input = Input::new(SocketSource { socket: socket.clone(), in_person: false });
-        let connection =
-            Connection { socket, peer, door, input, stage, readable: false, idle_since: None, is_brisk: false };
-        (connection, Wait { for_what: For::Request, deadline: Instant::now() + patience })
+        let connection = Connection {
+            socket,
+            peer,
+            listener_index,
+            input,
+            stage,
+            readable: false,
+            idle_since: None,
+            is_brisk: false,
+        };
+        (connection, Wait { for_what: WaitFor::Request, deadline: Instant::now() + patience })
     }
 
-    pub(super) fn socket(&self) -> &Arc<Downstream> {
+    pub(super) fn socket(&self) -> &Arc<ClientConnection> {
         &self.socket
     }
 
@@ -197,8 +188,8 @@ impl Connection {
     }
 
     /// The number of the listener that it came in by.
-    pub(super) fn door(&self) -> usize {
-        self.door
+    pub(super) fn listener_index(&self) -> usize {
+        self.listener_index
     }
 
     /// Has the client sent anything that has not been read?
@@ -218,7 +209,7 @@ impl Connection {
                 Stage::Handshake(deadline) => self.shake_hands(deadline, services.limits),
                 Stage::Head(_) if answered >= IN_A_ROW && self.knows_of_more() => {
                     let deadline = Instant::now() + services.limits.idle_timeout;
-                    Step::Wait(Stage::Head(HeadStage::default()), Wait { for_what: For::Turn, deadline })
+                    Step::Wait(Stage::Head(HeadStage::default()), Wait { for_what: WaitFor::Turn, deadline })
                 }
                 Stage::Head(stage) => {
                     answered += 1;
@@ -251,7 +242,7 @@ impl Connection {
         self.is_brisk
     }
 
-    /// Waits for the next request itself, for [`BRIEF`](crate::net::BRIEF): whether its bytes come, and not the connection's end, if
+    /// Waits for the next request itself, for [`BRIEF`](crate::net::poll::BRIEF): whether its bytes come, and not the connection's end, if
     /// either does.
     pub(super) fn await_request(&mut self, limits: &Limits) -> Option<bool> {
         self.input.source_mut().in_person = true;
@@ -304,8 +295,8 @@ impl Connection {
                 self.readable = true;
                 Step::Go(Stage::Head(HeadStage::default()))
             }
-            Ok(Handshake::NeedsBytes) => wait(For::Bytes),
-            Ok(Handshake::NeedsRoom) => wait(For::Room),
+            Ok(Handshake::NeedsBytes) => wait(WaitFor::Readable),
+            Ok(Handshake::NeedsRoom) => wait(WaitFor::Writable),
             Ok(Handshake::IsPlainHttp) => {
                 self.readable = true;
                 self.refuse(NOT_PLAIN, limits)
@@ -359,7 +350,7 @@ impl Connection {
                     self.input.release();
                     let now = Instant::now();
                     self.idle_since = Some(now);
-                    let wait = Wait { for_what: For::Request, deadline: now + limits.idle_timeout };
+                    let wait = Wait { for_what: WaitFor::Request, deadline: now + limits.idle_timeout };
                     return Step::Wait(Stage::Head(stage), wait);
                 }
                 None => {
@@ -367,7 +358,7 @@ impl Connection {
                         return self.refuse(TOO_MUCH_HELD, limits);
                     }
                     let deadline = *stage.deadline.get_or_insert_with(|| Instant::now() + limits.head_timeout);
-                    return Step::Wait(Stage::Head(stage), Wait { for_what: For::Bytes, deadline });
+                    return Step::Wait(Stage::Head(stage), Wait { for_what: WaitFor::Readable, deadline });
                 }
             }
         }
@@ -405,7 +396,7 @@ impl Connection {
                 return self.send(too_much_held(), framing, After::Close, services);
             }
             let deadline = stage.progress.deadline();
-            return Step::Wait(Stage::Body(stage), Wait { for_what: For::Bytes, deadline });
+            return Step::Wait(Stage::Body(stage), Wait { for_what: WaitFor::Readable, deadline });
         }
         match take_what_is_there(&mut self.input, &mut stage.progress, &mut stage.held) {
             Ok(Missing) => Step::Go(Stage::Body(stage)),
@@ -424,7 +415,7 @@ impl Connection {
         let mut framing = framing(&head, true);
         let id = RequestId::next();
         let (socket, peer) = (self.socket.clone(), self.peer);
-        interrupt::on_behalf_of(socket, services.drain.clone(), || {
+        cancellation::on_behalf_of(socket, services.drain.clone(), || {
             let is_done = progress.is_done();
             let framed = Framed::new(&mut self.input, &mut progress);
             let is_under_way = Arc::new(AtomicBool::new(!is_done));
@@ -447,24 +438,24 @@ impl Connection {
     }
 
     /// Sends an answer, or its beginning.
-    fn send(&mut self, response: Response, framing: response::Framing, then: After, services: &Services<'_>) -> Step {
-        let Prepared { bytes, stream, keep_alive } = response::prepare(response, framing);
+    fn send(&mut self, response: Response, framing: write::Framing, then: After, services: &Services<'_>) -> Step {
+        let Prepared { bytes, stream, keep_alive } = write::prepare(response, framing);
         let then = if keep_alive { then } else { After::Close };
         let patience = services.limits.body_timeout;
         let Some(stream) = stream else {
             let deadline = Instant::now() + patience;
             return self.flush(Box::new(FlushStage { bytes, sent: 0, deadline, then }), services.limits);
         };
-        outbox::open(self.socket.clone(), patience);
+        write_buffer::open(self.socket.clone(), patience);
         let endless = stream.length.is_none();
         let size = bytes.len();
-        let copy = || outbox::put(bytes, 0..size).and_then(|_| stream.copy());
+        let copy = || write_buffer::put(bytes, 0..size).and_then(|_| stream.copy());
         let copy = || catch_unwind(AssertUnwindSafe(copy)).unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
         let sent = if endless { services.workers.without_me(copy) } else { copy() };
         if matches!(then, After::Close) && sent.is_ok() {
             self.socket.say_goodbye();
         }
-        match sent.and(outbox::close()) {
+        match sent.and(write_buffer::close()) {
             Ok(()) => self.after(then, services.limits),
             Err(e) => {
                 log::debug!(error:% = e; "an answer was cut short");
@@ -494,7 +485,7 @@ impl Connection {
                 if flushed == Flushed::Some {
                     stage.deadline = Instant::now() + limits.body_timeout;
                 }
-                let wait = Wait { for_what: For::Room, deadline: stage.deadline };
+                let wait = Wait { for_what: WaitFor::Writable, deadline: stage.deadline };
                 Step::Wait(Stage::Flush(stage), wait)
             }
             Err(_) => Step::Close,
@@ -521,7 +512,7 @@ impl Connection {
             Ok(Whole) => Step::Go(Stage::Head(HeadStage::default())),
             Ok(Missing) => {
                 let deadline = stage.1;
-                Step::Wait(Stage::Leftover(stage), Wait { for_what: For::Bytes, deadline })
+                Step::Wait(Stage::Leftover(stage), Wait { for_what: WaitFor::Readable, deadline })
             }
             Ok(Full) | Err(_) => self.after(After::Close, limits),
         }
@@ -543,7 +534,7 @@ impl Connection {
                         return Step::Close;
                     }
                     self.input.release();
-                    return Step::Wait(Stage::Linger { until, left }, Wait { for_what: For::Bytes, deadline });
+                    return Step::Wait(Stage::Linger { until, left }, Wait { for_what: WaitFor::Readable, deadline });
                 }
             }
         }
@@ -552,8 +543,8 @@ impl Connection {
     /// Answers a head that can't be read, and closes.
     fn refuse(&mut self, error: HeadError, limits: &Limits) -> Step {
         log::debug!(status = error.status.as_u16(), reason = error.reason; "a request was refused");
-        let framing = response::Framing { head: false, http11: true, keep_alive: false };
-        let bytes = response::prepare(Response::text(error.status, error.reason), framing).bytes;
+        let framing = write::Framing { head: false, http11: true, keep_alive: false };
+        let bytes = write::prepare(Response::text(error.status, error.reason), framing).bytes;
         let deadline = Instant::now() + limits.body_timeout;
         Step::Go(Stage::Flush(Box::new(FlushStage { bytes, sent: 0, deadline, then: After::Close })))
     }
@@ -579,95 +570,11 @@ const NOT_PLAIN: HeadError =
     HeadError { status: StatusCode::BAD_REQUEST, reason: "this port speaks https: write https:// in the URL" };
 
 /// The framing of the answer to `head`.
-fn framing(head: &Head, may_keep_alive: bool) -> response::Framing {
-    response::Framing {
+fn framing(head: &Head, may_keep_alive: bool) -> write::Framing {
+    write::Framing {
         head: head.parts.method == Method::HEAD,
         http11: head.parts.version == Version::HTTP_11,
         keep_alive: head.keep_alive && may_keep_alive,
-    }
-}
-
-/// How much of a body there is.
-enum Collected {
-    Whole,
-    /// As much as may be held.
-    Full,
-    Missing,
-}
-use Collected::{Full, Missing, Whole};
-
-fn take_what_is_there(
-    input: &mut Input<SocketSource>,
-    progress: &mut Progress,
-    held: &mut Vec<u8>,
-) -> io::Result<Collected> {
-    let mut framed = Framed::of_what_is_there(input, progress);
-    while held.len() < HELD {
-        match framed.append(held, HELD - held.len()) {
-            Ok(0) => return Ok(Whole),
-            Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Missing),
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(if progress.is_done() { Whole } else { Full })
-}
-
-/// RFC 9110 section 10.1.1.
-fn send_continue(socket: &Downstream) -> io::Result<()> {
-    const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-    match socket.send_now(CONTINUE)? {
-        n if n == CONTINUE.len() && socket.flush_now()? == Flushed::All => Ok(()),
-        // A client that leaves so much unread waits for nothing.
-        _ => Err(io::ErrorKind::WriteZero.into()),
-    }
-}
-
-/// A body that is asked for with `100 Continue` before it is first read.
-struct Continuing<'c, 'i> {
-    expects: bool,
-    socket: &'c Downstream,
-    inner: Framed<'i, SocketSource>,
-    is_under_way: Arc<AtomicBool>,
-}
-
-impl Continuing<'_, '_> {
-    fn ask(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.expects) { send_continue(self.socket) } else { Ok(()) }
-    }
-
-    fn note(&self) {
-        self.is_under_way.store(!self.inner.is_done(), Ordering::Relaxed);
-    }
-}
-
-impl io::Read for Continuing<'_, '_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.ask()?;
-        let result = self.inner.read(buffer);
-        self.note();
-        result
-    }
-}
-
-impl Arriving for Continuing<'_, '_> {
-    fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.ask()?;
-        let result = self.inner.read_now(buffer);
-        self.note();
-        result
-    }
-
-    fn socket(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-
-    fn deadline(&self) -> Instant {
-        self.inner.deadline()
-    }
-
-    fn is_under_way(&self) -> Arc<AtomicBool> {
-        self.is_under_way.clone()
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 
-use super::downstream::{Downstream, Flushed};
+use super::client_connection::{ClientConnection, Flushed};
 
 /// More than this is sent without waiting for more.
 const FULL: usize = 32 << 10;
@@ -21,7 +21,7 @@ thread_local! {
 }
 
 struct Outbox {
-    client: Arc<Downstream>,
+    client: Arc<ClientConnection>,
     patience: Duration,
     bytes: Vec<u8>,
     start: usize,
@@ -31,7 +31,7 @@ struct Outbox {
 }
 
 /// From here on, this thread's bytes go to `client`, which may leave none of them unread for longer than `patience`.
-pub fn open(client: Arc<Downstream>, patience: Duration) {
+pub fn open(client: Arc<ClientConnection>, patience: Duration) {
     OUTBOX.set(Some(Outbox { client, patience, bytes: Vec::new(), start: 0, sent: 0, waited: Duration::ZERO }));
 }
 
@@ -83,7 +83,7 @@ impl Outbox {
     fn wait(&mut self) -> io::Result<()> {
         let begun = Instant::now();
         let slowest = (self.patience + Duration::from_secs(self.sent / SLOWEST)).saturating_sub(self.waited);
-        super::wait_until(&*self.client, PollFlags::OUT, begun + self.patience.min(slowest))?;
+        super::poll::wait_until(&*self.client, PollFlags::OUT, begun + self.patience.min(slowest))?;
         self.waited += begun.elapsed();
         Ok(())
     }

@@ -15,21 +15,21 @@ const OF_A_NEWCOMER: f64 = 10.0;
 const MAX_ADDRESSES: usize = 10_000;
 
 /// Allows bursts, and a steady rate after them, for each address (IPv6: /64).
-pub struct Buckets {
+pub struct RateLimit {
     burst: f64,
     per_second: f64,
     levels: Mutex<HashMap<IpAddr, (f64, Instant)>>,
 }
 
-impl Buckets {
+impl RateLimit {
     /// `burst` at once, then `per_second`.
-    pub fn new(burst: u32, per_second: u32) -> Buckets {
-        Buckets { burst: burst.into(), per_second: per_second.into(), levels: Mutex::default() }
+    pub fn new(burst: u32, per_second: u32) -> RateLimit {
+        RateLimit { burst: burst.into(), per_second: per_second.into(), levels: Mutex::default() }
     }
 
     /// `count` at once, and as many in an hour.
-    fn in_an_hour(count: f64) -> Buckets {
-        Buckets { burst: count, per_second: count / 3_600.0, levels: Mutex::default() }
+    fn in_an_hour(count: f64) -> RateLimit {
+        RateLimit { burst: count, per_second: count / 3_600.0, levels: Mutex::default() }
     }
 
     /// Takes one from the address's bucket; false when it is empty.
@@ -64,26 +64,26 @@ impl Buckets {
     }
 }
 
-/// Buckets for each address, for each network, and one for all together: whoever has many addresses has few networks. When
+/// RateLimit for each address, for each network, and one for all together: whoever has many addresses has few networks. When
 /// that for all is empty, networks that have asked for little have one more.
-pub struct Nested {
-    address: Buckets,
-    network: Buckets,
-    all: Buckets,
-    set_aside: Buckets,
-    newcomers: Buckets,
+pub struct NestedRateLimit {
+    address: RateLimit,
+    network: RateLimit,
+    all: RateLimit,
+    set_aside: RateLimit,
+    newcomers: RateLimit,
 }
 
-impl Nested {
+impl NestedRateLimit {
     /// Burst and rate of an address (IPv6: /64), of a network (/24, IPv6: /48), and of all.
-    pub fn new(address: (u32, u32), network: (u32, u32), all: (u32, u32)) -> Nested {
-        let buckets = |(burst, per_second)| Buckets::new(burst, per_second);
-        Nested {
+    pub fn new(address: (u32, u32), network: (u32, u32), all: (u32, u32)) -> NestedRateLimit {
+        let buckets = |(burst, per_second)| RateLimit::new(burst, per_second);
+        NestedRateLimit {
             address: buckets(address),
             network: buckets(network),
             all: buckets(all),
             set_aside: buckets(SET_ASIDE),
-            newcomers: Buckets::in_an_hour(OF_A_NEWCOMER),
+            newcomers: RateLimit::in_an_hour(OF_A_NEWCOMER),
         }
     }
 
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_burst_then_a_rate_for_each_address() {
-        let buckets = Buckets::new(3, 1);
+        let buckets = RateLimit::new(3, 1);
         let start = Instant::now();
         let (a, b) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
         assert_eq!((0..5).filter(|_| buckets.take_at(a, start)).count(), 3);
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_subnet_of_ipv6_is_one_address_and_the_table_is_bounded() {
-        let buckets = Buckets::new(1, 1);
+        let buckets = RateLimit::new(1, 1);
         let now = Instant::now();
         assert!(buckets.take_at("2001:db8::1".parse().unwrap(), now));
         assert!(!buckets.take_at("2001:db8::2".parse().unwrap(), now));
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn many_addresses_of_one_network_share_what_it_has() {
-        let (limit, now) = (Nested::new((2, 1), (5, 1), (8, 1)), Instant::now());
+        let (limit, now) = (NestedRateLimit::new((2, 1), (5, 1), (8, 1)), Instant::now());
         let v6 = |network: u16, subnet: u16| IpAddr::from([0x2001, 0xdb8, network, subnet, 0, 0, 0, 1]);
         let taken =
             |addresses: &mut dyn Iterator<Item = IpAddr>| addresses.filter(|a| limit.take_at(*a, now).is_ok()).count();

@@ -1,6 +1,6 @@
 //! The threads that requests run on.
 //!
-//! A few *lead*: they take what is ready from the lobby and see it through, and nobody else has to be woken for it. A
+//! A few *lead*: they take what is ready from the poller and see it through, and nobody else has to be woken for it. A
 //! leader that is about to wait for long, for a slow server, a slow client, the disk or a password hash, steps aside
 //! first, so that another leads in its place. So fast requests run on few threads, which the system schedules well, and
 //! slow ones on as many as there are. A leader that takes long without a word is put aside by a watchdog.
@@ -70,7 +70,7 @@ pub(super) enum Outcome {
     /// Something was done.
     Worked,
     /// There was nothing to do for [`IDLE`].
-    Quiet,
+    Timeout,
     /// There will be nothing to do any more.
     End,
 }
@@ -95,7 +95,7 @@ struct Counts {
 }
 
 impl Workers {
-    /// Up to `most` threads that call `run`, which takes one thing from the lobby and sees it through; none yet.
+    /// Up to `most` threads that call `run`, which takes one thing from the poller and sees it through; none yet.
     pub(super) fn new(most: usize, run: impl Fn() -> Outcome + Send + Sync + 'static) -> Arc<Workers> {
         // Enough to keep each core busy while some wait for a fast server.
         let most_leaders = LEADERS + LEADERS * std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -232,7 +232,7 @@ impl Workers {
                         return;
                     }
                 }
-                Outcome::Quiet => {
+                Outcome::Timeout => {
                     let mut counts = self.counts();
                     if counts.leaders > counts.busy + 1 {
                         TURN.with_borrow(|turn| turn.iter().for_each(|t| _ = t.end()));

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::downstream::Downstream;
-use crate::net::drain::Drain;
+use super::client_connection::ClientConnection;
+use crate::net::shutdown::Shutdown;
 
 thread_local! {
     static INTEREST: RefCell<Option<Interest>> = const { RefCell::new(None) };
@@ -20,39 +20,39 @@ thread_local! {
 }
 
 struct Interest {
-    client: Arc<Downstream>,
-    drain: Drain,
+    client: Arc<ClientConnection>,
+    drain: Shutdown,
 }
 
 /// Why a wait ended early; travels inside [`io::Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Interrupted {
+pub enum Cancelled {
     /// The client closed its connection.
     ClientGone,
     /// The process is about to end.
-    Draining,
+    ShuttingDown,
 }
 
-impl Interrupted {
+impl Cancelled {
     /// The interruption inside `error`, if that is what it is.
-    pub fn of(error: &io::Error) -> Option<Interrupted> {
-        error.get_ref()?.downcast_ref::<Interrupted>().copied()
+    pub fn of(error: &io::Error) -> Option<Cancelled> {
+        error.get_ref()?.downcast_ref::<Cancelled>().copied()
     }
 }
 
-impl fmt::Display for Interrupted {
+impl fmt::Display for Cancelled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Interrupted::ClientGone => "the client went away",
-            Interrupted::Draining => "the process is stopping",
+            Cancelled::ClientGone => "the client went away",
+            Cancelled::ShuttingDown => "the process is stopping",
         })
     }
 }
 
-impl std::error::Error for Interrupted {}
+impl std::error::Error for Cancelled {}
 
 /// Runs `work`, in which waits of this thread end when `client` goes away or everything is told to end.
-pub fn on_behalf_of<R>(client: Arc<Downstream>, drain: Drain, work: impl FnOnce() -> R) -> R {
+pub fn on_behalf_of<R>(client: Arc<ClientConnection>, drain: Shutdown, work: impl FnOnce() -> R) -> R {
     INTEREST.set(Some(Interest { client, drain }));
     let result = work();
     INTEREST.set(None);
@@ -70,7 +70,7 @@ pub fn undisturbed<R>(work: impl FnOnce() -> R) -> R {
 }
 
 /// The connection of the client on whose behalf this thread works.
-pub fn client() -> Option<Arc<Downstream>> {
+pub fn client() -> Option<Arc<ClientConnection>> {
     INTEREST.with_borrow(|interest| interest.as_ref().map(|i| i.client.clone()))
 }
 
@@ -116,7 +116,7 @@ fn wait_for(sockets: &[(BorrowedFd<'_>, PollFlags)], timeout: Option<Duration>) 
                 fds.push(PollFd::from_borrowed_fd(interest.drain.event(STREAMING.get()), PollFlags::IN));
                 fds.push(PollFd::from_borrowed_fd(interest.client.as_fd(), PollFlags::RDHUP));
             }
-            let left = deadline.map(|d| super::timespec(d.saturating_duration_since(Instant::now())));
+            let left = deadline.map(|d| super::poll::timespec(d.saturating_duration_since(Instant::now())));
             match poll(&mut fds, left.as_ref()) {
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(e) => return Err(e.into()),
@@ -129,15 +129,15 @@ fn wait_for(sockets: &[(BorrowedFd<'_>, PollFlags)], timeout: Option<Duration>) 
                 return Ok(Some(ready));
             }
             let is_drain = ready == sockets.len();
-            return Err(io::Error::other(if is_drain { Interrupted::Draining } else { Interrupted::ClientGone }));
+            return Err(io::Error::other(if is_drain { Cancelled::ShuttingDown } else { Cancelled::ClientGone }));
         }
     })
 }
 
 /// Sends what is on its way to the client, as must be done before any wait.
 pub fn send_first() -> io::Result<()> {
-    match super::outbox::flush() {
-        Err(_) if !UNDISTURBED.get() => Err(io::Error::other(Interrupted::ClientGone)),
+    match super::write_buffer::flush() {
+        Err(_) if !UNDISTURBED.get() => Err(io::Error::other(Cancelled::ClientGone)),
         _ => Ok(()),
     }
 }

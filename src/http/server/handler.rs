@@ -1,0 +1,47 @@
+//! What the server is given: who answers requests, and the bounds on clients.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::request::Parts;
+
+use crate::http::request::Request;
+use crate::http::response::Response;
+
+/// Bounds on what one client, and all of them, can use up.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections at one time.
+    pub connections: usize,
+    /// Connections at one time from one address.
+    pub connections_per_address: usize,
+    /// Bytes of a request head.
+    pub head_size: usize,
+    /// Fields of a request head.
+    pub head_fields: usize,
+    /// From the first byte of a head to its end.
+    pub head_timeout: Duration,
+    /// From a connection to the end of its TLS handshake.
+    pub handshake_timeout: Duration,
+    /// Between requests.
+    pub idle_timeout: Duration,
+    /// Bytes of a request body.
+    pub body_size: u64,
+    /// Between two reads of a body, and between two writes of an answer.
+    pub body_timeout: Duration,
+    /// Threads for requests, but for those whose answer is a stream.
+    pub workers: usize,
+}
+
+/// Answers requests; called from many threads.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers one request.
+    fn handle(&self, request: Request<'_>) -> Response;
+
+    /// Will the answer to a request with this head from `peer` depend on its body? Then a short body is read before the
+    /// request is handled. A request that is refused whatever its body says is answered at once.
+    fn wants_body(&self, head: &Parts, peer: IpAddr) -> bool;
+
+    /// True when connections from `peer` are not counted per address.
+    fn exempt(&self, peer: IpAddr) -> bool;
+}
