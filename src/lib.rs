@@ -24,7 +24,7 @@
 //! | [`store`], [`tokens`] | what survives a restart; what is signed or encrypted |
 //! | [`http`], [`mcp`] | HTTP/1.1, server and client; JSON-RPC and the words of MCP |
 //! | [`net`], [`flags`] | sockets, addresses, rate limits; every option once, as data |
-//! | [`clock`], [`thread`], [`blocking`], [`observe`] | time, threads, how a thread says that it is about to block, the log |
+//! | [`clock`], [`thread`], [`wake`], [`blocking`], [`observe`] | time, threads, waking one that waits, how one says that it is about to block, the log |
 //! | [`url`], [`redirect_uri`], [`encoding`], [`identity`], [`rules`] | values: addresses, names of people and clients, who may sign in |
 //! | [`privileges`] | what root's process gives up |
 //!
@@ -58,3 +58,4 @@ pub mod tls;
 pub mod tokens;
 pub mod upstream;
 pub mod url;
+pub mod wake;

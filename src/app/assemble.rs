@@ -1,6 +1,6 @@
 //! Puts the parts together.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::config::Config;
@@ -30,6 +30,7 @@ use crate::tokens::{Keys, Secret};
 use crate::upstream::Upstream;
 use crate::upstream::http::HttpUpstream;
 use crate::upstream::stdio::StdioUpstream;
+use crate::wake::Waker;
 
 /// What is there before anything listens, each part made of those before it.
 pub struct Services {
@@ -84,8 +85,8 @@ pub fn build(
     store: Box<dyn Store>,
     clock: Arc<Clock>,
     ports: Ports,
-    drain: &Shutdown,
-) -> Result<impl FnOnce(&OwnedFd) -> Result<(), String> + use<>, String> {
+    shutdown: &Shutdown,
+) -> Result<impl FnOnce(&Waker) -> Result<(), String> + use<>, String> {
     raise_descriptor_limit(&mut config);
     let drain_timeout = config.drain_timeout;
     let limits = config.http.clone();
@@ -102,8 +103,8 @@ pub fn build(
     let app = services.app(&config, upstream.clone())?;
     let (listeners, nudge) = listeners(app, ports, clock)?;
     watch_providers(login.clone(), streams.clone(), nudge)?;
-    let server = Server::new(listeners, limits, drain.clone()).map_err(failed)?;
-    Ok(move |stop: &OwnedFd| {
+    let server = Server::new(listeners, limits, shutdown.clone()).map_err(failed)?;
+    Ok(move |stop: &Waker| {
         let served = server.run(stop.as_fd(), drain_timeout).map_err(failed);
         upstream.end();
         served

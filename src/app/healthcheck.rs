@@ -18,6 +18,7 @@ use crate::data_dir;
 use crate::flags::Settings;
 use crate::http::client::{Client, Outgoing};
 use crate::http::h1::head::Framing;
+use crate::net::cancellation::Cancellation;
 use crate::net::tls::unverified_config;
 use crate::url::UpstreamUrl;
 
@@ -65,6 +66,7 @@ pub fn run(settings: &Settings) -> Result<(), String> {
     let unhealthy = |why: &dyn std::fmt::Display| format!("the proxy at {scheme}://{address} is not well: {why}");
     let fields = HeaderMap::from_iter([(http::header::CONNECTION, HeaderValue::from_static("close"))]);
     let outgoing = Outgoing {
+        cancellation: Cancellation::none(),
         method: &Method::GET,
         target: ASKED,
         fields: &fields,

@@ -16,7 +16,6 @@ use crate::core::Core;
 use crate::http::{Caller, Handler, Request, Response};
 use crate::identity::UserId;
 use crate::interaction::{Interactions, authorize, provider, sign_in};
-use crate::net::cancellation;
 use crate::net::client_address::{TrustedProxies, UnnamedProxies};
 use crate::oauth::{AuthorizationServer, metadata, register, revoke, token};
 use crate::resource::admission::{Admission, Newcomer};
@@ -218,7 +217,11 @@ impl App {
                         let response = self.upstream.forward(request, &origin);
                         let is_stream = is_event_stream(response.headers.get(CONTENT_TYPE));
                         let response = permit.attach(response, is_stream);
-                        if is_stream { self.streams.attach(response, &origin.principal) } else { response }
+                        if is_stream {
+                            self.streams.attach(response, &origin.principal, &request.client)
+                        } else {
+                            response
+                        }
                     }
                 },
             }
@@ -253,7 +256,7 @@ impl App {
 fn newcomer(request: &mut Request<'_>, user: UserId) -> Newcomer {
     let wants_stream = request.parts.method == Method::GET || wants_event_stream(&request.parts.headers);
     let arriving = request.body.arriving().map(|body| body.is_under_way());
-    let upload = arriving.and_then(|is_under_way| Some((Arc::downgrade(&cancellation::client()?), is_under_way)));
+    let upload = arriving.map(|is_under_way| (Arc::downgrade(request.client.connection()), is_under_way));
     Newcomer { user, wants_stream, upload }
 }
 

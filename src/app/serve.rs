@@ -2,12 +2,10 @@
 
 use std::fs;
 use std::io::{self, IsTerminal};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::event::{EventfdFlags, eventfd};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::assemble::build;
@@ -24,6 +22,7 @@ use crate::privileges::{self, Needs};
 use crate::thread::spawn;
 use crate::tls::configure::Source;
 use crate::tls::front::Front;
+use crate::wake::Waker;
 
 /// Publishes the upstream server of `settings` until the process is told to stop. The error is one line.
 pub fn run(settings: Settings) -> Result<(), String> {
@@ -52,13 +51,13 @@ pub fn run(settings: Settings) -> Result<(), String> {
     let tls = tls.zip(config.tls.as_ref().map(front).transpose()?);
     let ports = Ports { plain, tls };
     leave_note(&config, &ports)?;
-    let drain = new_drain()?;
+    let shutdown = new_shutdown()?;
     warn_of_traps(&config, &ports, is_unsure);
     let client_url = config.client_url();
     let upstream = config.upstream_name();
     let front = ports.tls.as_ref().map_or(&ports.plain, |(socket, _)| socket);
     let listens = front.local_addr().map(|a| a.to_string()).unwrap_or_default();
-    let server = build(config, &secret, store, clock, ports, &drain)?;
+    let server = build(config, &secret, store, clock, ports, &shutdown)?;
     log::info!(listen = listens.as_str(), upstream = upstream.as_str(); "ready: give this URL to MCP clients: {client_url}");
     server(&stop)?;
     log::info!("stopped");
@@ -100,10 +99,10 @@ pub fn start_log(settings: &Settings) {
 }
 
 /// Becomes readable with the first SIGTERM or SIGINT; the second ends the process at once.
-pub fn stop_signal() -> Result<OwnedFd, String> {
+pub fn stop_signal() -> Result<Arc<Waker>, String> {
     let failed = |e: &dyn std::fmt::Display| format!("signals can't be handled: {e}");
-    let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| failed(&e))?;
-    let writer = stop.try_clone().map_err(|e| failed(&e))?;
+    let stop = Arc::new(Waker::new().map_err(|e| failed(&e))?);
+    let told = stop.clone();
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).map_err(|e| failed(&e))?;
     spawn("signals", move || {
         for (count, signal) in signals.forever().enumerate() {
@@ -111,13 +110,13 @@ pub fn stop_signal() -> Result<OwnedFd, String> {
                 std::process::exit(128 + signal);
             }
             log::info!("told to stop: requests may finish, streams end; a second signal stops at once");
-            let _ = rustix::io::write(&writer, &1u64.to_ne_bytes());
+            told.wake();
         }
     })?;
     Ok(stop)
 }
 
-/// A drain switch, with its error as a line.
-pub fn new_drain() -> Result<Shutdown, String> {
+/// Not shutting down; the error is one line.
+pub fn new_shutdown() -> Result<Shutdown, String> {
     Shutdown::new().map_err(|e| format!("no event descriptor could be made: {e}"))
 }

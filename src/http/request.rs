@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ::http::request::Parts;
 
 use super::body::Body;
+use crate::net::client_handle::ClientHandle;
 
 /// A request whose head has been read and whose body has not.
 pub struct Request<'c> {
@@ -18,6 +19,8 @@ pub struct Request<'c> {
     pub peer: IpAddr,
     /// Names the request in log lines.
     pub id: RequestId,
+    /// The client, for whoever waits on its behalf or sends to it.
+    pub client: ClientHandle,
 }
 
 /// Who sent a request, as far as the network tells.

@@ -1,6 +1,7 @@
 //! The network around the program.
 //!
-//! - [`client_connection`] – the connection to a client; [`write_buffer`] – what is on its way there
+//! - [`client_connection`] – the connection to a client; [`client_handle`] – the client that a request belongs to;
+//!   [`write_buffer`] – what is on its way there
 //! - [`transport`] – the connection to a server; [`resolver`] – names to addresses; [`tls`] – whom to trust
 //! - [`cancellation`] – how a wait ends early; [`shutdown`] – how threads learn that the process is about to end
 //! - [`client_address`] – who the client behind reverse proxies is; [`address`] – addresses that count as one
@@ -11,10 +12,11 @@ pub mod address;
 pub mod cancellation;
 pub mod client_address;
 pub mod client_connection;
+pub mod client_handle;
 pub mod poll;
 pub mod rate_limit;
 pub mod resolver;
 pub mod shutdown;
 pub mod tls;
 pub(crate) mod transport;
-pub mod write_buffer;
+mod write_buffer;

@@ -1,51 +1,49 @@
-//! The word that the process is about to end.
+//! How threads learn that the process is about to end.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::event::{EventfdFlags, eventfd};
+use crate::wake::Waker;
 
 /// Tells threads that the process is about to end.
 ///
-/// Two levels: *streams* end at once, so that clients reconnect elsewhere; *everything* ends when the time is up.
+/// It comes in two steps: *streams* end at once, so that clients reconnect elsewhere; *everything* ends when the time for
+/// requests to finish is up.
 #[derive(Clone)]
 pub struct Shutdown(Arc<State>);
 
 struct State {
-    begun: AtomicBool,
-    streams: OwnedFd,
-    everything: OwnedFd,
+    has_begun: AtomicBool,
+    streams: Waker,
+    everything: Waker,
 }
 
 impl Shutdown {
-    /// Not draining.
+    /// Not begun.
     pub fn new() -> io::Result<Shutdown> {
-        let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        Ok(Shutdown(Arc::new(State { begun: AtomicBool::new(false), streams: event()?, everything: event()? })))
+        let has_begun = AtomicBool::new(false);
+        Ok(Shutdown(Arc::new(State { has_begun, streams: Waker::new()?, everything: Waker::new()? })))
     }
 
+    /// Ends streams.
     pub(crate) fn begin(&self) {
-        self.0.begun.store(true, Ordering::SeqCst);
-        signal(&self.0.streams);
+        self.0.has_begun.store(true, Ordering::SeqCst);
+        self.0.streams.wake();
     }
 
+    /// Ends everything.
     pub(crate) fn finish(&self) {
-        signal(&self.0.everything);
+        self.0.everything.wake();
     }
 
-    pub(crate) fn begun(&self) -> bool {
-        self.0.begun.load(Ordering::SeqCst)
+    pub(crate) fn has_begun(&self) -> bool {
+        self.0.has_begun.load(Ordering::SeqCst)
     }
 
     /// Readable once streams, or else everything, should end.
-    pub fn event(&self, streams: bool) -> BorrowedFd<'_> {
+    pub(super) fn event(&self, streams: bool) -> BorrowedFd<'_> {
         if streams { self.0.streams.as_fd() } else { self.0.everything.as_fd() }
     }
-}
-
-fn signal(event: &OwnedFd) {
-    // Failing would mean that the counter is full: then it is readable already.
-    let _ = rustix::io::write(event, &1u64.to_ne_bytes());
 }

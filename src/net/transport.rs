@@ -1,4 +1,4 @@
-//! A connection to a server. Its waits end when the client goes away or the process stops ([`cancellation`]).
+//! A connection to a server. Its waits end when the client of the request goes away or the process stops ([`Cancellation`]).
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use rustix::net::{
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
-use crate::net::cancellation;
+use crate::net::cancellation::{Cancellation, Cancelled};
 use crate::net::poll::BRIEF;
 
 /// An answer that comes within this time, as a rule, is waited for by the thread that leads, for [`BRIEF`].
@@ -52,6 +52,8 @@ pub(crate) struct Socket {
     asked_at: Option<Instant>,
     /// The end of the wait that is going on, if it has one.
     deadline: Option<Instant>,
+    /// What else ends it.
+    cancellation: Cancellation,
 }
 
 impl Socket {
@@ -60,6 +62,7 @@ impl Socket {
         addresses: &[SocketAddr],
         timeout: Duration,
         latency: LatencyEstimate,
+        cancellation: &Cancellation,
     ) -> io::Result<Socket> {
         let deadline = Instant::now() + timeout;
         let mut last = io::Error::from(io::ErrorKind::NotConnected);
@@ -68,9 +71,9 @@ impl Socket {
             if share.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            match connect_tcp(address, share) {
-                Ok(fd) => return Socket::over(fd, latency),
-                Err(e) if cancellation::Cancelled::of(&e).is_some() => return Err(e),
+            match connect_tcp(address, share, cancellation) {
+                Ok(fd) => return Socket::over(fd, latency, cancellation),
+                Err(e) if Cancelled::of(&e).is_some() => return Err(e),
                 Err(e) => last = e,
             }
         }
@@ -79,14 +82,19 @@ impl Socket {
 
     /// Connects to the socket at `path`. A server whose queue of connections is full is asked again until `timeout`,
     /// since the system offers no way to wait for room there (unix(7): EAGAIN).
-    pub(crate) fn open_unix(path: &Path, timeout: Duration, latency: LatencyEstimate) -> io::Result<Socket> {
+    pub(crate) fn open_unix(
+        path: &Path,
+        timeout: Duration,
+        latency: LatencyEstimate,
+        cancellation: &Cancellation,
+    ) -> io::Result<Socket> {
         let (address, deadline) = (SocketAddrUnix::new(path)?, Instant::now() + timeout);
         let mut pause = FIRST_PAUSE;
         loop {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
             match connect(&fd, &address) {
-                Ok(()) => return Socket::over(fd, latency),
+                Ok(()) => return Socket::over(fd, latency, cancellation),
                 Err(Errno::AGAIN) => {}
                 Err(e) => return Err(e.into()),
             }
@@ -94,16 +102,16 @@ impl Socket {
             if left.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            cancellation::pause(pause.min(left))?;
+            cancellation.pause(pause.min(left))?;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    fn over(fd: OwnedFd, latency: LatencyEstimate) -> io::Result<Socket> {
+    fn over(fd: OwnedFd, latency: LatencyEstimate, cancellation: &Cancellation) -> io::Result<Socket> {
         // It was opened without waiting; a read may wait for BRIEF.
         ioctl_fionbio(&fd, false)?;
         sockopt::set_socket_timeout(&fd, Timeout::Recv, Some(BRIEF))?;
-        Ok(Socket { fd, latency, asked_at: None, deadline: None })
+        Ok(Socket { fd, latency, asked_at: None, deadline: None, cancellation: cancellation.clone() })
     }
 
     /// From now on waits end at `deadline`, or not by themselves.
@@ -112,7 +120,7 @@ impl Socket {
     }
 
     fn wait(&self, events: PollFlags) -> io::Result<()> {
-        cancellation::wait(self.fd.as_fd(), events, self.patience()?)
+        self.cancellation.wait(&self.fd, events, self.patience()?)
     }
 
     /// How long a wait may last from now; `None` when it ends by nothing but an event.
@@ -144,13 +152,13 @@ impl Socket {
 }
 
 /// Opens a TCP connection without a call that blocks: the wait ends when the client leaves.
-fn connect_tcp(address: &SocketAddr, timeout: Duration) -> io::Result<OwnedFd> {
+fn connect_tcp(address: &SocketAddr, timeout: Duration, cancellation: &Cancellation) -> io::Result<OwnedFd> {
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let fd = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
     match connect(&fd, address) {
         Ok(()) => {}
         Err(Errno::INPROGRESS) => {
-            cancellation::wait(fd.as_fd(), PollFlags::OUT, Some(timeout))?;
+            cancellation.wait(&fd, PollFlags::OUT, Some(timeout))?;
             sockopt::socket_error(&fd)??;
         }
         Err(e) => return Err(e.into()),
@@ -162,7 +170,7 @@ fn connect_tcp(address: &SocketAddr, timeout: Duration) -> io::Result<OwnedFd> {
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        cancellation::send_first()?;
+        self.cancellation.flush_client()?;
         let mut quick = self.asked_at.is_some() && self.latency.is_quick();
         loop {
             let flags = if std::mem::take(&mut quick) { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
@@ -450,6 +458,11 @@ impl Transport {
         self.socket().deadline = deadline;
     }
 
+    /// From now on waits end with `cancellation`.
+    pub(crate) fn set_cancellation(&mut self, cancellation: Cancellation) {
+        self.socket().cancellation = cancellation;
+    }
+
     /// A request has been sent whole: its answer is timed.
     pub(crate) fn asked(&mut self) {
         self.socket().asked_at = Some(Instant::now());
@@ -488,8 +501,8 @@ impl Transport {
             if left.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            let server = self.socket().fd.as_fd();
-            if !cancellation::wait_for_either(other, server, left)? {
+            let socket = self.socket();
+            if !socket.cancellation.wait_for_either(other, socket.fd.as_fd(), left)? {
                 return Ok(Either::Other);
             }
             match self {

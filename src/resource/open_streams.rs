@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use crate::clock::Timestamp;
 use crate::http::{Payload, Response};
 use crate::identity::{GrantId, Principal};
-use crate::net::cancellation;
 use crate::net::client_connection::ClientConnection;
+use crate::net::client_handle::ClientHandle;
 
 /// The open streams.
 #[derive(Clone, Default)]
@@ -30,14 +30,17 @@ struct Open {
 }
 
 impl OpenStreams {
-    /// Takes note of an event stream that this thread is about to send, and of its end.
-    pub fn attach(&self, mut response: Response, principal: &Principal) -> Response {
-        let Some(client) = cancellation::client() else { return response };
+    /// Takes note of an event stream that is about to be sent to `client`, and of its end.
+    pub fn attach(&self, mut response: Response, principal: &Principal, client: &ClientHandle) -> Response {
         let Payload::Stream { reader, length } = response.body else { return response };
         let mut state = self.state();
         state.opened += 1;
         let number = state.opened;
-        let open = Open { grant: principal.grant.clone(), client: Arc::downgrade(&client), due: principal.expires_at };
+        let open = Open {
+            grant: principal.grant.clone(),
+            client: Arc::downgrade(client.connection()),
+            due: principal.expires_at,
+        };
         state.open.insert(number, open);
         drop(state);
         let noted = Noted { reader, number, streams: self.clone() };

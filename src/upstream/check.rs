@@ -9,6 +9,7 @@ use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::http::client::{Client, ClientError, Incoming, Outgoing};
 use crate::http::h1::head::Framing;
+use crate::net::cancellation::Cancellation;
 
 /// The `id` of the request, which nothing else has.
 pub(super) const ID: &str = "mcp-auth-proxy-check";
@@ -105,7 +106,16 @@ fn ask(
     body: &[u8],
 ) -> Result<Incoming, Trouble> {
     let framing = if body.is_empty() { Framing::None } else { Framing::Length(body.len() as u64) };
-    let outgoing = Outgoing { method, target, fields, held: body, rest: None, framing, is_repeatable: &|| true };
+    let outgoing = Outgoing {
+        method,
+        target,
+        fields,
+        held: body,
+        rest: None,
+        framing,
+        cancellation: Cancellation::none(),
+        is_repeatable: &|| true,
+    };
     client.exchange(outgoing).map_err(|error| Trouble {
         what: match &error {
             ClientError::UnknownHost | ClientError::Connect(_) | ClientError::ConnectTimeout => {

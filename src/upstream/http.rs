@@ -17,7 +17,7 @@ use crate::http::client::{Client, ClientError, Incoming, IncomingBody, Outgoing}
 use crate::http::h1::head::Framing;
 use crate::http::{Body, BodyError, Payload, Request, RequestId, Response};
 use crate::mcp::jsonrpc;
-use crate::net::cancellation::{self, Cancelled};
+use crate::net::cancellation::{Cancellation, Cancelled};
 use crate::net::tls;
 use crate::upstream::UpstreamConfig;
 use crate::url::{ExternalUrl, UpstreamUrl};
@@ -99,7 +99,6 @@ impl HttpUpstream {
     }
 
     fn exchange(&self, request: &mut Request<'_>, origin: &Origin, held: &Held) -> Result<Response, Failure> {
-        let id = request.id;
         let fields = headers::request(&request.parts.headers, origin, &self.fixed);
         if let Some(why) = ambiguity(request.parts.uri.path()) {
             return Err(Failure::BadRequest(why));
@@ -115,6 +114,7 @@ impl HttpUpstream {
                 held: &held.bytes,
                 rest: if held.complete { None } else { request.body.arriving().map(|rest| rest as &mut dyn Arriving) },
                 framing: held.framing,
+                cancellation: Cancellation::of_request(&request.client),
                 is_repeatable: &|| is_repeatable(method, held),
             })?;
             let Incoming { status, fields: mut answered, body } = answer;
@@ -143,19 +143,13 @@ impl HttpUpstream {
             if status == StatusCode::UNAUTHORIZED {
                 return Err(Failure::Unauthorized);
             }
-            return Ok(self.answer(status, answered, body, method, id));
+            return Ok(self.answer(status, answered, body, request));
         }
         unreachable!("the loop ends by its own limit")
     }
 
-    fn answer(
-        &self,
-        status: StatusCode,
-        fields: HeaderMap,
-        body: IncomingBody,
-        method: &Method,
-        id: RequestId,
-    ) -> Response {
+    fn answer(&self, status: StatusCode, fields: HeaderMap, mut body: IncomingBody, request: &Request<'_>) -> Response {
+        let method = &request.parts.method;
         // RFC 9112 section 6.3: Transfer-Encoding overrides Content-Length.
         let length = fields
             .get(CONTENT_LENGTH)
@@ -175,7 +169,10 @@ impl HttpUpstream {
         } else {
             // A GET stream is there for whatever may come; the answer to a POST is a request that is being served.
             let endless = is_stream && *method == Method::GET;
-            let answer = Answer { body, is_stream, endless, id };
+            if endless {
+                body.set_cancellation(Cancellation::of_stream(&request.client));
+            }
+            let answer = Answer { body, is_stream, id: request.id };
             let reader: Box<dyn Read + Send> = match endless && length.is_none() && !self.url.prefix.is_empty() {
                 true => Box::new(EndpointRewriter::new(answer, self.url.clone(), self.announced.clone())),
                 false => Box::new(answer),
@@ -296,15 +293,12 @@ struct Answer {
     body: IncomingBody,
     /// Server-sent events: it may end at any event.
     is_stream: bool,
-    /// Ends as soon as the process is told to stop.
-    endless: bool,
     id: RequestId,
 }
 
 impl Read for Answer {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let result =
-            if self.endless { cancellation::as_stream(|| self.body.read(buffer)) } else { self.body.read(buffer) };
+        let result = self.body.read(buffer);
         let Err(error) = &result else { return result };
         match Cancelled::of(error) {
             // The stream ends as if the server had ended it: clients connect again.

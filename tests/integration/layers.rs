@@ -14,7 +14,19 @@ const LAYERS: &[&[&str]] = &[
     &["pages", "core", "data_dir"],
     &["store", "tokens", "http", "mcp"],
     &["net", "flags"],
-    &["clock", "thread", "blocking", "observe", "url", "redirect_uri", "encoding", "identity", "rules", "privileges"],
+    &[
+        "clock",
+        "thread",
+        "wake",
+        "blocking",
+        "observe",
+        "url",
+        "redirect_uri",
+        "encoding",
+        "identity",
+        "rules",
+        "privileges",
+    ],
 ];
 
 fn sources() -> Vec<PathBuf> {

@@ -49,7 +49,7 @@ pub fn run(mut settings: Settings) -> Result<(), String> {
     settings.command = vec![own_program().into(), server::COMMAND.into()];
     let config = Config::build(settings)?;
     let origin = config.external.origin.clone();
-    let drain = serve::new_drain()?;
+    let shutdown = serve::new_shutdown()?;
     let store = EmbeddedStore::in_memory().map_err(|e| format!("no state could be made: {e:?}"))?;
     let server = assemble::build(
         config,
@@ -57,7 +57,7 @@ pub fn run(mut settings: Settings) -> Result<(), String> {
         Box::new(store),
         Arc::new(Clock::system()),
         Ports { plain: listener, tls: None },
-        &drain,
+        &shutdown,
     )?;
     let shown = if given { "the one that you gave" } else { password.as_str() };
     let _ = std::io::stdout().write_all(welcome(&origin, shown).as_bytes());

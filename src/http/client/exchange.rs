@@ -16,6 +16,7 @@ use crate::http::body::Arriving;
 use crate::http::h1::framing::{BodyError, Framed, Progress};
 use crate::http::h1::head::Framing;
 use crate::http::h1::input::{Input, Source};
+use crate::net::cancellation::Cancellation;
 use crate::net::resolver::CachingResolver;
 use crate::net::transport::{Either, LatencyEstimate, Socket, Transport};
 use crate::url::UpstreamUrl;
@@ -59,6 +60,8 @@ pub(crate) struct Outgoing<'r> {
     pub(crate) held: &'r [u8],
     pub(crate) rest: Option<&'r mut dyn Arriving>,
     pub(crate) framing: Framing,
+    /// What ends its waits early.
+    pub(crate) cancellation: Cancellation,
     /// May it be sent again when it is not known whether the first attempt was heard (RFC 9110 section 9.2.2)?
     pub(crate) is_repeatable: &'r dyn Fn() -> bool,
 }
@@ -140,7 +143,7 @@ impl Client {
     pub(crate) fn exchange(self: &Arc<Self>, mut outgoing: Outgoing<'_>) -> Result<Incoming, ClientError> {
         let (connection, used) = match self.take_idle() {
             Some(connection) => (connection, true),
-            None => (self.open()?, false),
+            None => (self.open(&outgoing.cancellation)?, false),
         };
         log::trace!(upstream:% = self.url, method:% = outgoing.method, reused = used; "a request goes upstream");
         let failed = match self.attempt(connection, used, &mut outgoing) {
@@ -151,7 +154,7 @@ impl Client {
             return Err(failed.error);
         }
         log::trace!(upstream:% = self.url; "the connection had ended: the request goes upstream on another");
-        self.attempt(self.open()?, false, &mut outgoing).map_err(|f| f.error)
+        self.attempt(self.open(&outgoing.cancellation)?, false, &mut outgoing).map_err(|f| f.error)
     }
 
     /// Closes connections that nobody has used for a while.
@@ -183,7 +186,9 @@ impl Client {
         }
     }
 
-    fn put_idle(&self, connection: Connection) {
+    fn put_idle(&self, mut connection: Connection) {
+        // It holds on to no client while it waits for the next one.
+        connection.source_mut().set_cancellation(Cancellation::none());
         let mut idle = self.idle();
         let full = (idle.len() >= MAX_IDLE).then(|| idle.remove(0));
         idle.push((Instant::now(), connection));
@@ -191,16 +196,19 @@ impl Client {
         drop(full);
     }
 
-    fn open(&self) -> Result<Connection, ClientError> {
+    fn open(&self, cancellation: &Cancellation) -> Result<Connection, ClientError> {
         let timed_out = |e: io::Error| match e.kind() {
             io::ErrorKind::TimedOut => ClientError::ConnectTimeout,
             _ => ClientError::Connect(e),
         };
         let socket = match &self.url.socket {
-            Some(path) => Socket::open_unix(path, self.connect_timeout, self.latency.clone()).map_err(timed_out)?,
+            Some(path) => {
+                Socket::open_unix(path, self.connect_timeout, self.latency.clone(), cancellation).map_err(timed_out)?
+            }
             None => {
                 let addresses = self.addresses().map_err(|_| ClientError::UnknownHost)?;
-                Socket::open_tcp(&addresses, self.connect_timeout, self.latency.clone()).map_err(timed_out)?
+                Socket::open_tcp(&addresses, self.connect_timeout, self.latency.clone(), cancellation)
+                    .map_err(timed_out)?
             }
         };
         let socket = match &self.proxy {
@@ -264,6 +272,7 @@ impl Client {
         outgoing: &mut Outgoing<'_>,
     ) -> Result<Incoming, Failed> {
         let transport = connection.source_mut();
+        transport.set_cancellation(outgoing.cancellation.clone());
         transport.set_deadline(Some(Instant::now() + self.response_timeout));
         let mut streamed = false;
         let sent = self.send(transport, outgoing, &mut streamed);
@@ -462,6 +471,13 @@ impl IncomingBody {
 }
 
 impl IncomingBody {
+    /// What ends its waits early from now on.
+    pub(crate) fn set_cancellation(&mut self, cancellation: Cancellation) {
+        if let Some(connection) = &mut self.connection {
+            connection.source_mut().set_cancellation(cancellation);
+        }
+    }
+
     /// By when the rest of it must have come, else reading fails with `TimedOut`.
     pub(crate) fn set_deadline(&mut self, deadline: Instant) {
         if let Some(connection) = &mut self.connection {

@@ -18,7 +18,7 @@ use super::exchange::{Client, Incoming, Outgoing};
 use super::proxies::Proxies;
 use super::remote_url::RemoteUrl;
 use crate::http::h1::head::Framing;
-use crate::net::cancellation;
+use crate::net::cancellation::Cancellation;
 use crate::url::UpstreamUrl;
 
 /// How long a connection may take, unless told otherwise.
@@ -126,21 +126,20 @@ impl Fetcher {
             held: &body,
             rest: None,
             framing: if body.is_empty() { Framing::None } else { Framing::Length(body.len() as u64) },
+            // What is asked of a provider or an authority can't be asked twice: a client that goes away changes nothing.
+            cancellation: Cancellation::none(),
             is_repeatable: &|| method != Method::POST,
         };
         let client = self.client(url)?;
         let _turn =
             Turn::take(&self.running).ok_or_else(|| failed("too many requests are under way to other servers"))?;
-        cancellation::undisturbed(|| {
-            let Incoming { status, fields, mut body } =
-                client.exchange(outgoing).map_err(|e| failed(&e.to_string()))?;
-            let body = body.read_all(MAX_BODY, deadline).map_err(|e| match e.kind() {
-                io::ErrorKind::TimedOut => failed("its answer takes too long"),
-                io::ErrorKind::FileTooLarge => failed("its answer is too large"),
-                _ => failed(&format!("its answer broke off: {e}")),
-            })?;
-            Ok(Answer { status, fields, body })
-        })
+        let Incoming { status, fields, mut body } = client.exchange(outgoing).map_err(|e| failed(&e.to_string()))?;
+        let body = body.read_all(MAX_BODY, deadline).map_err(|e| match e.kind() {
+            io::ErrorKind::TimedOut => failed("its answer takes too long"),
+            io::ErrorKind::FileTooLarge => failed("its answer is too large"),
+            _ => failed(&format!("its answer broke off: {e}")),
+        })?;
+        Ok(Answer { status, fields, body })
     }
 
     fn client(&self, url: &RemoteUrl) -> Result<Arc<Client>, FetchError> {

@@ -44,7 +44,7 @@ pub struct Listener {
 struct Shared {
     listeners: Vec<Listener>,
     limits: Limits,
-    drain: Shutdown,
+    shutdown: Shutdown,
     poller: Poller,
     workers: Arc<Workers>,
     trouble: Episode,
@@ -83,7 +83,7 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
 impl Server {
     /// A server on `listeners`, under the same limits together. From now on clients can connect; they are answered once
     /// [`Server::run`] is called.
-    pub fn new(listeners: Vec<Listener>, limits: Limits, drain: Shutdown) -> io::Result<Server> {
+    pub fn new(listeners: Vec<Listener>, limits: Limits, shutdown: Shutdown) -> io::Result<Server> {
         let poller = Poller::new(&limits)?;
         for (listener_index, listener) in listeners.iter().enumerate() {
             net::listen(&listener.socket, BACKLOG)?;
@@ -95,7 +95,7 @@ impl Server {
             let shared = shared.clone();
             let run = move || shared.upgrade().map_or(Outcome::End, |s| s.lead());
             let workers = Workers::new(limits.workers, run);
-            Shared { listeners, limits, drain, poller, workers, trouble: Episode::default() }
+            Shared { listeners, limits, shutdown, poller, workers, trouble: Episode::default() }
         });
         Ok(Server { shared })
     }
@@ -117,7 +117,7 @@ impl Server {
             shared.poller.listen(&listener.socket, listener_index);
         }
         while poll(&mut [PollFd::from_borrowed_fd(stop, PollFlags::IN)], None) == Err(Errno::INTR) {}
-        shared.drain(drain_timeout);
+        shared.shut_down(drain_timeout);
         shared.poller.end();
         shared.workers.end();
         Ok(())
@@ -130,7 +130,7 @@ impl Shared {
         Services {
             handler: &*self.listeners[listener_index].handler,
             limits: &self.limits,
-            drain: &self.drain,
+            shutdown: &self.shutdown,
             workers: &self.workers,
         }
     }
@@ -217,18 +217,18 @@ impl Shared {
         self.poller.admit(connection, wait, peer, listener.handler.exempt(peer));
     }
 
-    fn drain(&self, timeout: Duration) {
-        self.drain.begin();
+    fn shut_down(&self, timeout: Duration) {
+        self.shutdown.begin();
         for listener in &self.listeners {
             self.poller.remove_listener(&listener.socket);
             // The port is given up at once, though the descriptor lives as long as the workers.
             let _ = net::shutdown(&listener.socket, net::Shutdown::Both);
         }
-        self.poller.drain();
+        self.poller.shut_down();
         let left = self.poller.wait_until_empty(Instant::now() + timeout);
         if left > 0 {
             log::warn!(connections = left; "requests were still running when --drain-timeout (DRAIN_TIMEOUT) ran out; they are cut");
-            self.drain.finish();
+            self.shutdown.finish();
             self.poller.wait_until_empty(Instant::now() + Duration::from_millis(500));
         }
     }

@@ -18,7 +18,7 @@ use super::handler::{Handler, Limits};
 use super::held::Share;
 use super::request_body::{Continuing, Full, Missing, SocketSource, Whole, send_continue, take_what_is_there};
 use super::workers::Workers;
-use super::write::{self, Prepared};
+use super::write::{self, Prepared, Stream};
 use crate::http::body::{Arriving, Body, HELD};
 use crate::http::h1::framing::{BodyError, Framed, Progress};
 use crate::http::h1::head::{self, Framing, Head, HeadError};
@@ -26,8 +26,8 @@ use crate::http::h1::input::Input;
 use crate::http::request::{Request, RequestId};
 use crate::http::response::Response;
 use crate::net::client_connection::{ClientConnection, Flushed, Handshake};
+use crate::net::client_handle::ClientHandle;
 use crate::net::shutdown::Shutdown;
-use crate::net::{cancellation, write_buffer};
 
 /// Bytes of a body that the handler did not want which are read away to keep the connection.
 const MAX_LEFTOVER: u64 = 64 << 10;
@@ -46,7 +46,7 @@ const BRISK: Duration = Duration::from_millis(1);
 pub(super) struct Services<'s> {
     pub(super) handler: &'s dyn Handler,
     pub(super) limits: &'s Limits,
-    pub(super) drain: &'s Shutdown,
+    pub(super) shutdown: &'s Shutdown,
     pub(super) workers: &'s Workers,
 }
 
@@ -262,7 +262,7 @@ impl Connection {
             }
             Stage::Body(stage) => {
                 let framing = framing(&stage.head, false);
-                self.send(body_refusal(BodyError::Timeout), framing, After::Close, services)
+                self.answer_and_close(body_refusal(BodyError::Timeout), framing, services.limits)
             }
             Stage::Head(_) => {
                 self.socket.end();
@@ -372,7 +372,7 @@ impl Connection {
             Framing::None => return self.answer(head, progress, Vec::new(), services),
             Framing::Length(n) if n > limits.body_size => {
                 let framing = framing(&head, false);
-                return self.send(body_refusal(BodyError::TooLarge), framing, After::Close, services);
+                return self.answer_and_close(body_refusal(BodyError::TooLarge), framing, limits);
             }
             Framing::Length(n) if n > HELD as u64 => return self.answer(head, progress, Vec::new(), services),
             _ => {}
@@ -393,7 +393,7 @@ impl Connection {
             self.input.release();
             if !stage.share.hold(stage.held.len()) {
                 let framing = framing(&stage.head, false);
-                return self.send(too_much_held(), framing, After::Close, services);
+                return self.answer_and_close(too_much_held(), framing, services.limits);
             }
             let deadline = stage.progress.deadline();
             return Step::Wait(Stage::Body(stage), Wait { for_what: WaitFor::Readable, deadline });
@@ -414,48 +414,59 @@ impl Connection {
         let expects = head.expects_continue && held.is_empty() && !progress.is_done();
         let mut framing = framing(&head, true);
         let id = RequestId::next();
-        let (socket, peer) = (self.socket.clone(), self.peer);
-        cancellation::on_behalf_of(socket, services.drain.clone(), || {
-            let is_done = progress.is_done();
-            let framed = Framed::new(&mut self.input, &mut progress);
-            let is_under_way = Arc::new(AtomicBool::new(!is_done));
-            let mut reader =
-                Continuing { expects, socket: &self.socket, inner: framed, is_under_way: is_under_way.clone() };
-            let rest = (!is_done).then_some(&mut reader as &mut dyn Arriving);
-            let request = Request { body: Body::new(held, rest, head.framing), parts: head.parts, peer, id };
-            let response = catch_unwind(AssertUnwindSafe(|| services.handler.handle(request))).unwrap_or_else(|_| {
-                log::error!(request:% = id; "a request failed by a fault of this program and was answered with 500");
-                Response::text(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
-            });
-            is_under_way.store(false, Ordering::Relaxed);
-            framing.keep_alive &= !services.drain.begun();
-            if !progress.is_done() && (head.expects_continue || progress.left().is_some_and(|n| n > MAX_LEFTOVER)) {
-                // A client that waits for 100 will not send its body; a long one is not worth reading away.
-                framing.keep_alive = false;
-            }
-            self.send(response, framing, After::Keep(progress), services)
-        })
+        let peer = self.peer;
+        let client = ClientHandle::new(self.socket.clone(), services.shutdown.clone(), services.limits.body_timeout);
+        let is_done = progress.is_done();
+        let framed = Framed::new(&mut self.input, &mut progress);
+        let is_under_way = Arc::new(AtomicBool::new(!is_done));
+        let mut reader =
+            Continuing { expects, socket: &self.socket, inner: framed, is_under_way: is_under_way.clone() };
+        let rest = (!is_done).then_some(&mut reader as &mut dyn Arriving);
+        let body = Body::new(held, rest, head.framing);
+        let request = Request { body, parts: head.parts, peer, id, client: client.clone() };
+        let response = catch_unwind(AssertUnwindSafe(|| services.handler.handle(request))).unwrap_or_else(|_| {
+            log::error!(request:% = id; "a request failed by a fault of this program and was answered with 500");
+            Response::text(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
+        });
+        is_under_way.store(false, Ordering::Relaxed);
+        framing.keep_alive &= !services.shutdown.has_begun();
+        if !progress.is_done() && (head.expects_continue || progress.left().is_none_or(|n| n > MAX_LEFTOVER)) {
+            // A client that waits for 100 will not send its body; a long one, or one of unknown length, is not worth
+            // reading away.
+            framing.keep_alive = false;
+        }
+        let Prepared { bytes, stream, keep_alive } = write::prepare(response, framing);
+        let then = if keep_alive { After::Keep(progress) } else { After::Close };
+        match stream {
+            None => self.send(bytes, then, services.limits),
+            Some(stream) => self.pass_on(client, bytes, stream, then, services),
+        }
     }
 
-    /// Sends an answer, or its beginning.
-    fn send(&mut self, response: Response, framing: write::Framing, then: After, services: &Services<'_>) -> Step {
-        let Prepared { bytes, stream, keep_alive } = write::prepare(response, framing);
-        let then = if keep_alive { then } else { After::Close };
-        let patience = services.limits.body_timeout;
-        let Some(stream) = stream else {
-            let deadline = Instant::now() + patience;
-            return self.flush(Box::new(FlushStage { bytes, sent: 0, deadline, then }), services.limits);
-        };
-        write_buffer::open(self.socket.clone(), patience);
+    /// Sends an answer that is in memory, or its beginning.
+    fn send(&mut self, bytes: Vec<u8>, then: After, limits: &Limits) -> Step {
+        let deadline = Instant::now() + limits.body_timeout;
+        self.flush(Box::new(FlushStage { bytes, sent: 0, deadline, then }), limits)
+    }
+
+    /// Sends an answer while it is read.
+    fn pass_on(
+        &mut self,
+        client: ClientHandle,
+        head: Vec<u8>,
+        stream: Stream,
+        then: After,
+        services: &Services<'_>,
+    ) -> Step {
         let endless = stream.length.is_none();
-        let size = bytes.len();
-        let copy = || write_buffer::put(bytes, 0..size).and_then(|_| stream.copy());
+        let size = head.len();
+        let copy = || client.put(head, 0..size).and_then(|_| stream.copy(&client));
         let copy = || catch_unwind(AssertUnwindSafe(copy)).unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
         let sent = if endless { services.workers.without_me(copy) } else { copy() };
         if matches!(then, After::Close) && sent.is_ok() {
             self.socket.say_goodbye();
         }
-        match sent.and(write_buffer::close()) {
+        match sent.and(client.flush()) {
             Ok(()) => self.after(then, services.limits),
             Err(e) => {
                 log::debug!(error:% = e; "an answer was cut short");
@@ -540,13 +551,16 @@ impl Connection {
         }
     }
 
+    /// Answers in memory, and closes.
+    fn answer_and_close(&mut self, response: Response, framing: write::Framing, limits: &Limits) -> Step {
+        self.send(write::prepare(response, framing).bytes, After::Close, limits)
+    }
+
     /// Answers a head that can't be read, and closes.
     fn refuse(&mut self, error: HeadError, limits: &Limits) -> Step {
         log::debug!(status = error.status.as_u16(), reason = error.reason; "a request was refused");
         let framing = write::Framing { head: false, http11: true, keep_alive: false };
-        let bytes = write::prepare(Response::text(error.status, error.reason), framing).bytes;
-        let deadline = Instant::now() + limits.body_timeout;
-        Step::Go(Stage::Flush(Box::new(FlushStage { bytes, sent: 0, deadline, then: After::Close })))
+        self.answer_and_close(Response::text(error.status, error.reason), framing, limits)
     }
 }
 

@@ -11,11 +11,11 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::event::{EventfdFlags, eventfd};
 
 use super::connection::{Connection, Wait, WaitFor};
 use super::handler::Limits;
 use crate::net::address::address_group;
+use crate::wake::Waker;
 
 /// When there is no deadline to look after.
 const LONG: Duration = Duration::from_secs(3_600);
@@ -29,7 +29,7 @@ const LISTENER: u64 = u64::MAX - 1;
 /// The waiting connections, and the bounds on all of them.
 pub(super) struct Poller {
     epoll: OwnedFd,
-    end: OwnedFd,
+    end: Waker,
     table: Mutex<Table>,
     /// An earlier deadline than the one slept for, or the end.
     sooner: Condvar,
@@ -52,7 +52,7 @@ struct Table {
     /// Tells a slot's present connection from the one before it.
     generation: u32,
     next_look: Option<Instant>,
-    draining: bool,
+    is_shutting_down: bool,
     ended: bool,
 }
 
@@ -94,7 +94,7 @@ impl Poller {
     pub(super) fn new(limits: &Limits) -> io::Result<Poller> {
         let poller = Poller {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
-            end: eventfd(0, EventfdFlags::CLOEXEC)?,
+            end: Waker::new()?,
             table: Mutex::default(),
             sooner: Condvar::new(),
             all_gone: Condvar::new(),
@@ -152,7 +152,7 @@ impl Poller {
     pub(super) fn admit(&self, connection: Connection, wait: Wait, peer: IpAddr, exempt: bool) {
         let group = (!exempt).then(|| address_group(peer));
         let mut table = self.table();
-        if table.draining {
+        if table.is_shutting_down {
             return;
         }
         let mut evicted = None;
@@ -209,7 +209,7 @@ impl Poller {
         if std::mem::take(&mut table.slots[key.slot as usize].was_called) {
             return Some(connection);
         }
-        if table.draining && wait.for_what == WaitFor::Request {
+        if table.is_shutting_down && wait.for_what == WaitFor::Request {
             self.close(table, key, connection);
             return None;
         }
@@ -264,9 +264,9 @@ impl Poller {
     }
 
     /// From now on, connections that wait for a request are closed, but for those whose request is already there.
-    pub(super) fn drain(&self) {
+    pub(super) fn shut_down(&self) {
         let mut table = self.table();
-        table.draining = true;
+        table.is_shutting_down = true;
         let idle: Vec<u32> = table.idle.iter().map(|(_, slot)| *slot).collect();
         for slot in idle {
             let quiet = table.slots[slot as usize].waiting.as_ref().is_some_and(|w| !w.connection.has_bytes());
@@ -293,7 +293,7 @@ impl Poller {
     pub(super) fn end(&self) {
         self.table().ended = true;
         self.sooner.notify_all();
-        let _ = rustix::io::write(&self.end, &1u64.to_ne_bytes());
+        self.end.wake();
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

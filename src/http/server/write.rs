@@ -7,7 +7,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
 use http::{HeaderValue, StatusCode};
 
 use crate::http::response::{Payload, Response};
-use crate::net::write_buffer;
+use crate::net::client_handle::ClientHandle;
 
 /// One read from a streamed body, and so one write to the client.
 const STREAM_BUFFER: usize = 16 << 10;
@@ -105,20 +105,20 @@ fn field(head: &mut Vec<u8>, name: &str, value: &[u8]) {
 }
 
 impl Stream {
-    /// Passes the body on through the thread's [`write_buffer`], which sends each piece before it waits for the next: an
-    /// event must not wait for the one after it.
+    /// Passes the body on to `client`. The reader sends each piece before it waits for the next
+    /// ([`Cancellation`](crate::net::cancellation::Cancellation)): an event must not wait for the one after it.
     ///
     /// An error ends the connection without the end of the framing, so that the client can tell.
-    pub(super) fn copy(self) -> io::Result<()> {
+    pub(super) fn copy(self, client: &ClientHandle) -> io::Result<()> {
         let Stream { reader, length, chunked } = self;
         match length {
-            Some(length) => copy_exactly(reader, length),
-            None => copy_pieces(reader, chunked),
+            Some(length) => copy_exactly(client, reader, length),
+            None => copy_pieces(client, reader, chunked),
         }
     }
 }
 
-fn copy_exactly(mut reader: Box<dyn Read + Send>, length: u64) -> io::Result<()> {
+fn copy_exactly(client: &ClientHandle, mut reader: Box<dyn Read + Send>, length: u64) -> io::Result<()> {
     let (mut left, mut buffer) = (length, Vec::new());
     while left > 0 {
         buffer.resize(STREAM_BUFFER.min(usize::try_from(left).unwrap_or(STREAM_BUFFER)), 0);
@@ -127,9 +127,9 @@ fn copy_exactly(mut reader: Box<dyn Read + Send>, length: u64) -> io::Result<()>
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         left = left.checked_sub(n as u64).ok_or(io::ErrorKind::InvalidData)?;
-        buffer = write_buffer::put(buffer, 0..n)?;
+        buffer = client.put(buffer, 0..n)?;
     }
-    write_buffer::flush()?;
+    client.flush()?;
     // The reader learns that it has been read to its end: an upstream connection goes back to its pool.
     match reader.read(&mut [0])? {
         0 => Ok(()),
@@ -137,7 +137,7 @@ fn copy_exactly(mut reader: Box<dyn Read + Send>, length: u64) -> io::Result<()>
     }
 }
 
-fn copy_pieces(mut reader: Box<dyn Read + Send>, chunked: bool) -> io::Result<()> {
+fn copy_pieces(client: &ClientHandle, mut reader: Box<dyn Read + Send>, chunked: bool) -> io::Result<()> {
     // Room before and after the piece, for a chunk's framing.
     const PREFIX: usize = 10;
     let mut buffer = vec![0; PREFIX + STREAM_BUFFER + 2];
@@ -145,15 +145,15 @@ fn copy_pieces(mut reader: Box<dyn Read + Send>, chunked: bool) -> io::Result<()
         buffer.resize(PREFIX + STREAM_BUFFER + 2, 0);
         let n = reader.read(&mut buffer[PREFIX..PREFIX + STREAM_BUFFER])?;
         if !chunked && n > 0 {
-            buffer = write_buffer::put(buffer, PREFIX..PREFIX + n)?;
+            buffer = client.put(buffer, PREFIX..PREFIX + n)?;
         } else if n > 0 {
             let size = format!("{n:x}\r\n");
             let start = PREFIX - size.len();
             buffer[start..PREFIX].copy_from_slice(size.as_bytes());
             buffer[PREFIX + n..PREFIX + n + 2].copy_from_slice(b"\r\n");
-            buffer = write_buffer::put(buffer, start..PREFIX + n + 2)?;
+            buffer = client.put(buffer, start..PREFIX + n + 2)?;
         } else if chunked {
-            return write_buffer::put(b"0\r\n\r\n".to_vec(), 0..5).map(drop);
+            return client.put(b"0\r\n\r\n".to_vec(), 0..5).map(drop);
         } else {
             return Ok(());
         }
@@ -168,6 +168,7 @@ mod tests {
 
     use super::*;
     use crate::net::client_connection::ClientConnection;
+    use crate::net::shutdown::Shutdown;
 
     /// What a client reads, and whether the connection may carry another answer.
     fn written(response: Response, head: bool, http11: bool) -> (String, bool) {
@@ -178,12 +179,14 @@ mod tests {
     fn sent(response: Response, framing: Framing) -> io::Result<(String, bool)> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let mut client = TcpStream::connect(listener.local_addr()?)?;
-        write_buffer::open(Arc::new(ClientConnection::plain(listener.accept()?.0)), Duration::from_secs(10));
+        let connection = Arc::new(ClientConnection::plain(listener.accept()?.0));
+        let served = ClientHandle::new(connection, Shutdown::new()?, Duration::from_secs(10));
         let Prepared { bytes, stream, keep_alive } = prepare(response, framing);
         let size = bytes.len();
-        write_buffer::put(bytes, 0..size)?;
-        let copied = stream.map_or(Ok(()), Stream::copy);
-        write_buffer::close()?;
+        served.put(bytes, 0..size)?;
+        let copied = stream.map_or(Ok(()), |stream| stream.copy(&served));
+        served.flush()?;
+        drop(served);
         copied?;
         let mut text = String::new();
         client.read_to_string(&mut text)?;

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use super::bell::Bell;
 use super::launcher::{Limits, own_program};
 use super::lines::TooLong;
 use super::pump::{Process, Pump};
@@ -18,6 +17,7 @@ use super::supervisor;
 use super::users::RunAs;
 use super::{Account, Slot};
 use crate::flags::FLAGS;
+use crate::wake::Waker;
 
 /// Stack of a child's thread.
 const STACK: usize = 256 << 10;
@@ -66,7 +66,7 @@ pub(super) struct Child {
 pub(super) struct Shared {
     pub(super) pid: AtomicU32,
     pub(super) inbox: Mutex<Inbox>,
-    pub(super) bell: Bell,
+    pub(super) waker: Waker,
     pub(super) room: usize,
 }
 
@@ -93,7 +93,7 @@ impl Child {
     ) -> io::Result<Child> {
         let (control, theirs) = UnixStream::pair()?;
         let (to_read, stdin) = io::pipe()?;
-        let bell = Bell::new()?;
+        let waker = Waker::new()?;
         let process = Process(command(launch, account).stdin(OwnedFd::from(theirs)).spawn()?);
         let inbox = Inbox {
             lines: VecDeque::new(),
@@ -105,7 +105,7 @@ impl Child {
             own_words: Vec::new(),
         };
         let pid = AtomicU32::new(process.0.id());
-        let shared = Arc::new(Shared { pid, inbox: Mutex::new(inbox), bell, room: launch.buffer });
+        let shared = Arc::new(Shared { pid, inbox: Mutex::new(inbox), waker, room: launch.buffer });
         let child = Child { shared: shared.clone(), slot: Arc::downgrade(&slot) };
         let pump = Pump::new(shared, process, control, stdin, slot)?;
         // The server begins when everything is there that it takes to end it.
@@ -130,14 +130,14 @@ impl Child {
         inbox.bytes += size;
         inbox.lines.push_back(line);
         drop(inbox);
-        self.shared.bell.ring();
+        self.shared.waker.wake();
         Ok(())
     }
 
     /// Has `listener` hear `line` on the child's thread, where no lock is held.
     pub(super) fn deliver(&self, listener: Arc<dyn Listener>, line: Vec<u8>) {
         self.shared.inbox().own_words.push((listener, line));
-        self.shared.bell.ring();
+        self.shared.waker.wake();
     }
 
     /// Has another hear what it says from now on; false when it has nothing to say any more.
@@ -154,7 +154,7 @@ impl Child {
     /// Ends it in order: its stdin is closed, then comes SIGTERM, then SIGKILL, for all that it has started.
     pub(super) fn end(&self) {
         self.shared.inbox().is_ending = true;
-        self.shared.bell.ring();
+        self.shared.waker.wake();
         if let Some(slot) = self.slot.upgrade() {
             slot.leave();
         }

@@ -12,11 +12,13 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::value::RawValue;
 
-use super::bell::Bell;
+use super::waiting::wait_for;
 use crate::encoding::base64url;
 use crate::http::{Payload, Response};
 use crate::mcp::message::Id;
-use crate::net::cancellation::{self, Cancelled};
+use crate::net::cancellation::{Cancellation, Cancelled};
+use crate::net::client_handle::ClientHandle;
+use crate::wake::Waker;
 
 /// A comment so often keeps middleboxes from closing a silent stream.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -71,7 +73,7 @@ struct State {
     /// Counts readers; only the newest reads.
     reader: u64,
     /// Rung when there is something for the reader.
-    bell: Option<Arc<Bell>>,
+    waker: Option<Arc<Waker>>,
 }
 
 impl State {
@@ -79,9 +81,9 @@ impl State {
         self.first + self.events.len() as u64
     }
 
-    fn ring(&self) {
-        if let Some(bell) = &self.bell {
-            bell.ring();
+    fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake();
         }
     }
 }
@@ -106,14 +108,14 @@ impl EventStream {
         self.held.fetch_add(data.len() + OVERHEAD, Ordering::Relaxed);
         let mut state = self.state();
         state.events.push_back(Arc::new(data));
-        state.ring();
+        state.wake();
     }
 
     /// Nothing follows.
     pub fn finish(&self) {
         let mut state = self.state();
         state.is_finished = true;
-        state.ring();
+        state.wake();
     }
 
     pub(super) fn is_finished(&self) -> bool {
@@ -122,7 +124,7 @@ impl EventStream {
 
     /// Does a client read it?
     pub(super) fn is_connected(&self) -> bool {
-        self.state().bell.is_some()
+        self.state().waker.is_some()
     }
 
     /// Has all of it been read, as far as it has come?
@@ -145,27 +147,28 @@ impl EventStream {
     /// A reader that goes on behind the event `after`, or where the one before stopped. It takes the place of a reader
     /// that there is. With `priming` the stream begins with an event without data, so that its id is known.
     pub fn read(self: &Arc<Self>, after: Option<u64>, priming: bool) -> io::Result<Reader> {
-        let bell = Arc::new(Bell::new()?);
+        let waker = Arc::new(Waker::new()?);
         let mut state = self.state();
-        state.ring();
+        state.wake();
         state.reader += 1;
         if let Some(after) = after {
             state.next = after.saturating_add(1).clamp(state.first, state.end());
         }
-        state.bell = Some(bell.clone());
-        bell.ring();
+        state.waker = Some(waker.clone());
+        waker.wake();
         let (reader, next) = (state.reader, state.next);
         drop(state);
         let mut reader = Reader {
             stream: self.clone(),
             number: reader,
-            bell,
+            waker,
             head: Vec::new(),
             data: None,
             tail: &[],
             at: 0,
             is_cut: false,
             when_left: None,
+            cancellation: Cancellation::none(),
         };
         if let (true, Some(name)) = (priming, &self.name) {
             reader.head = format!("id: {name}.{}\nretry: {RETRY_AFTER}\ndata: \n\n", next - 1).into_bytes();
@@ -195,7 +198,7 @@ impl EventStream {
     fn leave(&self, reader: u64) {
         let mut state = self.state();
         if state.reader == reader {
-            state.bell = None;
+            state.waker = None;
         }
     }
 
@@ -218,7 +221,7 @@ pub(super) type WhenLeft = Box<dyn FnOnce(bool) + Send>;
 pub struct Reader {
     stream: Arc<EventStream>,
     number: u64,
-    bell: Arc<Bell>,
+    waker: Arc<Waker>,
     /// What is being passed on: `head`, then `data`, then `tail`, of which `at` bytes are gone.
     head: Vec<u8>,
     data: Option<Arc<Vec<u8>>>,
@@ -227,6 +230,8 @@ pub struct Reader {
     /// Told to stop.
     is_cut: bool,
     when_left: Option<WhenLeft>,
+    /// What ends its waits early, once it has a client.
+    cancellation: Cancellation,
 }
 
 impl Reader {
@@ -242,7 +247,11 @@ impl Reader {
     }
 
     /// The answer whose body this is.
-    pub(super) fn into_response(self) -> Response {
+    pub(super) fn into_response(mut self, client: &ClientHandle) -> Response {
+        self.cancellation = match self.stream.is_endless {
+            true => Cancellation::of_stream(client),
+            false => Cancellation::of_request(client),
+        };
         const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
         let mut response = Response::new(StatusCode::OK)
             .with(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"))
@@ -295,9 +304,7 @@ impl Reader {
                 Piece::End => return Ok(false),
                 Piece::Nothing => {}
             }
-            let wait = || self.bell.wait(HEARTBEAT);
-            let waited = if self.stream.is_endless { cancellation::as_stream(wait) } else { wait() };
-            match waited {
+            match wait_for(&self.waker, HEARTBEAT, &self.cancellation) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::TimedOut => {
                     self.begin(COMMENT.to_vec(), None, &[]);

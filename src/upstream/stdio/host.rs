@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
-use super::bell::{PatientMutex, WaitList};
 use super::child::{Child, Launch, Listener};
 use super::launcher::Limits;
 use super::modern::Era;
@@ -13,10 +12,12 @@ use super::places::Place;
 use super::session::Session;
 use super::shared::SharedChild;
 use super::spares::Spare;
+use super::waiting::{PatientMutex, WaitList};
 use super::{Account, Line, StdioConfig};
 use crate::clock::Timestamp;
 use crate::identity::UserId;
 use crate::login::Login;
+use crate::net::cancellation::Cancellation;
 use crate::store::Tx;
 use crate::store::rows::McpSession;
 use crate::tokens::artefacts::McpSessionId;
@@ -202,23 +203,33 @@ impl Host {
     }
 
     /// A way to a server for a session of `account`; the error is for the client.
-    pub(super) fn connect(&self, account: &Account, listener: Arc<dyn Listener>) -> Result<Arc<dyn Line>, String> {
+    pub(super) fn connect(
+        &self,
+        account: &Account,
+        listener: Arc<dyn Listener>,
+        cancellation: &Cancellation,
+    ) -> Result<Arc<dyn Line>, String> {
         if self.config.is_shared {
-            let shared = self.shared_child("shared", None, SharedChild::legacy)?;
+            let shared = self.shared_child("shared", None, SharedChild::legacy, cancellation)?;
             let port = shared.attach(&account.user, listener).ok_or("the MCP server has just ended; try again")?;
             return Ok(Arc::new(port));
         }
         let child = match self.take_spare(account, &listener) {
             Some(child) => child,
-            None => self.start(Some(account), listener)?,
+            None => self.start(Some(account), listener, cancellation)?,
         };
         log::info!(user:% = account.user, client:% = account.client, pid = child.pid(); "a session has an MCP server of its own");
         self.prepare_spare(Some(account.clone()));
         Ok(Arc::new(child))
     }
 
-    pub(super) fn start(&self, account: Option<&Account>, listener: Arc<dyn Listener>) -> Result<Child, String> {
-        let slot = self.take_slot(account.map(|a| &a.user))?;
+    pub(super) fn start(
+        &self,
+        account: Option<&Account>,
+        listener: Arc<dyn Listener>,
+        cancellation: &Cancellation,
+    ) -> Result<Child, String> {
+        let slot = self.take_slot(account.map(|a| &a.user), cancellation)?;
         crate::blocking::announce();
         Child::start(&self.launch, account, listener, slot).map_err(|e| {
             log::error!(error:% = e; "the MCP server can't be started");
@@ -282,14 +293,14 @@ impl Host {
         let sessions: Vec<_> = state.sessions.drain().map(|(_, s)| s).collect();
         let shared: Vec<_> = state.shared.drain().map(|(_, place)| place).collect();
         drop(state);
-        self.has_room.ring();
+        self.has_room.wake();
         drop(spares);
         sessions.iter().for_each(|s| s.put_aside());
         shared.iter().filter_map(|place| place.child()).for_each(|child| child.end());
         let deadline = Instant::now() + END_TIMEOUT;
         while let Ok(waiting) = self.has_room.join()
             && self.state().children > 0
-            && waiting.wait(deadline.saturating_duration_since(Instant::now())).is_ok()
+            && waiting.wait(deadline.saturating_duration_since(Instant::now()), &Cancellation::none()).is_ok()
         {}
     }
 

@@ -5,13 +5,12 @@
 //! - [`session`] – what a session is, and how it outlives its child
 //! - [`shared`] – one child for clients that do not know of each other
 //! - [`child`], [`pump`], [`lines`], [`supervisor`], [`launcher`] – the process, from its start to its orderly end
-//! - [`events`], [`bell`] – what clients are sent, and how those who wait for it are woken
+//! - [`events`], [`waiting`] – what clients are sent, and how those who wait for it are woken
 //! - [`users`] – under whom they run
 //! - [`init`] – the proxy as the first process of a container
 //!
 //! Locks are taken in the order host, session, shared child, inbox of a child; a listener is told of nothing under any.
 
-mod bell;
 mod child;
 pub mod events;
 mod fields;
@@ -30,6 +29,7 @@ mod sse;
 mod streamable;
 pub mod supervisor;
 mod users;
+mod waiting;
 
 use std::ffi::OsString;
 use std::sync::{Arc, LazyLock, Mutex};

@@ -9,16 +9,19 @@ use http::{HeaderMap, StatusCode};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::bell::Bell;
 use super::child::Listener;
 use super::events::EventStream;
 use super::fields::{self, CLIENT_CAPABILITIES, HEADER_MISMATCH, PROTOCOL_VERSION, field};
 use super::lines::TooLong;
 use super::shared::{LISTEN, Port, SharedChild};
+use super::waiting::wait_for;
 use super::{Account, Host, Line, new_name};
 use crate::http::Response;
 use crate::mcp::jsonrpc::{self, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, error_for};
 use crate::mcp::message::{Kind, Message};
+use crate::net::cancellation::Cancellation;
+use crate::net::client_handle::ClientHandle;
+use crate::wake::Waker;
 
 /// The first of these revisions.
 const REVISION: &str = "2026-07-28";
@@ -44,10 +47,17 @@ pub(super) fn is_modern(message: &Message<'_>, headers: &HeaderMap) -> bool {
 }
 
 /// Answers one message.
-pub(super) fn post(host: &Arc<Host>, account: &Account, message: &Message<'_>, headers: &HeaderMap) -> Response {
+pub(super) fn post(
+    host: &Arc<Host>,
+    account: &Account,
+    message: &Message<'_>,
+    headers: &HeaderMap,
+    client: &ClientHandle,
+) -> Response {
+    let cancellation = Cancellation::of_request(client);
     let id = message.raw_id().map_or("null", RawValue::get);
     let refuse = |code, why: &str| error_for(StatusCode::BAD_REQUEST, id, code, why);
-    let (shared, versions) = match host.modern(account) {
+    let (shared, versions) = match host.modern(account, &cancellation) {
         Ok(Some(found)) => found,
         Ok(None) => {
             return refuse(
@@ -68,7 +78,7 @@ pub(super) fn post(host: &Arc<Host>, account: &Account, message: &Message<'_>, h
         _ => "",
     };
     if checked.is_ok() && method == "tools/call" {
-        checked = shared.tool_fields.check(message, headers, || list_tools(&shared, account));
+        checked = shared.tool_fields.check(message, headers, || list_tools(&shared, account, &cancellation));
     }
     if let Err((code, why)) = checked {
         return refuse(code, &why);
@@ -83,7 +93,7 @@ pub(super) fn post(host: &Arc<Host>, account: &Account, message: &Message<'_>, h
     if !matches!(message.kind, Kind::Request { .. }) {
         return Response::new(StatusCode::ACCEPTED);
     }
-    answer(&exchange, port)
+    answer(&exchange, port, client)
 }
 
 /// The answer to a revision that is none of the server's, which not every server looks at with each request.
@@ -99,7 +109,7 @@ fn unsupported(message: &Message<'_>, versions: &[String]) -> Option<Response> {
     Some(Response::json(StatusCode::BAD_REQUEST, &json!({"jsonrpc": "2.0", "id": id, "error": error})))
 }
 
-fn answer(exchange: &Arc<Exchange>, port: Port) -> Response {
+fn answer(exchange: &Arc<Exchange>, port: Port, client: &ClientHandle) -> Response {
     if let Some((text, code)) = exchange.answered_at_once() {
         let status = match code {
             Some(METHOD_NOT_FOUND) => StatusCode::NOT_FOUND,
@@ -112,7 +122,7 @@ fn answer(exchange: &Arc<Exchange>, port: Port) -> Response {
     }
     match exchange.stream.read(None, false) {
         // Whoever leaves first, the port is dropped, and what is still in flight is cancelled.
-        Ok(reader) => reader.when_left(Box::new(move |_| drop(port))).into_response(),
+        Ok(reader) => reader.when_left(Box::new(move |_| drop(port))).into_response(client),
         Err(_) => Response::text(StatusCode::SERVICE_UNAVAILABLE, "too many files are open"),
     }
 }
@@ -231,8 +241,13 @@ pub(super) enum Era {
 }
 
 /// Asks a child which revisions it knows, within `patience`; and whether the answer is one that stays.
-pub(super) fn probe(shared: &Arc<SharedChild>, account: &Account, patience: Duration) -> io::Result<(Era, bool)> {
-    let answer = ask(shared, account, "server/discover", json!({}), patience)?;
+pub(super) fn probe(
+    shared: &Arc<SharedChild>,
+    account: &Account,
+    patience: Duration,
+    cancellation: &Cancellation,
+) -> io::Result<(Era, bool)> {
+    let answer = ask(shared, account, "server/discover", json!({}), patience, cancellation)?;
     let Some(answer) = answer else { return Ok((Era::Silent, true)) };
     let Ok(message) = Message::parse(&answer) else { return Ok((Era::Silent, true)) };
     Ok(match jsonrpc::error_code(&answer) {
@@ -248,10 +263,10 @@ pub(super) fn probe(shared: &Arc<SharedChild>, account: &Account, patience: Dura
 }
 
 /// The results of `tools/list`, page by page.
-fn list_tools(shared: &Arc<SharedChild>, account: &Account) -> Vec<String> {
+fn list_tools(shared: &Arc<SharedChild>, account: &Account, cancellation: &Cancellation) -> Vec<String> {
     let (mut pages, mut params) = (Vec::new(), json!({}));
     while pages.len() < MAX_PAGES {
-        let Ok(Some(answer)) = ask(shared, account, "tools/list", params, LIST_TIMEOUT) else { break };
+        let Ok(Some(answer)) = ask(shared, account, "tools/list", params, LIST_TIMEOUT, cancellation) else { break };
         let Some(page) = Message::parse(&answer).ok().and_then(|m| Some(m.result()?.get().to_string())) else { break };
         let next = serde_json::from_str::<Value>(&page).unwrap_or_default()["nextCursor"].take();
         pages.push(page);
@@ -271,11 +286,12 @@ fn ask(
     method: &str,
     mut params: Value,
     patience: Duration,
+    cancellation: &Cancellation,
 ) -> io::Result<Option<String>> {
     params["_meta"] = json!({PROTOCOL_VERSION: REVISION, CLIENT_CAPABILITIES: {},
         "io.modelcontextprotocol/clientInfo": {"name": "mcp-auth-proxy", "version": env!("CARGO_PKG_VERSION")}});
     let request = json!({"jsonrpc": "2.0", "id": new_name(), "method": method, "params": params});
-    let question = Arc::new(Question { answer: Mutex::default(), bell: Bell::new()? });
+    let question = Arc::new(Question { answer: Mutex::default(), waker: Waker::new()? });
     let Some(port) = shared.attach(&account.user, question.clone()) else { return Ok(None) };
     if port.send(request.to_string().into_bytes()).is_err() {
         return Ok(None);
@@ -285,7 +301,7 @@ fn ask(
         if let Some(answer) = question.answer().take() {
             return Ok(answer);
         }
-        match question.bell.wait(deadline.saturating_duration_since(Instant::now())) {
+        match wait_for(&question.waker, deadline.saturating_duration_since(Instant::now()), cancellation) {
             Err(e) if e.kind() == io::ErrorKind::TimedOut => return Ok(None),
             other => other?,
         }
@@ -296,13 +312,13 @@ fn ask(
 struct Question {
     /// `Some(None)` when there will be no answer.
     answer: Mutex<Option<Option<String>>>,
-    bell: Bell,
+    waker: Waker,
 }
 
 impl Question {
     fn learn(&self, answer: Option<String>) {
         self.answer().get_or_insert(answer);
-        self.bell.ring();
+        self.waker.wake();
     }
 
     fn answer(&self) -> MutexGuard<'_, Option<Option<String>>> {

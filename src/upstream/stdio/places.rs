@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::bell::{PatientGuard, PatientMutex};
 use super::host::Host;
 use super::modern::{self, Era};
 use super::shared::{Ear, SharedChild};
+use super::waiting::{PatientGuard, PatientMutex};
 use super::{Account, new_name, session};
 use crate::identity::UserId;
+use crate::net::cancellation::Cancellation;
 
 /// How long a child may take to say which revisions it knows; npx may have to fetch it first.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -42,8 +43,8 @@ pub(super) struct Tenant {
 
 impl Place {
     /// Waits for whoever is starting the child.
-    pub(super) fn tenant(&self) -> Result<PatientGuard<'_, Tenant>, String> {
-        self.tenant.lock(START_TIMEOUT).map_err(|e| format!("the MCP server is still being started: {e}"))
+    pub(super) fn tenant(&self, cancellation: &Cancellation) -> Result<PatientGuard<'_, Tenant>, String> {
+        self.tenant.lock(START_TIMEOUT, cancellation).map_err(|e| format!("the MCP server is still being started: {e}"))
     }
 
     /// The child, unless it is being started.
@@ -59,6 +60,7 @@ impl Host {
         key: &str,
         account: Option<&Account>,
         new: fn(String) -> Arc<SharedChild>,
+        cancellation: &Cancellation,
     ) -> Result<Arc<SharedChild>, String> {
         let user = account.map(|a| a.user.clone());
         let place = self
@@ -67,7 +69,7 @@ impl Host {
             .entry(key.into())
             .or_insert_with(|| Arc::new(Place { user, ..Place::default() }))
             .clone();
-        let mut tenant = place.tenant()?;
+        let mut tenant = place.tenant(cancellation)?;
         if let Some(shared) = &tenant.child {
             if !shared.has_ended() {
                 return Ok(shared.clone());
@@ -82,7 +84,7 @@ impl Host {
             return Err(session::tried_again_in(seconds));
         }
         let shared = new(new_name());
-        let child = self.start(account, Arc::new(Ear(Arc::downgrade(&shared))))?;
+        let child = self.start(account, Arc::new(Ear(Arc::downgrade(&shared))), cancellation)?;
         log::info!(pid = child.pid(); "an MCP server was started for several clients");
         shared.run(child);
         tenant.child = Some(shared.clone());
@@ -90,7 +92,7 @@ impl Host {
     }
 
     /// The child for `account`'s modern clients, and the revisions that it knows; `None` if it knows no modern one.
-    pub(super) fn modern(&self, account: &Account) -> Result<Option<Modern>, String> {
+    pub(super) fn modern(&self, account: &Account, cancellation: &Cancellation) -> Result<Option<Modern>, String> {
         let known = || self.state().era.clone().filter(|(_, until)| Instant::now() < *until).map(|(era, _)| era);
         let key = match self.config.is_shared {
             true => "modern".to_string(),
@@ -100,20 +102,20 @@ impl Host {
         let new = if self.config.is_shared { SharedChild::modern_of_all } else { SharedChild::modern_of_one };
         match known() {
             Some(Era::Modern(versions)) => {
-                return self.shared_child(&key, owner, new).map(|child| Some((child, versions)));
+                return self.shared_child(&key, owner, new, cancellation).map(|child| Some((child, versions)));
             }
             Some(_) => return Ok(None),
             None => {}
         }
         // One asks, the others wait for what it learns.
-        let probing = self.probing.lock(START_TIMEOUT);
+        let probing = self.probing.lock(START_TIMEOUT, cancellation);
         let probing = probing.map_err(|e| format!("the MCP server has not said yet which revisions it knows: {e}"))?;
         if known().is_some() {
             drop(probing);
-            return self.modern(account);
+            return self.modern(account, cancellation);
         }
-        let shared = self.shared_child(&key, owner, new)?;
-        let (era, is_lasting) = modern::probe(&shared, account, PROBE_TIMEOUT)
+        let shared = self.shared_child(&key, owner, new, cancellation)?;
+        let (era, is_lasting) = modern::probe(&shared, account, PROBE_TIMEOUT, cancellation)
             .map_err(|e| format!("the MCP server was not asked which revisions it knows: {e}"))?;
         log::info!(answer:? = era; "the MCP server was asked whether it knows revision 2026-07-28");
         let lasts = match era {

@@ -90,7 +90,7 @@ pub(super) struct Pump {
 #[derive(Clone, Copy, PartialEq)]
 enum Event {
     Control,
-    Bell,
+    Woken,
     Stdin,
     Stdout,
     Stderr,
@@ -146,7 +146,7 @@ impl Pump {
             for event in self.wait() {
                 match event {
                     Event::Control => self.read_control(),
-                    Event::Bell => self.hear_bell(),
+                    Event::Woken => self.on_wake(),
                     Event::Stdin => self.write(),
                     Event::Stdout => self.read_stdout(),
                     Event::Stderr => self.read_stderr(),
@@ -173,7 +173,7 @@ impl Pump {
         let is_expected = self.server.is_none();
         let watched = [
             (Event::Control, self.control.as_ref().filter(|_| is_expected).map(AsFd::as_fd), input),
-            (Event::Bell, Some(self.shared.bell.as_fd()), input),
+            (Event::Woken, Some(self.shared.waker.as_fd()), input),
             (Event::Stdin, self.stdin.as_ref().filter(|_| has_lines).map(AsFd::as_fd), output),
             (Event::Stdout, self.stdout.as_ref().map(AsFd::as_fd), input),
             (Event::Stderr, self.stderr.as_ref().map(AsFd::as_fd), input),
@@ -202,8 +202,8 @@ impl Pump {
         }
     }
 
-    fn hear_bell(&self) {
-        self.shared.bell.clear();
+    fn on_wake(&self) {
+        self.shared.waker.clear();
         let own_words = std::mem::take(&mut self.shared.inbox().own_words);
         for (listener, line) in own_words {
             listener.line(line);

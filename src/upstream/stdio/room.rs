@@ -10,6 +10,7 @@ use super::host::{Host, State};
 use super::session::{Idleness, Session};
 use super::shared::SharedChild;
 use crate::identity::UserId;
+use crate::net::cancellation::Cancellation;
 
 /// How long a request waits for another session's child to make room.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,7 +46,7 @@ impl Drop for Slot {
                 host.leaving.fetch_sub(1, Ordering::Relaxed);
             }
             drop(state);
-            host.has_room.ring();
+            host.has_room.wake();
         }
     }
 }
@@ -68,7 +69,7 @@ impl Occupant {
 
 impl Host {
     /// Room for one more child, of `user` or of everyone, made if need be.
-    pub(super) fn take_slot(&self, user: Option<&UserId>) -> Result<Arc<Slot>, String> {
+    pub(super) fn take_slot(&self, user: Option<&UserId>, cancellation: &Cancellation) -> Result<Arc<Slot>, String> {
         let deadline = Instant::now() + ROOM_TIMEOUT;
         let mut is_waiting = false;
         let mut state = self.state();
@@ -97,7 +98,7 @@ impl Host {
             }
             state.waiting += 1;
             let waited;
-            (state, waited) = self.wait_for_room(state, deadline);
+            (state, waited) = self.wait_for_room(state, deadline, cancellation);
             state.waiting -= 1;
             if let Err(e) = waited {
                 // Whatever was to make room for it is another's now.
@@ -115,13 +116,14 @@ impl Host {
         &'h self,
         state: MutexGuard<'h, State>,
         deadline: Instant,
+        cancellation: &Cancellation,
     ) -> (MutexGuard<'h, State>, io::Result<()>) {
         let waiting = match self.has_room.join() {
             Ok(waiting) => waiting,
             Err(e) => return (state, Err(e)),
         };
         drop(state);
-        let waited = waiting.wait(deadline.saturating_duration_since(Instant::now()));
+        let waited = waiting.wait(deadline.saturating_duration_since(Instant::now()), cancellation);
         let waited = waited.or_else(|e| if e.kind() == io::ErrorKind::TimedOut { Ok(()) } else { Err(e) });
         (self.state(), waited)
     }

@@ -12,6 +12,7 @@ use super::streamable::{parse, read_message, refuse_flaw, refused};
 use super::{Account, Host};
 use crate::http::{Request, Response};
 use crate::mcp::message::Message;
+use crate::net::cancellation::Cancellation;
 
 /// Where the stream begins.
 pub(super) const STREAM: &str = "/sse";
@@ -25,7 +26,8 @@ pub(super) fn stream(host: &Arc<Host>, account: &Account, request: &Request<'_>)
         return Response::text(StatusCode::METHOD_NOT_ALLOWED, "the method here is GET; the MCP endpoint is /mcp")
             .with(ALLOW, "GET");
     }
-    let session = match Session::open_with_one_stream(host, account.clone()) {
+    let session = match Session::open_with_one_stream(host, account.clone(), &Cancellation::of_request(&request.client))
+    {
         Ok(session) => session,
         Err(refusal) => return refused(&refusal, None),
     };
@@ -40,7 +42,7 @@ pub(super) fn stream(host: &Arc<Host>, account: &Account, request: &Request<'_>)
     let query = Serializer::new(String::new()).append_pair("sessionId", &host.session_id(&session)).finish();
     let mut reader = reader.when_left(Box::new(move |_| session.end()));
     reader.announce("endpoint", &format!("{MESSAGES}?{query}"));
-    reader.into_response()
+    reader.into_response(&request.client)
 }
 
 /// Takes a message.
@@ -58,7 +60,7 @@ pub(super) fn message(host: &Arc<Host>, account: &Account, request: &mut Request
         Err(refused) => return *refused,
     };
     match parse(&text) {
-        Ok((messages, false)) => match session.post(&messages, false) {
+        Ok((messages, false)) => match session.post(&messages, false, &Cancellation::of_request(&request.client)) {
             Ok(_) => Response::text(StatusCode::ACCEPTED, "Accepted"),
             Err(refusal) => refused(&refusal, messages.first().and_then(Message::raw_id)),
         },

@@ -13,6 +13,8 @@ use super::{Account, Host, modern};
 use crate::http::{Body, BodyError, Request, Response};
 use crate::mcp::jsonrpc::{INTERNAL_ERROR, INVALID_REQUEST, PARSE_ERROR, error_for};
 use crate::mcp::message::{Flaw, Kind, Message, check_depth, one_line, split};
+use crate::net::cancellation::Cancellation;
+use crate::net::client_handle::ClientHandle;
 
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 /// Revisions with `initialize`. The first has no Streamable HTTP, but old servers agree to no other.
@@ -28,8 +30,8 @@ const MAX_INITIALIZE: usize = 64 << 10;
 pub(super) fn handle(host: &Arc<Host>, account: &Account, request: &mut Request<'_>) -> Response {
     let headers = &request.parts.headers;
     match request.parts.method {
-        Method::POST => post(host, account, headers, &mut request.body),
-        Method::GET => get(host, account, headers),
+        Method::POST => post(host, account, headers, &mut request.body, &request.client),
+        Method::GET => get(host, account, headers, &request.client),
         Method::DELETE => match find(host, account, headers) {
             Ok(session) => {
                 session.end();
@@ -42,7 +44,13 @@ pub(super) fn handle(host: &Arc<Host>, account: &Account, request: &mut Request<
     }
 }
 
-fn post(host: &Arc<Host>, account: &Account, headers: &HeaderMap, body: &mut Body<'_>) -> Response {
+fn post(
+    host: &Arc<Host>,
+    account: &Account,
+    headers: &HeaderMap,
+    body: &mut Body<'_>,
+    client: &ClientHandle,
+) -> Response {
     if !accepts(headers, "application/json") || !accepts(headers, "text/event-stream") {
         let why = "Not Acceptable: a client must accept both application/json and text/event-stream";
         return refuse(StatusCode::NOT_ACCEPTABLE, INVALID_REQUEST, why);
@@ -58,11 +66,11 @@ fn post(host: &Arc<Host>, account: &Account, headers: &HeaderMap, body: &mut Bod
     if let ([message], false) = (messages.as_slice(), is_batch)
         && modern::is_modern(message, headers)
     {
-        return modern::post(host, account, message, headers);
+        return modern::post(host, account, message, headers, client);
     }
     let is_initialize = |m: &Message<'_>| matches!(&m.kind, Kind::Request { method, .. } if method == "initialize");
     if messages.iter().any(is_initialize) {
-        return initialize(host, account, headers, &messages);
+        return initialize(host, account, headers, &messages, client);
     }
     let session = match find(host, account, headers) {
         Ok(session) => session,
@@ -74,14 +82,20 @@ fn post(host: &Arc<Host>, account: &Account, headers: &HeaderMap, body: &mut Bod
         return refuse(StatusCode::BAD_REQUEST, INVALID_REQUEST, why);
     }
     let id = messages.iter().find(|m| matches!(m.kind, Kind::Request { .. })).and_then(Message::raw_id);
-    match session.post(&messages, revision.as_str() >= WITH_PRIMING) {
+    match session.post(&messages, revision.as_str() >= WITH_PRIMING, &Cancellation::of_request(client)) {
         Ok(Posted::Accepted) => Response::new(StatusCode::ACCEPTED),
-        Ok(Posted::Stream(reader)) => reader.into_response().with(SESSION_ID, host.session_id(&session)),
+        Ok(Posted::Stream(reader)) => reader.into_response(client).with(SESSION_ID, host.session_id(&session)),
         Err(refusal) => refused(&refusal, id),
     }
 }
 
-fn initialize(host: &Arc<Host>, account: &Account, headers: &HeaderMap, messages: &[Message<'_>]) -> Response {
+fn initialize(
+    host: &Arc<Host>,
+    account: &Account,
+    headers: &HeaderMap,
+    messages: &[Message<'_>],
+    client: &ClientHandle,
+) -> Response {
     let bad = |why| refuse(StatusCode::BAD_REQUEST, INVALID_REQUEST, why);
     let [message] = messages else { return bad("initialize must come alone") };
     if message.is_ambiguous() {
@@ -93,7 +107,7 @@ fn initialize(host: &Arc<Host>, account: &Account, headers: &HeaderMap, messages
     if headers.contains_key(&SESSION_ID) {
         return bad("the session has been initialized already");
     }
-    let opened = match Session::open(host, account.clone(), message) {
+    let opened = match Session::open(host, account.clone(), message, &Cancellation::of_request(client)) {
         Ok(opened) => opened,
         Err(refusal) => return refused(&refusal, message.raw_id()),
     };
@@ -105,7 +119,7 @@ fn initialize(host: &Arc<Host>, account: &Account, headers: &HeaderMap, messages
     response.with(SESSION_ID, host.session_id(&opened.session))
 }
 
-fn get(host: &Arc<Host>, account: &Account, headers: &HeaderMap) -> Response {
+fn get(host: &Arc<Host>, account: &Account, headers: &HeaderMap, client: &ClientHandle) -> Response {
     if !accepts(headers, "text/event-stream") {
         let why = "Not Acceptable: a client must accept text/event-stream";
         return refuse(StatusCode::NOT_ACCEPTABLE, INVALID_REQUEST, why);
@@ -117,7 +131,7 @@ fn get(host: &Arc<Host>, account: &Account, headers: &HeaderMap) -> Response {
     let priming = session.revision().is_some_and(|r| r.as_str() >= WITH_PRIMING);
     let last = headers.get("last-event-id").and_then(|v| v.to_str().ok());
     match session.listen(last, priming) {
-        Ok(Some(reader)) => reader.into_response().with(SESSION_ID, host.session_id(&session)),
+        Ok(Some(reader)) => reader.into_response(client).with(SESSION_ID, host.session_id(&session)),
         Ok(None) => {
             let why = "Conflict: the session's stream is open already";
             refuse(StatusCode::CONFLICT, INVALID_REQUEST, why)

@@ -1,12 +1,6 @@
 //! Asking again: who is out, when, and what is no reason.
 
-use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
-
 use mcp_auth_proxy::flags::Settings;
-use mcp_auth_proxy::net::cancellation;
-use mcp_auth_proxy::net::client_connection::ClientConnection;
-use mcp_auth_proxy::net::shutdown::Shutdown;
 use mcp_auth_proxy::store::embedded::EmbeddedStore;
 use mcp_auth_proxy::tokens::Secret;
 use mcp_auth_proxy::tokens::access::AccessToken;
@@ -223,11 +217,8 @@ fn a_client_that_goes_away_loses_no_refresh_token_of_the_provider() {
         std::thread::sleep(std::time::Duration::from_millis(100));
         s.sign(s.header(), &claims)
     }));
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let served = Arc::new(ClientConnection::plain(listener.accept().unwrap().0));
-    drop(socket);
-    cancellation::on_behalf_of(served, Shutdown::new().unwrap(), || client.refresh(&held.refresh));
+    p.app.hang_up();
+    client.refresh(&held.refresh);
     assert!(!p.app.login().providers.all()[0].is_down());
     p.clock.advance(HOUR);
     tokens(&client.refresh(&held.refresh));

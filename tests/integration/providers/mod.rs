@@ -6,7 +6,7 @@ mod program;
 mod sign_in;
 
 use std::io::Read;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 
 use mcp_auth_proxy::clock::Clock;
@@ -14,16 +14,14 @@ use mcp_auth_proxy::flags::Settings;
 use mcp_auth_proxy::http::{Payload, Response};
 use mcp_auth_proxy::identity::Principal;
 use mcp_auth_proxy::login::providers::configure_anew;
-use mcp_auth_proxy::net::cancellation;
-use mcp_auth_proxy::net::client_connection::ClientConnection;
-use mcp_auth_proxy::net::shutdown::Shutdown;
+use mcp_auth_proxy::net::client_handle::ClientHandle;
 use mcp_auth_proxy::store::embedded::EmbeddedStore;
 use mcp_auth_proxy::tokens::Secret;
 use mcp_auth_proxy::tokens::access::AccessToken;
 
 use crate::support::flow::{Browser, Client, Tokens, hidden, query, tokens};
 use crate::support::idp::{CLIENT_ID, CLIENT_SECRET, FakeOidc};
-use crate::support::local::Local;
+use crate::support::local::{Local, client};
 use crate::support::wire::{Reply, Transport};
 
 const NOW: u64 = 1_800_000_000;
@@ -107,7 +105,7 @@ impl Provided {
 }
 
 /// What keeps a stream of the token's holder open, and the client's end of its connection.
-fn open_stream(app: &Local, access: &str) -> ((Response, Arc<ClientConnection>), TcpStream) {
+fn open_stream(app: &Local, access: &str) -> ((Response, ClientHandle), TcpStream) {
     let token = AccessToken::verify(access, &app.core().keys, app.core().now()).unwrap();
     let principal = Principal {
         user: token.sub,
@@ -117,18 +115,13 @@ fn open_stream(app: &Local, access: &str) -> ((Response, Arc<ClientConnection>),
         expires_at: token.exp,
         person: None,
     };
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    client.set_nonblocking(true).unwrap();
-    let served = Arc::new(ClientConnection::plain(listener.accept().unwrap().0));
+    let (client, socket) = client();
+    socket.set_nonblocking(true).unwrap();
     let stream = Response {
         body: Payload::Stream { reader: Box::new(std::io::empty()), length: None },
         ..Response::new(http::StatusCode::OK)
     };
-    let open = cancellation::on_behalf_of(served.clone(), Shutdown::new().unwrap(), || {
-        app.streams().attach(stream, &principal)
-    });
-    ((open, served), client)
+    ((app.streams().attach(stream, &principal, &client), client), socket)
 }
 
 fn is_cut(mut socket: &TcpStream) -> bool {

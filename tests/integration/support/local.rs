@@ -1,8 +1,9 @@
 //! The whole application in this process, without sockets: time and disk are the test's to command.
 
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 use mcp_auth_proxy::app::assemble::Services;
@@ -14,6 +15,9 @@ use mcp_auth_proxy::flags::Settings;
 use mcp_auth_proxy::http::h1::head::{self};
 use mcp_auth_proxy::http::{Body, Handler, Payload, Request, RequestId, Response};
 use mcp_auth_proxy::login::Login;
+use mcp_auth_proxy::net::client_connection::ClientConnection;
+use mcp_auth_proxy::net::client_handle::ClientHandle;
+use mcp_auth_proxy::net::shutdown::Shutdown;
 use mcp_auth_proxy::resource::admission::{Admission, Bounds};
 use mcp_auth_proxy::resource::open_streams::OpenStreams;
 use mcp_auth_proxy::resource::recheck;
@@ -44,6 +48,9 @@ pub struct Local {
     app: App,
     pub clock: Arc<Clock>,
     pub address: IpAddr,
+    /// A client at the other end of a socket, which nobody reads from.
+    client: ClientHandle,
+    socket: TcpStream,
 }
 
 impl Local {
@@ -73,7 +80,8 @@ impl Local {
         let services = Services::new(&config, secret, store, clock.clone())?;
         let bounds = Bounds { requests: 10, requests_per_user: 10, streams: 10, streams_per_user: 10 };
         let app = App { admission: Admission::new(bounds), ..services.app(&config, Arc::new(Echo))? };
-        Ok(Local { app, clock, address: Ipv4Addr::LOCALHOST.into() })
+        let (client, socket) = client();
+        Ok(Local { app, clock, address: Ipv4Addr::LOCALHOST.into(), client, socket })
     }
 
     pub fn core(&self) -> &Core {
@@ -88,10 +96,23 @@ impl Local {
         &self.app.streams
     }
 
+    /// The client of all requests from now on has gone away.
+    pub fn hang_up(&self) {
+        self.socket.shutdown(std::net::Shutdown::Both).unwrap();
+    }
+
     /// What a thread of the proxy does now and then.
     pub fn look_after_streams(&self) {
         recheck::look_after_streams(self.login(), self.streams());
     }
+}
+
+/// A client of the proxy, and its end of the connection.
+pub fn client() -> (ClientHandle, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let connection = Arc::new(ClientConnection::plain(listener.accept().unwrap().0));
+    (ClientHandle::new(connection, Shutdown::new().unwrap(), Duration::from_secs(10)), socket)
 }
 
 impl Transport for Local {
@@ -103,6 +124,7 @@ impl Transport for Local {
             body: Body::new(body.to_vec(), None, head.framing),
             peer: self.address,
             id: RequestId::next(),
+            client: self.client.clone(),
         };
         let response = self.app.handle(request);
         let headers = response.headers.iter().map(|(n, v)| (n.to_string(), v.to_str().unwrap().to_string())).collect();

@@ -12,9 +12,9 @@ use super::{MAX_ID, MAX_PENDING, Refusal, seconds_left, tried_again_in};
 use crate::mcp::jsonrpc::{INTERNAL_ERROR, error_message};
 use crate::mcp::message::{Id, Kind, Message};
 use crate::upstream::stdio::Line;
-use crate::upstream::stdio::bell::Bell;
 use crate::upstream::stdio::child::{Full, OVERHEAD};
 use crate::upstream::stdio::events::EventStream;
+use crate::wake::Waker;
 
 /// What a new child is told instead of a `notifications/initialized` too long to be remembered.
 const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
@@ -43,7 +43,7 @@ pub(super) struct Inner {
     /// Why there is no child.
     pub(super) trouble: String,
     /// Those who wait for the link to change.
-    pub(super) waiting: Vec<Arc<Bell>>,
+    pub(super) waiting: Vec<Arc<Waker>>,
 }
 
 /// The stream of a request, or of those of a batch.
@@ -369,6 +369,6 @@ impl Inner {
     }
 
     pub(super) fn wake(&mut self) {
-        self.waiting.drain(..).for_each(|bell| bell.ring());
+        self.waiting.drain(..).for_each(|waker| waker.wake());
     }
 }

@@ -21,16 +21,18 @@ use serde_json::value::RawValue;
 use self::inner::{Inner, Link, Pending, RequestStream};
 use self::memory::{Memory, remember};
 use self::questions::Questions;
-use super::bell::Bell;
 use super::child::Listener;
 use super::events::{EventStream, Reader, lost_request, split_event_id, stream_name};
 use super::lines::TooLong;
+use super::waiting::wait_for;
 use super::{Account, Host};
 use crate::encoding::base64url;
 use crate::mcp::jsonrpc::{INTERNAL_ERROR, error_message};
 use crate::mcp::message::{Id, Kind, Message, split};
+use crate::net::cancellation::Cancellation;
 use crate::store::rows::McpSession;
 use crate::tokens::random;
+use crate::wake::Waker;
 
 /// How long a child may take from its start to its answer to `initialize`.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
@@ -110,12 +112,17 @@ pub(super) struct Opened {
 
 impl Session {
     /// A new session, which begins with the client's `initialize` request.
-    pub(super) fn open(host: &Arc<Host>, account: Account, initialize: &Message<'_>) -> Result<Opened, Refusal> {
+    pub(super) fn open(
+        host: &Arc<Host>,
+        account: Account,
+        initialize: &Message<'_>,
+        cancellation: &Cancellation,
+    ) -> Result<Opened, Refusal> {
         let memory = Memory { initialize: initialize.text().into(), ..Memory::default() };
         let session = Session::new(host, account, memory, false, super::new_name());
         let generation = session.inner().start();
-        session.connect(generation);
-        let outcome = session.settle().and_then(|()| {
+        session.connect(generation, cancellation);
+        let outcome = session.settle(cancellation).and_then(|()| {
             let mut inner = session.inner();
             let is_error = !matches!(inner.link, Link::Up(_));
             inner.first_answer.take().map(|answer| (answer, is_error)).ok_or_else(|| inner.unavailable())
@@ -130,11 +137,15 @@ impl Session {
     }
 
     /// A session of HTTP+SSE (MCP 2024-11-05): nothing of it outlives its one stream.
-    pub(super) fn open_with_one_stream(host: &Arc<Host>, account: Account) -> Result<Arc<Session>, Refusal> {
+    pub(super) fn open_with_one_stream(
+        host: &Arc<Host>,
+        account: Account,
+        cancellation: &Cancellation,
+    ) -> Result<Arc<Session>, Refusal> {
         let session = Session::new(host, account, Memory::default(), true, super::new_name());
         let generation = session.inner().start();
-        session.connect(generation);
-        session.settle()?;
+        session.connect(generation, cancellation);
+        session.settle(cancellation)?;
         let inner = session.inner();
         match inner.link {
             Link::Up(_) => Ok(session.clone()),
@@ -188,7 +199,12 @@ impl Session {
     }
 
     /// Passes on what a client posted: one message, or those of a batch.
-    pub(super) fn post(self: &Arc<Self>, messages: &[Message<'_>], priming: bool) -> Result<Posted, Refusal> {
+    pub(super) fn post(
+        self: &Arc<Self>,
+        messages: &[Message<'_>],
+        priming: bool,
+        cancellation: &Cancellation,
+    ) -> Result<Posted, Refusal> {
         let mut inner = self.inner();
         inner.used = Instant::now();
         inner.check(messages)?;
@@ -210,9 +226,9 @@ impl Session {
         self.make_room(&mut inner);
         drop(inner);
         if let Some(generation) = start {
-            self.connect(generation);
+            self.connect(generation, cancellation);
         }
-        self.settle()?;
+        self.settle(cancellation)?;
         self.save();
         match stream {
             Some(_) if self.has_one_stream => Ok(Posted::Accepted),
@@ -417,9 +433,9 @@ impl Session {
     }
 
     /// Gets a child and has it told what the session is about.
-    fn connect(self: &Arc<Self>, generation: u64) {
+    fn connect(self: &Arc<Self>, generation: u64, cancellation: &Cancellation) {
         let tie = Arc::new(Tie { session: Arc::downgrade(self), generation, name: self.name.clone() });
-        let line = self.host.connect(&self.account, tie);
+        let line = self.host.connect(&self.account, tie, cancellation);
         let mut inner = self.inner();
         if inner.generation != generation || !matches!(inner.link, Link::Starting { .. }) {
             return;
@@ -444,7 +460,7 @@ impl Session {
     }
 
     /// Waits until the child, if one is being started, has answered `initialize`.
-    fn settle(&self) -> Result<(), Refusal> {
+    fn settle(&self, cancellation: &Cancellation) -> Result<(), Refusal> {
         loop {
             let mut inner = self.inner();
             let since = match inner.link {
@@ -452,11 +468,12 @@ impl Session {
                 Link::Ended if inner.first_answer.is_none() => return Err(inner.end_of()),
                 _ => return Ok(()),
             };
-            let bell = Arc::new(Bell::new().map_err(|_| Refusal::Interrupted)?);
-            inner.waiting.push(bell.clone());
+            let waker = Arc::new(Waker::new().map_err(|_| Refusal::Interrupted)?);
+            inner.waiting.push(waker.clone());
             drop(inner);
-            let waited = bell.wait((since + START_TIMEOUT).saturating_duration_since(Instant::now()));
-            self.inner().waiting.retain(|other| !Arc::ptr_eq(other, &bell));
+            let waited =
+                wait_for(&waker, (since + START_TIMEOUT).saturating_duration_since(Instant::now()), cancellation);
+            self.inner().waiting.retain(|other| !Arc::ptr_eq(other, &waker));
             match waited {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::TimedOut => self.give_up(),

@@ -1,64 +1,39 @@
-//! Wakes a thread that waits in `poll`.
+//! Waiting for what another thread does, on behalf of a client that may go away meanwhile.
 
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, PollFlags, eventfd};
+use rustix::event::PollFlags;
 
-use crate::net::cancellation;
+use crate::net::cancellation::Cancellation;
+use crate::wake::Waker;
 
-/// An event descriptor that stays readable from a ring until it is cleared.
-#[derive(Debug)]
-pub(super) struct Bell(OwnedFd);
-
-impl Bell {
-    pub(super) fn new() -> io::Result<Bell> {
-        Ok(Bell(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
-    }
-
-    pub(super) fn ring(&self) {
-        // Failing would mean that the counter is full: then it is readable already.
-        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
-    }
-
-    pub(super) fn clear(&self) {
-        let _ = rustix::io::read(&self.0, &mut [0; 8]);
-    }
-
-    /// Waits for a ring on behalf of a client: also ends when the client goes away or the process stops.
-    pub(super) fn wait(&self, timeout: Duration) -> io::Result<()> {
-        cancellation::wait(self.0.as_fd(), PollFlags::IN, Some(timeout))?;
-        self.clear();
-        Ok(())
-    }
-}
-
-impl AsFd for Bell {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
+/// Waits until `waker` is woken, and clears it; `TimedOut` when it is not in time.
+pub(super) fn wait_for(waker: &Waker, timeout: Duration, cancellation: &Cancellation) -> io::Result<()> {
+    cancellation.wait(waker, PollFlags::IN, Some(timeout))?;
+    waker.clear();
+    Ok(())
 }
 
 /// Those who wait for something to change, each on behalf of a client: a wait ends when that goes away.
 #[derive(Debug, Default)]
-pub(super) struct WaitList(Mutex<Vec<Arc<Bell>>>);
+pub(super) struct WaitList(Mutex<Vec<Arc<Waker>>>);
 
 impl WaitList {
     /// From here on each ring is heard.
     pub(super) fn join(&self) -> io::Result<Waiting<'_>> {
-        let bell = Arc::new(Bell::new()?);
-        self.bells().push(bell.clone());
-        Ok(Waiting { list: self, bell })
+        let waker = Arc::new(Waker::new()?);
+        self.wakers().push(waker.clone());
+        Ok(Waiting { list: self, waker })
     }
 
-    pub(super) fn ring(&self) {
-        self.bells().iter().for_each(|bell| bell.ring());
+    pub(super) fn wake(&self) {
+        self.wakers().iter().for_each(|waker| waker.wake());
     }
 
-    fn bells(&self) -> MutexGuard<'_, Vec<Arc<Bell>>> {
+    fn wakers(&self) -> MutexGuard<'_, Vec<Arc<Waker>>> {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
@@ -66,19 +41,19 @@ impl WaitList {
 /// One who waits.
 pub(super) struct Waiting<'w> {
     list: &'w WaitList,
-    bell: Arc<Bell>,
+    waker: Arc<Waker>,
 }
 
 impl Waiting<'_> {
-    /// Waits for a ring: see [`Bell::wait`].
-    pub(super) fn wait(&self, timeout: Duration) -> io::Result<()> {
-        self.bell.wait(timeout)
+    /// Waits for a ring: see [`Waker::wait`].
+    pub(super) fn wait(&self, timeout: Duration, cancellation: &Cancellation) -> io::Result<()> {
+        wait_for(&self.waker, timeout, cancellation)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.list.bells().retain(|bell| !Arc::ptr_eq(bell, &self.bell));
+        self.list.wakers().retain(|waker| !Arc::ptr_eq(waker, &self.waker));
     }
 }
 
@@ -91,18 +66,18 @@ pub(super) struct PatientMutex<T> {
 
 impl<T> PatientMutex<T> {
     /// Waits for at most `patience`.
-    pub(super) fn lock(&self, patience: Duration) -> io::Result<PatientGuard<'_, T>> {
+    pub(super) fn lock(&self, patience: Duration, cancellation: &Cancellation) -> io::Result<PatientGuard<'_, T>> {
         let deadline = Instant::now() + patience;
         loop {
             if let Some(guard) = self.try_lock() {
                 return Ok(guard);
             }
             let waiting = self.waiting.join()?;
-            // It may have been let go of before anybody would have rung.
+            // It may have been let go of before anybody would have woken anybody.
             if let Some(guard) = self.try_lock() {
                 return Ok(guard);
             }
-            waiting.wait(deadline.saturating_duration_since(Instant::now()))?;
+            waiting.wait(deadline.saturating_duration_since(Instant::now()), cancellation)?;
         }
     }
 
@@ -139,7 +114,7 @@ impl<T> DerefMut for PatientGuard<'_, T> {
 impl<T> Drop for PatientGuard<'_, T> {
     fn drop(&mut self) {
         self.guard = None;
-        self.waiting.ring();
+        self.waiting.wake();
     }
 }
 
@@ -151,13 +126,13 @@ mod tests {
     fn a_patient_lock_is_handed_on_and_waited_for_no_longer_than_told() {
         let lock = PatientMutex::<u32>::default();
         let held = lock.try_lock().unwrap();
-        let late = lock.lock(Duration::from_millis(5)).err().unwrap();
+        let late = lock.lock(Duration::from_millis(5), &Cancellation::none()).err().unwrap();
         assert_eq!(late.kind(), io::ErrorKind::TimedOut);
         std::thread::scope(|scope| {
             let waiting = (0..4).map(|_| {
                 scope.spawn(|| {
                     for _ in 0..100 {
-                        *lock.lock(Duration::from_secs(30)).unwrap() += 1;
+                        *lock.lock(Duration::from_secs(30), &Cancellation::none()).unwrap() += 1;
                     }
                 })
             });
@@ -166,6 +141,6 @@ mod tests {
             waiting.into_iter().for_each(|thread| thread.join().unwrap());
         });
         assert_eq!(*lock.try_lock().unwrap(), 400);
-        assert!(lock.waiting.bells().is_empty());
+        assert!(lock.waiting.wakers().is_empty());
     }
 }
