@@ -24,7 +24,7 @@ use mcp_auth_proxy::tokens::artefacts::{
     AuthorizationCode, AuthorizationRequest, BrowserCookie, DeviceCookie, PlainForm, RefreshToken, SessionCookie,
 };
 use mcp_auth_proxy::tokens::{Keys, Secret};
-use mcp_auth_proxy::upstream::stdio::events::{EventStream, lost_request, split_event_id, stream_name};
+use mcp_auth_proxy::upstream::stdio::event_stream::{EventStream, lost_request, split_event_id, stream_name};
 use mcp_auth_proxy::upstream::stdio::lines::{Lines, TooLong};
 
 /// A target by its name.

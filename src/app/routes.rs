@@ -23,7 +23,7 @@ use crate::resource::open_streams::OpenStreams;
 use crate::resource::seen::Seen;
 use crate::resource::{bearer, challenge};
 use crate::upstream::http::{is_event_stream, wants_event_stream};
-use crate::upstream::{Origin, Upstream};
+use crate::upstream::{ForwardedIdentity, Upstream};
 use crate::url::{ExternalUrl, is_loopback_host};
 
 /// A handler, and what it works with.
@@ -213,7 +213,7 @@ impl App {
                 Ok(principal) => match self.admission.enter(newcomer(request, principal.user.clone())) {
                     Err(busy) => *busy,
                     Ok(permit) => {
-                        let origin = Origin { principal, chain };
+                        let origin = ForwardedIdentity { principal, chain };
                         let response = self.upstream.forward(request, &origin);
                         let is_stream = is_event_stream(response.headers.get(CONTENT_TYPE));
                         let response = permit.attach(response, is_stream);

@@ -1,5 +1,5 @@
 //! The grant type `refresh_token` (RFC 6749 section 6). Whether a token may be used again is decided in
-//! [`rotation`](super::rotation).
+//! [`rotation`].
 
 use http::StatusCode;
 

@@ -1,8 +1,8 @@
 //! The pages that people see: HTML from values. No script, no image, nothing from elsewhere.
 //!
-//! - [`sign_in`] – signing in and out
-//! - [`consent`] – who asks for access to what
-//! - [`message`] – errors, and what else a person is told
+//! - [`mod@sign_in`] – signing in and out
+//! - [`mod@consent`] – who asks for access to what
+//! - [`mod@message`] – errors, and what else a person is told
 //! - [`layout`] – the frame that all share; [`text`] – names, places and times in words
 
 mod consent;

@@ -6,7 +6,7 @@ use ::http::header::{AUTHORIZATION, LOCATION};
 use ::http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::Origin;
+use super::ForwardedIdentity;
 use crate::http::h1::head::connection_tokens;
 use crate::upstream::UpstreamConfig;
 use crate::url::ExternalUrl;
@@ -53,7 +53,7 @@ fn is_identity(name: &str) -> bool {
         )
 }
 
-/// Is the field written here? Origin and CORS are this server's affair: it has answered them.
+/// Is the field written here? ForwardedIdentity and CORS are this server's affair: it has answered them.
 fn is_own(name: &str) -> bool {
     matches!(
         name,
@@ -116,7 +116,7 @@ impl Fixed {
 }
 
 /// The fields of the request to the upstream server.
-pub fn request(from: &HeaderMap, origin: &Origin, fixed: &Fixed) -> HeaderMap {
+pub fn request(from: &HeaderMap, origin: &ForwardedIdentity, fixed: &Fixed) -> HeaderMap {
     let mut out = HeaderMap::with_capacity(from.len() + 8);
     let listed: Vec<&str> = connection_tokens(from).collect();
     for (name, value) in from {
@@ -205,8 +205,8 @@ mod tests {
     use super::*;
     use crate::identity::{ClientId, GrantId, Principal, UserId};
 
-    fn origin() -> Origin {
-        Origin {
+    fn origin() -> ForwardedIdentity {
+        ForwardedIdentity {
             principal: Principal {
                 user: UserId("oidc:jürgen 100%".into()),
                 email: Some("j@example.com".into()),

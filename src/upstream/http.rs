@@ -11,7 +11,7 @@ use rustls::pki_types::ServerName;
 
 use super::endpoint::{Announced, EndpointRewriter};
 use super::redirects::Redirects;
-use super::{Origin, Trouble, Upstream, check, headers};
+use super::{ForwardedIdentity, Trouble, Upstream, check, headers};
 use crate::http::body::Arriving;
 use crate::http::client::{Client, ClientError, Incoming, IncomingBody, Outgoing};
 use crate::http::h1::head::Framing;
@@ -98,8 +98,13 @@ impl HttpUpstream {
         }
     }
 
-    fn exchange(&self, request: &mut Request<'_>, origin: &Origin, held: &Held) -> Result<Response, Failure> {
-        let fields = headers::request(&request.parts.headers, origin, &self.fixed);
+    fn exchange(
+        &self,
+        request: &mut Request<'_>,
+        identity: &ForwardedIdentity,
+        held: &Held,
+    ) -> Result<Response, Failure> {
+        let fields = headers::request(&request.parts.headers, identity, &self.fixed);
         if let Some(why) = ambiguity(request.parts.uri.path()) {
             return Err(Failure::BadRequest(why));
         }
@@ -229,7 +234,7 @@ pub fn wants_event_stream(headers: &HeaderMap) -> bool {
 }
 
 impl Upstream for HttpUpstream {
-    fn forward(&self, request: &mut Request<'_>, origin: &Origin) -> Response {
+    fn forward(&self, request: &mut Request<'_>, identity: &ForwardedIdentity) -> Response {
         if self.config.streaming_only
             && request.parts.method == Method::GET
             && wants_event_stream(&request.parts.headers)
@@ -239,11 +244,11 @@ impl Upstream for HttpUpstream {
         }
         let held = match Held::read(&mut request.body) {
             Ok(held) => held,
-            Err(e) => return refusal(&Failure::of_body(&e), &[], &Told { id: request.id, origin, url: &self.url }),
+            Err(e) => return refusal(&Failure::of_body(&e), &[], &Told { id: request.id, identity, url: &self.url }),
         };
         let id = request.id;
-        let told = Told { id, origin, url: &self.url };
-        self.exchange(request, origin, &held).unwrap_or_else(|failure| refusal(&failure, &held.bytes, &told))
+        let told = Told { id, identity, url: &self.url };
+        self.exchange(request, identity, &held).unwrap_or_else(|failure| refusal(&failure, &held.bytes, &told))
     }
 
     fn check(&self) -> Result<(), Trouble> {
@@ -370,13 +375,13 @@ impl From<ClientError> for Failure {
 /// Where trouble with the upstream server arose, for the log.
 struct Told<'t> {
     id: RequestId,
-    origin: &'t Origin,
+    identity: &'t ForwardedIdentity,
     url: &'t UpstreamUrl,
 }
 
 impl Told<'_> {
     fn log(&self, level: log::Level, error: &str, message: &str) {
-        let Origin { principal, chain } = self.origin;
+        let ForwardedIdentity { principal, chain } = self.identity;
         log::log!(
             level, request:% = self.id, user:% = principal.user, client:% = principal.client, address:% = chain[0], upstream:% = self.url, error = error;
             "{message}"

@@ -51,7 +51,7 @@ pub struct UpstreamConfig {
 }
 
 /// On whose behalf, and from where, a request is passed on.
-pub struct Origin {
+pub struct ForwardedIdentity {
     /// Who.
     pub principal: Principal,
     /// The client's address, then the trusted proxies it came through.
@@ -61,7 +61,7 @@ pub struct Origin {
 /// An MCP server.
 pub trait Upstream: Send + Sync + 'static {
     /// Passes a request on and its answer back.
-    fn forward(&self, request: &mut Request<'_>, origin: &Origin) -> Response;
+    fn forward(&self, request: &mut Request<'_>, identity: &ForwardedIdentity) -> Response;
 
     /// Asks whether it is there and speaks MCP. May take its time.
     fn check(&self) -> Result<(), Trouble> {

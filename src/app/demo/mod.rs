@@ -15,7 +15,7 @@ use crate::encoding::base64url;
 use crate::flags::Settings;
 use crate::store::embedded::EmbeddedStore;
 use crate::tokens::{Secret, random};
-use crate::upstream::stdio::launcher::own_program;
+use crate::upstream::stdio::self_exec::own_program;
 
 /// Where the demo listens unless told otherwise; with the port taken, any free one does.
 const LISTEN: &str = "127.0.0.1:8080";

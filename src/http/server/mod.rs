@@ -4,7 +4,7 @@
 //! - [`poller`] – where connections wait without a thread; the bounds on them and their deadlines
 //! - [`workers`] – the threads that requests run on
 //! - [`connection`] – one connection as a state machine that never waits for its client
-//! - [`request_body`] – a body that is still on its way; [`held`] – memory of unfinished requests; [`write`] – answers
+//! - [`request_body`] – a body that is still on its way; [`held`] – memory of unfinished requests; [`mod@write`] – answers
 //! - [`handler`] – what the server is given
 
 mod accept;

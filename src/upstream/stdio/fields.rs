@@ -14,10 +14,10 @@ use serde_json::value::RawValue;
 use crate::mcp::jsonrpc::{INVALID_PARAMS, INVALID_REQUEST};
 use crate::mcp::message::{Kind, Message};
 
-pub(super) const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
-pub(super) const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+pub(crate) const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+pub(crate) const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 /// "Header mismatch".
-pub(super) const HEADER_MISMATCH: i32 = -32020;
+pub(crate) const HEADER_MISMATCH: i32 = -32020;
 /// The annotation by which a tool asks for an argument to be repeated.
 const ANNOTATION: &str = "x-mcp-header";
 const PREFIX: &str = "mcp-param-";
@@ -27,10 +27,10 @@ const LASTS: Duration = Duration::from_secs(60);
 const MAX_DEPTH: usize = 16;
 
 /// Why a request is refused: a JSON-RPC error code, and a text.
-pub(super) type Refusal = (i32, String);
+pub(crate) type Refusal = (i32, String);
 
 /// A field that occurs once.
-pub(super) fn field(headers: &HeaderMap, name: &str) -> Option<String> {
+pub(crate) fn field(headers: &HeaderMap, name: &str) -> Option<String> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?.trim().to_string();
     values.next().is_none().then_some(value)
@@ -45,7 +45,7 @@ fn plain(value: &str) -> Option<String> {
 }
 
 /// What the transport requires of every message, beyond what the server checks itself.
-pub(super) fn check(message: &Message<'_>, headers: &HeaderMap) -> Result<(), Refusal> {
+pub(crate) fn check(message: &Message<'_>, headers: &HeaderMap) -> Result<(), Refusal> {
     if message.is_ambiguous() {
         return Err((INVALID_REQUEST, "a member of the message occurs twice, or in another spelling".into()));
     }
@@ -79,7 +79,7 @@ fn mismatch(why: impl Into<String>) -> Result<(), Refusal> {
 
 /// Which arguments the tools of a server want repeated, as far as is known.
 #[derive(Default)]
-pub(super) struct ToolFields(Mutex<Option<(Instant, Arc<Tools>)>>);
+pub(crate) struct ToolFields(Mutex<Option<(Instant, Arc<Tools>)>>);
 
 /// By the tool's name.
 type Tools = HashMap<String, Vec<Annotated>>;
@@ -96,13 +96,13 @@ struct Annotated {
 
 impl ToolFields {
     /// The list of tools has changed.
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         *self.known() = None;
     }
 
     /// Compares the fields of a `tools/call` request with its arguments; `list` asks the server for its tools, the
     /// results of `tools/list` page by page.
-    pub(super) fn check(
+    pub(crate) fn check(
         &self,
         message: &Message<'_>,
         headers: &HeaderMap,

@@ -11,7 +11,7 @@ use crate::net::cancellation::Cancellation;
 use crate::wake::Waker;
 
 /// Waits until `waker` is woken, and clears it; `TimedOut` when it is not in time.
-pub(super) fn wait_for(waker: &Waker, timeout: Duration, cancellation: &Cancellation) -> io::Result<()> {
+pub(crate) fn wait_for(waker: &Waker, timeout: Duration, cancellation: &Cancellation) -> io::Result<()> {
     cancellation.wait(waker, PollFlags::IN, Some(timeout))?;
     waker.clear();
     Ok(())
@@ -19,17 +19,17 @@ pub(super) fn wait_for(waker: &Waker, timeout: Duration, cancellation: &Cancella
 
 /// Those who wait for something to change, each on behalf of a client: a wait ends when that goes away.
 #[derive(Debug, Default)]
-pub(super) struct WaitList(Mutex<Vec<Arc<Waker>>>);
+pub(crate) struct WaitList(Mutex<Vec<Arc<Waker>>>);
 
 impl WaitList {
     /// From here on each ring is heard.
-    pub(super) fn join(&self) -> io::Result<Waiting<'_>> {
+    pub(crate) fn join(&self) -> io::Result<Waiting<'_>> {
         let waker = Arc::new(Waker::new()?);
         self.wakers().push(waker.clone());
         Ok(Waiting { list: self, waker })
     }
 
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         self.wakers().iter().for_each(|waker| waker.wake());
     }
 
@@ -39,14 +39,14 @@ impl WaitList {
 }
 
 /// One who waits.
-pub(super) struct Waiting<'w> {
+pub(crate) struct Waiting<'w> {
     list: &'w WaitList,
     waker: Arc<Waker>,
 }
 
 impl Waiting<'_> {
-    /// Waits for a ring: see [`Waker::wait`].
-    pub(super) fn wait(&self, timeout: Duration, cancellation: &Cancellation) -> io::Result<()> {
+    /// Waits until the list is woken: see [`wait_for`].
+    pub(crate) fn wait(&self, timeout: Duration, cancellation: &Cancellation) -> io::Result<()> {
         wait_for(&self.waker, timeout, cancellation)
     }
 }
@@ -59,14 +59,14 @@ impl Drop for Waiting<'_> {
 
 /// A lock that may be held for seconds: those who wait for it give up when their clients go away.
 #[derive(Default)]
-pub(super) struct PatientMutex<T> {
+pub(crate) struct TimedMutex<T> {
     value: Mutex<T>,
     waiting: WaitList,
 }
 
-impl<T> PatientMutex<T> {
+impl<T> TimedMutex<T> {
     /// Waits for at most `patience`.
-    pub(super) fn lock(&self, patience: Duration, cancellation: &Cancellation) -> io::Result<PatientGuard<'_, T>> {
+    pub(crate) fn lock(&self, patience: Duration, cancellation: &Cancellation) -> io::Result<TimedGuard<'_, T>> {
         let deadline = Instant::now() + patience;
         loop {
             if let Some(guard) = self.try_lock() {
@@ -81,23 +81,23 @@ impl<T> PatientMutex<T> {
         }
     }
 
-    pub(super) fn try_lock(&self) -> Option<PatientGuard<'_, T>> {
+    pub(crate) fn try_lock(&self) -> Option<TimedGuard<'_, T>> {
         let guard = match self.value.try_lock() {
             Ok(guard) => guard,
             Err(TryLockError::Poisoned(e)) => e.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
-        Some(PatientGuard { guard: Some(guard), waiting: &self.waiting })
+        Some(TimedGuard { guard: Some(guard), waiting: &self.waiting })
     }
 }
 
-pub(super) struct PatientGuard<'p, T> {
+pub(crate) struct TimedGuard<'p, T> {
     /// Present until it is dropped.
     guard: Option<MutexGuard<'p, T>>,
     waiting: &'p WaitList,
 }
 
-impl<T> Deref for PatientGuard<'_, T> {
+impl<T> Deref for TimedGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -105,13 +105,13 @@ impl<T> Deref for PatientGuard<'_, T> {
     }
 }
 
-impl<T> DerefMut for PatientGuard<'_, T> {
+impl<T> DerefMut for TimedGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
         self.guard.as_mut().expect("it is there until the end")
     }
 }
 
-impl<T> Drop for PatientGuard<'_, T> {
+impl<T> Drop for TimedGuard<'_, T> {
     fn drop(&mut self) {
         self.guard = None;
         self.waiting.wake();
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_patient_lock_is_handed_on_and_waited_for_no_longer_than_told() {
-        let lock = PatientMutex::<u32>::default();
+        let lock = TimedMutex::<u32>::default();
         let held = lock.try_lock().unwrap();
         let late = lock.lock(Duration::from_millis(5), &Cancellation::none()).err().unwrap();
         assert_eq!(late.kind(), io::ErrorKind::TimedOut);

@@ -23,7 +23,7 @@ use mcp_auth_proxy::resource::open_streams::OpenStreams;
 use mcp_auth_proxy::resource::recheck;
 use mcp_auth_proxy::store::Store;
 use mcp_auth_proxy::tokens::Secret;
-use mcp_auth_proxy::upstream::{Origin, Upstream};
+use mcp_auth_proxy::upstream::{ForwardedIdentity, Upstream};
 
 use super::proxy::PASSWORD;
 use super::wire::{Reply, Transport, request};
@@ -34,8 +34,8 @@ const HOST: &str = "localhost:8080";
 struct Echo;
 
 impl Upstream for Echo {
-    fn forward(&self, _: &mut Request<'_>, origin: &Origin) -> Response {
-        Response::text(StatusCode::OK, origin.principal.user.to_string())
+    fn forward(&self, _: &mut Request<'_>, identity: &ForwardedIdentity) -> Response {
+        Response::text(StatusCode::OK, identity.principal.user.to_string())
     }
 
     fn endpoint(&self) -> Option<&str> {

@@ -118,17 +118,17 @@ impl EventStream {
         state.wake();
     }
 
-    pub(super) fn is_finished(&self) -> bool {
+    pub(crate) fn is_finished(&self) -> bool {
         self.state().is_finished
     }
 
     /// Does a client read it?
-    pub(super) fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         self.state().waker.is_some()
     }
 
     /// Has all of it been read, as far as it has come?
-    pub(super) fn is_read(&self) -> bool {
+    pub(crate) fn is_read(&self) -> bool {
         let state = self.state();
         state.next == state.end()
     }
@@ -215,7 +215,7 @@ impl Drop for EventStream {
 }
 
 /// Called with whether the stream had come to its end when its reader left.
-pub(super) type WhenLeft = Box<dyn FnOnce(bool) + Send>;
+pub(crate) type WhenLeft = Box<dyn FnOnce(bool) + Send>;
 
 /// An event stream on its way to a client.
 pub struct Reader {
@@ -236,18 +236,18 @@ pub struct Reader {
 
 impl Reader {
     /// Has `then` called when the client has left or the stream is over.
-    pub(super) fn when_left(mut self, then: WhenLeft) -> Reader {
+    pub(crate) fn when_left(mut self, then: WhenLeft) -> Reader {
         self.when_left = Some(then);
         self
     }
 
     /// Puts an event of the transport's own before everything else.
-    pub(super) fn announce(&mut self, event: &str, data: &str) {
+    pub(crate) fn announce(&mut self, event: &str, data: &str) {
         self.head = format!("event: {event}\ndata: {data}\n\n").into_bytes();
     }
 
     /// The answer whose body this is.
-    pub(super) fn into_response(mut self, client: &ClientHandle) -> Response {
+    pub(crate) fn into_response(mut self, client: &ClientHandle) -> Response {
         self.cancellation = match self.stream.is_endless {
             true => Cancellation::of_stream(client),
             false => Cancellation::of_request(client),

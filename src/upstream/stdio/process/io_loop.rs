@@ -16,9 +16,8 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, pidfd_open, waitid,
 };
 
-use super::child::{OVERHEAD, Shared};
+use super::inbox::{OVERHEAD, Shared, Slot};
 use super::lines::{Lines, TooLong};
-use super::room::Slot;
 use super::supervisor;
 use crate::observe::quota::Quota;
 
@@ -49,7 +48,7 @@ enum Phase {
 }
 
 /// A supervisor, which is not left behind.
-pub(super) struct Process(pub(super) std::process::Child);
+pub(crate) struct Process(pub(super) std::process::Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -62,7 +61,7 @@ impl Drop for Process {
 }
 
 /// The child's thread.
-pub(super) struct Pump {
+pub(crate) struct IoLoop {
     shared: Arc<Shared>,
     process: Process,
     supervisor: Pid,
@@ -83,7 +82,7 @@ pub(super) struct Pump {
     started: Instant,
     phase: Phase,
     /// Kept until the process has ended.
-    _slot: Arc<Slot>,
+    _slot: Arc<dyn Slot>,
 }
 
 /// What a child's thread waits for.
@@ -97,15 +96,15 @@ enum Event {
     Exit,
 }
 
-impl Pump {
+impl IoLoop {
     /// For a supervisor that has been started and not been told to begin.
-    pub(super) fn new(
+    pub(crate) fn new(
         shared: Arc<Shared>,
         process: Process,
         control: UnixStream,
         stdin: PipeWriter,
-        slot: Arc<Slot>,
-    ) -> io::Result<Pump> {
+        slot: Arc<dyn Slot>,
+    ) -> io::Result<IoLoop> {
         let mut process = process;
         let pipes = (process.0.stdout.take(), process.0.stderr.take());
         let (Some(stdout), Some(stderr)) = pipes else { return Err(io::ErrorKind::BrokenPipe.into()) };
@@ -114,7 +113,7 @@ impl Pump {
         }
         let supervisor = Pid::from_child(&process.0);
         let room = shared.room;
-        Ok(Pump {
+        Ok(IoLoop {
             shared,
             process,
             supervisor,
@@ -135,7 +134,7 @@ impl Pump {
         })
     }
 
-    pub(super) fn run(mut self, stdin: OwnedFd) {
+    pub(crate) fn run(mut self, stdin: OwnedFd) {
         if let Some(control) = &self.control
             && let Err(e) = supervisor::begin(control, stdin)
         {

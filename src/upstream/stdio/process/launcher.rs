@@ -7,32 +7,30 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::self_exec::{NONE, OWN_USE};
 use rustix::fs::{Access, access};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, nice, set_parent_process_death_signal, setrlimit, setsid};
 use rustix::thread::set_no_new_privs;
 
 /// The word on the command line that makes the program a launcher.
 pub const COMMAND: &str = "stdio-launcher";
-/// The answer to people who type the proxy's own commands.
-pub(super) const OWN_USE: &str = "this command is for the proxy's own use";
-
 /// What a launcher takes on before it becomes the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// Added to the niceness.
-    pub(super) nice: Option<i32>,
+    pub(crate) nice: Option<i32>,
     /// Bytes of data that each process may have (`RLIMIT_DATA`).
-    pub(super) memory: Option<u64>,
+    pub(crate) memory: Option<u64>,
     /// Open files: the proxy has raised its own bound.
-    pub(super) open_files: Option<u64>,
+    pub(crate) open_files: Option<u64>,
     /// No program that it runs may have more rights than it has.
-    pub(super) no_new_privileges: bool,
+    pub(crate) no_new_privileges: bool,
 }
 
 impl Limits {
     /// As words of a command line.
-    pub(super) fn words(&self) -> [String; 4] {
-        let word = |n: Option<String>| n.unwrap_or_else(|| super::supervisor::NONE.into());
+    pub(crate) fn words(&self) -> [String; 4] {
+        let word = |n: Option<String>| n.unwrap_or_else(|| NONE.into());
         [
             word(self.nice.map(|n| n.to_string())),
             word(self.memory.map(|n| n.to_string())),
@@ -42,7 +40,7 @@ impl Limits {
     }
 
     fn of_words(words: &[OsString]) -> Option<Limits> {
-        let text = |i: usize| words.get(i)?.to_str().filter(|t| *t != super::supervisor::NONE);
+        let text = |i: usize| words.get(i)?.to_str().filter(|t| *t != NONE);
         (words.len() >= 4).then(|| Limits {
             nice: text(0).and_then(|t| t.parse().ok()),
             memory: text(1).and_then(|t| t.parse().ok()),
@@ -101,7 +99,7 @@ pub fn run(words: &[OsString]) -> Result<(), String> {
 }
 
 /// Is the program of `command` there? The error says what to do.
-pub(super) fn check_program(command: &[OsString]) -> Result<(), String> {
+pub(crate) fn check_program(command: &[OsString]) -> Result<(), String> {
     let Some(program) = command.first() else { return Err("there is no command behind --".into()) };
     let shown = Path::new(program).display();
     let is_program = |path: &Path| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
@@ -134,12 +132,6 @@ pub(super) fn check_program(command: &[OsString]) -> Result<(), String> {
         "the MCP server's command '{shown}' is in no directory of PATH ({}); install it, or give its full path",
         path.display()
     ))
-}
-
-/// This binary, also when its file has been replaced since.
-pub fn own_program() -> PathBuf {
-    let link = PathBuf::from("/proc/self/exe");
-    if link.exists() { link } else { std::env::args_os().next().map(PathBuf::from).unwrap_or(link) }
 }
 
 #[cfg(test)]

@@ -6,30 +6,35 @@ use std::time::Instant;
 
 use serde_json::value::RawValue;
 
-use super::memory::{MAX_REMEMBERED, MAX_SUBSCRIPTIONS, Memory, REPLAYED, Remember, is_same};
-use super::questions::Questions;
-use super::{MAX_ID, MAX_PENDING, Refusal, seconds_left, tried_again_in};
+use super::refusal::Refusal;
+use super::replay_state::{MAX_REMEMBERED, MAX_SUBSCRIPTIONS, REPLAYED, Remember, ReplayState, is_same};
+use super::server_requests::ServerRequests;
 use crate::mcp::jsonrpc::{INTERNAL_ERROR, error_message};
 use crate::mcp::message::{Id, Kind, Message};
-use crate::upstream::stdio::Line;
-use crate::upstream::stdio::child::{Full, OVERHEAD};
-use crate::upstream::stdio::events::EventStream;
+use crate::upstream::stdio::backoff::{seconds_left, tried_again_in};
+use crate::upstream::stdio::event_stream::EventStream;
+use crate::upstream::stdio::process::inbox::MessageSink;
+use crate::upstream::stdio::process::inbox::{Full, OVERHEAD};
 use crate::wake::Waker;
 
+/// Requests of one session in flight.
+const MAX_PENDING: usize = 256;
+/// Bytes of a request id or progress token of the client's.
+const MAX_ID: usize = 1 << 10;
 /// What a new child is told instead of a `notifications/initialized` too long to be remembered.
 const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 
-pub(super) struct Inner {
+pub(crate) struct SessionState {
     pub(super) link: Link,
     /// Counts children, so that what an old one still says is not taken for the new one's.
     pub(super) generation: u64,
-    pub(super) memory: Memory,
+    pub(super) replay_state: ReplayState,
     /// The answer to the `initialize` that the session began with, until it is passed on.
     pub(super) first_answer: Option<String>,
     pub(super) is_unsaved: bool,
     /// Requests of the client that the child works on.
     pub(super) pending: HashMap<Id, Pending>,
-    pub(super) questions: Questions,
+    pub(super) server_requests: ServerRequests,
     /// The stream for what belongs to no request.
     pub(super) general: Arc<EventStream>,
     /// Those of requests, the oldest first.
@@ -47,30 +52,30 @@ pub(super) struct Inner {
 }
 
 /// The stream of a request, or of those of a batch.
-pub(super) struct RequestStream {
+pub(crate) struct RequestStream {
     pub(super) name: String,
     pub(super) stream: Arc<EventStream>,
     /// Their ids as the client wrote them.
     pub(super) raw_ids: Vec<String>,
 }
 
-pub(super) enum Link {
+pub(crate) enum Link {
     /// No child.
     Down,
     /// The child has not answered `initialize`; lines for it wait.
     Starting {
-        line: Option<Arc<dyn Line>>,
+        line: Option<Arc<dyn MessageSink>>,
         queue: Queue,
         since: Instant,
     },
-    Up(Arc<dyn Line>),
+    Up(Arc<dyn MessageSink>),
     /// For good.
     Ended,
 }
 
 /// Lines that wait for a child.
 #[derive(Default)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     lines: Vec<String>,
     /// What they take together, [`OVERHEAD`] each included.
     bytes: usize,
@@ -88,7 +93,7 @@ impl Queue {
     }
 }
 
-pub(super) struct Pending {
+pub(crate) struct Pending {
     pub(super) stream: Arc<EventStream>,
     pub(super) stream_number: u64,
     /// Its id as the client wrote it.
@@ -99,28 +104,28 @@ pub(super) struct Pending {
 
 impl Pending {
     /// Does a client wait for it?
-    pub(super) fn is_heard(&self) -> bool {
+    pub(crate) fn is_heard(&self) -> bool {
         self.stream.is_connected()
     }
 }
 
-impl Inner {
+impl SessionState {
     /// A child is about to be started: its number.
-    pub(super) fn start(&mut self) -> u64 {
+    pub(crate) fn start(&mut self) -> u64 {
         self.generation += 1;
         self.link = Link::Starting { line: None, queue: Queue::default(), since: Instant::now() };
         self.generation
     }
 
     /// Likewise, unless the last ones crashed.
-    pub(super) fn start_again(&mut self) -> Result<u64, Refusal> {
+    pub(crate) fn start_again(&mut self) -> Result<u64, Refusal> {
         match seconds_left(self.not_before) {
             Some(seconds) => Err(Refusal::Unavailable(tried_again_in(seconds))),
             None => Ok(self.start()),
         }
     }
 
-    pub(super) fn check(&self, messages: &[Message<'_>]) -> Result<(), Refusal> {
+    pub(crate) fn check(&self, messages: &[Message<'_>]) -> Result<(), Refusal> {
         let mut ids = HashSet::new();
         for message in messages {
             if message.is_ambiguous() {
@@ -142,14 +147,14 @@ impl Inner {
     }
 
     /// Sends a message of the client's; `room` bounds what waits for a child that is being started.
-    pub(super) fn send(&mut self, message: &Message<'_>, room: usize) -> Result<(), Full> {
+    pub(crate) fn send(&mut self, message: &Message<'_>, room: usize) -> Result<(), Full> {
         match &message.kind {
             Kind::Notification { method } if method == "notifications/initialized" => {
-                if self.memory.initialized.is_none() {
+                if self.replay_state.initialized.is_none() {
                     let is_short = message.text().len() <= MAX_REMEMBERED;
-                    self.memory.initialized = Some(if is_short { message.text() } else { INITIALIZED }.into());
+                    self.replay_state.initialized = Some(if is_short { message.text() } else { INITIALIZED }.into());
                     self.is_unsaved = true;
-                    // A child that is told all of it from the memory must not be told twice.
+                    // A child that is told all of it from the replay_state must not be told twice.
                     if matches!(self.link, Link::Starting { .. }) {
                         return Ok(());
                     }
@@ -162,18 +167,20 @@ impl Inner {
             }
             Kind::Response { id, .. } => {
                 // What answers nothing goes nowhere.
-                let Some(question) = id.as_ref().and_then(|id| self.questions.answered(id)) else { return Ok(()) };
+                let Some(question) = id.as_ref().and_then(|id| self.server_requests.answered(id)) else {
+                    return Ok(());
+                };
                 let text = match (&question.renamed_from, message.raw_id()) {
                     (Some(own), Some(raw)) => message.splice(&[(raw, own)]),
                     _ => message.text().into(),
                 };
-                self.pass_on(text, room).inspect_err(|_| self.questions.add(question))
+                self.pass_on(text, room).inspect_err(|_| self.server_requests.add(question))
             }
             _ => self.pass_on(message.text().into(), room),
         }
     }
 
-    pub(super) fn pass_on(&mut self, text: String, room: usize) -> Result<(), Full> {
+    pub(crate) fn pass_on(&mut self, text: String, room: usize) -> Result<(), Full> {
         match &mut self.link {
             Link::Up(line) => line.send(text.into_bytes()),
             Link::Starting { queue, .. } => queue.push(text, room),
@@ -182,7 +189,7 @@ impl Inner {
     }
 
     /// Answers a request that did not reach the child; false when the message was none.
-    pub(super) fn fail_request(&mut self, message: &Message<'_>, why: &str) -> bool {
+    pub(crate) fn fail_request(&mut self, message: &Message<'_>, why: &str) -> bool {
         let Kind::Request { id, .. } = &message.kind else { return false };
         if let Some(pending) = self.pending.remove(id) {
             self.answer_with_error(&pending, why);
@@ -190,14 +197,14 @@ impl Inner {
         true
     }
 
-    pub(super) fn answer_with_error(&self, pending: &Pending, why: &str) {
+    pub(crate) fn answer_with_error(&self, pending: &Pending, why: &str) {
         pending.stream.push(error_message(&pending.raw_id, INTERNAL_ERROR, why).into_bytes());
         self.finish(pending);
     }
 
     /// The child is gone, or about to be: what it asked the client is of no use any more.
-    pub(super) fn leave_questions(&mut self) {
-        for id in self.questions.leave() {
+    pub(crate) fn leave_questions(&mut self) {
+        for id in self.server_requests.leave() {
             let params = serde_json::json!({"reason": "the MCP server has ended"});
             let params = params.to_string().replacen('{', &format!("{{\"requestId\":{id},"), 1);
             let cancelled = format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{params}}}"#);
@@ -206,14 +213,14 @@ impl Inner {
     }
 
     /// The child need not answer a request that was cancelled, and its stream must not wait for ever.
-    pub(super) fn cancel(&mut self, id: Option<&RawValue>) {
+    pub(crate) fn cancel(&mut self, id: Option<&RawValue>) {
         if let Some(pending) = id.and_then(Id::of).and_then(|id| self.pending.remove(&id)) {
             self.answer_with_error(&pending, "the request was cancelled");
         }
     }
 
     /// Sends a message of the child's where it belongs.
-    pub(super) fn route(&mut self, message: &Message<'_>, session: &str) {
+    pub(crate) fn route(&mut self, message: &Message<'_>, session: &str) {
         match &message.kind {
             Kind::Response { id: Some(id), .. } => {
                 if matches!(self.link, Link::Starting { .. }) && self.is_answer_to_initialize(id) {
@@ -230,7 +237,7 @@ impl Inner {
                 log::warn!(session = session; "the MCP server answered a request whose id it could not read")
             }
             Kind::Request { id, .. } => {
-                let new_id = self.questions.ask(id, message.raw_id().map_or("null", RawValue::get));
+                let new_id = self.server_requests.ask(id, message.raw_id().map_or("null", RawValue::get));
                 let text = match (new_id, message.raw_id()) {
                     (Some(new_id), Some(raw)) => message.splice(&[(raw, &new_id)]),
                     _ => message.text().into(),
@@ -239,7 +246,7 @@ impl Inner {
             }
             Kind::Notification { method } if method == "notifications/cancelled" => {
                 let raw = message.param(&["requestId"]);
-                let question = raw.and_then(Id::of).and_then(|id| self.questions.withdrawn(&id));
+                let question = raw.and_then(Id::of).and_then(|id| self.server_requests.withdrawn(&id));
                 let text = match (question.and_then(|q| q.renamed_to()), raw) {
                     (Some(new_id), Some(raw)) => message.splice(&[(raw, &new_id)]),
                     _ => message.text().into(),
@@ -266,7 +273,7 @@ impl Inner {
 
     /// Over stdio nothing says which request a message belongs to. While one is in flight, it is that one; among
     /// several, the general stream is right for all, if a client reads it; else it is the last that was sent.
-    pub(super) fn stream_for(&self, known: Option<Arc<EventStream>>) -> Arc<EventStream> {
+    pub(crate) fn stream_for(&self, known: Option<Arc<EventStream>>) -> Arc<EventStream> {
         if let Some(stream) = known {
             return stream;
         }
@@ -276,25 +283,25 @@ impl Inner {
         newest.filter(fits).map_or_else(|| self.general.clone(), |p| p.stream.clone())
     }
 
-    pub(super) fn is_answer_to_initialize(&self, id: &Id) -> bool {
-        let asked = Message::parse(&self.memory.initialize).ok().and_then(|m| Id::of(m.raw_id()?));
+    pub(crate) fn is_answer_to_initialize(&self, id: &Id) -> bool {
+        let asked = Message::parse(&self.replay_state.initialize).ok().and_then(|m| Id::of(m.raw_id()?));
         asked.as_ref() == Some(id)
     }
 
     /// The child has answered `initialize`: for the first time, or as the one before it did.
-    pub(super) fn initialized(&mut self, message: &Message<'_>) {
+    pub(crate) fn initialized(&mut self, message: &Message<'_>) {
         let Link::Starting { line, queue, .. } = std::mem::replace(&mut self.link, Link::Ended) else { return };
         let result = message.result().map(RawValue::get);
-        match (&self.memory.answer, result, line) {
+        match (&self.replay_state.answer, result, line) {
             (None, Some(result), Some(line)) => {
-                self.memory.answer = Some(result.into());
+                self.replay_state.answer = Some(result.into());
                 self.is_unsaved = true;
                 self.first_answer = Some(message.text().into());
                 self.link = Link::Up(line);
             }
             (None, ..) => self.first_answer = Some(message.text().into()),
             (Some(old), Some(new), Some(line)) if is_same(old, new) => {
-                for text in self.memory.replay().into_iter().chain(queue.lines) {
+                for text in self.replay_state.replay().into_iter().chain(queue.lines) {
                     if line.send(text.clone().into_bytes()).is_err()
                         && let Ok(message) = Message::parse(&text)
                     {
@@ -312,17 +319,17 @@ impl Inner {
     }
 
     /// Takes note of what the child's answer has changed in its state; true when there is something to be saved.
-    pub(super) fn learn_from(&mut self, message: &Message<'_>) -> bool {
+    pub(crate) fn learn_from(&mut self, message: &Message<'_>) -> bool {
         let Kind::Response { id: Some(id), is_error: false } = &message.kind else { return false };
         let Some(what) = self.pending.get_mut(id).and_then(|pending| pending.remember.take()) else { return false };
         match what {
-            Remember::LogLevel(text) => self.memory.log_level = Some(text),
-            Remember::Subscribed(uri, text) if self.memory.subscriptions.len() < MAX_SUBSCRIPTIONS => {
-                self.memory.subscriptions.insert(uri, text);
+            Remember::LogLevel(text) => self.replay_state.log_level = Some(text),
+            Remember::Subscribed(uri, text) if self.replay_state.subscriptions.len() < MAX_SUBSCRIPTIONS => {
+                self.replay_state.subscriptions.insert(uri, text);
             }
             Remember::Subscribed(..) => return false,
             Remember::Unsubscribed(uri) => {
-                self.memory.subscriptions.remove(&uri);
+                self.replay_state.subscriptions.remove(&uri);
             }
         }
         self.is_unsaved = true;
@@ -330,7 +337,7 @@ impl Inner {
     }
 
     /// A request has been answered: its stream ends with the last of its requests.
-    pub(super) fn finish(&self, answered: &Pending) {
+    pub(crate) fn finish(&self, answered: &Pending) {
         let has_more = self.pending.values().any(|p| p.stream_number == answered.stream_number);
         if !has_more && !Arc::ptr_eq(&answered.stream, &self.general) {
             answered.stream.finish();
@@ -338,10 +345,10 @@ impl Inner {
     }
 
     /// There is no child any more, or none could be had.
-    pub(super) fn fail(&mut self, why: String) {
+    pub(crate) fn fail(&mut self, why: String) {
         self.fail_pending(&why);
         self.trouble = why;
-        let is_new = self.memory.answer.is_none();
+        let is_new = self.replay_state.answer.is_none();
         let old = std::mem::replace(&mut self.link, if is_new { Link::Ended } else { Link::Down });
         // It may be a child whose thread this is, and whose end takes the lock of its inbox only.
         drop(old);
@@ -350,12 +357,12 @@ impl Inner {
     }
 
     /// Answers the requests in flight with an error.
-    pub(super) fn fail_pending(&mut self, why: &str) {
+    pub(crate) fn fail_pending(&mut self, why: &str) {
         let failed: Vec<Pending> = self.pending.drain().map(|(_, pending)| pending).collect();
         failed.iter().for_each(|pending| self.answer_with_error(pending, why));
     }
 
-    pub(super) fn unavailable(&self) -> Refusal {
+    pub(crate) fn unavailable(&self) -> Refusal {
         Refusal::Unavailable(if self.trouble.is_empty() {
             "the session has ended".into()
         } else {
@@ -364,11 +371,11 @@ impl Inner {
     }
 
     /// Why a session that is no more is no more.
-    pub(super) fn end_of(&self) -> Refusal {
-        if self.memory.answer.is_some() || self.trouble.is_empty() { Refusal::Gone } else { self.unavailable() }
+    pub(crate) fn end_of(&self) -> Refusal {
+        if self.replay_state.answer.is_some() || self.trouble.is_empty() { Refusal::Gone } else { self.unavailable() }
     }
 
-    pub(super) fn wake(&mut self) {
+    pub(crate) fn wake(&mut self) {
         self.waiting.drain(..).for_each(|waker| waker.wake());
     }
 }

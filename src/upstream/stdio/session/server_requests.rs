@@ -7,15 +7,15 @@ use serde_json::value::RawValue;
 
 use crate::mcp::message::Id;
 
-/// Questions that wait for the client, and of earlier children that it may still answer.
+/// ServerRequests that wait for the client, and of earlier children that it may still answer.
 const MAX_ASKED: usize = 1_024;
 
 /// What children asked the client and it has not answered. A late answer to an earlier child's question must not pass
 /// for one to its successor's, which may have the same id: then the successor's goes by another.
 #[derive(Default)]
-pub(super) struct Questions {
-    pub(super) open: VecDeque<Question>,
-    /// Ids of questions whose child has gone.
+pub(crate) struct ServerRequests {
+    pub(super) open: VecDeque<ServerRequest>,
+    /// Ids of server_requests whose child has gone.
     pub(super) stale: VecDeque<Id>,
     /// There may be more of those: the session is older than this process.
     pub(super) has_forgotten: bool,
@@ -25,16 +25,16 @@ pub(super) struct Questions {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Question {
+pub(crate) struct ServerRequest {
     /// As the client knows it.
     pub(super) id: Id,
     /// The id that the child gave it, as it was written, if the client knows another.
     pub(super) renamed_from: Option<String>,
 }
 
-impl Question {
+impl ServerRequest {
     /// The id by which the client knows it, as it is written, if it is not the child's.
-    pub(super) fn renamed_to(&self) -> Option<String> {
+    pub(crate) fn renamed_to(&self) -> Option<String> {
         match (&self.renamed_from, &self.id) {
             (Some(_), Id::Text(text)) => Some(format!("\"{text}\"")),
             _ => None,
@@ -42,13 +42,13 @@ impl Question {
     }
 }
 
-impl Questions {
+impl ServerRequests {
     /// Takes note of a question; the id by which the client is to know it, if not by `id`.
-    pub(super) fn ask(&mut self, id: &Id, raw_id: &str) -> Option<String> {
-        let mut question = Question { id: id.clone(), renamed_from: None };
+    pub(crate) fn ask(&mut self, id: &Id, raw_id: &str) -> Option<String> {
+        let mut question = ServerRequest { id: id.clone(), renamed_from: None };
         if self.has_forgotten || self.stale.contains(id) {
             self.renamed += 1;
-            question = Question {
+            question = ServerRequest {
                 id: Id::Text(format!("mcp-auth-proxy:question:{}:{}", self.epoch, self.renamed)),
                 renamed_from: Some(raw_id.into()),
             };
@@ -58,7 +58,7 @@ impl Questions {
         new_id
     }
 
-    pub(super) fn add(&mut self, question: Question) {
+    pub(crate) fn add(&mut self, question: ServerRequest) {
         self.open.push_back(question);
         // The oldest is the one that nobody answers any more.
         if self.open.len() > MAX_ASKED {
@@ -67,7 +67,7 @@ impl Questions {
     }
 
     /// The client answers; the question, if there is one.
-    pub(super) fn answered(&mut self, id: &Id) -> Option<Question> {
+    pub(crate) fn answered(&mut self, id: &Id) -> Option<ServerRequest> {
         if let Some(i) = self.stale.iter().position(|stale| stale == id) {
             self.stale.remove(i);
             return None;
@@ -77,8 +77,8 @@ impl Questions {
     }
 
     /// The child wants no answer any more to the question that it knows by `id`.
-    pub(super) fn withdrawn(&mut self, id: &Id) -> Option<Question> {
-        let is_own = |q: &Question| match &q.renamed_from {
+    pub(crate) fn withdrawn(&mut self, id: &Id) -> Option<ServerRequest> {
+        let is_own = |q: &ServerRequest| match &q.renamed_from {
             Some(raw) => serde_json::from_str::<Box<RawValue>>(raw).is_ok_and(|raw| Id::of(&raw).as_ref() == Some(id)),
             None => q.id == *id,
         };
@@ -86,9 +86,9 @@ impl Questions {
         self.open.remove(i)
     }
 
-    /// The child has gone; its questions, as the client would write their ids.
-    pub(super) fn leave(&mut self) -> Vec<String> {
-        let left: Vec<Question> = self.open.drain(..).collect();
+    /// The child has gone; its server_requests, as the client would write their ids.
+    pub(crate) fn leave(&mut self) -> Vec<String> {
+        let left: Vec<ServerRequest> = self.open.drain(..).collect();
         self.stale.extend(left.iter().map(|q| q.id.clone()));
         self.stale.drain(..self.stale.len().saturating_sub(MAX_ASKED));
         left.iter()

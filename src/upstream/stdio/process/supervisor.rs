@@ -25,7 +25,8 @@ use rustix::process::{
 use rustix::stdio::{dup2_stderr, dup2_stdout};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-use super::launcher::{self, own_program};
+use super::launcher;
+use super::self_exec::{OWN_USE, own_program};
 
 /// The word on the command line that makes the program a supervisor.
 pub const COMMAND: &str = "stdio-supervisor";
@@ -38,12 +39,9 @@ const CHASE: Duration = Duration::from_secs(5);
 /// Pause between two rounds of SIGKILL.
 const ROUND: Duration = Duration::from_millis(5);
 /// The longest that ending a server takes.
-pub(super) const LONGEST_END: Duration = Duration::from_secs(12);
-/// Stands for an id that is not set.
-pub(super) const NONE: &str = "-";
-
+pub(crate) const LONGEST_END: Duration = Duration::from_secs(12);
 /// Gives the supervisor behind `control` the server's stdin, with which it begins.
-pub(super) fn begin(control: &UnixStream, stdin: OwnedFd) -> io::Result<()> {
+pub(crate) fn begin(control: &UnixStream, stdin: OwnedFd) -> io::Result<()> {
     let fds = [stdin.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut rights = SendAncillaryBuffer::new(&mut space);
@@ -67,7 +65,7 @@ fn receive_stdin(control: impl AsFd) -> io::Result<OwnedFd> {
 
 /// Runs as a supervisor, until the server and all of its descendants have ended; the server's exit code.
 pub fn run(words: &[OsString]) -> Result<u8, String> {
-    let [uid, gid, words @ ..] = words else { return Err(launcher::OWN_USE.into()) };
+    let [uid, gid, words @ ..] = words else { return Err(OWN_USE.into()) };
     let failed = |what: &str, e: &dyn std::fmt::Display| format!("{what}: {e}");
     // The proxy decides when the end is there: a Ctrl-C or `systemctl stop` reaches everybody.
     for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {

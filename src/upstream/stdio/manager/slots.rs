@@ -1,4 +1,4 @@
-//! Room for children: there may be so many at one time, and some have to go for others.
+//! Room for processes: there may be so many at one time, and some have to go for others.
 
 use std::collections::HashMap;
 use std::io;
@@ -6,60 +6,63 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
-use super::host::{Host, State};
-use super::session::{Idleness, Session};
-use super::shared::SharedChild;
 use crate::identity::UserId;
 use crate::net::cancellation::Cancellation;
+use crate::upstream::stdio::idleness::Idleness;
+use crate::upstream::stdio::manager::table::{ProcessManager, State};
+use crate::upstream::stdio::mux::shared_process::SharedProcess;
+use crate::upstream::stdio::process::inbox::Slot;
+use crate::upstream::stdio::session::Session;
 
 /// How long a request waits for another session's child to make room.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One of the children that there may be.
-pub(super) struct Slot {
-    pub(super) host: Weak<Host>,
-    pub(super) is_leaving: AtomicBool,
+pub(crate) struct ManagedSlot {
+    manager: Weak<ProcessManager>,
+    is_leaving: AtomicBool,
 }
 
-impl Slot {
+impl ManagedSlot {
     /// A slot that has been counted.
-    pub(super) fn new(host: &Host) -> Arc<Slot> {
-        Arc::new(Slot { host: host.me.clone(), is_leaving: AtomicBool::new(false) })
+    pub(crate) fn new(manager: &ProcessManager) -> Arc<ManagedSlot> {
+        Arc::new(ManagedSlot { manager: manager.me.clone(), is_leaving: AtomicBool::new(false) })
     }
+}
 
-    /// Its child has been told to end.
-    pub(super) fn leave(&self) {
+impl Slot for ManagedSlot {
+    fn leave(&self) {
         if !self.is_leaving.swap(true, Ordering::Relaxed)
-            && let Some(host) = self.host.upgrade()
+            && let Some(manager) = self.manager.upgrade()
         {
-            host.leaving.fetch_add(1, Ordering::Relaxed);
+            manager.leaving.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-impl Drop for Slot {
+impl Drop for ManagedSlot {
     fn drop(&mut self) {
-        if let Some(host) = self.host.upgrade() {
-            let mut state = host.state();
+        if let Some(manager) = self.manager.upgrade() {
+            let mut state = manager.state();
             state.children -= 1;
             if *self.is_leaving.get_mut() {
-                host.leaving.fetch_sub(1, Ordering::Relaxed);
+                manager.leaving.fetch_sub(1, Ordering::Relaxed);
             }
             drop(state);
-            host.has_room.wake();
+            manager.has_room.wake();
         }
     }
 }
 
 /// Whom room is made by.
-pub(super) enum Occupant {
+pub(crate) enum Occupant {
     Session(Arc<Session>),
-    Shared(Arc<SharedChild>),
+    Shared(Arc<SharedProcess>),
 }
 
 impl Occupant {
     /// Ends the child, which has work to do.
-    pub(super) fn evict(self) {
+    pub(crate) fn evict(self) {
         match self {
             Occupant::Session(session) => session.evict(),
             Occupant::Shared(shared) => shared.end(),
@@ -67,9 +70,13 @@ impl Occupant {
     }
 }
 
-impl Host {
+impl ProcessManager {
     /// Room for one more child, of `user` or of everyone, made if need be.
-    pub(super) fn take_slot(&self, user: Option<&UserId>, cancellation: &Cancellation) -> Result<Arc<Slot>, String> {
+    pub(crate) fn take_slot(
+        &self,
+        user: Option<&UserId>,
+        cancellation: &Cancellation,
+    ) -> Result<Arc<ManagedSlot>, String> {
         let deadline = Instant::now() + ROOM_TIMEOUT;
         let mut is_waiting = false;
         let mut state = self.state();
@@ -81,7 +88,7 @@ impl Host {
             let awaited = if is_waiting { 0 } else { state.waiting };
             if state.children + awaited < self.config.max_children {
                 state.children += 1;
-                return Ok(Slot::new(self));
+                return Ok(ManagedSlot::new(self));
             }
             // Each newcomer has room made for it once: those who leave already are for those who wait already.
             if self.leaving.load(Ordering::Relaxed) <= state.waiting {
@@ -110,7 +117,7 @@ impl Host {
         Err("all MCP servers that there may be are at work; try again".into())
     }
 
-    /// Waits until a child has gone or the time is up. Another may be quicker to take its place, so that whoever waited has to
+    /// Waits until a child has gone or the time is up. Another may be quicker to take its entry, so that whoever waited has to
     /// look again, and perhaps have way made once more.
     fn wait_for_room<'h>(
         &'h self,
@@ -131,7 +138,7 @@ impl Host {
     /// Has a child end: a spare one, else the one that has been idle the longest, those first to which no client
     /// listens. When all are at work, the user who has the most of them gives one, if that leaves it no fewer than `user`
     /// has then. False when there is none to give.
-    pub(super) fn make_way(&self, user: Option<&UserId>) -> bool {
+    pub(crate) fn make_way(&self, user: Option<&UserId>) -> bool {
         let mut state = self.state();
         if let Some(spare) = state.spares.pop() {
             drop(state);
@@ -139,9 +146,9 @@ impl Host {
             return true;
         }
         let sessions: Vec<_> = state.sessions.values().cloned().collect();
-        let places: Vec<_> = state.shared.values().cloned().collect();
+        let entries: Vec<_> = state.shared.values().cloned().collect();
         drop(state);
-        let shared: Vec<_> = places.iter().filter_map(|place| Some((place, place.child()?))).collect();
+        let shared: Vec<_> = entries.iter().filter_map(|entry| Some((entry, entry.child()?))).collect();
         let shared: Vec<_> = shared.into_iter().filter(|(_, s)| !s.has_ended()).collect();
 
         let mut idle: Vec<_> = sessions
@@ -163,10 +170,10 @@ impl Host {
         let mut at_work: HashMap<&UserId, Vec<(Instant, Occupant)>> = HashMap::new();
         for session in sessions.iter().filter(|s| s.has_child()) {
             let occupant = Occupant::Session(session.clone());
-            at_work.entry(&session.account.user).or_default().push((session.used(), occupant));
+            at_work.entry(&session.owner().user).or_default().push((session.used(), occupant));
         }
-        for (place, shared) in &shared {
-            if let Some(user) = &place.user {
+        for (entry, shared) in &shared {
+            if let Some(user) = &entry.user {
                 at_work.entry(user).or_default().push((shared.used(), Occupant::Shared(shared.clone())));
             }
         }

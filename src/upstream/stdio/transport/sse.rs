@@ -7,30 +7,32 @@ use form_urlencoded::Serializer;
 use http::header::ALLOW;
 use http::{Method, StatusCode};
 
-use super::session::Session;
 use super::streamable::{parse, read_message, refuse_flaw, refused};
-use super::{Account, Host};
 use crate::http::{Request, Response};
 use crate::mcp::message::Message;
 use crate::net::cancellation::Cancellation;
+use crate::upstream::stdio::manager::ProcessManager;
+use crate::upstream::stdio::owner::Owner;
+use crate::upstream::stdio::session::Session;
 
 /// Where the stream begins.
-pub(super) const STREAM: &str = "/sse";
+pub(crate) const STREAM: &str = "/sse";
 /// Where the client's messages go.
-pub(super) const MESSAGES: &str = "/messages";
+pub(crate) const MESSAGES: &str = "/messages";
 
 /// Answers a request for the stream.
-pub(super) fn stream(host: &Arc<Host>, account: &Account, request: &Request<'_>) -> Response {
+pub(crate) fn stream(manager: &Arc<ProcessManager>, owner: &Owner, request: &Request<'_>) -> Response {
     if request.parts.method != Method::GET {
         // Newer clients try Streamable HTTP first, and take this for the sign that it is not spoken here.
         return Response::text(StatusCode::METHOD_NOT_ALLOWED, "the method here is GET; the MCP endpoint is /mcp")
             .with(ALLOW, "GET");
     }
-    let session = match Session::open_with_one_stream(host, account.clone(), &Cancellation::of_request(&request.client))
-    {
-        Ok(session) => session,
-        Err(refusal) => return refused(&refusal, None),
-    };
+    let session =
+        match Session::open_with_one_stream(manager.clone(), owner.clone(), &Cancellation::of_request(&request.client))
+        {
+            Ok(session) => session,
+            Err(refusal) => return refused(&refusal, None),
+        };
     let reader = match session.listen(None, false) {
         Ok(Some(reader)) => reader,
         _ => {
@@ -38,21 +40,21 @@ pub(super) fn stream(host: &Arc<Host>, account: &Account, request: &Request<'_>)
             return Response::text(StatusCode::SERVICE_UNAVAILABLE, "the session has ended");
         }
     };
-    host.adopt(&session);
-    let query = Serializer::new(String::new()).append_pair("sessionId", &host.session_id(&session)).finish();
+    manager.adopt(&session);
+    let query = Serializer::new(String::new()).append_pair("sessionId", &manager.session_id(&session)).finish();
     let mut reader = reader.when_left(Box::new(move |_| session.end()));
     reader.announce("endpoint", &format!("{MESSAGES}?{query}"));
     reader.into_response(&request.client)
 }
 
 /// Takes a message.
-pub(super) fn message(host: &Arc<Host>, account: &Account, request: &mut Request<'_>) -> Response {
+pub(crate) fn message(manager: &Arc<ProcessManager>, owner: &Owner, request: &mut Request<'_>) -> Response {
     if request.parts.method != Method::POST {
         return Response::text(StatusCode::METHOD_NOT_ALLOWED, "the method here is POST").with(ALLOW, "POST");
     }
     let query = request.parts.uri.query().unwrap_or_default();
     let id = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "sessionId").map(|(_, id)| id);
-    let Some(session) = id.and_then(|id| host.find(&id, account)).filter(|s| s.has_one_stream()) else {
+    let Some(session) = id.and_then(|id| manager.find(&id, owner)).filter(|s| s.has_one_stream()) else {
         return Response::text(StatusCode::NOT_FOUND, "there is no such session; its stream may have been closed");
     };
     let text = match read_message(&request.parts.headers, &mut request.body) {

@@ -8,13 +8,15 @@ use http::header::{ACCEPT, ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use serde_json::value::RawValue;
 
-use super::session::{Posted, Refusal, Session};
-use super::{Account, Host, modern};
+use super::modern;
 use crate::http::{Body, BodyError, Request, Response};
 use crate::mcp::jsonrpc::{INTERNAL_ERROR, INVALID_REQUEST, PARSE_ERROR, error_for};
 use crate::mcp::message::{Flaw, Kind, Message, check_depth, one_line, split};
 use crate::net::cancellation::Cancellation;
 use crate::net::client_handle::ClientHandle;
+use crate::upstream::stdio::manager::ProcessManager;
+use crate::upstream::stdio::owner::Owner;
+use crate::upstream::stdio::session::{Posted, Refusal, Session};
 
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 /// Revisions with `initialize`. The first has no Streamable HTTP, but old servers agree to no other.
@@ -27,12 +29,12 @@ const WITH_PRIMING: &str = "2025-11-25";
 const MAX_INITIALIZE: usize = 64 << 10;
 
 /// Answers a request for the endpoint.
-pub(super) fn handle(host: &Arc<Host>, account: &Account, request: &mut Request<'_>) -> Response {
+pub(crate) fn handle(manager: &Arc<ProcessManager>, owner: &Owner, request: &mut Request<'_>) -> Response {
     let headers = &request.parts.headers;
     match request.parts.method {
-        Method::POST => post(host, account, headers, &mut request.body, &request.client),
-        Method::GET => get(host, account, headers, &request.client),
-        Method::DELETE => match find(host, account, headers) {
+        Method::POST => post(manager, owner, headers, &mut request.body, &request.client),
+        Method::GET => get(manager, owner, headers, &request.client),
+        Method::DELETE => match find(manager, owner, headers) {
             Ok(session) => {
                 session.end();
                 Response::new(StatusCode::OK)
@@ -45,8 +47,8 @@ pub(super) fn handle(host: &Arc<Host>, account: &Account, request: &mut Request<
 }
 
 fn post(
-    host: &Arc<Host>,
-    account: &Account,
+    manager: &Arc<ProcessManager>,
+    owner: &Owner,
     headers: &HeaderMap,
     body: &mut Body<'_>,
     client: &ClientHandle,
@@ -66,13 +68,13 @@ fn post(
     if let ([message], false) = (messages.as_slice(), is_batch)
         && modern::is_modern(message, headers)
     {
-        return modern::post(host, account, message, headers, client);
+        return modern::post(manager, owner, message, headers, client);
     }
     let is_initialize = |m: &Message<'_>| matches!(&m.kind, Kind::Request { method, .. } if method == "initialize");
     if messages.iter().any(is_initialize) {
-        return initialize(host, account, headers, &messages, client);
+        return initialize(manager, owner, headers, &messages, client);
     }
-    let session = match find(host, account, headers) {
+    let session = match find(manager, owner, headers) {
         Ok(session) => session,
         Err(refused) => return *refused,
     };
@@ -84,14 +86,14 @@ fn post(
     let id = messages.iter().find(|m| matches!(m.kind, Kind::Request { .. })).and_then(Message::raw_id);
     match session.post(&messages, revision.as_str() >= WITH_PRIMING, &Cancellation::of_request(client)) {
         Ok(Posted::Accepted) => Response::new(StatusCode::ACCEPTED),
-        Ok(Posted::Stream(reader)) => reader.into_response(client).with(SESSION_ID, host.session_id(&session)),
+        Ok(Posted::Stream(reader)) => reader.into_response(client).with(SESSION_ID, manager.session_id(&session)),
         Err(refusal) => refused(&refusal, id),
     }
 }
 
 fn initialize(
-    host: &Arc<Host>,
-    account: &Account,
+    manager: &Arc<ProcessManager>,
+    owner: &Owner,
     headers: &HeaderMap,
     messages: &[Message<'_>],
     client: &ClientHandle,
@@ -107,7 +109,7 @@ fn initialize(
     if headers.contains_key(&SESSION_ID) {
         return bad("the session has been initialized already");
     }
-    let opened = match Session::open(host, account.clone(), message, &Cancellation::of_request(client)) {
+    let opened = match Session::open(manager.clone(), owner.clone(), message, &Cancellation::of_request(client)) {
         Ok(opened) => opened,
         Err(refusal) => return refused(&refusal, message.raw_id()),
     };
@@ -115,23 +117,23 @@ fn initialize(
     if opened.is_error {
         return response;
     }
-    host.adopt(&opened.session);
-    response.with(SESSION_ID, host.session_id(&opened.session))
+    manager.adopt(&opened.session);
+    response.with(SESSION_ID, manager.session_id(&opened.session))
 }
 
-fn get(host: &Arc<Host>, account: &Account, headers: &HeaderMap, client: &ClientHandle) -> Response {
+fn get(manager: &Arc<ProcessManager>, owner: &Owner, headers: &HeaderMap, client: &ClientHandle) -> Response {
     if !accepts(headers, "text/event-stream") {
         let why = "Not Acceptable: a client must accept text/event-stream";
         return refuse(StatusCode::NOT_ACCEPTABLE, INVALID_REQUEST, why);
     }
-    let session = match find(host, account, headers) {
+    let session = match find(manager, owner, headers) {
         Ok(session) => session,
         Err(refused) => return *refused,
     };
     let priming = session.revision().is_some_and(|r| r.as_str() >= WITH_PRIMING);
     let last = headers.get("last-event-id").and_then(|v| v.to_str().ok());
     match session.listen(last, priming) {
-        Ok(Some(reader)) => reader.into_response(client).with(SESSION_ID, host.session_id(&session)),
+        Ok(Some(reader)) => reader.into_response(client).with(SESSION_ID, manager.session_id(&session)),
         Ok(None) => {
             let why = "Conflict: the session's stream is open already";
             refuse(StatusCode::CONFLICT, INVALID_REQUEST, why)
@@ -140,8 +142,8 @@ fn get(host: &Arc<Host>, account: &Account, headers: &HeaderMap, client: &Client
     }
 }
 
-/// The session that the request names, if it is this account's.
-fn find(host: &Arc<Host>, account: &Account, headers: &HeaderMap) -> Result<Arc<Session>, Box<Response>> {
+/// The session that the request names, if it is this owner's.
+fn find(manager: &Arc<ProcessManager>, owner: &Owner, headers: &HeaderMap) -> Result<Arc<Session>, Box<Response>> {
     let bad = |why| Err(Box::new(refuse(StatusCode::BAD_REQUEST, INVALID_REQUEST, why)));
     let mut ids = headers.get_all(&SESSION_ID).iter();
     let Some(id) = ids.next() else {
@@ -151,7 +153,7 @@ fn find(host: &Arc<Host>, account: &Account, headers: &HeaderMap) -> Result<Arc<
         return bad("there are two Mcp-Session-Id fields");
     }
     let revision = headers.get("mcp-protocol-version");
-    let session = id.to_str().ok().and_then(|id| host.find(id, account));
+    let session = id.to_str().ok().and_then(|id| manager.find(id, owner));
     let Some(session) = session else { return Err(Box::new(refused(&Refusal::Gone, None))) };
     if let Some(revision) = revision.map(|r| r.to_str().unwrap_or_default())
         && !REVISIONS.contains(&revision)
@@ -163,7 +165,7 @@ fn find(host: &Arc<Host>, account: &Account, headers: &HeaderMap) -> Result<Arc<
 }
 
 /// The body of a POST, on one line.
-pub(super) fn read_message(headers: &HeaderMap, body: &mut Body<'_>) -> Result<String, Box<Response>> {
+pub(crate) fn read_message(headers: &HeaderMap, body: &mut Body<'_>) -> Result<String, Box<Response>> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     if !content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
         let why = "Unsupported Media Type: the Content-Type must be application/json";
@@ -181,14 +183,14 @@ pub(super) fn read_message(headers: &HeaderMap, body: &mut Body<'_>) -> Result<S
 }
 
 /// One message, or those of a batch, and whether it is one.
-pub(super) fn parse(text: &str) -> Result<(Vec<Message<'_>>, bool), Flaw> {
+pub(crate) fn parse(text: &str) -> Result<(Vec<Message<'_>>, bool), Flaw> {
     check_depth(text)?;
     let (texts, is_batch) = split(text)?;
     let messages: Result<_, _> = texts.into_iter().map(Message::parse).collect();
     Ok((messages?, is_batch))
 }
 
-pub(super) fn refuse_flaw(flaw: Flaw) -> Response {
+pub(crate) fn refuse_flaw(flaw: Flaw) -> Response {
     match flaw {
         Flaw::NotJson => refuse(StatusCode::BAD_REQUEST, PARSE_ERROR, "Parse error: the body is not JSON"),
         Flaw::NotMessage(why) => refuse(StatusCode::BAD_REQUEST, INVALID_REQUEST, why),
@@ -200,7 +202,7 @@ fn refuse(status: StatusCode, code: i32, why: &str) -> Response {
 }
 
 /// The answer to a request that a session refuses.
-pub(super) fn refused(refusal: &Refusal, id: Option<&RawValue>) -> Response {
+pub(crate) fn refused(refusal: &Refusal, id: Option<&RawValue>) -> Response {
     let written = id.map_or("null", RawValue::get);
     match refusal {
         Refusal::Gone => refuse(StatusCode::NOT_FOUND, -32001, "Session not found: it has ended; initialize again"),

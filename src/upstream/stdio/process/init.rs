@@ -8,7 +8,7 @@ use std::process::Command;
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, wait};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
-use super::launcher::own_program;
+use super::self_exec::{hide, own_program};
 
 /// The word on the command line that makes the program a first process, whatever its process id.
 pub const COMMAND: &str = "stdio-init";
@@ -21,7 +21,7 @@ pub fn is_first() -> bool {
 /// Runs the program with `arguments` as a child, until that ends; its exit code.
 pub fn run(arguments: &[OsString]) -> Result<u8, String> {
     let failed = |e: &dyn std::fmt::Display| format!("the first process of the container failed: {e}");
-    super::hide()?;
+    hide()?;
     // Processes whose parents end become this one's, which the first process has anyway.
     let _ = set_child_subreaper(Some(getpid()));
     let signals = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];

@@ -7,15 +7,15 @@ use serde_json::Value;
 use crate::mcp::message::Message;
 
 /// Bytes of one message that is remembered.
-pub(super) const MAX_REMEMBERED: usize = 4 << 10;
+pub(crate) const MAX_REMEMBERED: usize = 4 << 10;
 /// Subscriptions remembered.
-pub(super) const MAX_SUBSCRIPTIONS: usize = 256;
+pub(crate) const MAX_SUBSCRIPTIONS: usize = 256;
 /// What ids of requests begin with that repeat what the client asked of an earlier child.
-pub(super) const REPLAYED: &str = "mcp-auth-proxy:replay:";
+pub(crate) const REPLAYED: &str = "mcp-auth-proxy:replay:";
 
 /// What a new child has to be told.
 #[derive(Clone, Default)]
-pub(super) struct Memory {
+pub(crate) struct ReplayState {
     pub(super) initialize: String,
     /// The result of `initialize`.
     pub(super) answer: Option<String>,
@@ -25,14 +25,14 @@ pub(super) struct Memory {
 }
 
 /// What a request changes in a child's state, if it succeeds.
-pub(super) enum Remember {
+pub(crate) enum Remember {
     LogLevel(String),
     Subscribed(String, String),
     Unsubscribed(String),
 }
 
 /// What the child is going to have to be told again, if it agrees to the request.
-pub(super) fn remember(method: &str, request: &Message<'_>) -> Option<Remember> {
+pub(crate) fn remember(method: &str, request: &Message<'_>) -> Option<Remember> {
     let uri = || serde_json::from_str::<String>(request.param(&["uri"])?.get()).ok();
     let text = request.text().to_string();
     if text.len() > MAX_REMEMBERED {
@@ -46,9 +46,9 @@ pub(super) fn remember(method: &str, request: &Message<'_>) -> Option<Remember> 
     }
 }
 
-impl Memory {
+impl ReplayState {
     /// The messages that bring a new child to where the old one was, behind `initialize`.
-    pub(super) fn replay(&self) -> Vec<String> {
+    pub(crate) fn replay(&self) -> Vec<String> {
         let again = |(number, text): (usize, &String)| {
             let message = Message::parse(text).ok()?;
             let id = message.raw_id()?;
@@ -60,7 +60,7 @@ impl Memory {
 }
 
 /// Do two results of `initialize` say the same?
-pub(super) fn is_same(old: &str, new: &str) -> bool {
+pub(crate) fn is_same(old: &str, new: &str) -> bool {
     let parse = |text| serde_json::from_str::<Value>(text).ok();
     old == new || parse(old).is_some_and(|old| parse(new) == Some(old))
 }

@@ -1,29 +1,26 @@
-//! Children that are ready before anybody needs them.
+//! Processes that are ready before anybody needs them.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use super::super::check;
-use super::child::{Child, Listener};
-use super::host::Host;
-use super::lines::TooLong;
-use super::room::Slot;
-use super::{Account, note_noise};
 use crate::identity::{ClientId, UserId};
 use crate::store::rows::McpSession;
+use crate::upstream::check;
+use crate::upstream::stdio::manager::slots::ManagedSlot;
+use crate::upstream::stdio::manager::table::{ProcessManager, WarmProcess};
+use crate::upstream::stdio::noise::note_noise;
+use crate::upstream::stdio::owner::Owner;
+use crate::upstream::stdio::process::child::Child;
+use crate::upstream::stdio::process::inbox::Listener;
+use crate::upstream::stdio::process::lines::TooLong;
 
-pub(super) struct Spare {
-    pub(super) account: Option<Account>,
-    pub(super) child: Child,
-}
-
-impl Host {
-    /// A spare child that was started for `account`.
-    pub(super) fn take_spare(&self, account: &Account, listener: &Arc<dyn Listener>) -> Option<Child> {
+impl ProcessManager {
+    /// A spare child that was started for `owner`.
+    pub(crate) fn take_spare(&self, owner: &Owner, listener: &Arc<dyn Listener>) -> Option<Child> {
         loop {
             let mut state = self.state();
-            let fits = |s: &Spare| s.account.as_ref().is_some_and(|a| a.is_same(account));
+            let fits = |s: &WarmProcess| s.owner.as_ref().is_some_and(|a| a.is_same(owner));
             let at = state.spares.iter().position(fits)?;
             let spare = state.spares.remove(at);
             drop(state);
@@ -33,12 +30,12 @@ impl Host {
         }
     }
 
-    /// Sees to it that a child waits for `account`'s next session. Its environment tells it who that is, so that it is
-    /// of no use to another; without an account it only shows whether the server works, and has npx fetch it.
-    pub(super) fn prepare_spare(&self, account: Option<Account>) {
+    /// Sees to it that a child waits for `owner`'s next session. Its environment tells it who that is, so that it is
+    /// of no use to another; without an owner it only shows whether the server works, and has npx fetch it.
+    pub(crate) fn prepare_spare(&self, owner: Option<Owner>) {
         let wanted = if self.config.is_shared { 0 } else { self.config.spare };
         let mut state = self.state();
-        let is_for = |s: &Spare| match (&s.account, &account) {
+        let is_for = |s: &WarmProcess| match (&s.owner, &owner) {
             (Some(a), Some(b)) => a.is_same(b),
             (None, None) => true,
             _ => false,
@@ -54,13 +51,13 @@ impl Host {
         if !has_room {
             return;
         }
-        let slot = Slot::new(self);
-        let is_asked = account.is_none() && self.config.is_checked;
+        let slot = ManagedSlot::new(self);
+        let is_asked = owner.is_none() && self.config.is_checked;
         let listener: Arc<dyn Listener> = match is_asked {
-            false => Arc::new(SpareEar(self.me.clone())),
-            true => FirstEar::new(self.me.clone()),
+            false => Arc::new(WarmListener(self.me.clone())),
+            true => FirstAnswerListener::new(self.me.clone()),
         };
-        match Child::start(&self.launch, account.as_ref(), listener, slot) {
+        match Child::start(&self.launch, owner.as_ref(), listener, slot) {
             Ok(child) => {
                 if is_asked {
                     let _ = child.send(check::initialize());
@@ -69,8 +66,8 @@ impl Host {
                 let mut state = self.state();
                 let mut gone = Vec::new();
                 match state.is_ending {
-                    true => gone.push(Spare { account, child }),
-                    false => state.spares.push(Spare { account, child }),
+                    true => gone.push(WarmProcess { owner, child }),
+                    false => state.spares.push(WarmProcess { owner, child }),
                 }
                 gone.extend(state.spares.extract_if(.., |s| s.child.has_ended()));
                 drop(state);
@@ -81,23 +78,23 @@ impl Host {
     }
 
     /// A user with a client, and what is known of the user.
-    pub(super) fn account(&self, user: &UserId, email: Option<String>, client: &ClientId) -> Account {
+    pub(crate) fn owner(&self, user: &UserId, email: Option<String>, client: &ClientId) -> Owner {
         let person = self.login.people.get(user).unwrap_or_default();
-        Account { user: user.clone(), email, client: client.clone(), person }
+        Owner { user: user.clone(), email, client: client.clone(), person }
     }
 
     /// Whose session was the last one before the proxy was started?
-    pub(super) fn last_account(&self) -> Option<Account> {
+    pub(crate) fn last_account(&self) -> Option<Owner> {
         let last = self.state().known.iter().max_by_key(|(_, k)| k.used).map(|(name, _)| name.clone())?;
         let row: McpSession = self.login.core.state.get(&last).ok()??;
-        Some(self.account(&row.user, row.email, &row.client))
+        Some(self.owner(&row.user, row.email, &row.client))
     }
 }
 
 /// Hears a child that nobody works with yet.
-struct SpareEar(Weak<Host>);
+struct WarmListener(Weak<ProcessManager>);
 
-impl Listener for SpareEar {
+impl Listener for WarmListener {
     fn line(&self, line: Vec<u8>) {
         note_noise(&String::from_utf8_lossy(&line), "spare");
     }
@@ -105,9 +102,9 @@ impl Listener for SpareEar {
     fn long_line(&self, _: &TooLong) {}
 
     fn ended(&self, _: Duration) {
-        let Some(host) = self.0.upgrade() else { return };
+        let Some(manager) = self.0.upgrade() else { return };
         // Another is started with the next session, not now: one that can't run would be started without end.
-        let gone = host.state().spares.extract_if(.., |s| s.child.has_ended()).collect::<Vec<_>>();
+        let gone = manager.state().spares.extract_if(.., |s| s.child.has_ended()).collect::<Vec<_>>();
         drop(gone);
     }
 
@@ -120,14 +117,14 @@ impl Listener for SpareEar {
 const FIRST_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Hears the child that is started only to see whether the server works.
-struct FirstEar {
-    host: Weak<Host>,
+struct FirstAnswerListener {
+    manager: Weak<ProcessManager>,
     /// Sends one word: did it answer?
     outcome: Mutex<Option<Sender<bool>>>,
 }
 
-impl FirstEar {
-    fn new(host: Weak<Host>) -> Arc<FirstEar> {
+impl FirstAnswerListener {
+    fn new(manager: Weak<ProcessManager>) -> Arc<FirstAnswerListener> {
         let (sender, outcome) = channel();
         let watch = move || match outcome.recv_timeout(FIRST_PATIENCE) {
             Ok(true) => log::debug!("the MCP server answers"),
@@ -144,7 +141,7 @@ impl FirstEar {
         };
         let thread = std::thread::Builder::new().name("first answer".into()).stack_size(64 << 10).spawn(watch);
         let outcome = Mutex::new(thread.is_ok().then_some(sender));
-        Arc::new(FirstEar { host, outcome })
+        Arc::new(FirstAnswerListener { manager, outcome })
     }
 
     fn tell(&self, answered: bool) {
@@ -155,13 +152,13 @@ impl FirstEar {
 
     /// Its work is done.
     fn end(&self) {
-        let Some(host) = self.host.upgrade() else { return };
-        let first = host.state().spares.extract_if(.., |s| s.account.is_none()).collect::<Vec<_>>();
+        let Some(manager) = self.manager.upgrade() else { return };
+        let first = manager.state().spares.extract_if(.., |s| s.owner.is_none()).collect::<Vec<_>>();
         drop(first);
     }
 }
 
-impl Listener for FirstEar {
+impl Listener for FirstAnswerListener {
     fn line(&self, line: Vec<u8>) {
         let text = String::from_utf8_lossy(&line);
         if text.contains(check::ID) && check::has_response(&line) {
@@ -175,7 +172,7 @@ impl Listener for FirstEar {
     fn long_line(&self, _: &TooLong) {}
 
     fn ended(&self, _: Duration) {
-        let is_ending = self.host.upgrade().is_none_or(|host| host.state().is_ending);
+        let is_ending = self.manager.upgrade().is_none_or(|manager| manager.state().is_ending);
         match is_ending {
             true => drop(self.outcome.lock().unwrap_or_else(|e| e.into_inner()).take()),
             false => self.tell(false),

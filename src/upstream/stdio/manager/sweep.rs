@@ -1,0 +1,94 @@
+//! Ends what has been idle for too long, and in the end everything.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::net::cancellation::Cancellation;
+use crate::upstream::stdio::manager::table::{ProcessManager, State};
+
+/// How long children may take at the end of the process, each step of theirs included.
+const END_TIMEOUT: Duration = Duration::from_secs(6);
+
+impl ProcessManager {
+    /// Starts the thread that looks for what is idle. The error is one line.
+    pub(crate) fn start_sweeping(self: &Arc<Self>) -> Result<(), String> {
+        let manager = Arc::downgrade(self);
+        let pause = (self.config.idle_timeout / 4).clamp(Duration::from_millis(250), Duration::from_secs(30));
+        let sweep = move || {
+            while let Some(manager) = manager.upgrade() {
+                manager.sweep();
+                drop(manager);
+                std::thread::sleep(pause);
+            }
+        };
+        let thread = std::thread::Builder::new().name("sessions".into()).stack_size(128 << 10).spawn(sweep);
+        thread.map(drop).map_err(|e| format!("no thread could be started: {e}"))
+    }
+
+    /// Ends what has been idle for too long, and notes what has been used.
+    pub(crate) fn sweep(&self) {
+        let (now, lifetime) = (self.login.core.now(), self.config.session_lifetime);
+        let state = self.state();
+        let sessions: Vec<_> = state.sessions.values().cloned().collect();
+        let entries: Vec<_> = state.shared.values().cloned().collect();
+        drop(state);
+        let mut to_save = Vec::new();
+        for session in &sessions {
+            let unused = session.unused();
+            session.give_up();
+            if unused >= self.config.idle_timeout && session.idleness().is_some_and(|i| !i.is_heard) {
+                session.park();
+            }
+            let mut state = self.state();
+            if let Some(known) = state.known.get_mut(session.name()) {
+                known.used = now.saturating_sub(unused.as_secs());
+                // An hour or less is lost of a session's life when the machine stops.
+                let is_stale = known.used.saturating_sub(known.saved) > (lifetime / 8).min(3_600);
+                to_save.extend(is_stale.then(|| session.clone()));
+            }
+            // The table, and the list of this very sweep: nobody else holds it, and nobody can without the table.
+            let is_held = Arc::strong_count(session) > 2;
+            if unused >= self.config.idle_timeout && !is_held && session.is_dispensable() {
+                state.sessions.remove(session.name());
+            }
+        }
+        to_save.iter().for_each(|s| self.save_session(s));
+        for shared in entries.iter().filter_map(|entry| entry.child()) {
+            let is_idle = shared.is_unheard() && shared.used().elapsed() >= self.config.idle_timeout;
+            if shared.is_stuck() || (is_idle && !self.config.is_shared) {
+                shared.end();
+            }
+        }
+        drop(entries);
+        let mut state = self.state();
+        let State { known, sessions, shared, .. } = &mut *state;
+        known.retain(|name, k| k.used + lifetime > now || sessions.contains_key(name));
+        shared.retain(|_, entry| {
+            let Some(state) = entry.state.try_lock() else { return true };
+            let is_over = state.child.as_ref().is_none_or(|child| child.has_ended());
+            // Who crashes is remembered for a while.
+            let is_forgiven =
+                state.child.as_ref().is_none_or(|child| child.used().elapsed() >= self.config.idle_timeout);
+            !is_over || !is_forgiven || Arc::strong_count(entry) > 1
+        });
+    }
+
+    /// Ends every child, in order; the sessions stay in the store.
+    pub(crate) fn end(&self) {
+        let mut state = self.state();
+        state.is_ending = true;
+        let spares = std::mem::take(&mut state.spares);
+        let sessions: Vec<_> = state.sessions.drain().map(|(_, s)| s).collect();
+        let shared: Vec<_> = state.shared.drain().map(|(_, entry)| entry).collect();
+        drop(state);
+        self.has_room.wake();
+        drop(spares);
+        sessions.iter().for_each(|s| s.put_aside());
+        shared.iter().filter_map(|entry| entry.child()).for_each(|child| child.end());
+        let deadline = Instant::now() + END_TIMEOUT;
+        while let Ok(waiting) = self.has_room.join()
+            && self.state().children > 0
+            && waiting.wait(deadline.saturating_duration_since(Instant::now()), &Cancellation::none()).is_ok()
+        {}
+    }
+}

@@ -1,0 +1,81 @@
+//! How processes are started, and what they get to see: the command line and the environment.
+
+use std::ffi::OsString;
+use std::process::{Command, Stdio};
+
+use crate::flags::FLAGS;
+use crate::upstream::stdio::owner::Owner;
+use crate::upstream::stdio::process::launcher::Limits;
+use crate::upstream::stdio::process::self_exec::{NONE, own_program};
+use crate::upstream::stdio::process::supervisor;
+use crate::upstream::stdio::process::users::RunAs;
+
+/// How children are started.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    pub(crate) program: OsString,
+    pub(crate) arguments: Vec<OsString>,
+    /// Under whom they run, if not under whom the proxy does.
+    pub(crate) user: Option<RunAs>,
+    pub(crate) limits: Limits,
+    /// Longest line, and most bytes that may wait for a child to read them.
+    pub(crate) buffer: usize,
+}
+
+/// Variables that name a proxy on the way out with a password in it: that is the operator's, and a server that needs one
+/// can be given one of its own.
+pub(crate) fn proxies_with_credentials() -> Vec<String> {
+    let is_proxy = |name: &str| name.to_ascii_lowercase().ends_with("_proxy") && !name.eq_ignore_ascii_case("no_proxy");
+    let has_credentials = |value: &str| {
+        let authority = value.split_once("://").map_or(value, |(_, rest)| rest);
+        authority.split('/').next().unwrap_or_default().contains('@')
+    };
+    let all = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    all.filter(|(name, value)| is_proxy(name) && has_credentials(&value.to_string_lossy()))
+        .map(|(name, _)| name)
+        .collect()
+}
+
+/// The supervisor with the server's command line; its environment has nothing of the proxy's own.
+pub(crate) fn command(launch: &Launch, owner: Option<&Owner>) -> Command {
+    let mut command = Command::new(own_program());
+    let ids = launch.user.as_ref().map(|u| [u.uid, u.gid]);
+    let word = |i: usize| ids.map_or_else(|| NONE.to_string(), |ids| ids[i].to_string());
+    command.args([supervisor::COMMAND, &word(0), &word(1)]).args(launch.limits.words());
+    command.arg(&launch.program).args(&launch.arguments);
+    for flag in FLAGS {
+        command.env_remove(flag.env).env_remove(format!("{}_FILE", flag.env));
+    }
+    for name in proxies_with_credentials() {
+        command.env_remove(name);
+    }
+    let person = owner.and_then(|a| a.person.as_ref());
+    let told = [
+        ("MCP_AUTH_USER", owner.map(|a| a.user.to_string())),
+        ("MCP_AUTH_EMAIL", owner.and_then(|a| a.email.clone())),
+        ("MCP_AUTH_CLIENT", owner.map(|a| a.client.to_string())),
+        ("MCP_AUTH_PROVIDER", person.map(|p| p.provider.to_string())),
+        ("MCP_AUTH_NAME", person.and_then(|p| p.profile.name.clone())),
+        ("MCP_AUTH_GROUPS", person.map(|p| p.profile.group_list()).filter(|g| !g.is_empty())),
+    ];
+    // What no environment can hold is left out.
+    let told = told.map(|(name, value)| (name, value.filter(|v| !v.contains('\0'))));
+    for (name, value) in told {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    if let Some(user) = &launch.user {
+        match &user.home {
+            Some(home) => command.env("HOME", home),
+            None => command.env_remove("HOME"),
+        };
+        match &user.name {
+            Some(name) => command.env("USER", name).env("LOGNAME", name),
+            None => command.env_remove("USER").env_remove("LOGNAME"),
+        };
+    }
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}

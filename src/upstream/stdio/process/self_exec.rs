@@ -1,0 +1,22 @@
+//! How the program runs itself, as supervisor, launcher and first process.
+
+use std::path::PathBuf;
+
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+
+/// The answer to people who type the proxy's own commands.
+pub(crate) const OWN_USE: &str = "this command is for the proxy's own use";
+
+/// Stands on the command line for an id or a limit that is not set.
+pub(crate) const NONE: &str = "-";
+
+/// This binary, also when its file has been replaced since.
+pub fn own_program() -> PathBuf {
+    let link = PathBuf::from("/proc/self/exe");
+    if link.exists() { link } else { std::env::args_os().next().map(PathBuf::from).unwrap_or(link) }
+}
+
+/// Keeps this process's memory and environment, and with them its secrets, from other processes of the same user.
+pub(crate) fn hide() -> Result<(), String> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| format!("the process can't be hidden: {e}"))
+}

@@ -1,0 +1,69 @@
+//! The server, as the rest of the program sees it.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use crate::http::{Request, Response};
+use crate::identity::{ClientId, User};
+use crate::login::Login;
+use crate::upstream::stdio::config::StdioConfig;
+use crate::upstream::stdio::manager::ProcessManager;
+use crate::upstream::stdio::owner::Owner;
+use crate::upstream::stdio::process::environment::proxies_with_credentials;
+use crate::upstream::stdio::process::launcher;
+use crate::upstream::stdio::process::self_exec::hide;
+use crate::upstream::stdio::transport::{sse, streamable};
+use crate::upstream::{ForwardedIdentity, Upstream};
+
+/// The MCP endpoint.
+const ENDPOINT: &str = "/mcp";
+
+/// The server, as the rest of the program sees it.
+pub struct StdioUpstream(Arc<ProcessManager>);
+
+impl StdioUpstream {
+    /// Gets ready to run the server of `config`. The error is one line.
+    pub fn new(config: StdioConfig, login: Arc<Login>) -> Result<StdioUpstream, String> {
+        launcher::check_program(&config.command)?;
+        hide()?;
+        for variable in proxies_with_credentials() {
+            log::warn!(variable = variable.as_str(); "a variable that holds a password is not passed on to the MCP server; if it needs one, give it its own: -- env {variable}=… COMMAND");
+        }
+        let manager = ProcessManager::new(config, login)?;
+        manager.start_sweeping()?;
+        manager.prepare_spare(manager.last_account());
+        Ok(StdioUpstream(manager))
+    }
+
+    /// Starts a process for a user who has just allowed a client: a session is about to begin.
+    pub fn expect(&self, user: &User, client: &ClientId) {
+        self.0.prepare_spare(Some(self.0.owner(&user.id, user.email.clone(), client)));
+    }
+}
+
+impl Upstream for StdioUpstream {
+    fn forward(&self, request: &mut Request<'_>, identity: &ForwardedIdentity) -> Response {
+        let principal = &identity.principal;
+        let owner = Owner {
+            user: principal.user.clone(),
+            email: principal.email.clone(),
+            client: principal.client.clone(),
+            person: principal.person.clone(),
+        };
+        match request.parts.uri.path().trim_end_matches('/') {
+            ENDPOINT => streamable::handle(&self.0, &owner, request),
+            sse::STREAM => sse::stream(&self.0, &owner, request),
+            sse::MESSAGES => sse::message(&self.0, &owner, request),
+            _ => Response::text(StatusCode::NOT_FOUND, "the MCP endpoint is /mcp"),
+        }
+    }
+
+    fn endpoint(&self) -> Option<&str> {
+        Some(ENDPOINT)
+    }
+
+    fn end(&self) {
+        self.0.end();
+    }
+}

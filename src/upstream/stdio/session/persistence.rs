@@ -1,0 +1,48 @@
+//! How a session survives a restart.
+
+use std::sync::Arc;
+
+use super::handle::{Processes, Session};
+use super::replay_state::ReplayState;
+use crate::store::rows::McpSession;
+use crate::upstream::stdio::owner::Owner;
+
+impl Session {
+    /// A session that was begun before the proxy was started, or that has been put aside since.
+    pub(crate) fn restore(processes: Arc<dyn Processes>, owner: Owner, row: McpSession) -> Arc<Session> {
+        let replay_state = ReplayState {
+            initialize: row.initialize,
+            answer: Some(row.answer),
+            initialized: row.initialized,
+            log_level: row.log_level,
+            subscriptions: row.subscriptions,
+        };
+        Session::new(processes, owner, replay_state, false, row.name)
+    }
+
+    /// What survives a restart.
+    pub(crate) fn row(&self, expires_at: u64) -> Option<McpSession> {
+        let replay_state = self.state().replay_state.clone();
+        let Owner { user, email, client, .. } = self.owner().clone();
+        Some(McpSession {
+            name: self.name().to_string(),
+            user,
+            email,
+            client,
+            initialize: replay_state.initialize,
+            answer: replay_state.answer?,
+            initialized: replay_state.initialized,
+            log_level: replay_state.log_level,
+            subscriptions: replay_state.subscriptions,
+            expires_at,
+        })
+    }
+
+    /// Writes what has changed, if anything has.
+    pub(super) fn save(self: &Arc<Self>) {
+        let is_unsaved = std::mem::take(&mut self.state().is_unsaved);
+        if is_unsaved && !self.has_one_stream {
+            self.processes.save(self);
+        }
+    }
+}
