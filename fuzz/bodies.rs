@@ -18,7 +18,7 @@ use mcp_auth_proxy::oauth::client_auth;
 use mcp_auth_proxy::oauth::{register, resource};
 use mcp_auth_proxy::pages::display_name;
 use mcp_auth_proxy::redirect_uri::RedirectUri;
-use mcp_auth_proxy::tls::x509::Facts;
+use mcp_auth_proxy::tls::x509::CertificateInfo;
 use mcp_auth_proxy::tokens::access::AccessToken;
 use mcp_auth_proxy::tokens::artefacts::{
     AuthorizationCode, AuthorizationRequest, BrowserCookie, DeviceCookie, PlainForm, RefreshToken, SessionCookie,
@@ -133,13 +133,13 @@ pub fn tokens(data: &[u8]) {
     let secret = Secret::from_base64("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").expect("32 bytes");
     let keys = Keys::new("https://mcp.example.com", &secret, &[]);
     assert!(AccessToken::verify(text, &keys, 0).is_err());
-    assert!(keys.open::<AuthorizationCode>(text, 0).is_err());
-    assert!(keys.open::<AuthorizationRequest>(text, 0).is_err());
-    assert!(keys.open::<RefreshToken>(text, 0).is_err());
-    assert!(keys.open::<SessionCookie>(text, 0).is_err());
-    assert!(keys.open::<BrowserCookie>(text, 0).is_err());
-    assert!(keys.open::<DeviceCookie>(text, 0).is_err());
-    assert!(keys.open::<PlainForm>(text, 0).is_err());
+    assert!(keys.verify::<AuthorizationCode>(text, 0).is_err());
+    assert!(keys.verify::<AuthorizationRequest>(text, 0).is_err());
+    assert!(keys.verify::<RefreshToken>(text, 0).is_err());
+    assert!(keys.verify::<SessionCookie>(text, 0).is_err());
+    assert!(keys.verify::<BrowserCookie>(text, 0).is_err());
+    assert!(keys.verify::<DeviceCookie>(text, 0).is_err());
+    assert!(keys.verify::<PlainForm>(text, 0).is_err());
 }
 
 /// Without a trusted peer nothing is believed; with one, the chain ends at the peer.
@@ -266,7 +266,7 @@ pub fn event_stream(data: &[u8]) {
 
 /// A certificate that is read is for the hosts that it names.
 pub fn certificate(data: &[u8]) {
-    let Some(facts) = Facts::of(data) else { return };
+    let Some(facts) = CertificateInfo::of(data) else { return };
     for name in &facts.names {
         let host = name.replacen('*', "any", 1);
         assert!(facts.is_for(&host) || name.contains('*') && !name.starts_with("*."), "{name}");

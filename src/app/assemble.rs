@@ -23,9 +23,9 @@ use crate::resource::open_streams::OpenStreams;
 use crate::resource::seen::Seen;
 use crate::store::{State, Store};
 use crate::thread::spawn;
-use crate::tls::acme::renewal::Nudge;
+use crate::tls::acme::renewal::RetryTrigger;
 use crate::tls::certificates::StrictTransport;
-use crate::tls::plain_port::PlainPort;
+use crate::tls::https_redirect::HttpsRedirect;
 use crate::tokens::{Keys, Secret};
 use crate::upstream::Upstream;
 use crate::upstream::http::HttpUpstream;
@@ -101,8 +101,8 @@ pub fn build(
     watch_streams(login.clone(), streams.clone())?;
     let failed = |e| format!("the server can't be started: {e}");
     let app = services.app(&config, upstream.clone())?;
-    let (listeners, nudge) = listeners(app, ports, clock)?;
-    watch_providers(login.clone(), streams.clone(), nudge)?;
+    let (listeners, retry) = listeners(app, ports, clock)?;
+    watch_providers(login.clone(), streams.clone(), retry)?;
     let server = Server::new(listeners, limits, shutdown.clone()).map_err(failed)?;
     Ok(move |stop: &Waker| {
         let served = server.run(stop.as_fd(), drain_timeout).map_err(failed);
@@ -112,12 +112,12 @@ pub fn build(
 }
 
 /// The application on its port, and with TLS, what the plain port answers.
-fn listeners(app: App, ports: Ports, clock: Arc<Clock>) -> Result<(Vec<Listener>, Option<Arc<Nudge>>), String> {
+fn listeners(app: App, ports: Ports, clock: Arc<Clock>) -> Result<(Vec<Listener>, Option<Arc<RetryTrigger>>), String> {
     let plain = |handler: Box<dyn Handler>| Listener { socket: ports.plain, handler, tls: None };
     let Some((socket, front)) = ports.tls else { return Ok((vec![plain(Box::new(app))], None)) };
     let (challenges, certificates) = (front.challenges.clone(), front.certificates.clone());
     let (origin, trusted_proxies) = (app.core.external.origin.clone(), app.surface.trusted_proxies.clone());
-    let port = plain(Box::new(PlainPort { challenges, origin, trusted_proxies }));
+    let port = plain(Box::new(HttpsRedirect { challenges, origin, trusted_proxies }));
     let tls = Some(certificates.server_config()?);
     let handler = Box::new(StrictTransport { handler: app, certificates });
     Ok((vec![Listener { socket, handler, tls }, port], front.look_after(clock)?))

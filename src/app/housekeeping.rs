@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use signal_hook::consts::SIGHUP;
 
+use super::config::providers::configure_anew;
 use crate::core::Core;
 use crate::flags::{self, Invocation};
 use crate::login::Login;
-use crate::login::providers::configure_anew;
 use crate::resource::open_streams::OpenStreams;
 use crate::resource::recheck;
 use crate::thread::spawn;
-use crate::tls::acme::renewal::Nudge;
+use crate::tls::acme::renewal::RetryTrigger;
 use crate::upstream::Upstream;
 
 /// Pause between two sweeps of expired rows.
@@ -64,7 +64,7 @@ pub(super) fn keep_house(core: Arc<Core>, upstream: Arc<dyn Upstream>) -> Result
 pub(super) fn watch_providers(
     login: Arc<Login>,
     streams: OpenStreams,
-    nudge: Option<Arc<Nudge>>,
+    retry: Option<Arc<RetryTrigger>>,
 ) -> Result<(), String> {
     let mut signals =
         signal_hook::iterator::Signals::new([SIGHUP]).map_err(|e| format!("signals can't be handled: {e}"))?;
@@ -72,8 +72,8 @@ pub(super) fn watch_providers(
     spawn("reload", move || {
         for _ in signals.forever() {
             reload(&reloaded, &open);
-            if let Some(nudge) = &nudge {
-                nudge.nudge();
+            if let Some(retry) = &retry {
+                retry.retry();
             }
         }
     })?;

@@ -7,7 +7,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::config::Config;
 use crate::http::server::bind;
-use crate::tls::front::Front;
+use crate::tls::manager::CertificateManager;
 use crate::url::Listen;
 
 /// Descriptors besides those of connections: listener, store, epoll and event descriptors, standard streams.
@@ -20,7 +20,7 @@ pub struct Ports {
     /// Without TLS.
     pub plain: TcpListener,
     /// With TLS, and what it shows.
-    pub tls: Option<(TcpListener, Front)>,
+    pub tls: Option<(TcpListener, CertificateManager)>,
 }
 
 /// Opens the listening socket that `option` named; the error says what to do.

@@ -20,8 +20,8 @@ use crate::net::shutdown::Shutdown;
 use crate::observe;
 use crate::privileges::{self, Needs};
 use crate::thread::spawn;
-use crate::tls::configure::Source;
-use crate::tls::front::Front;
+use crate::tls::config::Source;
+use crate::tls::manager::CertificateManager;
 use crate::wake::Waker;
 
 /// Publishes the upstream server of `settings` until the process is told to stop. The error is one line.
@@ -47,7 +47,8 @@ pub fn run(settings: Settings) -> Result<(), String> {
         None => load_secret(&config.data_path)?,
     };
     let clock = Arc::new(Clock::system());
-    let front = |tls| Front::prepare(tls, &config.external, &config.data_path, &config.outbound_proxies, &clock);
+    let front =
+        |tls| CertificateManager::prepare(tls, &config.external, &config.data_path, &config.outbound_proxies, &clock);
     let tls = tls.zip(config.tls.as_ref().map(front).transpose()?);
     let ports = Ports { plain, tls };
     leave_note(&config, &ports)?;

@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::config::Config;
+use super::config::tls;
 use super::listen::Ports;
 use crate::flags;
-use crate::tls::configure;
 
 /// An argument of `command` that is a directory with `data` in it.
 fn published_data(command: &[OsString], data: &Path) -> Option<String> {
@@ -28,7 +28,7 @@ pub(super) fn warn_of_lookalikes() {
 
 /// `is_unsure` where the external URL or the address to listen on was not given.
 pub(super) fn warn_of_traps(config: &Config, ports: &Ports, is_unsure: bool) {
-    if let Some(notice) = configure::notice(&config.tls_notice) {
+    if let Some(notice) = tls::notice(&config.tls_notice) {
         log::info!("{notice}");
     }
     if config.stdio.as_ref().is_some_and(|s| s.user.is_none()) {

@@ -1,6 +1,6 @@
 //! Completion scripts for bash, zsh and fish.
 
-use super::{COMMANDS, FLAGS};
+use super::list::{COMMANDS, FLAGS};
 
 /// The script for `shell`.
 pub fn script(shell: &str) -> Result<String, String> {

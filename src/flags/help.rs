@@ -1,6 +1,7 @@
 //! `-h` and `--help`.
 
-use super::{COMMANDS, Command, FLAGS, Flag, Section};
+use super::flag::{Command, Flag, Section};
+use super::list::{COMMANDS, FLAGS};
 
 const USAGE: &str = "\
 Puts an MCP server on the internet behind OAuth 2.1.

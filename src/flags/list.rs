@@ -1,7 +1,7 @@
 //! The list: every flag, in the order in which help prints them.
 
+use super::flag::{Command, Flag, Section};
 use super::values::{count, count_or_none, duration, escaped_list, list, size, switch};
-use super::{Command, Flag, Section};
 use crate::observe::log::LogFormat;
 
 /// The subcommands.

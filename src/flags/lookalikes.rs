@@ -3,7 +3,7 @@
 
 use strsim::{damerau_levenshtein, jaro_winkler};
 
-use super::FLAGS;
+use super::list::FLAGS;
 
 /// Options of sigbit/mcp-auth-proxy that have another name here, or none, and what to do instead.
 const ELSEWHERE: &[(&str, &str)] = &[

@@ -1,7 +1,8 @@
 //! The manual page, in roff.
 
+use super::flag::Section;
 use super::help::spelling;
-use super::{COMMANDS, FLAGS, Section};
+use super::list::{COMMANDS, FLAGS};
 
 /// The whole page.
 pub fn page() -> String {

@@ -1,6 +1,7 @@
 //! `docs/configuration.md`.
 
-use super::{COMMANDS, FLAGS, Section};
+use super::flag::Section;
+use super::list::{COMMANDS, FLAGS};
 
 /// The whole document.
 pub fn markdown() -> String {

@@ -55,7 +55,7 @@ fn refuse(interactions: &Interactions, visit: &Visit<'_>, refused: RefusedRedire
 
 fn consent_page(interactions: &Interactions, suspended: &Suspended, client: &Client, session: &Session) -> Response {
     let core = interactions.core();
-    pages::consent(&core.external, &requesting(client, suspended), &session.user, &suspended.seal(core))
+    pages::consent(&core.external, &requesting(client, suspended), &session.user, &suspended.sign(core))
 }
 
 /// `POST /.idp/auth`: the decision of somebody who is signed in.
@@ -68,7 +68,7 @@ pub fn decide(interactions: &Interactions, request: &mut Request<'_>, caller: Ca
 
 fn carry_out(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -> Result<Response, Failure> {
     let (core, caller) = (interactions.core(), visit.caller);
-    let suspended = Suspended::open(core, form.get("request").unwrap_or_default(), &visit.browser.binding());
+    let suspended = Suspended::verify(core, form.get("request").unwrap_or_default(), &visit.browser.binding());
     let mut suspended = suspended.ok_or(Failure::StaleForm)?;
     if !interactions.is_same_origin(visit) {
         return Err(Failure::ForeignForm);

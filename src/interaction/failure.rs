@@ -7,7 +7,7 @@ use super::shared::{Interactions, Visit};
 use crate::http::Response;
 use crate::http::form::FormError;
 use crate::identity::ProviderId;
-use crate::login::providers::Trouble;
+use crate::login::providers::ProviderError;
 use crate::oauth::Full;
 use crate::oauth::authorize::{NOT_REGISTERED, NotAllowed};
 use crate::pages;
@@ -29,7 +29,7 @@ pub(super) enum Failure {
     /// More sign-ins from one address than people make.
     TooManySignIns,
     /// The sign-in at a provider failed: which, its label, and why.
-    Provider(ProviderId, String, Trouble),
+    Provider(ProviderId, String, ProviderError),
 }
 
 impl From<StoreError> for Failure {
@@ -105,13 +105,13 @@ impl Failure {
             Failure::Provider(id, label, error) => {
                 log::warn!(request:% = caller.id, address:% = caller.address, provider:% = id, reason:% = error; "a sign-in at a provider failed");
                 match error {
-                    Trouble::Unreachable(_) => page(
+                    ProviderError::Unreachable(_) => page(
                         StatusCode::BAD_GATEWAY,
                         &format!("{label} can't be reached"),
                         "Signing in there is not possible at the moment.",
                         "Go back and try again in a minute, or choose another way to sign in. The operator of this server finds the reason in the log.",
                     ),
-                    Trouble::Refused(_) | Trouble::Invalid(_) => page(
+                    ProviderError::Refused(_) | ProviderError::Invalid(_) => page(
                         StatusCode::BAD_REQUEST,
                         "The sign-in failed",
                         &format!("What {label} answered could not be accepted."),

@@ -11,7 +11,7 @@ use crate::http::form::Form;
 use crate::http::{Caller, Request, Response};
 use crate::identity::ProviderUser;
 use crate::identity::{ProviderId, User};
-use crate::login::providers::{Hop, Provider, ProviderTokens, Trouble, hop_secrets};
+use crate::login::providers::{Hop, Provider, ProviderError, ProviderTokens, hop_secrets};
 use crate::oauth::authorize::{NotAllowed, Suspended};
 use crate::pages::{self, RequestingClient, SignInOptions};
 use crate::tokens::artefacts::{ProviderState, REQUEST_LIFETIME};
@@ -43,7 +43,7 @@ fn send(
     consent: bool,
 ) -> Result<Response, Failure> {
     let core = interactions.core();
-    let state = core.keys.seal(&ProviderState {
+    let state = core.keys.sign(&ProviderState {
         provider: provider.slug,
         request: suspended.map(|suspended| Box::new(suspended.request)),
         id: random_name(),
@@ -66,7 +66,7 @@ fn send(
     Ok(pages::hop(&core.external, &provider.label, &url))
 }
 
-fn failed(provider: &Provider) -> impl FnOnce(Trouble) -> Failure {
+fn failed(provider: &Provider) -> impl FnOnce(ProviderError) -> Failure {
     |error| Failure::Provider(provider.slug, provider.label.clone(), error)
 }
 
@@ -134,7 +134,7 @@ fn open(
 ) -> Option<(ProviderState, Option<Suspended>)> {
     let core = interactions.core();
     let text = core.keys.decrypt(Kind::ProviderState, &[], sealed)?;
-    let mut state = core.keys.open::<ProviderState>(&String::from_utf8(text).ok()?, core.now()).ok()?;
+    let mut state = core.keys.verify::<ProviderState>(&String::from_utf8(text).ok()?, core.now()).ok()?;
     if state.provider != id || state.browser != visit.browser.binding() {
         return None;
     }
@@ -206,5 +206,5 @@ fn again(
     let (core, options) = (interactions.core(), interactions.sign_in_options());
     let Some(suspended) = suspended else { return Ok(page(&options, None, &interactions.plain_form(visit))) };
     let client = suspended.client(core)?.ok_or(NotAllowed::NotRegistered)?;
-    Ok(page(&options, Some(&requesting(&client, suspended)), &suspended.seal(core)))
+    Ok(page(&options, Some(&requesting(&client, suspended)), &suspended.sign(core)))
 }

@@ -57,7 +57,7 @@ impl Interactions {
 
     /// The page on which signing in is the consent, too.
     pub(super) fn sign_in_page(&self, suspended: &Suspended, client: &Client, problem: Option<Problem>) -> Response {
-        let request = suspended.seal(self.core());
+        let request = suspended.sign(self.core());
         let client = requesting(client, suspended);
         pages::sign_in(&self.core().external, &self.sign_in_options(), Some(&client), &request, problem)
     }
@@ -71,12 +71,12 @@ impl Interactions {
     /// A signed form that no client asked for.
     pub(super) fn plain_form(&self, visit: &Visit<'_>) -> String {
         let exp = self.core().now() + REQUEST_LIFETIME;
-        self.core().keys.seal(&PlainForm { browser: visit.browser.binding(), exp })
+        self.core().keys.sign(&PlainForm { browser: visit.browser.binding(), exp })
     }
 
     /// Was `text` made by [`Interactions::plain_form`] for this browser, not long ago?
     pub(super) fn is_plain_form(&self, visit: &Visit<'_>, text: &str) -> bool {
-        let form = self.core().keys.open::<PlainForm>(text, self.core().now());
+        let form = self.core().keys.verify::<PlainForm>(text, self.core().now());
         form.is_ok_and(|form| form.browser == visit.browser.binding())
     }
 

@@ -54,7 +54,7 @@ fn sign_in(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -> Resul
         return Err(Failure::ForeignForm);
     }
     let (core, sealed) = (interactions.core(), form.get("request").unwrap_or_default());
-    let suspended = Suspended::open(core, sealed, &visit.browser.binding());
+    let suspended = Suspended::verify(core, sealed, &visit.browser.binding());
     if suspended.is_none() && !interactions.is_plain_form(visit, sealed) {
         return Err(Failure::StaleForm);
     }

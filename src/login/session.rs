@@ -50,7 +50,7 @@ impl Browser {
     pub fn remember(&self, core: &Core, response: &mut Response) {
         if self.new {
             let cookie = BrowserCookie { browser: self.name.clone() };
-            append(core, response, "browser", &core.keys.seal(&cookie), None);
+            append(core, response, "browser", &core.keys.sign(&cookie), None);
         }
     }
 }
@@ -81,7 +81,7 @@ pub fn start(
         tx.put(row.id.as_str(), &row);
         Ok(())
     })?;
-    let cookie = core.keys.seal(&SessionCookie { session: session.id.clone(), exp: expires_at });
+    let cookie = core.keys.sign(&SessionCookie { session: session.id.clone(), exp: expires_at });
     let mut cookies = vec![header(core, "session", &cookie, Some(core.lifetimes.session))];
     if is_password {
         let credential = session.user.credential.clone();
@@ -91,7 +91,7 @@ pub fn start(
             credential,
             exp: created_at + DEVICE_LIFETIME,
         };
-        cookies.push(header(core, "device", &core.keys.seal(&device), Some(DEVICE_LIFETIME)));
+        cookies.push(header(core, "device", &core.keys.sign(&device), Some(DEVICE_LIFETIME)));
     }
     Ok((session, cookies))
 }
@@ -137,7 +137,7 @@ fn read<A: Artefact>(core: &Core, headers: &HeaderMap, name: &str) -> Option<A> 
         .flat_map(|v| v.split(';'))
         .filter_map(|pair| pair.trim().split_once('='))
         .filter(|(n, _)| *n == name)
-        .find_map(|(_, value)| core.keys.open::<A>(value, now).ok())
+        .find_map(|(_, value)| core.keys.verify::<A>(value, now).ok())
 }
 
 fn append(core: &Core, response: &mut Response, name: &str, value: &str, max_age: Option<u64>) {

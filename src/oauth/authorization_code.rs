@@ -31,7 +31,7 @@ pub(super) fn redeem(
     let code: AuthorizationCode = server
         .core
         .keys
-        .open(code, server.core.now())
+        .verify(code, server.core.now())
         .map_err(|_| invalid_grant("the code is not valid or has expired"))?;
 
     let lifetimes = server.core.lifetimes;

@@ -43,16 +43,16 @@ impl Suspended {
         Some(Suspended { request, redirect })
     }
 
-    /// The request that [`Suspended::seal`] made `text` of, if it has not expired and was made for the browser with this
+    /// The request that [`Suspended::sign`] made `text` of, if it has not expired and was made for the browser with this
     /// `binding`.
-    pub fn open(core: &Core, text: &str, binding: &str) -> Option<Suspended> {
-        let request = core.keys.open::<AuthorizationRequest>(text, core.now()).ok()?;
+    pub fn verify(core: &Core, text: &str, binding: &str) -> Option<Suspended> {
+        let request = core.keys.verify::<AuthorizationRequest>(text, core.now()).ok()?;
         Suspended::of(request).filter(|suspended| suspended.request.browser == binding)
     }
 
     /// The request as text for a form: signed, not encrypted.
-    pub fn seal(&self, core: &Core) -> String {
-        core.keys.seal(&self.request)
+    pub fn sign(&self, core: &Core) -> String {
+        core.keys.sign(&self.request)
     }
 
     /// The client: its row, or, where that has made room for others meanwhile, the copy in the request.
@@ -192,7 +192,7 @@ pub fn allow(
     let id = begin_grant(core, asked, user, &client, now, exp)?;
     log::info!(request:% = caller.id, user:% = user.id, client:% = asked.client, client_name = client.shown_name(), address:% = caller.address, grant:% = id; "access was allowed");
     server.has_consented(user, &asked.client);
-    let code = core.keys.seal(&AuthorizationCode { grant: id, exp });
+    let code = core.keys.sign(&AuthorizationCode { grant: id, exp });
     Ok(answer(core, &suspended.redirect, asked.state.as_deref(), &[("code", &code)]))
 }
 

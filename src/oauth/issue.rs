@@ -64,7 +64,7 @@ pub(super) fn tokens(core: &Core, grant: &Grant, vouched: Vouched) -> Response {
             "access_token": access.sign(&core.keys),
             "token_type": "Bearer",
             "expires_in": exp.saturating_sub(now),
-            "refresh_token": core.keys.seal(&refresh),
+            "refresh_token": core.keys.sign(&refresh),
             "scope": SCOPE,
         }),
     ))

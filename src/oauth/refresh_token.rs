@@ -30,8 +30,11 @@ pub(super) fn refresh(
 ) -> Result<Response, OAuthError> {
     let text =
         form.get("refresh_token").ok_or_else(|| OAuthError::new("invalid_request", "refresh_token is missing"))?;
-    let token: RefreshToken =
-        server.core.keys.open(text, server.core.now()).map_err(|_| invalid_grant("the refresh token is not valid"))?;
+    let token: RefreshToken = server
+        .core
+        .keys
+        .verify(text, server.core.now())
+        .map_err(|_| invalid_grant("the refresh token is not valid"))?;
 
     let lifetimes = server.core.lifetimes;
     let client_id = client.id.clone();

@@ -62,6 +62,6 @@ fn revoke(core: &Core, request: &Request<'_>, form: &Form, caller: Caller) -> Re
 
 fn grant_of(core: &Core, token: &str) -> Option<GrantId> {
     let now = core.now();
-    let refresh = core.keys.open::<RefreshToken>(token, now).map(|t| t.grant);
+    let refresh = core.keys.verify::<RefreshToken>(token, now).map(|t| t.grant);
     refresh.or_else(|_| AccessToken::verify(token, &core.keys, now).map(|t| t.grant)).ok()
 }

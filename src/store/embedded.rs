@@ -17,7 +17,7 @@ use redb::{
     StorageBackend, TableDefinition, TableError, WriteTransaction,
 };
 
-use super::{Job, Row, Store, StoreError, Table, Transaction};
+use super::backend::{Job, Row, Store, StoreError, Table, Transaction};
 
 /// redb would take 1 GiB.
 const CACHE: usize = 1 << 20;

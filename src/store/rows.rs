@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::Table;
+use super::backend::Table;
 use crate::clock::Timestamp;
 use crate::identity::{ClientId, GrantId, SessionId, User, UserId, UserRecord};
 

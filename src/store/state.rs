@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, RwLock};
 
+use super::backend::{Row, Store, StoreError, Table, Transaction};
 use super::rows::{Grant, Phase, Revocation, Stored, Superseded};
-use super::{Row, Store, StoreError, Table, Transaction};
 use crate::clock::{Clock, Timestamp};
 use crate::identity::GrantId;
 use crate::observe::log::Episode;

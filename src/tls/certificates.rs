@@ -11,9 +11,8 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, ServerConfig};
 
-use super::ACME_TLS;
-use super::acme::challenges::Challenges;
-use super::pair::Pair;
+use super::acme::challenges::{ACME_TLS, Challenges};
+use super::certificate_and_key::CertificateAndKey;
 use crate::http::{Handler, Request, Response};
 
 /// Two years, as browsers want it, and without other hosts: they may be somebody else's (RFC 6797).
@@ -21,23 +20,23 @@ const STRICT_TRANSPORT: HeaderValue = HeaderValue::from_static("max-age=63072000
 
 /// The certificate that connections are shown from now on. It is replaced without touching those that are open.
 pub struct Certificates {
-    current: RwLock<Arc<Pair>>,
+    current: RwLock<Arc<CertificateAndKey>>,
     challenges: Arc<Challenges>,
 }
 
 impl Certificates {
     /// To begin with `pair`; `challenges` are answered beside it.
-    pub fn new(pair: Pair, challenges: Arc<Challenges>) -> Arc<Certificates> {
+    pub fn new(pair: CertificateAndKey, challenges: Arc<Challenges>) -> Arc<Certificates> {
         Arc::new(Certificates { current: RwLock::new(Arc::new(pair)), challenges })
     }
 
     /// The one in use.
-    pub fn current(&self) -> Arc<Pair> {
+    pub fn current(&self) -> Arc<CertificateAndKey> {
         self.current.read().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     /// Shows `pair` from now on.
-    pub fn replace(&self, pair: Pair) {
+    pub fn replace(&self, pair: CertificateAndKey) {
         *self.current.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(pair);
     }
 

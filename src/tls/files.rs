@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::Certificates;
-use super::pair::Pair;
+use super::certificate_and_key::CertificateAndKey;
+use super::certificates::Certificates;
 use crate::url::ExternalUrl;
 
 /// Pause between two looks at the files.
@@ -26,13 +26,13 @@ pub type Mark = [(u64, i64, i64, u64); 2];
 
 impl CertificateFiles {
     /// Reads both; the error is one line and names the flags.
-    pub fn load(&self) -> Result<Pair, String> {
+    pub fn load(&self) -> Result<CertificateAndKey, String> {
         let read = |path: &Path, flag: &str| {
             fs::read(path).map_err(|e| format!("{flag}: {} can't be read: {e}", path.display()))
         };
         let chain = read(&self.certificate, "--tls-cert-file (TLS_CERT_FILE)")?;
         let key = read(&self.key, "--tls-key-file (TLS_KEY_FILE)")?;
-        Pair::from_pem(&chain, &key).map_err(|why| {
+        CertificateAndKey::from_pem(&chain, &key).map_err(|why| {
             let (certificate, key) = (self.certificate.display(), self.key.display());
             format!("--tls-cert-file (TLS_CERT_FILE) {certificate} with --tls-key-file (TLS_KEY_FILE) {key}: {why}")
         })
@@ -74,7 +74,7 @@ impl CertificateFiles {
 }
 
 /// Says what clients will object to in `pair`.
-pub fn warn_of_traps(pair: &Pair, external: &ExternalUrl, now: u64) {
+pub fn warn_of_traps(pair: &CertificateAndKey, external: &ExternalUrl, now: u64) {
     let facts = &pair.facts;
     if !facts.is_for(&external.host) && !external.is_address() {
         log::warn!(

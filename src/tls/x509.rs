@@ -1,9 +1,9 @@
 //! What is said in a certificate (RFC 5280), as far as it is needed to renew it and to warn of a wrong one. Nothing is
 //! verified here: clients do that.
 
-/// Facts of one certificate.
+/// CertificateInfo of one certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct CertificateInfo {
     /// Serial number, as its DER integer has it.
     pub serial: Vec<u8>,
     /// Names the key that signed it, where the certificate says so.
@@ -32,9 +32,9 @@ const DNS_NAME: u8 = 0x82;
 const SUBJECT_ALTERNATIVE_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 const AUTHORITY_KEY_IDENTIFIER: &[u8] = &[0x55, 0x1d, 0x23];
 
-impl Facts {
+impl CertificateInfo {
     /// Reads a certificate in DER. `None` when it is none.
-    pub fn of(der: &[u8]) -> Option<Facts> {
+    pub fn of(der: &[u8]) -> Option<CertificateInfo> {
         let mut tbs = Der(Der(Der(der).expect(SEQUENCE)?).expect(SEQUENCE)?);
         tbs.optional(VERSION)?;
         let serial = tbs.expect(INTEGER)?.to_vec();
@@ -43,7 +43,7 @@ impl Facts {
         let mut validity = Der(tbs.expect(SEQUENCE)?);
         let (not_before, not_after) = (validity.time()?, validity.time()?);
         let subject = tbs.expect(SEQUENCE)?;
-        let mut facts = Facts {
+        let mut facts = CertificateInfo {
             serial,
             authority_key_id: None,
             not_before,
@@ -193,12 +193,12 @@ mod tests {
         leaf.not_before = date_time_ymd(2026, 11, 24);
         leaf.not_after = date_time_ymd(2060, 1, 2);
         let certificate = leaf.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
-        let facts = Facts::of(certificate.der()).unwrap();
+        let facts = CertificateInfo::of(certificate.der()).unwrap();
         assert_eq!(facts.names, ["a.example.com", "*.b.example"]);
         assert_eq!((facts.not_before, facts.not_after), (1_795_478_400, 2_840_227_200));
         assert!(!facts.is_self_issued && !facts.serial.is_empty());
         assert_eq!(facts.authority_key_id.map(|id| id.len()), Some(20));
-        let facts = Facts::of(certificate.der()).unwrap();
+        let facts = CertificateInfo::of(certificate.der()).unwrap();
         for (host, good) in
             [("a.example.com", true), ("x.b.example", true), ("b.example", false), ("x.y.b.example", false)]
         {
@@ -210,14 +210,14 @@ mod tests {
     fn what_is_no_certificate_has_no_facts_and_does_no_harm() {
         let key = KeyPair::generate().unwrap();
         let good = CertificateParams::new(vec!["a.example.com".into()]).unwrap().self_signed(&key).unwrap();
-        assert!(Facts::of(good.der()).unwrap().is_self_issued);
+        assert!(CertificateInfo::of(good.der()).unwrap().is_self_issued);
         for end in 0..good.der().len() {
-            assert_eq!(Facts::of(&good.der()[..end]), None, "{end}");
+            assert_eq!(CertificateInfo::of(&good.der()[..end]), None, "{end}");
         }
         for at in 0..good.der().len() {
             let mut bad = good.der().to_vec();
             bad[at] = bad[at].wrapping_add(0x7f);
-            let _ = Facts::of(&bad);
+            let _ = CertificateInfo::of(&bad);
         }
     }
 }

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
-use super::{Keys, Kind, TokenError};
+use super::keys::{Keys, Kind, TokenError};
 use crate::clock::Timestamp;
 use crate::encoding::base64url;
 use crate::identity::{ClientId, CredentialId, GrantId, UserId};
@@ -64,7 +64,7 @@ impl AccessToken {
         let (signed, mac) = text.rsplit_once('.').ok_or(TokenError::Invalid)?;
         let claims = signed.strip_prefix(HEADER).and_then(|s| s.strip_prefix('.')).ok_or(TokenError::Invalid)?;
         let mac = URL_SAFE_NO_PAD.decode(mac).map_err(|_| TokenError::Invalid)?;
-        if !keys.verify(Kind::AccessToken, signed.as_bytes(), &mac) {
+        if !keys.verify_mac(Kind::AccessToken, signed.as_bytes(), &mac) {
             return Err(TokenError::Invalid);
         }
         let claims = URL_SAFE_NO_PAD.decode(claims).map_err(|_| TokenError::Invalid)?;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Artefact, Kind};
+use super::keys::{Artefact, Kind};
 use crate::clock::Timestamp;
 use crate::identity::ProviderId;
 use crate::identity::{ClientId, CredentialId, GrantId, SessionId};
@@ -208,7 +208,7 @@ mod tests {
     const NOW: Timestamp = 1_000;
 
     fn opens<A: Artefact>(keys: &Keys, text: &str) -> bool {
-        keys.open::<A>(text, NOW).is_ok()
+        keys.verify::<A>(text, NOW).is_ok()
     }
 
     /// One of each kind, and for each kind a function that tries to open a text as that kind.
@@ -235,26 +235,26 @@ mod tests {
         vec![
             (
                 Kind::AuthorizationCode,
-                keys.seal(&AuthorizationCode { grant: grant.clone(), exp }),
+                keys.sign(&AuthorizationCode { grant: grant.clone(), exp }),
                 opens::<AuthorizationCode>,
             ),
             (
                 Kind::RefreshToken,
-                keys.seal(&RefreshToken { grant, generation: 1, attempt: 0, since: NOW }),
+                keys.sign(&RefreshToken { grant, generation: 1, attempt: 0, since: NOW }),
                 opens::<RefreshToken>,
             ),
-            (Kind::AuthorizationRequest, keys.seal(&request), opens::<AuthorizationRequest>),
-            (Kind::Session, keys.seal(&SessionCookie { session: SessionId(text()), exp }), opens::<SessionCookie>),
-            (Kind::PlainForm, keys.seal(&PlainForm { browser: text(), exp }), opens::<PlainForm>),
-            (Kind::Browser, keys.seal(&BrowserCookie { browser: text() }), opens::<BrowserCookie>),
+            (Kind::AuthorizationRequest, keys.sign(&request), opens::<AuthorizationRequest>),
+            (Kind::Session, keys.sign(&SessionCookie { session: SessionId(text()), exp }), opens::<SessionCookie>),
+            (Kind::PlainForm, keys.sign(&PlainForm { browser: text(), exp }), opens::<PlainForm>),
+            (Kind::Browser, keys.sign(&BrowserCookie { browser: text() }), opens::<BrowserCookie>),
             (
                 Kind::Device,
-                keys.seal(&DeviceCookie { device: text(), credential: CredentialId(text()), exp }),
+                keys.sign(&DeviceCookie { device: text(), credential: CredentialId(text()), exp }),
                 opens::<DeviceCookie>,
             ),
             (
                 Kind::ProviderState,
-                keys.seal(&ProviderState {
+                keys.sign(&ProviderState {
                     provider: ProviderId::Oidc,
                     request: None,
                     id: text(),
@@ -264,7 +264,7 @@ mod tests {
                 }),
                 opens::<ProviderState>,
             ),
-            (Kind::McpSession, keys.seal(&McpSessionId { session: text(), owner: text() }), opens::<McpSessionId>),
+            (Kind::McpSession, keys.sign(&McpSessionId { session: text(), owner: text() }), opens::<McpSessionId>),
             (Kind::AccessToken, access.sign(keys), |keys, text| AccessToken::verify(text, keys, NOW).is_ok()),
         ]
     }
@@ -298,8 +298,8 @@ mod tests {
     #[test]
     fn time_ends_an_artefact() {
         let keys = Keys::new("https://a", &Secret::generate(), &[]);
-        let text = keys.seal(&AuthorizationCode { grant: GrantId("g".into()), exp: NOW });
-        assert!(keys.open::<AuthorizationCode>(&text, NOW - 1).is_ok());
-        assert_eq!(keys.open::<AuthorizationCode>(&text, NOW), Err(TokenError::Expired));
+        let text = keys.sign(&AuthorizationCode { grant: GrantId("g".into()), exp: NOW });
+        assert!(keys.verify::<AuthorizationCode>(&text, NOW - 1).is_ok());
+        assert_eq!(keys.verify::<AuthorizationCode>(&text, NOW), Err(TokenError::Expired));
     }
 }

@@ -6,9 +6,9 @@ use ::http::header::{AUTHORIZATION, LOCATION};
 use ::http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::ForwardedIdentity;
+use super::config::UpstreamConfig;
+use super::forward::ForwardedIdentity;
 use crate::http::h1::head::connection_tokens;
-use crate::upstream::UpstreamConfig;
 use crate::url::ExternalUrl;
 
 const FORWARDED_PREFIX: &str = "x-forwarded-";

@@ -9,9 +9,12 @@ use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
+use super::check::Trouble;
+use super::config::UpstreamConfig;
 use super::endpoint::{Announced, EndpointRewriter};
+use super::forward::{ForwardedIdentity, Upstream};
 use super::redirects::Redirects;
-use super::{ForwardedIdentity, Trouble, Upstream, check, headers};
+use super::{check, headers};
 use crate::http::body::Arriving;
 use crate::http::client::{Client, ClientError, Incoming, IncomingBody, Outgoing};
 use crate::http::h1::head::Framing;
@@ -19,7 +22,6 @@ use crate::http::{Body, BodyError, Payload, Request, RequestId, Response};
 use crate::mcp::jsonrpc;
 use crate::net::cancellation::{Cancellation, Cancelled};
 use crate::net::tls;
-use crate::upstream::UpstreamConfig;
 use crate::url::{ExternalUrl, UpstreamUrl};
 
 /// Redirects followed for one request.

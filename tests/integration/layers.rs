@@ -64,35 +64,89 @@ fn code_of(file: &Path) -> String {
     code.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
-/// The rooms that `code` of the module `path` names, by `crate::room` and by `super::` that leads to the root.
-fn looks_at(path: &[String], code: &str) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
-    for (at, _) in code.match_indices("crate::") {
-        let rest = &code[at + "crate::".len()..];
-        match rest.strip_prefix('{') {
-            // `use crate::{a, b::c}`
-            Some(list) => {
-                let list = list.split('}').next().unwrap();
-                found.extend(list.split(',').map(|item| word(item.trim())));
+/// The paths in `code` of the module `path`, from the root: by `crate::`, `super::` and `self::`, in `use` lines with their
+/// trees and inline.
+fn paths_in(path: &[String], code: &str) -> Vec<Vec<String>> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut found = Vec::new();
+    for start in ["crate::", "super::", "self::"] {
+        for (at, _) in code.match_indices(start) {
+            let before = &code[..at];
+            let is_within = before.ends_with("::") || before.ends_with(is_word) || before.ends_with("pub(in ");
+            if is_within || before.ends_with('$') {
+                continue;
             }
-            None => drop(found.insert(word(rest))),
+            let mut rest = &code[at..];
+            let mut base: Vec<String> = match start {
+                "crate::" => Vec::new(),
+                _ => path.to_vec(),
+            };
+            while let Some(after) = ["crate::", "super::", "self::"].iter().find_map(|w| rest.strip_prefix(w)) {
+                if rest.starts_with("super::") {
+                    base.pop();
+                }
+                rest = after;
+            }
+            expand(rest, base, &mut found);
         }
     }
-    for (at, _) in code.match_indices("super::") {
-        let before = &code[..at];
-        let preceding = before.len() - before.trim_end_matches("super::").len();
-        if preceding > 0 {
-            continue;
-        }
-        let rest = code[at..].trim_start_matches("super::");
-        let ups = (code[at..].len() - rest.len()) / "super::".len();
-        if ups >= path.len() {
-            found.insert(word(rest));
-        }
-    }
-    found.retain(|room| !room.is_empty());
     found
+}
+
+/// Adds the path or the tree of paths that `text` begins with.
+fn expand(text: &str, mut base: Vec<String>, found: &mut Vec<Vec<String>>) {
+    let mut rest = text.trim_start();
+    loop {
+        if let Some(list) = rest.strip_prefix('{') {
+            let (mut depth, mut item) = (0, String::new());
+            for c in list.chars() {
+                match c {
+                    ',' if depth == 0 => {
+                        expand(&std::mem::take(&mut item), base.clone(), found);
+                        continue;
+                    }
+                    '}' if depth == 0 => return expand(&item, base, found),
+                    '{' => depth += 1,
+                    '}' => depth -= 1,
+                    _ => {}
+                }
+                item.push(c);
+            }
+            return;
+        }
+        let word: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        if word.is_empty() {
+            break;
+        }
+        rest = &rest[word.len()..];
+        if word != "self" {
+            base.push(word);
+        }
+        match rest.strip_prefix("::") {
+            Some(after) => rest = after,
+            None => break,
+        }
+    }
+    if !base.is_empty() {
+        found.push(base);
+    }
+}
+
+/// The modules that each module looks at: the longest part of each path that is a module.
+fn looks() -> Vec<(Vec<String>, BTreeSet<Vec<String>>)> {
+    let files = sources();
+    let modules: BTreeSet<Vec<String>> = files.iter().map(|f| module_of(f)).collect();
+    let mut all = Vec::new();
+    for file in &files {
+        let path = module_of(file);
+        let mut at = BTreeSet::new();
+        for named in paths_in(&path, &code_of(file)) {
+            let longest = (1..=named.len()).rev().map(|n| named[..n].to_vec()).find(|part| modules.contains(part));
+            at.extend(longest.filter(|found| *found != path));
+        }
+        all.push((path, at));
+    }
+    all
 }
 
 /// Row and place in it.
@@ -108,35 +162,81 @@ fn may_look(from: (usize, usize), at: (usize, usize)) -> bool {
 #[test]
 fn layers_look_downwards() {
     let mut wrong = Vec::new();
-    for file in sources() {
-        let path = module_of(&file);
+    for (path, at) in looks() {
         let Some(room) = path.first().filter(|room| *room != "lib") else { continue };
         let Some(own) = rank(room) else {
             wrong.push(format!("{room} stands in no layer"));
             continue;
         };
-        for other in looks_at(&path, &code_of(&file)) {
-            // A macro or a function of the root is no room.
-            let Some(its) = rank(&other) else { continue };
-            if !may_look(own, its) {
-                wrong.push(format!("src/{}.rs looks up at {other}", path.join("/")));
-            }
+        for other in at.iter().filter(|other| rank(&other[0]).is_some_and(|its| !may_look(own, its))) {
+            wrong.push(format!("src/{} looks up at src/{}", path.join("/"), other.join("/")));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
+fn a_folders_module_imports_its_files_and_is_imported_by_none_of_them() {
+    let mut wrong = Vec::new();
+    for (path, at) in looks() {
+        for folder in at.iter().filter(|other| path.len() > other.len() && path.starts_with(other)) {
+            wrong.push(format!("src/{} imports src/{}/mod.rs", path.join("/"), folder.join("/")));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let mut left = looks();
+    // Whoever imports only those that are out of the way already is out of the way as well.
+    loop {
+        let names: BTreeSet<_> = left.iter().map(|(path, _)| path.clone()).collect();
+        let before = left.len();
+        left.retain(|(_, at)| at.iter().any(|other| names.contains(other)));
+        if left.len() == before {
+            break;
+        }
+    }
+    let names: BTreeSet<_> = left.iter().map(|(path, _)| path.clone()).collect();
+    let shown = left.iter().map(|(path, at)| {
+        let at: Vec<_> = at.intersection(&names).map(|other| other.join("/")).collect();
+        format!("src/{} imports {}", path.join("/"), at.join(", "))
+    });
+    assert!(left.is_empty(), "among these is a circle:\n{}", shown.collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn no_file_is_longer_than_five_hundred_lines() {
+    // The list of options is a table, and help, reference and man page are made from it.
+    const TABLES: &[&str] = &["flags/list.rs"];
+    let mut long = Vec::new();
+    for file in sources() {
+        let lines = std::fs::read_to_string(&file).unwrap().lines().count();
+        if lines > 500 && !TABLES.iter().any(|table| file.ends_with(table)) {
+            long.push(format!("{}: {lines}", file.display()));
+        }
+    }
+    assert!(long.is_empty(), "{}", long.join("\n"));
+}
+
+#[test]
 fn layers_are_read_from_every_form_of_a_path() {
     let path = |text: &str| text.split("::").map(String::from).collect::<Vec<_>>();
-    let found = |module: &str, code: &str| looks_at(&path(module), code).into_iter().collect::<Vec<_>>();
+    let found = |module: &str, code: &str| {
+        paths_in(&path(module), code).iter().map(|p| p.join("::")).collect::<Vec<_>>().join(" ")
+    };
     assert_eq!(
         found("oauth::token", "use crate::http::Body;\nlet x = crate::tokens::digest(b\"\");"),
-        ["http", "tokens"]
+        "http::Body tokens::digest"
     );
-    assert_eq!(found("oauth", "use crate::{net, store::rows};"), ["net", "store"]);
-    assert_eq!(found("oauth::token", "use super::super::login;\nuse super::form;"), ["login"]);
-    assert_eq!(found("serve", "use super::flags::Flag;"), ["flags"]);
+    assert_eq!(found("oauth", "use crate::{net, store::{rows, self}};"), "net store::rows store");
+    assert_eq!(
+        found("oauth::token", "use super::super::login;\nuse super::form::{A, B as C};"),
+        "login oauth::form::A oauth::form::B"
+    );
+    assert_eq!(found("serve", "use super::flags::Flag;"), "flags::Flag");
+    assert_eq!(found("http::h1", "pub(in crate::http) fn f() {}"), "");
 }
 
 #[test]

@@ -3,31 +3,28 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
+use super::idle::{Connection, IdleConnections};
+use super::incoming_body::{IncomingBody, PIECE};
 use super::proxies::OutboundProxy;
 use super::response_head::ResponseHead;
 use crate::http::body::Arriving;
-use crate::http::h1::framing::{BodyError, Framed, Progress};
+use crate::http::h1::framing::BodyError;
 use crate::http::h1::head::Framing;
 use crate::http::h1::input::{Input, Source};
 use crate::net::cancellation::Cancellation;
 use crate::net::resolver::CachingResolver;
-use crate::net::transport::{Either, LatencyEstimate, Socket, Transport};
+use crate::net::socket::{LatencyEstimate, Socket};
+use crate::net::transport::{Either, Transport};
 use crate::url::UpstreamUrl;
 
-/// Node ends an idle connection after five seconds; a request that races with that end would be lost.
-const MAX_IDLE_TIME: Duration = Duration::from_secs(4);
-/// Idle connections kept: as many as there are requests in flight, since each that is closed costs another handshake.
-const MAX_IDLE: usize = 256;
 const MAX_HEAD: usize = 64 << 10;
-/// One read of an answer or of a request body that is passed on.
-const PIECE: usize = 16 << 10;
 
 /// Opens connections and keeps them.
 pub(crate) struct Client {
@@ -39,15 +36,7 @@ pub(crate) struct Client {
     /// The proxy on the way, if there is one.
     proxy: Option<OutboundProxy>,
     latency: LatencyEstimate,
-    idle: Mutex<Vec<(Instant, Connection)>>,
-}
-
-type Connection = Input<Transport>;
-
-impl Source for Transport {
-    fn read(&mut self, buffer: &mut [u8], _: Duration) -> io::Result<usize> {
-        Transport::read(self, buffer)
-    }
+    idle: Arc<IdleConnections>,
 }
 
 /// A request. Its fields are those of the message; Host and framing are written here.
@@ -130,7 +119,7 @@ impl Client {
             response_timeout,
             proxy: None,
             latency: LatencyEstimate::default(),
-            idle: Mutex::default(),
+            idle: Arc::default(),
         }
     }
 
@@ -141,7 +130,7 @@ impl Client {
 
     /// Sends a request and reads the head of its answer.
     pub(crate) fn exchange(self: &Arc<Self>, mut outgoing: Outgoing<'_>) -> Result<Incoming, ClientError> {
-        let (connection, used) = match self.take_idle() {
+        let (connection, used) = match self.idle.take() {
             Some(connection) => (connection, true),
             None => (self.open(&outgoing.cancellation)?, false),
         };
@@ -159,41 +148,7 @@ impl Client {
 
     /// Closes connections that nobody has used for a while.
     pub(crate) fn tidy(&self) {
-        let old = {
-            let mut idle = self.idle();
-            let fresh = idle.iter().position(|(at, _)| at.elapsed() < MAX_IDLE_TIME).unwrap_or(idle.len());
-            idle.drain(..fresh).collect::<Vec<_>>()
-        };
-        drop(old);
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<(Instant, Connection)>> {
-        self.idle.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    /// The connection that was used last, if it is still good; older ones are older.
-    fn take_idle(&self) -> Option<Connection> {
-        loop {
-            let (at, mut connection) = self.idle().pop()?;
-            if at.elapsed() >= MAX_IDLE_TIME {
-                let old = std::mem::take(&mut *self.idle());
-                drop(old);
-                return None;
-            }
-            if connection.source_mut().is_open() {
-                return Some(connection);
-            }
-        }
-    }
-
-    fn put_idle(&self, mut connection: Connection) {
-        // It holds on to no client while it waits for the next one.
-        connection.source_mut().set_cancellation(Cancellation::none());
-        let mut idle = self.idle();
-        let full = (idle.len() >= MAX_IDLE).then(|| idle.remove(0));
-        idle.push((Instant::now(), connection));
-        drop(idle);
-        drop(full);
+        self.idle.tidy();
     }
 
     fn open(&self, cancellation: &Cancellation) -> Result<Connection, ClientError> {
@@ -317,7 +272,7 @@ impl Client {
         connection.consume(head.size);
         connection.source_mut().set_deadline(None);
         let framing = head.framing(outgoing.method).map_err(|why| failed(ClientError::Malformed(why)))?;
-        let body = IncomingBody::new(connection, framing, (sent && head.keep_alive).then(|| self.clone()));
+        let body = IncomingBody::new(connection, framing, (sent && head.keep_alive).then(|| self.idle.clone()));
         Ok(Incoming { status: head.status, fields: head.fields, body })
     }
 
@@ -436,82 +391,4 @@ fn unsent(error: io::Error) -> ClientError {
 fn has_ended(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
-}
-
-/// The body of an answer, read on demand. Once it has been read, its connection is good for another request.
-pub(crate) struct IncomingBody {
-    /// Absent once the body has ended.
-    connection: Option<Connection>,
-    /// Absent when the body ends with the connection.
-    progress: Option<Progress>,
-    /// Where the connection goes.
-    home: Option<Arc<Client>>,
-}
-
-impl IncomingBody {
-    fn new(connection: Connection, framing: Option<Framing>, home: Option<Arc<Client>>) -> IncomingBody {
-        let progress = framing.map(Progress::of_answer);
-        let mut body = IncomingBody { connection: Some(connection), progress, home };
-        body.end_if_done();
-        body
-    }
-
-    fn end_if_done(&mut self) {
-        if !self.progress.as_ref().is_some_and(Progress::is_done) {
-            return;
-        }
-        // What the server said beyond the answer belongs to nobody.
-        let is_clean = |c: &mut Connection| c.buffered().is_empty() && c.source_mut().holds_nothing();
-        if let (Some(mut connection), Some(client)) = (self.connection.take(), self.home.take())
-            && is_clean(&mut connection)
-        {
-            client.put_idle(connection);
-        }
-    }
-}
-
-impl IncomingBody {
-    /// What ends its waits early from now on.
-    pub(crate) fn set_cancellation(&mut self, cancellation: Cancellation) {
-        if let Some(connection) = &mut self.connection {
-            connection.source_mut().set_cancellation(cancellation);
-        }
-    }
-
-    /// By when the rest of it must have come, else reading fails with `TimedOut`.
-    pub(crate) fn set_deadline(&mut self, deadline: Instant) {
-        if let Some(connection) = &mut self.connection {
-            connection.source_mut().set_deadline(Some(deadline));
-        }
-    }
-
-    /// All of it, if it has at most `limit` bytes (else `FileTooLarge`) and comes by `deadline` (else `TimedOut`).
-    pub(crate) fn read_all(&mut self, limit: usize, deadline: Instant) -> io::Result<Vec<u8>> {
-        let mut out = Vec::new();
-        let mut piece = vec![0; PIECE];
-        loop {
-            self.set_deadline(deadline);
-            match self.read(&mut piece)? {
-                0 => return Ok(out),
-                n if out.len() + n > limit => return Err(io::ErrorKind::FileTooLarge.into()),
-                n => out.extend_from_slice(&piece[..n]),
-            }
-        }
-    }
-}
-
-impl Read for IncomingBody {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some(connection) = &mut self.connection else { return Ok(0) };
-        let result = match &mut self.progress {
-            Some(progress) => Framed::new(connection, progress).read(buffer),
-            None => connection.read(buffer),
-        };
-        match result {
-            Ok(0) if self.progress.is_none() => self.connection = None,
-            Ok(_) => self.end_if_done(),
-            Err(_) => self.connection = None,
-        }
-        result
-    }
 }

@@ -12,9 +12,10 @@ use rustix::net::sockopt::Timeout;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 use rustls::ServerConfig;
 
-use super::connection::{Connection, Next, Services, Wait, WaitFor};
+use super::connection::{Connection, Services};
 use super::handler::{Handler, Limits};
 use super::poller::{Event, Key, Poller};
+use super::wait::{Next, Wait, WaitFor};
 use super::workers::{self, Outcome, Workers};
 use crate::net::client_connection::ClientConnection;
 use crate::net::shutdown::Shutdown;

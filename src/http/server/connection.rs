@@ -11,12 +11,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use http::header::RETRY_AFTER;
-use http::{Method, StatusCode, Version};
+use http::StatusCode;
 
 use super::handler::{Handler, Limits};
 use super::held::Share;
+use super::refusals::{NOT_PLAIN, TOO_LARGE, TOO_MUCH_HELD, body_refusal, framing, too_much_held};
 use super::request_body::{Continuing, Full, Missing, SocketSource, Whole, send_continue, take_what_is_there};
+use super::stage::{After, BodyStage, FlushStage, HeadStage, Stage, Step};
+use super::wait::{Next, Wait, WaitFor};
 use super::workers::Workers;
 use super::write::{self, Prepared, Stream};
 use crate::http::body::{Arriving, Body, HELD};
@@ -50,33 +52,6 @@ pub(super) struct Services<'s> {
     pub(super) workers: &'s Workers,
 }
 
-/// What a connection wants after it has done what it could.
-pub(super) enum Next {
-    /// To be called again when the socket is ready, or when the time is up.
-    Wait(Wait),
-    /// Nothing: it has ended.
-    Close,
-}
-
-/// A connection's wait for its client.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Wait {
-    pub(super) for_what: WaitFor,
-    pub(super) deadline: Instant,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WaitFor {
-    /// The next request: the connection may be closed at any time.
-    Request,
-    /// More of what has begun.
-    Readable,
-    /// Room for the answer.
-    Writable,
-    /// Its turn, since others wait.
-    Turn,
-}
-
 /// One client.
 pub(super) struct Connection {
     socket: Arc<ClientConnection>,
@@ -90,65 +65,6 @@ pub(super) struct Connection {
     /// When its wait for a request began, and whether the last such wait was short.
     idle_since: Option<Instant>,
     is_brisk: bool,
-}
-
-enum Stage {
-    /// Before the end of the TLS handshake, which must come by then.
-    Handshake(Instant),
-    /// Before or within a head.
-    Head(HeadStage),
-    /// Within a body that the handler is going to want.
-    Body(Box<BodyStage>),
-    /// Sending an answer that is in memory.
-    Flush(Box<FlushStage>),
-    /// Reading the rest of a body away.
-    Leftover(Box<(Progress, Instant)>),
-    /// The last answer has been sent; what the client still sends is read away: closing with unread bytes would reset
-    /// the connection and take the answer with it (RFC 9112 section 9.6).
-    Linger {
-        until: Instant,
-        left: u64,
-    },
-    Ended,
-}
-
-#[derive(Default)]
-struct HeadStage {
-    /// Bytes that have been looked at.
-    seen: usize,
-    /// RFC 9112 section 2.2: one empty line before the request line is forgiven.
-    forgiven: bool,
-    /// Starts with the first read that did not bring the whole head.
-    deadline: Option<Instant>,
-    share: Share,
-}
-
-struct BodyStage {
-    head: Head,
-    progress: Progress,
-    held: Vec<u8>,
-    share: Share,
-}
-
-struct FlushStage {
-    bytes: Vec<u8>,
-    sent: usize,
-    deadline: Instant,
-    then: After,
-}
-
-/// What becomes of a connection once its answer has been sent.
-enum After {
-    /// Another request may follow, behind the rest of this body.
-    Keep(Progress),
-    Close,
-}
-
-/// One step of the machine.
-enum Step {
-    Go(Stage),
-    Wait(Stage, Wait),
-    Close,
 }
 
 impl Connection {
@@ -562,37 +478,4 @@ impl Connection {
         let framing = write::Framing { head: false, http11: true, keep_alive: false };
         self.answer_and_close(Response::text(error.status, error.reason), framing, limits)
     }
-}
-
-/// Unfinished requests take too much memory together.
-fn too_much_held() -> Response {
-    log::debug!("an unfinished request was refused: all of them together hold too much");
-    let response =
-        Response::text(StatusCode::SERVICE_UNAVAILABLE, "too many requests are unfinished; send it again, in one go");
-    response.with(RETRY_AFTER, 1)
-}
-
-const TOO_MUCH_HELD: HeadError = HeadError {
-    status: StatusCode::SERVICE_UNAVAILABLE,
-    reason: "too many requests are unfinished; send it again, in one go",
-};
-
-const TOO_LARGE: HeadError =
-    HeadError { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, reason: "the request head is too large" };
-
-const NOT_PLAIN: HeadError =
-    HeadError { status: StatusCode::BAD_REQUEST, reason: "this port speaks https: write https:// in the URL" };
-
-/// The framing of the answer to `head`.
-fn framing(head: &Head, may_keep_alive: bool) -> write::Framing {
-    write::Framing {
-        head: head.parts.method == Method::HEAD,
-        http11: head.parts.version == Version::HTTP_11,
-        keep_alive: head.keep_alive && may_keep_alive,
-    }
-}
-
-/// The plain answer to a body that can't be read.
-fn body_refusal(error: BodyError) -> Response {
-    Response::text(error.status(), error.to_string())
 }

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
-use super::connection::{Connection, Wait, WaitFor};
+use super::connection::Connection;
 use super::handler::Limits;
+use super::wait::{Wait, WaitFor};
 use crate::net::address::address_group;
 use crate::wake::Waker;
 

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::discovery::{Metadata, TENANT};
-use super::oidc::{EMAIL_FIELD, OidcConfig};
+use super::discovery::Metadata;
+use super::oidc_config::{EMAIL_FIELD, OidcConfig, TENANT};
 use crate::identity::UserId;
 use crate::identity::{ProviderUser, UserProfile};
 use crate::rules::{Rules, strings};

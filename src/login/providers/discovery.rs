@@ -6,17 +6,15 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use serde::Deserialize;
 
-use super::Trouble;
+use super::error::ProviderError;
 use super::id_token::KeySet;
-use super::oidc::OidcConfig;
+use super::oidc_config::{OidcConfig, TENANT};
 use crate::http::client::{Answer, Fetcher, RemoteUrl};
 
 /// How long document and keys are used without a look at newer ones.
 pub(super) const FRESH: Duration = Duration::from_secs(3_600);
 /// How soon after a look at the document that was in vain another is worth it.
 const READ_AGAIN: Duration = Duration::from_secs(5);
-/// What stands for the tenant in the issuer of a provider that serves many.
-pub(super) const TENANT: &str = "{tenantid}";
 
 /// What was read.
 #[derive(Default)]
@@ -29,7 +27,7 @@ pub(super) struct Discovery {
 
 impl Discovery {
     /// What the document says, read anew when that is some time ago.
-    pub(super) fn metadata(&self, config: &OidcConfig, fetcher: &Fetcher) -> Result<Arc<Metadata>, Trouble> {
+    pub(super) fn metadata(&self, config: &OidcConfig, fetcher: &Fetcher) -> Result<Arc<Metadata>, ProviderError> {
         let known = lock(&self.metadata).clone();
         if let Some((at, metadata)) = &known
             && at.elapsed() < FRESH
@@ -39,14 +37,14 @@ impl Discovery {
         if let Some((at, why)) = &*lock(&self.read_in_vain)
             && at.elapsed() < READ_AGAIN
         {
-            return known.map(|(_, metadata)| metadata).ok_or_else(|| Trouble::Unreachable(why.clone()));
+            return known.map(|(_, metadata)| metadata).ok_or_else(|| ProviderError::Unreachable(why.clone()));
         }
         // One thread reads; others go by what is known.
         let _reading = match self.reading.try_lock() {
             Ok(reading) => reading,
             Err(TryLockError::Poisoned(e)) => e.into_inner(),
             Err(TryLockError::WouldBlock) => {
-                let nothing = Trouble::Unreachable("its discovery document is not there yet".into());
+                let nothing = ProviderError::Unreachable("its discovery document is not there yet".into());
                 return known.map(|(_, metadata)| metadata).ok_or(nothing);
             }
         };
@@ -57,7 +55,7 @@ impl Discovery {
                 log::debug!(reason = why.as_str(); "a discovery document could not be read again");
                 Ok(metadata)
             }
-            (Err(why), None) => Err(Trouble::Unreachable(why)),
+            (Err(why), None) => Err(ProviderError::Unreachable(why)),
         }
     }
 
@@ -84,17 +82,17 @@ impl Discovery {
         fetcher: &Fetcher,
         metadata: &Metadata,
         max_age: Duration,
-    ) -> Result<Arc<KeySet>, Trouble> {
+    ) -> Result<Arc<KeySet>, ProviderError> {
         let known = lock(&self.keys).clone();
         if let Some((at, keys)) = &known
             && at.elapsed() < max_age
         {
             return Ok(keys.clone());
         }
-        let url = metadata.jwks_uri.as_ref().ok_or(Trouble::Invalid("the provider names no keys".into()))?;
-        let answer = fetcher.get(url, &[]).map_err(|e| Trouble::Unreachable(e.0))?;
+        let url = metadata.jwks_uri.as_ref().ok_or(ProviderError::Invalid("the provider names no keys".into()))?;
+        let answer = fetcher.get(url, &[]).map_err(|e| ProviderError::Unreachable(e.0))?;
         let keys = document(&answer).and_then(|body| KeySet::parse(&body));
-        let keys = Arc::new(keys.map_err(|why| Trouble::Unreachable(format!("the provider's keys: {why}")))?);
+        let keys = Arc::new(keys.map_err(|why| ProviderError::Unreachable(format!("the provider's keys: {why}")))?);
         *lock(&self.keys) = Some((Instant::now(), keys.clone()));
         Ok(keys)
     }

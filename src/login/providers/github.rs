@@ -6,7 +6,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Hop, ProviderTokens, Renewed, Trouble};
+use super::authorization::{Hop, ProviderTokens, Renewed};
+use super::error::ProviderError;
 use crate::http::client::{Answer, Fetcher, RemoteUrl};
 use crate::identity::UserId;
 use crate::identity::{ProviderUser, UserProfile};
@@ -74,16 +75,16 @@ impl GitHubClient {
     }
 
     /// Checks what came back besides the code: GitHub names itself, lately.
-    pub fn check_issuer(&self, iss: Option<&str>) -> Result<(), Trouble> {
+    pub fn check_issuer(&self, iss: Option<&str>) -> Result<(), ProviderError> {
         let own = format!("{}/login/oauth", self.config.url.to_string().trim_end_matches('/'));
         match iss {
-            Some(iss) if iss != own => Err(Trouble::Invalid("the answer came from another issuer (iss)".into())),
+            Some(iss) if iss != own => Err(ProviderError::Invalid("the answer came from another issuer (iss)".into())),
             _ => Ok(()),
         }
     }
 
     /// Where the browser goes. A GitHub App passes the scopes over: it has permissions.
-    pub fn authorize_url(&self, rules: &Rules, hop: &Hop<'_>) -> Result<String, Trouble> {
+    pub fn authorize_url(&self, rules: &Rules, hop: &Hop<'_>) -> Result<String, ProviderError> {
         let scope = if rules.groups.is_empty() { "user:email" } else { "user:email read:org" };
         let mut parameters = vec![
             ("client_id", self.config.client_id.as_str()),
@@ -107,7 +108,7 @@ impl GitHubClient {
         code: &str,
         hop: &Hop<'_>,
         verifier: &str,
-    ) -> Result<(ProviderUser, ProviderTokens), Trouble> {
+    ) -> Result<(ProviderUser, ProviderTokens), ProviderError> {
         let form = [("code", code), ("redirect_uri", hop.redirect_uri), ("code_verifier", verifier)];
         let (access, refresh) = self.ask_token_endpoint(fetcher, &form)?;
         let person = self.identify(fetcher, rules, &access)?;
@@ -115,7 +116,7 @@ impl GitHubClient {
     }
 
     /// Gets new tokens where they expire; else those that there are serve on.
-    pub fn renew(&self, fetcher: &Fetcher, tokens: &ProviderTokens) -> Result<Option<Renewed>, Trouble> {
+    pub fn renew(&self, fetcher: &Fetcher, tokens: &ProviderTokens) -> Result<Option<Renewed>, ProviderError> {
         let (access, tokens) = match (&tokens.refresh, &tokens.access) {
             (Some(refresh), _) => {
                 let form = [("grant_type", "refresh_token"), ("refresh_token", refresh.as_str())];
@@ -129,12 +130,12 @@ impl GitHubClient {
     }
 
     /// Who the tokens belong to, and where the person is a member.
-    pub fn identify(&self, fetcher: &Fetcher, rules: &Rules, access: &str) -> Result<ProviderUser, Trouble> {
+    pub fn identify(&self, fetcher: &Fetcher, rules: &Rules, access: &str) -> Result<ProviderUser, ProviderError> {
         let account: Account = match self.ask(fetcher, "/user", access)? {
             answer if answer.status == StatusCode::OK => parse(&answer)?,
             // Suspended, say.
             answer if answer.status == StatusCode::FORBIDDEN && !tells_of_limit(&answer) => {
-                return Err(Trouble::Refused("GitHub's API answered 403 for the account".into()));
+                return Err(ProviderError::Refused("GitHub's API answered 403 for the account".into()));
             }
             answer => return Err(trouble(&answer)),
         };
@@ -156,8 +157,8 @@ impl GitHubClient {
         Ok(ProviderUser { user: UserId(user), profile })
     }
 
-    fn page(&self, path: &str) -> Result<RemoteUrl, Trouble> {
-        self.config.url.join(path).map_err(Trouble::Invalid)
+    fn page(&self, path: &str) -> Result<RemoteUrl, ProviderError> {
+        self.config.url.join(path).map_err(ProviderError::Invalid)
     }
 
     /// A refusal comes with status 200 too.
@@ -165,38 +166,40 @@ impl GitHubClient {
         &self,
         fetcher: &Fetcher,
         form: &[(&str, &str)],
-    ) -> Result<(String, Option<String>), Trouble> {
+    ) -> Result<(String, Option<String>), ProviderError> {
         let mut form = form.to_vec();
         form.extend([
             ("client_id", self.config.client_id.as_str()),
             ("client_secret", self.config.client_secret.as_str()),
         ]);
         let url = self.page("/login/oauth/access_token")?;
-        let answer = fetcher.post_form(&url, &[], &form).map_err(|e| Trouble::Unreachable(e.0))?;
+        let answer = fetcher.post_form(&url, &[], &form).map_err(|e| ProviderError::Unreachable(e.0))?;
         let parsed = serde_json::from_slice::<TokenAnswer>(&answer.body).ok();
         match parsed.map(|a| (a.access_token, a.refresh_token, a.error)) {
             Some((Some(access), refresh, None)) if answer.status == StatusCode::OK => Ok((access, refresh)),
             Some((_, _, Some(error))) => match error.as_str() {
-                "bad_verification_code" | "bad_refresh_token" | "unverified_user_email" => Err(Trouble::Refused(error)),
-                "incorrect_client_credentials" | "redirect_uri_mismatch" => Err(Trouble::Unreachable(format!(
+                "bad_verification_code" | "bad_refresh_token" | "unverified_user_email" => {
+                    Err(ProviderError::Refused(error))
+                }
+                "incorrect_client_credentials" | "redirect_uri_mismatch" => Err(ProviderError::Unreachable(format!(
                     "GitHub does not accept this proxy as its client ({error}): check --github-client-id, --github-client-secret and the callback URL"
                 ))),
-                _ => Err(Trouble::Invalid("GitHub's token endpoint answered with an error".into())),
+                _ => Err(ProviderError::Invalid("GitHub's token endpoint answered with an error".into())),
             },
-            _ => Err(Trouble::Unreachable(format!("GitHub's token endpoint answered {}", answer.status))),
+            _ => Err(ProviderError::Unreachable(format!("GitHub's token endpoint answered {}", answer.status))),
         }
     }
 
-    fn ask(&self, fetcher: &Fetcher, path: &str, access: &str) -> Result<Answer, Trouble> {
-        let url = self.config.api_url.join(path).map_err(Trouble::Invalid)?;
+    fn ask(&self, fetcher: &Fetcher, path: &str, access: &str) -> Result<Answer, ProviderError> {
+        let url = self.config.api_url.join(path).map_err(ProviderError::Invalid)?;
         self.ask_at(fetcher, &url, access)
     }
 
-    fn ask_at(&self, fetcher: &Fetcher, url: &RemoteUrl, access: &str) -> Result<Answer, Trouble> {
+    fn ask_at(&self, fetcher: &Fetcher, url: &RemoteUrl, access: &str) -> Result<Answer, ProviderError> {
         let bearer = format!("Bearer {access}");
         let fields =
             [(AUTHORIZATION, bearer.as_str()), (ACCEPT, "application/vnd.github+json"), (API_VERSION, "2022-11-28")];
-        let answer = fetcher.get(url, &fields).map_err(|e| Trouble::Unreachable(e.0))?;
+        let answer = fetcher.get(url, &fields).map_err(|e| ProviderError::Unreachable(e.0))?;
         if answer.status == StatusCode::UNAUTHORIZED || is_passing(&answer) {
             return Err(trouble(&answer));
         }
@@ -204,8 +207,8 @@ impl GitHubClient {
     }
 
     /// The primary address, if it is verified. Without the right to read addresses there is none.
-    fn primary_address(&self, fetcher: &Fetcher, access: &str) -> Result<Option<String>, Trouble> {
-        let mut next = Some(self.config.api_url.join("/user/emails?per_page=100").map_err(Trouble::Invalid)?);
+    fn primary_address(&self, fetcher: &Fetcher, access: &str) -> Result<Option<String>, ProviderError> {
+        let mut next = Some(self.config.api_url.join("/user/emails?per_page=100").map_err(ProviderError::Invalid)?);
         for _ in 0..MAX_PAGES {
             let Some(url) = next else { return Ok(None) };
             let answer = self.ask_at(fetcher, &url, access)?;
@@ -229,7 +232,7 @@ impl GitHubClient {
         org: &str,
         team: Option<&str>,
         login: &str,
-    ) -> Result<bool, Trouble> {
+    ) -> Result<bool, ProviderError> {
         let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let path = match team {
             None => format!("/user/memberships/orgs/{}", encode(org)),
@@ -257,8 +260,8 @@ fn next_page(answer: &Answer) -> Option<RemoteUrl> {
     RemoteUrl::parse(rest.split_once('>')?.0).ok()
 }
 
-fn parse<T: DeserializeOwned>(answer: &Answer) -> Result<T, Trouble> {
-    serde_json::from_slice(&answer.body).map_err(|_| Trouble::Invalid("GitHub's answer is malformed".into()))
+fn parse<T: DeserializeOwned>(answer: &Answer) -> Result<T, ProviderError> {
+    serde_json::from_slice(&answer.body).map_err(|_| ProviderError::Invalid("GitHub's answer is malformed".into()))
 }
 
 /// Some limits are told in words only.
@@ -275,9 +278,9 @@ fn is_passing(answer: &Answer) -> bool {
     is_limited || answer.status == StatusCode::TOO_MANY_REQUESTS || answer.status.is_server_error()
 }
 
-fn trouble(answer: &Answer) -> Trouble {
+fn trouble(answer: &Answer) -> ProviderError {
     match answer.status {
-        StatusCode::UNAUTHORIZED => Trouble::Refused("GitHub does not know the token any more".into()),
-        status => Trouble::Unreachable(format!("GitHub's API answered {status}")),
+        StatusCode::UNAUTHORIZED => ProviderError::Refused("GitHub does not know the token any more".into()),
+        status => ProviderError::Unreachable(format!("GitHub's API answered {status}")),
     }
 }

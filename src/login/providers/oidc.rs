@@ -11,9 +11,12 @@ use http::{HeaderName, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::discovery::{Discovery, FRESH, Metadata, TENANT};
+use super::authorization::{Hop, ProviderTokens, Renewed};
+use super::claims;
+use super::discovery::{Discovery, FRESH, Metadata};
+use super::error::ProviderError;
 use super::id_token::{self, Expected};
-use super::{Hop, ProviderTokens, Renewed, Trouble, claims};
+use super::oidc_config::{OidcConfig, TENANT};
 use crate::clock::Timestamp;
 use crate::http::client::{Fetcher, RemoteUrl};
 use crate::identity::ProviderUser;
@@ -21,46 +24,6 @@ use crate::rules::Rules;
 
 /// How soon after a look at the keys another is worth it.
 const KEYS_AGAIN: Duration = Duration::from_secs(1);
-/// The user id field that allow rules compare without case, and only when it is verified.
-pub const EMAIL_FIELD: &str = "/email";
-
-/// How to speak to the provider.
-#[derive(Clone)]
-pub struct OidcConfig {
-    /// The discovery document.
-    pub configuration_url: RemoteUrl,
-    /// Client id.
-    pub client_id: String,
-    /// Client secret.
-    pub client_secret: String,
-    /// Scopes.
-    pub scopes: Vec<String>,
-    /// JSON pointer to what allow rules compare.
-    pub id_field: String,
-    /// JSON pointer to the groups.
-    pub groups_field: String,
-    /// Tenants that are let in.
-    pub tenants: Vec<String>,
-    /// The issuer, where the discovery document has another than its own URL says.
-    pub issuer: Option<String>,
-    /// An address is verified unless the provider says that it is not.
-    pub assumes_verified_email: bool,
-    /// It is Google, whose habits differ a little.
-    pub is_google: bool,
-}
-
-impl OidcConfig {
-    /// Does the URL of the discovery document stand for many tenants?
-    pub fn serves_many_tenants(&self) -> bool {
-        let url = self.configuration_url.to_string();
-        ["/common/", "/organizations/", "/consumers/"].iter().any(|p| url.contains(p)) || url.contains(TENANT)
-    }
-
-    /// Is there an ID token to expect?
-    pub fn wants_id_token(&self) -> bool {
-        self.scopes.iter().any(|s| s == "openid")
-    }
-}
 
 /// The provider.
 pub struct OidcClient {
@@ -74,20 +37,20 @@ pub struct OidcClient {
 enum NoTokens {
     /// It does not know who asks: its word for it.
     Client(String),
-    Other(Trouble),
+    Other(ProviderError),
 }
 
-impl From<Trouble> for NoTokens {
-    fn from(trouble: Trouble) -> NoTokens {
+impl From<ProviderError> for NoTokens {
+    fn from(trouble: ProviderError) -> NoTokens {
         NoTokens::Other(trouble)
     }
 }
 
 impl NoTokens {
-    fn into_trouble(self) -> Trouble {
+    fn into_trouble(self) -> ProviderError {
         match self {
             NoTokens::Other(trouble) => trouble,
-            NoTokens::Client(error) => Trouble::Unreachable(format!(
+            NoTokens::Client(error) => ProviderError::Unreachable(format!(
                 "the provider does not accept this proxy as its client ({error}): check its client id and secret"
             )),
         }
@@ -114,8 +77,8 @@ impl OidcClient {
     }
 
     /// Looks at the discovery document.
-    pub fn look(&self, fetcher: &Fetcher) -> Result<(), Trouble> {
-        self.discovery.read(&self.config, fetcher).map(drop).map_err(Trouble::Unreachable)
+    pub fn look(&self, fetcher: &Fetcher) -> Result<(), ProviderError> {
+        self.discovery.read(&self.config, fetcher).map(drop).map_err(ProviderError::Unreachable)
     }
 
     /// Does a refresh token last beyond the session that the person has at the provider?
@@ -129,14 +92,14 @@ impl OidcClient {
     }
 
     /// Checks what came back besides the code (RFC 9207).
-    pub fn check_issuer(&self, fetcher: &Fetcher, iss: Option<&str>) -> Result<(), Trouble> {
+    pub fn check_issuer(&self, fetcher: &Fetcher, iss: Option<&str>) -> Result<(), ProviderError> {
         let metadata = self.discovery.metadata(&self.config, fetcher)?;
         match iss {
             Some(iss) if iss == metadata.issuer || self.is_google_in_short(&metadata, iss) => Ok(()),
             // Which tenant's it is, the token says.
             Some(_) if metadata.issuer.contains(TENANT) => Ok(()),
-            Some(_) => Err(Trouble::Invalid("the answer came from another issuer (iss)".into())),
-            None if metadata.has_iss => Err(Trouble::Invalid(
+            Some(_) => Err(ProviderError::Invalid("the answer came from another issuer (iss)".into())),
+            None if metadata.has_iss => Err(ProviderError::Invalid(
                 "the answer does not name its issuer (iss), though the provider says that its answers do; with Keycloak, \
                  switch off 'Exclude Issuer From Authentication Response' for this client"
                     .into(),
@@ -146,7 +109,7 @@ impl OidcClient {
     }
 
     /// Where the browser goes (OpenID Connect Core section 3.1.2.1).
-    pub fn authorize_url(&self, fetcher: &Fetcher, hop: &Hop<'_>) -> Result<String, Trouble> {
+    pub fn authorize_url(&self, fetcher: &Fetcher, hop: &Hop<'_>) -> Result<String, ProviderError> {
         let metadata = self.discovery.metadata(&self.config, fetcher)?;
         let scopes = self.config.scopes.join(" ");
         let mut parameters = vec![
@@ -183,7 +146,7 @@ impl OidcClient {
         hop: &Hop<'_>,
         verifier: &str,
         now: Timestamp,
-    ) -> Result<(ProviderUser, ProviderTokens), Trouble> {
+    ) -> Result<(ProviderUser, ProviderTokens), ProviderError> {
         let form = [
             ("grant_type", "authorization_code"),
             ("code", code),
@@ -196,7 +159,7 @@ impl OidcClient {
     }
 
     /// Gets new tokens for the refresh token.
-    pub fn renew(&self, fetcher: &Fetcher, tokens: &ProviderTokens) -> Result<Option<Renewed>, Trouble> {
+    pub fn renew(&self, fetcher: &Fetcher, tokens: &ProviderTokens) -> Result<Option<Renewed>, ProviderError> {
         let Some(refresh) = &tokens.refresh else { return Ok(None) };
         let scopes = self.config.scopes.join(" ");
         let form = [("grant_type", "refresh_token"), ("refresh_token", refresh.as_str()), ("scope", scopes.as_str())];
@@ -218,7 +181,7 @@ impl OidcClient {
         rules: &Rules,
         renewed: &Renewed,
         now: Timestamp,
-    ) -> Result<ProviderUser, Trouble> {
+    ) -> Result<ProviderUser, ProviderError> {
         let answer = TokenAnswer {
             access_token: renewed.access.clone(),
             id_token: renewed.id_token.clone(),
@@ -228,7 +191,7 @@ impl OidcClient {
     }
 
     /// Proves who asks in the way that the provider knows; which of two it knows for this client, only trying shows.
-    fn ask_token_endpoint(&self, fetcher: &Fetcher, form: &[(&str, &str)]) -> Result<TokenAnswer, Trouble> {
+    fn ask_token_endpoint(&self, fetcher: &Fetcher, form: &[(&str, &str)]) -> Result<TokenAnswer, ProviderError> {
         let metadata = self.discovery.metadata(&self.config, fetcher)?;
         let first = metadata.secret_in_form != self.other_way.load(Ordering::Relaxed);
         let outcome = self.ask_token_endpoint_so(fetcher, &metadata, form, first);
@@ -260,10 +223,10 @@ impl OidcClient {
             false => fields.push((AUTHORIZATION, &basic)),
         }
         let answer =
-            fetcher.post_form(&metadata.token_endpoint, &fields, &form).map_err(|e| Trouble::Unreachable(e.0))?;
+            fetcher.post_form(&metadata.token_endpoint, &fields, &form).map_err(|e| ProviderError::Unreachable(e.0))?;
         if answer.status == StatusCode::OK {
             let tokens = serde_json::from_slice(&answer.body);
-            return Ok(tokens.map_err(|_| Trouble::Invalid("the token endpoint's answer is malformed".into()))?);
+            return Ok(tokens.map_err(|_| ProviderError::Invalid("the token endpoint's answer is malformed".into()))?);
         }
         #[derive(Deserialize)]
         struct ErrorAnswer {
@@ -272,13 +235,13 @@ impl OidcClient {
         let error = serde_json::from_slice::<ErrorAnswer>(&answer.body).map(|e| shorten(&e.error)).unwrap_or_default();
         match error.as_str() {
             "invalid_grant" | "interaction_required" | "consent_required" | "login_required" => {
-                Err(Trouble::Refused(error))?
+                Err(ProviderError::Refused(error))?
             }
             "invalid_client" | "unauthorized_client" => Err(NoTokens::Client(error)),
             _ if answer.status.is_client_error() && answer.status != StatusCode::TOO_MANY_REQUESTS => {
-                Err(Trouble::Invalid(format!("the token endpoint answered {} {error}", answer.status)))?
+                Err(ProviderError::Invalid(format!("the token endpoint answered {} {error}", answer.status)))?
             }
-            _ => Err(Trouble::Unreachable(format!("the token endpoint answered {} {error}", answer.status)))?,
+            _ => Err(ProviderError::Unreachable(format!("the token endpoint answered {} {error}", answer.status)))?,
         }
     }
 
@@ -289,12 +252,12 @@ impl OidcClient {
         answer: &TokenAnswer,
         nonce: Option<&str>,
         now: Timestamp,
-    ) -> Result<ProviderUser, Trouble> {
+    ) -> Result<ProviderUser, ProviderError> {
         let metadata = self.discovery.metadata(&self.config, fetcher)?;
         let token = match &answer.id_token {
             Some(token) if self.config.wants_id_token() => Some(self.verify(fetcher, &metadata, token, nonce, now)?),
             None if self.config.wants_id_token() && nonce.is_some() => {
-                return Err(Trouble::Invalid("the provider gave no ID token".into()));
+                return Err(ProviderError::Invalid("the provider gave no ID token".into()));
             }
             _ => None,
         };
@@ -304,7 +267,7 @@ impl OidcClient {
             Some(url) => Some(self.userinfo(fetcher, url, &answer.access_token)?),
             None => None,
         };
-        claims::person(&self.config, rules, &metadata, token, userinfo).map_err(Trouble::Invalid)
+        claims::person(&self.config, rules, &metadata, token, userinfo).map_err(ProviderError::Invalid)
     }
 
     fn verify(
@@ -314,7 +277,7 @@ impl OidcClient {
         token: &str,
         nonce: Option<&str>,
         now: Timestamp,
-    ) -> Result<Map<String, Value>, Trouble> {
+    ) -> Result<Map<String, Value>, ProviderError> {
         let issuer = |iss: &str, claims: &Map<String, Value>| self.is_issuer(metadata, iss, claims);
         let expected = Expected { issuer: &issuer, audience: &self.config.client_id, nonce, now };
         let mut outcome = id_token::verify(token, &*self.discovery.keys(fetcher, metadata, FRESH)?, &expected);
@@ -323,7 +286,7 @@ impl OidcClient {
             outcome = id_token::verify(token, &*self.discovery.keys(fetcher, metadata, KEYS_AGAIN)?, &expected);
         }
         outcome.map_err(|refusal| {
-            Trouble::Invalid(match refusal {
+            ProviderError::Invalid(match refusal {
                 id_token::Refusal::UnknownKey => "the ID token: none of the provider's keys signed it".into(),
                 id_token::Refusal::Invalid(why) => format!("the ID token: {why}"),
             })
@@ -343,18 +306,18 @@ impl OidcClient {
         is_let_in && metadata.issuer.replace(TENANT, tenant) == iss
     }
 
-    fn userinfo(&self, fetcher: &Fetcher, url: &RemoteUrl, access: &str) -> Result<Map<String, Value>, Trouble> {
+    fn userinfo(&self, fetcher: &Fetcher, url: &RemoteUrl, access: &str) -> Result<Map<String, Value>, ProviderError> {
         let bearer = format!("Bearer {access}");
-        let answer = fetcher.get(url, &[(AUTHORIZATION, &bearer)]).map_err(|e| Trouble::Unreachable(e.0))?;
+        let answer = fetcher.get(url, &[(AUTHORIZATION, &bearer)]).map_err(|e| ProviderError::Unreachable(e.0))?;
         match answer.status.as_u16() {
             200 => serde_json::from_slice(&answer.body)
-                .map_err(|_| Trouble::Invalid("the userinfo endpoint's answer is no JSON object".into())),
+                .map_err(|_| ProviderError::Invalid("the userinfo endpoint's answer is no JSON object".into())),
             // Some 403 are of a firewall on the way.
-            401 => Err(Trouble::Refused(format!("the userinfo endpoint answered {}", answer.status))),
+            401 => Err(ProviderError::Refused(format!("the userinfo endpoint answered {}", answer.status))),
             403 if answer.fields.contains_key(WWW_AUTHENTICATE) => {
-                Err(Trouble::Refused(format!("the userinfo endpoint answered {}", answer.status)))
+                Err(ProviderError::Refused(format!("the userinfo endpoint answered {}", answer.status)))
             }
-            _ => Err(Trouble::Unreachable(format!("the userinfo endpoint answered {}", answer.status))),
+            _ => Err(ProviderError::Unreachable(format!("the userinfo endpoint answered {}", answer.status))),
         }
     }
 }

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use super::{Provider, ProviderTokens, Providers, Trouble};
+use super::authorization::ProviderTokens;
+use super::error::ProviderError;
+use super::registry::{Provider, Providers};
 use crate::clock::Timestamp;
 use crate::core::Core;
 use crate::identity::UserRecord;
@@ -285,11 +287,11 @@ impl People {
         if self.was_in_vain(&known.user) {
             return Err(Silence::Later("it did not answer a moment ago".into()));
         }
-        let heard = |trouble: Trouble| match trouble {
-            Trouble::Refused(why) => Silence::Refused(why),
+        let heard = |trouble: ProviderError| match trouble {
+            ProviderError::Refused(why) => Silence::Refused(why),
             // What can't be believed is no verdict: keys may have just been replaced. If that lasts, signing in helps.
-            Trouble::Invalid(why) => Silence::NothingToAskWith(why),
-            Trouble::Unreachable(why) => {
+            ProviderError::Invalid(why) => Silence::NothingToAskWith(why),
+            ProviderError::Unreachable(why) => {
                 self.note_in_vain(&known.user);
                 Silence::Later(why)
             }

@@ -9,6 +9,9 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
 
+/// The application protocol of a domain's validation (RFC 8737 section 4).
+pub const ACME_TLS: &[u8] = b"acme-tls/1";
+
 /// The challenges that are open. Both ports answer from here.
 #[derive(Default)]
 pub struct Challenges(Mutex<Open>);

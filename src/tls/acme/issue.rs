@@ -7,14 +7,14 @@ use http::{HeaderMap, StatusCode};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use serde_json::{Value, json};
 
-use super::AcmeConfig;
 use super::account::AccountKey;
 use super::challenges::{Challenges, OpenChallenge};
-use super::keep::{Keep, KeptOrder};
+use super::config::AcmeConfig;
 use super::protocol::{AcmeError, Conversation, Problem, location, retry_after};
+use super::storage::{KeptOrder, Storage};
 use crate::encoding::base64url;
 use crate::http::client::{Fetcher, RemoteUrl};
-use crate::tls::pair::Pair;
+use crate::tls::certificate_and_key::CertificateAndKey;
 
 /// How long the authority may take to validate, and to issue.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -24,25 +24,25 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// How control over the name is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum ChallengeType {
     /// By a certificate on the TLS port (RFC 8737).
     TlsAlpn,
     /// By an answer on the plain port (RFC 8555 section 8.3).
     Http,
 }
 
-impl Way {
+impl ChallengeType {
     fn name(self) -> &'static str {
         match self {
-            Way::TlsAlpn => "tls-alpn-01",
-            Way::Http => "http-01",
+            ChallengeType::TlsAlpn => "tls-alpn-01",
+            ChallengeType::Http => "http-01",
         }
     }
 
-    fn other(self) -> Way {
+    fn other(self) -> ChallengeType {
         match self {
-            Way::TlsAlpn => Way::Http,
-            Way::Http => Way::TlsAlpn,
+            ChallengeType::TlsAlpn => ChallengeType::Http,
+            ChallengeType::Http => ChallengeType::TlsAlpn,
         }
     }
 }
@@ -52,7 +52,7 @@ pub struct Issuer {
     /// From whom and for what.
     pub config: AcmeConfig,
     /// What is on disk.
-    pub keep: Keep,
+    pub storage: Storage,
     /// Sends requests.
     pub fetcher: Fetcher,
 }
@@ -60,8 +60,13 @@ pub struct Issuer {
 impl Issuer {
     /// Obtains a certificate and keeps it. `way` is tried first, and left at the one that worked. `replaces` names the
     /// certificate that this one takes the place of (RFC 9773 section 5).
-    pub fn issue(&self, challenges: &Challenges, way: &mut Way, replaces: Option<&str>) -> Result<Pair, AcmeError> {
-        let (key, account) = self.keep.account().map_err(AcmeError::Hopeless)?;
+    pub fn issue(
+        &self,
+        challenges: &Challenges,
+        way: &mut ChallengeType,
+        replaces: Option<&str>,
+    ) -> Result<CertificateAndKey, AcmeError> {
+        let (key, account) = self.storage.account().map_err(AcmeError::Permanent)?;
         let mut talk = Conversation::begin(&self.fetcher, &self.config.directory, &key, account)?;
         if talk.account.is_none() {
             self.register(&mut talk)?;
@@ -70,7 +75,7 @@ impl Issuer {
             Err(e) if e.is("accountDoesNotExist") => {
                 log::warn!("the certificate authority does not know this proxy's account any more; it is made again");
                 talk.account = None;
-                self.keep.forget_order();
+                self.storage.forget_order();
                 self.register(&mut talk)?;
                 // What another account got is not this one's to replace.
                 self.order(&mut talk, challenges, *way, None)
@@ -78,7 +83,7 @@ impl Issuer {
             other => other,
         };
         let error = match first {
-            Err(Failed::Way(error)) => error,
+            Err(Failed::ChallengeType(error)) => error,
             other => return other.map_err(Failed::into),
         };
         let other = way.other();
@@ -88,7 +93,7 @@ impl Issuer {
                 *way = other;
                 Ok(pair)
             }
-            Err(Failed::Way(second)) => {
+            Err(Failed::ChallengeType(second)) => {
                 // What is said of either is needed to find out what is wrong.
                 Err(AcmeError::NotValidated(format!(
                     "{} failed: {error}. {} failed: {second}",
@@ -102,7 +107,7 @@ impl Issuer {
 
     /// When the authority would have `certificate` renewed, and how long that holds (RFC 9773).
     pub fn renewal_window(&self, certificate: &str) -> Result<Option<(u64, u64, Option<Duration>)>, AcmeError> {
-        let (key, account) = self.keep.account().map_err(AcmeError::Hopeless)?;
+        let (key, account) = self.storage.account().map_err(AcmeError::Permanent)?;
         let mut talk = Conversation::begin(&self.fetcher, &self.config.directory, &key, account)?;
         let Some(url) = talk.directory.renewal_info.clone() else { return Ok(None) };
         let url = url.join(&format!("/{certificate}")).map_err(AcmeError::Malformed)?;
@@ -124,7 +129,7 @@ impl Issuer {
         let url = talk.directory.new_account.clone();
         match &self.config.external_account {
             Some(external) => {
-                let binding = external.bind(talk.key(), &url.to_string()).map_err(AcmeError::Hopeless)?;
+                let binding = external.bind(talk.key(), &url.to_string()).map_err(AcmeError::Permanent)?;
                 payload["externalAccountBinding"] = binding;
             }
             None if talk.directory.needs_external_account => {
@@ -135,7 +140,7 @@ impl Issuer {
         }
         let (_, fields) = talk.write(&url, &payload)?;
         let account = location(&fields)?;
-        self.keep.keep_account(talk.key(), Some(&account)).map_err(AcmeError::Hopeless)?;
+        self.storage.keep_account(talk.key(), Some(&account)).map_err(AcmeError::Permanent)?;
         talk.account = Some(account);
         log::info!(
             authority = url.host(), terms = talk.directory.terms.as_deref().unwrap_or("none");
@@ -148,9 +153,9 @@ impl Issuer {
         &self,
         talk: &mut Conversation<'_>,
         challenges: &Challenges,
-        way: Way,
+        way: ChallengeType,
         replaces: Option<&str>,
-    ) -> Result<Pair, Failed> {
+    ) -> Result<CertificateAndKey, Failed> {
         let taken_up = self.take_up_order(talk)?;
         let is_old = taken_up.is_some();
         let (url, mut order, key) = match taken_up {
@@ -158,11 +163,11 @@ impl Issuer {
             None => self.new_order(talk, replaces)?,
         };
         let kept = || KeptOrder { url: url.to_string(), key: key.serialize_pem() };
-        self.keep.keep_order(&kept()).map_err(AcmeError::Hopeless)?;
+        self.storage.keep_order(&kept()).map_err(AcmeError::Permanent)?;
         let result = self.complete(talk, challenges, way, &url, &mut order, &key);
         // An order that was only interrupted is gone on with; what was refused will be refused again.
         if !matches!(&result, Err(Failed::Other(e)) if e.is_passing()) {
-            self.keep.forget_order();
+            self.storage.forget_order();
         }
         match result {
             // It was interrupted long ago.
@@ -173,7 +178,7 @@ impl Issuer {
 
     /// The order that was under way when this process, or the one before it, was interrupted.
     fn take_up_order(&self, talk: &mut Conversation<'_>) -> Result<Option<(RemoteUrl, Value, KeyPair)>, AcmeError> {
-        let Some(kept) = self.keep.order() else { return Ok(None) };
+        let Some(kept) = self.storage.order() else { return Ok(None) };
         let url = RemoteUrl::parse(&kept.url).ok();
         let Some((url, key)) = url.zip(KeyPair::from_pem(&kept.key).ok()) else { return Ok(None) };
         let order = match talk.read(&url) {
@@ -185,7 +190,7 @@ impl Issuer {
             log::info!("an order for a certificate that was interrupted is gone on with");
             return Ok(Some((url, order, key)));
         }
-        self.keep.forget_order();
+        self.storage.forget_order();
         Ok(None)
     }
 
@@ -210,7 +215,7 @@ impl Issuer {
             }
             other => other?,
         };
-        let key = KeyPair::generate().map_err(|e| AcmeError::Hopeless(format!("no key could be made: {e}")))?;
+        let key = KeyPair::generate().map_err(|e| AcmeError::Permanent(format!("no key could be made: {e}")))?;
         Ok((parse(&location(&fields)?)?, order, key))
     }
 
@@ -218,11 +223,11 @@ impl Issuer {
         &self,
         talk: &mut Conversation<'_>,
         challenges: &Challenges,
-        way: Way,
+        way: ChallengeType,
         url: &RemoteUrl,
         order: &mut Value,
         key: &KeyPair,
-    ) -> Result<Pair, Failed> {
+    ) -> Result<CertificateAndKey, Failed> {
         if order["status"] == "pending" {
             for authorization in order["authorizations"].as_array().into_iter().flatten() {
                 self.authorize(talk, challenges, way, &parse_value(authorization)?)?;
@@ -231,11 +236,11 @@ impl Issuer {
         }
         if order["status"] == "ready" {
             let mut parameters = CertificateParams::new(vec![self.config.host.clone()])
-                .map_err(|e| AcmeError::Hopeless(format!("no certificate can be asked for: {e}")))?;
+                .map_err(|e| AcmeError::Permanent(format!("no certificate can be asked for: {e}")))?;
             parameters.distinguished_name = DistinguishedName::new();
             let request = parameters
                 .serialize_request(key)
-                .map_err(|e| AcmeError::Hopeless(format!("no certificate can be asked for: {e}")))?;
+                .map_err(|e| AcmeError::Permanent(format!("no certificate can be asked for: {e}")))?;
             let payload = json!({"csr": base64url(request.der())});
             match talk.write(&parse_value(&order["finalize"])?, &payload) {
                 // It was heard before, though the answer was lost.
@@ -253,14 +258,14 @@ impl Issuer {
         }
         let chain = talk.read_text(&parse_value(&order["certificate"])?)?;
         let key = key.serialize_pem();
-        let pair = Pair::from_pem(chain.as_bytes(), key.as_bytes()).map_err(AcmeError::Malformed)?;
+        let pair = CertificateAndKey::from_pem(chain.as_bytes(), key.as_bytes()).map_err(AcmeError::Malformed)?;
         if !pair.facts.is_for(&self.config.host) {
             return Err(AcmeError::Malformed("the certificate is for another name".into()).into());
         }
-        if let Err(e) = self.keep.keep_pair(&key, &chain) {
+        if let Err(e) = self.storage.keep_pair(&key, &chain) {
             log::error!(error = e.as_str(); "the new certificate can't be kept: it is in use until the proxy stops, and another will be ordered then");
         }
-        Ok(Pair { is_trusted: true, ..pair })
+        Ok(CertificateAndKey { is_trusted: true, ..pair })
     }
 
     /// RFC 8555 section 7.5.
@@ -268,7 +273,7 @@ impl Issuer {
         &self,
         talk: &mut Conversation<'_>,
         challenges: &Challenges,
-        way: Way,
+        way: ChallengeType,
         url: &RemoteUrl,
     ) -> Result<(), Failed> {
         let (authorization, _) = talk.read(url)?;
@@ -277,14 +282,14 @@ impl Issuer {
         }
         let offered = authorization["challenges"].as_array().cloned().unwrap_or_default();
         let Some(challenge) = offered.iter().find(|c| c["type"] == way.name()) else {
-            let error = AcmeError::Hopeless(format!("the authority does not offer {}", way.name()));
-            return Err(Failed::Way(error));
+            let error = AcmeError::Permanent(format!("the authority does not offer {}", way.name()));
+            return Err(Failed::ChallengeType(error));
         };
         let token = challenge["token"].as_str().unwrap_or_default();
         if token.is_empty() || !token.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
             return Err(AcmeError::Malformed("a challenge has a bad token".into()).into());
         }
-        let _open = self.open(challenges, way, talk.key(), token).map_err(AcmeError::Hopeless)?;
+        let _open = self.open(challenges, way, talk.key(), token).map_err(AcmeError::Permanent)?;
         talk.write(&parse_value(&challenge["url"])?, &json!({}))?;
         let after = poll(talk, url, "pending")?;
         if after["status"] == "valid" {
@@ -292,20 +297,20 @@ impl Issuer {
         }
         let errors = after["challenges"].as_array().into_iter().flatten().map(|c| &c["error"]);
         let problem = Problem::read(errors.into_iter().find(|e| e.is_object()).unwrap_or(&Value::Null), StatusCode::OK);
-        Err(Failed::Way(AcmeError::Problem(problem)))
+        Err(Failed::ChallengeType(AcmeError::Problem(problem)))
     }
 
     fn open<'c>(
         &self,
         challenges: &'c Challenges,
-        way: Way,
+        way: ChallengeType,
         key: &AccountKey,
         token: &str,
     ) -> Result<OpenChallenge<'c>, String> {
         let key_authorization = key.key_authorization(token);
         match way {
-            Way::Http => Ok(challenges.open_http(token, key_authorization)),
-            Way::TlsAlpn => challenges.open_tls(&self.config.host, &key_authorization),
+            ChallengeType::Http => Ok(challenges.open_http(token, key_authorization)),
+            ChallengeType::TlsAlpn => challenges.open_tls(&self.config.host, &key_authorization),
         }
     }
 }
@@ -313,14 +318,14 @@ impl Issuer {
 /// How an order failed.
 enum Failed {
     /// The name could not be validated this way.
-    Way(AcmeError),
+    ChallengeType(AcmeError),
     Other(AcmeError),
 }
 
 impl Failed {
     fn is(&self, kind: &str) -> bool {
         match self {
-            Failed::Way(e) | Failed::Other(e) => e.is(kind),
+            Failed::ChallengeType(e) | Failed::Other(e) => e.is(kind),
         }
     }
 }
@@ -334,7 +339,7 @@ impl From<AcmeError> for Failed {
 impl From<Failed> for AcmeError {
     fn from(failed: Failed) -> AcmeError {
         match failed {
-            Failed::Way(error) | Failed::Other(error) => error,
+            Failed::ChallengeType(error) | Failed::Other(error) => error,
         }
     }
 }

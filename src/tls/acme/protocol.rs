@@ -48,7 +48,7 @@ pub enum AcmeError {
     /// The name could not be validated, whichever way; says why.
     NotValidated(String),
     /// It can't go on by itself; says why and what to do.
-    Hopeless(String),
+    Permanent(String),
 }
 
 /// A problem document (RFC 9457), as far as it matters.
@@ -120,7 +120,7 @@ impl fmt::Display for AcmeError {
             AcmeError::Unreachable(why) => write!(f, "the authority can't be reached: {why}"),
             AcmeError::Slow(why) | AcmeError::NotValidated(why) => f.write_str(why),
             AcmeError::Malformed(why) => write!(f, "the authority's answer is no ACME: {why}"),
-            AcmeError::Hopeless(why) => f.write_str(why),
+            AcmeError::Permanent(why) => f.write_str(why),
         }
     }
 }
@@ -206,7 +206,7 @@ impl<'c> Conversation<'c> {
                 Some(account) => protected["kid"] = account.as_str().into(),
                 None => protected["jwk"] = self.key.jwk(),
             }
-            let body = self.key.sign(protected, payload).map_err(AcmeError::Hopeless)?;
+            let body = self.key.sign(protected, payload).map_err(AcmeError::Permanent)?;
             let answer = self.send(Method::POST, url, body)?;
             self.nonce = field(&answer.fields, &REPLAY_NONCE);
             if answer.status.is_success() {

@@ -4,13 +4,13 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::challenges::Challenges;
-use super::issue::{Issuer, Way};
+use super::issue::{ChallengeType, Issuer};
 use super::protocol::AcmeError;
 use crate::clock::{Clock, Timestamp};
 use crate::encoding::base64url;
-use crate::tls::Certificates;
+use crate::tls::certificates::Certificates;
 use crate::tls::files::date;
-use crate::tls::x509::Facts;
+use crate::tls::x509::CertificateInfo;
 use crate::tokens::random;
 
 /// The longest sleep: a clock that is set is noticed within it.
@@ -36,8 +36,8 @@ pub struct Renewal {
     certificates: Arc<Certificates>,
     challenges: Arc<Challenges>,
     clock: Arc<Clock>,
-    nudge: Arc<Nudge>,
-    way: Way,
+    retry: Arc<RetryTrigger>,
+    way: ChallengeType,
     failures: u32,
     /// Not before, unless somebody asks for it.
     back_off: Option<Instant>,
@@ -49,11 +49,11 @@ pub struct Renewal {
 
 /// Wakes the thread: what it would wait for may have changed.
 #[derive(Default)]
-pub struct Nudge(Mutex<bool>, Condvar);
+pub struct RetryTrigger(Mutex<bool>, Condvar);
 
-impl Nudge {
+impl RetryTrigger {
     /// Has a certificate that is due, or failed, tried again at once.
-    pub fn nudge(&self) {
+    pub fn retry(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.1.notify_all();
     }
@@ -88,17 +88,17 @@ impl Renewal {
         certificates: Arc<Certificates>,
         challenges: Arc<Challenges>,
         clock: Arc<Clock>,
-        nudge: Arc<Nudge>,
+        retry: Arc<RetryTrigger>,
     ) -> Renewal {
-        let (way, failures, back_off, sent_away, plan) = (Way::TlsAlpn, 0, None, None, None);
-        Renewal { issuer, certificates, challenges, clock, nudge, way, failures, back_off, sent_away, plan }
+        let (way, failures, back_off, sent_away, plan) = (ChallengeType::TlsAlpn, 0, None, None, None);
+        Renewal { issuer, certificates, challenges, clock, retry, way, failures, back_off, sent_away, plan }
     }
 
     /// For as long as the process lives.
     pub fn run(mut self) {
         loop {
             let wait = self.look();
-            if self.nudge.wait(wait.min(LOOK_EVERY)) {
+            if self.retry.wait(wait.min(LOOK_EVERY)) {
                 self.back_off = None;
             }
         }
@@ -134,7 +134,7 @@ impl Renewal {
         }
     }
 
-    fn report(&self, facts: &Facts) {
+    fn report(&self, facts: &CertificateInfo) {
         let now = self.clock.now();
         log::info!(host = self.issuer.config.host.as_str(), until = date(facts.not_after); "a certificate was obtained and is in use");
         if !(facts.not_before..=facts.not_after).contains(&now) {
@@ -142,7 +142,7 @@ impl Renewal {
         }
     }
 
-    fn failed(&mut self, error: &AcmeError, current: Option<&Facts>) -> Duration {
+    fn failed(&mut self, error: &AcmeError, current: Option<&CertificateInfo>) -> Duration {
         let first = if matches!(error, AcmeError::NotValidated(_)) { FIRST_BACK_OFF_OF_NAME } else { FIRST_BACK_OFF };
         let doubled = first.saturating_mul(1 << self.failures.min(16)).min(LONGEST_BACK_OFF);
         // A certificate of a few days, or minutes, can't wait for long.
@@ -168,14 +168,14 @@ impl Renewal {
     }
 
     /// Until the certificate is to be replaced.
-    fn time_left(&mut self, facts: &Facts) -> Duration {
+    fn time_left(&mut self, facts: &CertificateInfo) -> Duration {
         let now = self.clock.now();
         let plan = self.plan.get_or_insert_with(|| Plan::new(facts, false));
         plan.time_left(facts, now)
     }
 
     /// Asks the authority when it would have the certificate renewed, if it is time to ask.
-    fn ask_for_window(&mut self, facts: &Facts) {
+    fn ask_for_window(&mut self, facts: &CertificateInfo) {
         if self.plan.as_ref().is_none_or(|p| p.serial != facts.serial) {
             self.plan = Some(Plan::new(facts, false));
         }
@@ -202,7 +202,7 @@ impl Renewal {
 }
 
 impl Plan {
-    fn new(facts: &Facts, fresh: bool) -> Plan {
+    fn new(facts: &CertificateInfo, fresh: bool) -> Plan {
         let now = Instant::now();
         Plan {
             serial: facts.serial.clone(),
@@ -215,7 +215,7 @@ impl Plan {
         }
     }
 
-    fn time_left(&mut self, facts: &Facts, now: Timestamp) -> Duration {
+    fn time_left(&mut self, facts: &CertificateInfo, now: Timestamp) -> Duration {
         self.was_valid |= (facts.not_before..=facts.not_after).contains(&now);
         let lifetime = facts.not_after.saturating_sub(facts.not_before);
         // Two thirds of the lifetime, and a little less, so that many do not come together.
@@ -240,7 +240,7 @@ impl Plan {
 }
 
 /// RFC 9773 section 4.1: names a certificate to its authority.
-fn certificate_id(facts: &Facts) -> Option<String> {
+fn certificate_id(facts: &CertificateInfo) -> Option<String> {
     let key = facts.authority_key_id.as_ref()?;
     Some(format!("{}.{}", base64url(key), base64url(&facts.serial)))
 }
@@ -266,11 +266,11 @@ mod tests {
 
     const DAY: u64 = 86_400;
 
-    fn facts(days: u64) -> Facts {
+    fn facts(days: u64) -> CertificateInfo {
         let not_before = 1_795_478_400;
         let not_after = not_before + days * DAY;
         let (serial, authority_key_id) = (vec![0x87, 0x65], Some(vec![0x69, 0x88]));
-        Facts { serial, authority_key_id, not_before, not_after, is_self_issued: false, names: Vec::new() }
+        CertificateInfo { serial, authority_key_id, not_before, not_after, is_self_issued: false, names: Vec::new() }
     }
 
     #[test]

@@ -10,6 +10,8 @@ use crate::upstream::stdio::process::users::RunAs;
 pub struct StdioConfig {
     /// Program and arguments.
     pub command: Vec<OsString>,
+    /// Variables of the environment that are the proxy's own, which no child gets to see; nor those with `_FILE` behind.
+    pub own_variables: Vec<&'static str>,
     /// One child for all sessions.
     pub is_shared: bool,
     /// Children kept ready for the next session.

@@ -7,6 +7,7 @@ use http::StatusCode;
 use crate::http::{Request, Response};
 use crate::identity::{ClientId, User};
 use crate::login::Login;
+use crate::upstream::forward::{ForwardedIdentity, Upstream};
 use crate::upstream::stdio::config::StdioConfig;
 use crate::upstream::stdio::manager::ProcessManager;
 use crate::upstream::stdio::owner::Owner;
@@ -14,7 +15,6 @@ use crate::upstream::stdio::process::environment::proxies_with_credentials;
 use crate::upstream::stdio::process::launcher;
 use crate::upstream::stdio::process::self_exec::hide;
 use crate::upstream::stdio::transport::{sse, streamable};
-use crate::upstream::{ForwardedIdentity, Upstream};
 
 /// The MCP endpoint.
 const ENDPOINT: &str = "/mcp";

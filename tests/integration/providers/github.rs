@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use mcp_auth_proxy::app::config::providers::configure_anew;
 use mcp_auth_proxy::clock::Clock;
 use mcp_auth_proxy::flags::Settings;
-use mcp_auth_proxy::login::providers::configure_anew;
 use mcp_auth_proxy::store::embedded::EmbeddedStore;
 use mcp_auth_proxy::tokens::Secret;
 use mcp_auth_proxy::tokens::access::AccessToken;

@@ -9,11 +9,11 @@ use std::io::Read;
 use std::net::TcpStream;
 use std::sync::Arc;
 
+use mcp_auth_proxy::app::config::providers::configure_anew;
 use mcp_auth_proxy::clock::Clock;
 use mcp_auth_proxy::flags::Settings;
 use mcp_auth_proxy::http::{Payload, Response};
 use mcp_auth_proxy::identity::Principal;
-use mcp_auth_proxy::login::providers::configure_anew;
 use mcp_auth_proxy::net::client_handle::ClientHandle;
 use mcp_auth_proxy::store::embedded::EmbeddedStore;
 use mcp_auth_proxy::tokens::Secret;

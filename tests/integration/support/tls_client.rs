@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 
 use mcp_auth_proxy::net::tls::unverified_config;
-use mcp_auth_proxy::tls::x509::Facts;
+use mcp_auth_proxy::tls::x509::CertificateInfo;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
@@ -41,9 +41,9 @@ fn shake_hands(socket: TcpStream, host: &str, config: Arc<ClientConfig>) -> std:
 }
 
 /// What the certificate says that `port` shows for `host`.
-pub fn shown(port: u16, host: &str) -> Option<Facts> {
+pub fn shown(port: u16, host: &str) -> Option<CertificateInfo> {
     let connection = connect(port, host).ok()?;
-    Facts::of(connection.socket.conn.peer_certificates()?.first()?)
+    CertificateInfo::of(connection.socket.conn.peer_certificates()?.first()?)
 }
 
 /// One request on a connection of its own.

@@ -15,12 +15,12 @@ impl ProcessManager {
         self.login
             .core
             .keys
-            .seal(&McpSessionId { session: session.name().to_string(), owner: session.owner().digest() })
+            .sign(&McpSessionId { session: session.name().to_string(), owner: session.owner().digest() })
     }
 
     /// The session that `id` names, if it is one of `owner`'s.
     pub(crate) fn find(self: &Arc<Self>, id: &str, owner: &Owner) -> Option<Arc<Session>> {
-        let id: McpSessionId = self.login.core.keys.open(id, self.login.core.now()).ok()?;
+        let id: McpSessionId = self.login.core.keys.verify(id, self.login.core.now()).ok()?;
         if id.owner != owner.digest() {
             return None;
         }

@@ -85,6 +85,7 @@ impl ProcessManager {
         let launch = Launch {
             program: program.clone(),
             arguments: arguments.to_vec(),
+            own_variables: config.own_variables.clone(),
             user: config.user.clone(),
             limits: Limits {
                 nice: config.nice,

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::process::{Command, Stdio};
 
-use crate::flags::FLAGS;
 use crate::upstream::stdio::owner::Owner;
 use crate::upstream::stdio::process::launcher::Limits;
 use crate::upstream::stdio::process::self_exec::{NONE, own_program};
@@ -15,6 +14,8 @@ use crate::upstream::stdio::process::users::RunAs;
 pub(crate) struct Launch {
     pub(crate) program: OsString,
     pub(crate) arguments: Vec<OsString>,
+    /// Variables of the environment that are the proxy's own.
+    pub(crate) own_variables: Vec<&'static str>,
     /// Under whom they run, if not under whom the proxy does.
     pub(crate) user: Option<RunAs>,
     pub(crate) limits: Limits,
@@ -43,8 +44,8 @@ pub(crate) fn command(launch: &Launch, owner: Option<&Owner>) -> Command {
     let word = |i: usize| ids.map_or_else(|| NONE.to_string(), |ids| ids[i].to_string());
     command.args([supervisor::COMMAND, &word(0), &word(1)]).args(launch.limits.words());
     command.arg(&launch.program).args(&launch.arguments);
-    for flag in FLAGS {
-        command.env_remove(flag.env).env_remove(format!("{}_FILE", flag.env));
+    for variable in &launch.own_variables {
+        command.env_remove(variable).env_remove(format!("{variable}_FILE"));
     }
     for name in proxies_with_credentials() {
         command.env_remove(name);

@@ -1,11 +1,11 @@
 //! What the options say of providers, checked.
 
-use super::github::GitHubConfig;
-use super::oidc::{EMAIL_FIELD, OidcConfig};
-use super::{Dialect, ProviderConfig};
 use crate::flags::Settings;
 use crate::http::client::RemoteUrl;
 use crate::identity::ProviderId;
+use crate::login::providers::github::GitHubConfig;
+use crate::login::providers::oidc_config::{EMAIL_FIELD, OidcConfig};
+use crate::login::providers::{Dialect, ProviderConfig};
 use crate::rules::{Rules, check_glob};
 
 const PUBLIC_GITHUB: &str = "https://github.com";

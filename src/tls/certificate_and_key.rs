@@ -8,27 +8,27 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::x509::Facts;
+use super::x509::CertificateInfo;
 
 /// A chain and a key that belong together.
 #[derive(Debug)]
-pub struct Pair {
+pub struct CertificateAndKey {
     /// As TLS wants it.
     pub certified: Arc<CertifiedKey>,
     /// What the first certificate says.
-    pub facts: Facts,
+    pub facts: CertificateInfo,
     /// Can clients that trust the right authorities trust it? A self-made one is there so that the port answers.
     pub is_trusted: bool,
 }
 
-impl Pair {
+impl CertificateAndKey {
     /// Reads both from PEM; the error says what is wrong, for behind a file's name.
-    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Pair, String> {
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<CertificateAndKey, String> {
         let chain = CertificateDer::pem_slice_iter(chain)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| format!("the certificate is not in PEM form: {e}"))?;
         let first = chain.first().ok_or("there is no certificate in it, in PEM form")?;
-        let facts = Facts::of(first).ok_or("the certificate is malformed")?;
+        let facts = CertificateInfo::of(first).ok_or("the certificate is malformed")?;
         if key.windows(9).any(|w| w == b"ENCRYPTED") {
             return Err(
                 "the key is protected by a password; write it without one: openssl pkey -in KEY -out NEW".into()
@@ -46,17 +46,17 @@ impl Pair {
             other => format!("clients will refuse the certificate: {other}"),
         })?;
         let is_trusted = !facts.is_self_issued;
-        Ok(Pair { certified: Arc::new(certified), facts, is_trusted })
+        Ok(CertificateAndKey { certified: Arc::new(certified), facts, is_trusted })
     }
 
     /// A certificate for `host` that vouches for itself alone.
-    pub fn self_made(host: &str) -> Result<Pair, String> {
+    pub fn self_made(host: &str) -> Result<CertificateAndKey, String> {
         let failed = |e: &dyn std::fmt::Display| format!("no certificate could be made for {host}: {e}");
         let key = KeyPair::generate().map_err(|e| failed(&e))?;
         let mut parameters = CertificateParams::new(vec![host.to_string()]).map_err(|e| failed(&e))?;
         // Whoever looks at it sees why.
         parameters.distinguished_name.push(DnType::CommonName, "mcp-auth-proxy has no certificate yet: see its log");
         let certificate = parameters.self_signed(&key).map_err(|e| failed(&e))?;
-        Pair::from_pem(certificate.pem().as_bytes(), key.serialize_pem().as_bytes())
+        CertificateAndKey::from_pem(certificate.pem().as_bytes(), key.serialize_pem().as_bytes())
     }
 }

@@ -5,30 +5,13 @@ use std::path::PathBuf;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
-use super::acme::AcmeConfig;
-use super::acme::account::ExternalAccount;
-use super::files::CertificateFiles;
 use crate::flags::Settings;
 use crate::http::client::RemoteUrl;
+use crate::tls::acme::AcmeConfig;
+use crate::tls::acme::account::ExternalAccount;
+use crate::tls::config::{Source, TlsConfig};
+use crate::tls::files::CertificateFiles;
 use crate::url::{ExternalUrl, Listen, is_address};
-
-/// TLS at the front.
-#[derive(Clone)]
-pub struct TlsConfig {
-    /// Where TLS is spoken.
-    pub listen: Listen,
-    /// Where the certificate comes from.
-    pub source: Source,
-}
-
-/// Where a certificate comes from.
-#[derive(Clone)]
-pub enum Source {
-    /// The user's files.
-    Files(CertificateFiles),
-    /// An authority.
-    Acme(Box<AcmeConfig>),
-}
 
 /// Names that no public authority certifies: RFC 6761, RFC 6762, RFC 7686, RFC 8375, RFC 9476, and what home routers and companies use.
 const PRIVATE_DOMAINS: [&str; 15] = [

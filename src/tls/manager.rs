@@ -4,14 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::acme::AcmeConfig;
 use super::acme::challenges::Challenges;
 use super::acme::issue::Issuer;
-use super::acme::keep::Keep;
-use super::acme::renewal::{Nudge, Renewal};
-use super::configure::{Source, TlsConfig};
+use super::acme::renewal::{Renewal, RetryTrigger};
+use super::acme::storage::Storage;
+use super::certificate_and_key::CertificateAndKey;
+use super::certificates::Certificates;
+use super::config::{Source, TlsConfig};
 use super::files::{self, CertificateFiles};
-use super::pair::Pair;
-use super::{Certificates, acme::AcmeConfig};
 use crate::clock::Clock;
 use crate::http::client::{Fetcher, Proxies};
 use crate::net::tls;
@@ -22,7 +23,7 @@ use crate::url::ExternalUrl;
 const AUTHORITY_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// What the TLS port shows, and who sees to it.
-pub struct Front {
+pub struct CertificateManager {
     /// The certificate in use.
     pub certificates: Arc<Certificates>,
     /// What an authority may ask for.
@@ -35,7 +36,7 @@ enum Keeper {
     Authority(Box<Issuer>),
 }
 
-impl Front {
+impl CertificateManager {
     /// Has a certificate at hand for the start: the user's, the one that was kept, or a self-made one.
     pub fn prepare(
         config: &TlsConfig,
@@ -43,7 +44,7 @@ impl Front {
         data_path: &Path,
         proxies: &Proxies,
         clock: &Clock,
-    ) -> Result<Front, String> {
+    ) -> Result<CertificateManager, String> {
         let challenges = Arc::new(Challenges::default());
         let (pair, keeper) = match &config.source {
             Source::Files(source) => {
@@ -54,41 +55,41 @@ impl Front {
             }
             Source::Acme(acme) => obtained(acme, data_path, proxies)?,
         };
-        Ok(Front { certificates: Certificates::new(pair, challenges.clone()), challenges, keeper })
+        Ok(CertificateManager { certificates: Certificates::new(pair, challenges.clone()), challenges, keeper })
     }
 
-    /// Looks after the certificate from now on. The nudge has a failed order tried again.
-    pub fn look_after(self, clock: Arc<Clock>) -> Result<Option<Arc<Nudge>>, String> {
-        let Front { certificates, challenges, keeper } = self;
+    /// Looks after the certificate from now on. The retry has a failed order tried again.
+    pub fn look_after(self, clock: Arc<Clock>) -> Result<Option<Arc<RetryTrigger>>, String> {
+        let CertificateManager { certificates, challenges, keeper } = self;
         match keeper {
             Keeper::Files(source, mark) => {
                 spawn("certificates", move || source.watch(mark, &certificates))?;
                 Ok(None)
             }
             Keeper::Authority(issuer) => {
-                let nudge = Arc::new(Nudge::default());
-                let renewal = Renewal::new(*issuer, certificates, challenges, clock, nudge.clone());
+                let retry = Arc::new(RetryTrigger::default());
+                let renewal = Renewal::new(*issuer, certificates, challenges, clock, retry.clone());
                 spawn("certificates", move || renewal.run())?;
-                Ok(Some(nudge))
+                Ok(Some(retry))
             }
         }
     }
 }
 
-fn obtained(config: &AcmeConfig, data_path: &Path, proxies: &Proxies) -> Result<(Pair, Keeper), String> {
+fn obtained(config: &AcmeConfig, data_path: &Path, proxies: &Proxies) -> Result<(CertificateAndKey, Keeper), String> {
     let trust = tls::client_config("--acme-ca-file (ACME_CA_FILE)", config.ca_file.as_deref())?;
-    let keep = Keep::open(data_path, &config.directory, &config.host)
+    let storage = Storage::open(data_path, &config.directory, &config.host)
         .map_err(|e| format!("--data-path (DATA_PATH): {} has no room for certificates: {e}", data_path.display()))?;
-    let pair = match keep.pair() {
+    let pair = match storage.pair() {
         Some(pair) => pair,
         None => {
             log::warn!(
                 host = config.host.as_str(), authority = config.directory.host();
                 "there is no certificate yet, so one is ordered; until it has come, a self-made one is shown, which clients refuse"
             );
-            Pair::self_made(&config.host)?
+            CertificateAndKey::self_made(&config.host)?
         }
     };
     let fetcher = Fetcher::new(trust, proxies.clone(), AUTHORITY_TIMEOUT);
-    Ok((pair, Keeper::Authority(Box::new(Issuer { config: config.clone(), keep, fetcher }))))
+    Ok((pair, Keeper::Authority(Box::new(Issuer { config: config.clone(), storage, fetcher }))))
 }

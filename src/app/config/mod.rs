@@ -1,5 +1,8 @@
 //! The typed, validated configuration. Each error names the flag, its environment variable and the way out.
 
+pub mod providers;
+pub mod tls;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,15 +15,16 @@ use rustls::ClientConfig;
 
 use super::routes::Surface;
 use crate::core::Lifetimes;
-use crate::flags::Settings;
+use crate::flags::{FLAGS, Settings};
 use crate::http::client::Proxies;
 use crate::login::password::Password;
-use crate::login::providers::{ProviderConfig, configure as provider_configs};
+use crate::login::providers::ProviderConfig;
 use crate::net::tls as net_tls;
 use crate::observe::log::LogFormat;
 use crate::resource::admission::Bounds;
-use crate::tls;
-use crate::tls::configure::{Source, TlsConfig, TlsNotice};
+use crate::tls::config::{Source, TlsConfig};
+
+use self::tls::TlsNotice;
 use crate::tokens::Secret;
 use crate::upstream::UpstreamConfig;
 use crate::upstream::stdio::{RunAs, StdioConfig};
@@ -124,8 +128,8 @@ impl Config {
         if s.max_head_size < 1_024 {
             return Err("--max-head-size (MAX_HEAD_SIZE): less than 1KiB leaves no room for a token".into());
         }
-        let providers = provider_configs(&s)?;
-        let tls = tls::configure::configure(&s, &external)?;
+        let providers = providers::configure(&s)?;
+        let tls = tls::configure(&s, &external)?;
         let speaks_to_others = !providers.is_empty() || matches!(&tls, Some(TlsConfig { source: Source::Acme(_), .. }));
         let outbound_tls = net_tls::client_config("--ca-file (CA_FILE)", s.ca_file.as_deref().map(Path::new))?;
         let stdio = if s.command.is_empty() { None } else { Some(stdio_config(&s)?) };
@@ -219,6 +223,7 @@ fn stdio_config(s: &Settings) -> Result<StdioConfig, String> {
     Ok(StdioConfig {
         command: s.command.clone(),
         is_shared: s.stdio_shared,
+        own_variables: FLAGS.iter().map(|flag| flag.env).collect(),
         spare: s.stdio_spare,
         is_checked: !s.no_upstream_check,
         max_children: s.stdio_max_children,

@@ -16,7 +16,7 @@ use crate::net::client_address::TrustedProxies;
 const CHALLENGE_PATH: &str = "/.well-known/acme-challenge/";
 
 /// Answers there.
-pub struct PlainPort {
+pub struct HttpsRedirect {
     /// What an authority may ask for.
     pub challenges: Arc<Challenges>,
     /// The origin of the external URL: where people are sent, whatever host they asked for.
@@ -25,7 +25,7 @@ pub struct PlainPort {
     pub trusted_proxies: Vec<IpNet>,
 }
 
-impl Handler for PlainPort {
+impl Handler for HttpsRedirect {
     fn handle(&self, request: Request<'_>) -> Response {
         let uri = &request.parts.uri;
         if let Some(token) = uri.path().strip_prefix(CHALLENGE_PATH) {

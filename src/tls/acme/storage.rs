@@ -12,10 +12,10 @@ use super::account::AccountKey;
 use crate::data_dir;
 use crate::encoding::digest;
 use crate::http::client::RemoteUrl;
-use crate::tls::pair::Pair;
+use crate::tls::certificate_and_key::CertificateAndKey;
 
 /// One authority's directory on disk.
-pub struct Keep {
+pub struct Storage {
     directory: PathBuf,
     host: String,
 }
@@ -36,15 +36,15 @@ struct KeptAccount {
     url: Option<String>,
 }
 
-impl Keep {
+impl Storage {
     /// For certificates of `host` from `authority`; makes the directory.
-    pub fn open(data: &Path, authority: &RemoteUrl, host: &str) -> io::Result<Keep> {
+    pub fn open(data: &Path, authority: &RemoteUrl, host: &str) -> io::Result<Storage> {
         // Readable, and different for two directories of one authority, such as its staging one.
         let digest = digest(authority.to_string().as_bytes());
         let name = format!("{}-{}", authority.host().replace(['[', ']', ':'], "_"), &digest[..8]);
         let directory = data.join("acme").join(name);
         data_dir::make_private(&directory)?;
-        Ok(Keep { directory, host: host.to_string() })
+        Ok(Storage { directory, host: host.to_string() })
     }
 
     /// The account's key, and its URL if that is known; made and kept if there is none.
@@ -81,11 +81,11 @@ impl Keep {
     }
 
     /// The certificate.
-    pub fn pair(&self) -> Option<Pair> {
+    pub fn pair(&self) -> Option<CertificateAndKey> {
         let path = self.pair_path();
         let text = readable(&path)?;
-        match Pair::from_pem(&text, &text) {
-            Ok(pair) => Some(Pair { is_trusted: true, ..pair }),
+        match CertificateAndKey::from_pem(&text, &text) {
+            Ok(pair) => Some(CertificateAndKey { is_trusted: true, ..pair }),
             Err(e) => {
                 log::warn!(file:% = path.display(), error = e.as_str(); "the kept certificate is of no use; another is ordered");
                 None

@@ -1,0 +1,108 @@
+//! What an option and a command are, as data.
+
+use super::settings::Settings;
+
+/// The heading under which `--help` and the reference print a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// What most users set.
+    Main,
+    /// Certificates.
+    Tls,
+    /// Who may sign in.
+    SignIn,
+    /// Others who say who somebody is, and who of those may enter.
+    Providers,
+    /// What the upstream server gets to see.
+    Upstream,
+    /// Servers that speak over stdio.
+    Stdio,
+    /// Names and networks that are trusted.
+    Trust,
+    /// How long things last.
+    Lifetimes,
+    /// Bounds on what strangers can use up.
+    Limits,
+    /// Environment only: process settings and key material.
+    Process,
+}
+
+impl Section {
+    /// All sections, in the order in which they are printed.
+    pub const ALL: [Section; 10] = [
+        Section::Main,
+        Section::Tls,
+        Section::SignIn,
+        Section::Providers,
+        Section::Upstream,
+        Section::Stdio,
+        Section::Trust,
+        Section::Lifetimes,
+        Section::Limits,
+        Section::Process,
+    ];
+
+    /// The printed heading.
+    pub fn title(self) -> &'static str {
+        match self {
+            Section::Main => "Options",
+            Section::Tls => "TLS",
+            Section::SignIn => "Sign-in",
+            Section::Providers => "Sign-in with Google, GitHub or OpenID Connect",
+            Section::Upstream => "Upstream",
+            Section::Stdio => "Stdio servers",
+            Section::Trust => "Trust",
+            Section::Lifetimes => "Lifetimes",
+            Section::Limits => "Limits",
+            Section::Process => "Environment only",
+        }
+    }
+}
+
+/// One option: its names, its documentation and the function that applies it.
+pub struct Flag {
+    /// `--long` name; absent for settings that exist in the environment only.
+    pub long: Option<&'static str>,
+    /// `-s` name.
+    pub short: Option<char>,
+    /// Environment variable; secrets also have `<env>_FILE`.
+    pub env: &'static str,
+    /// Name of the value in help texts; `None` makes it a switch.
+    pub value: Option<&'static str>,
+    /// The default as it would be typed; empty when there is none.
+    pub default: &'static str,
+    /// Heading.
+    pub section: Section,
+    /// Never shown, and readable from a file.
+    pub secret: bool,
+    /// A list that is readable from a file, an item a line, and read again with SIGHUP.
+    pub from_file: bool,
+    /// One line.
+    pub help: &'static str,
+    /// Further sentences for the man page and the reference.
+    pub more: &'static str,
+    /// Applies a typed value.
+    pub set: fn(&mut Settings, &str) -> Result<(), String>,
+}
+
+impl Flag {
+    /// The name to use in a message: the flag with its environment variable.
+    pub fn name(&self) -> String {
+        match self.long {
+            Some(long) => format!("--{long} ({})", self.env),
+            None => self.env.to_string(),
+        }
+    }
+}
+
+/// A subcommand, as data for help and completions.
+pub struct Command {
+    /// The word to type.
+    pub name: &'static str,
+    /// What follows it.
+    pub args: &'static str,
+    /// One line.
+    pub help: &'static str,
+    /// What its own help says beyond that: whole lines.
+    pub more: &'static str,
+}

@@ -1,0 +1,42 @@
+//! The plain answers to requests that can't be read.
+
+use http::header::RETRY_AFTER;
+use http::{Method, StatusCode, Version};
+
+use super::write;
+use crate::http::h1::framing::BodyError;
+use crate::http::h1::head::{Head, HeadError};
+use crate::http::response::Response;
+
+/// Unfinished requests take too much memory together.
+pub(super) fn too_much_held() -> Response {
+    log::debug!("an unfinished request was refused: all of them together hold too much");
+    let response =
+        Response::text(StatusCode::SERVICE_UNAVAILABLE, "too many requests are unfinished; send it again, in one go");
+    response.with(RETRY_AFTER, 1)
+}
+
+pub(super) const TOO_MUCH_HELD: HeadError = HeadError {
+    status: StatusCode::SERVICE_UNAVAILABLE,
+    reason: "too many requests are unfinished; send it again, in one go",
+};
+
+pub(super) const TOO_LARGE: HeadError =
+    HeadError { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, reason: "the request head is too large" };
+
+pub(super) const NOT_PLAIN: HeadError =
+    HeadError { status: StatusCode::BAD_REQUEST, reason: "this port speaks https: write https:// in the URL" };
+
+/// The framing of the answer to `head`.
+pub(super) fn framing(head: &Head, may_keep_alive: bool) -> write::Framing {
+    write::Framing {
+        head: head.parts.method == Method::HEAD,
+        http11: head.parts.version == Version::HTTP_11,
+        keep_alive: head.keep_alive && may_keep_alive,
+    }
+}
+
+/// The plain answer to a body that can't be read.
+pub(super) fn body_refusal(error: BodyError) -> Response {
+    Response::text(error.status(), error.to_string())
+}

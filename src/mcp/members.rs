@@ -1,0 +1,77 @@
+//! Members of JSON objects, without a tree of the whole.
+
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+pub(super) fn string(raw: &RawValue) -> Option<String> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+/// Is `name` what a reader that does not care for case takes for `member`? As in Go, two letters beyond ASCII are among
+/// the spellings of k and s.
+pub(super) fn is_spelling(name: &str, member: &str) -> bool {
+    let fold = |c: char| match c {
+        '\u{212a}' => 'k',
+        '\u{17f}' => 's',
+        c => c.to_ascii_lowercase(),
+    };
+    name.chars().map(fold).eq(member.chars().map(fold))
+}
+
+/// Does one of `members` occur twice in `object`, or in a spelling of its own?
+pub(super) fn has_twins(object: &RawValue, members: &[&str]) -> bool {
+    if !object.get().starts_with('{') {
+        return false;
+    }
+    let (mut seen, mut found) = (vec![false; members.len()], false);
+    let read = each_member(object.get(), |name, _| {
+        if let Some(i) = members.iter().position(|member| is_spelling(name, member)) {
+            found |= std::mem::replace(&mut seen[i], true) || name != members[i];
+        }
+    });
+    found || read.is_err()
+}
+
+/// The last member of `object` that is called `name`.
+pub(super) fn member<'m>(object: &'m RawValue, name: &str) -> Option<&'m RawValue> {
+    let mut found = None;
+    each_member(object.get(), |n, value| {
+        if n == name {
+            found = Some(value);
+        }
+    })
+    .ok()?;
+    found
+}
+
+pub(super) fn each_member<'m>(object: &'m str, visit: impl FnMut(&str, &'m RawValue)) -> serde_json::Result<()> {
+    let mut deserializer = serde_json::Deserializer::from_str(object);
+    EachMember(visit).deserialize(&mut deserializer)?;
+    deserializer.end()
+}
+
+struct EachMember<F>(F);
+
+impl<'m, F: FnMut(&str, &'m RawValue)> DeserializeSeed<'m> for EachMember<F> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'m>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'m, F: FnMut(&str, &'m RawValue)> Visitor<'m> for EachMember<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'m>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key::<String>()? {
+            let value = map.next_value()?;
+            (self.0)(&name, value);
+        }
+        Ok(())
+    }
+}

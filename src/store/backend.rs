@@ -1,0 +1,107 @@
+//! What a store of rows has to do, so that there can be another one.
+
+use std::fmt;
+
+use crate::clock::Timestamp;
+
+/// The tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Table {
+    /// Client registrations.
+    Clients,
+    /// Grants, pending and redeemed.
+    Grants,
+    /// Remembered consents.
+    Consents,
+    /// Browser sessions.
+    Sessions,
+    /// Grants whose access tokens must be refused though their time is not over.
+    Revocations,
+    /// Access tokens that must be refused since others took their place.
+    Superseded,
+    /// MCP sessions with stdio servers.
+    McpSessions,
+    /// People who have signed in at a provider.
+    People,
+    /// Passwords that are or were configured.
+    Passwords,
+}
+
+impl Table {
+    /// All tables.
+    pub const ALL: [Table; 9] = [
+        Table::Clients,
+        Table::Grants,
+        Table::Consents,
+        Table::Sessions,
+        Table::Revocations,
+        Table::Superseded,
+        Table::McpSessions,
+        Table::People,
+        Table::Passwords,
+    ];
+
+    /// Its name in the store.
+    pub fn name(self) -> &'static str {
+        match self {
+            Table::Clients => "clients",
+            Table::Grants => "grants",
+            Table::Consents => "consents",
+            Table::Sessions => "sessions",
+            Table::Revocations => "revocations",
+            Table::Superseded => "superseded",
+            Table::McpSessions => "mcp_sessions",
+            Table::People => "people",
+            Table::Passwords => "passwords",
+        }
+    }
+}
+
+/// A stored value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// From here on it counts as absent, and is collected in time.
+    pub expires_at: Timestamp,
+    /// JSON.
+    pub value: Vec<u8>,
+}
+
+/// The store can't be read or written just now; nothing was changed.
+#[derive(Clone, Debug)]
+pub struct StoreError(pub String);
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+/// Reads and writes within one transaction.
+pub trait Transaction {
+    /// The row as this transaction sees it.
+    fn get(&mut self, table: Table, key: &str) -> Result<Option<Row>, StoreError>;
+    /// Writes a row.
+    fn put(&mut self, table: Table, key: &str, row: Row);
+    /// Removes a row.
+    fn delete(&mut self, table: Table, key: &str);
+}
+
+/// What a transaction does. When it fails, nothing of it is kept.
+pub type Job = Box<dyn FnOnce(&mut dyn Transaction) -> Result<(), StoreError> + Send>;
+
+/// A store of rows.
+pub trait Store: Send + Sync {
+    /// One row.
+    fn get(&self, table: Table, key: &str) -> Result<Option<Row>, StoreError>;
+
+    /// Runs `job` alone among all transactions; when this returns `Ok`, what it wrote survives a crash.
+    fn transact(&self, job: Job) -> Result<(), StoreError>;
+
+    /// How many rows a table has, expired ones included.
+    fn count(&self, table: Table) -> Result<u64, StoreError>;
+
+    /// Shows every row of a table as it is at one moment.
+    fn scan(&self, table: Table, visit: &mut dyn FnMut(&str, Row)) -> Result<(), StoreError>;
+}
