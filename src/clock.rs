@@ -4,6 +4,7 @@
 //! sends it years ahead. A jump must not end every login at once, so for [`SETTLE`] after one the clock goes on from
 //! where it was; if the wall clock has not come back by then, its new time is believed.
 
+use crate::lock::Unpoisoned;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -60,7 +61,7 @@ impl Clock {
         match self {
             Clock::System(source, anchor) => {
                 let (wall, steady) = source();
-                let mut anchor = anchor.lock().unwrap_or_else(|e| e.into_inner());
+                let mut anchor = anchor.lock().unpoisoned();
                 let (now, event) = anchor.judge(wall, steady);
                 drop(anchor);
                 if let Some(event) = event {

@@ -25,6 +25,7 @@
 //! | [`http`], [`mcp`] | HTTP/1.1, server and client; JSON-RPC and the words of MCP |
 //! | [`net`], [`flags`] | sockets, addresses, rate limits; every option once, as data |
 //! | [`clock`], [`thread`], [`wake`], [`blocking`], [`observe`] | time, threads, waking one that waits, how one says that it is about to block, the log |
+//! | [`lock`], [`bounded_map`], [`token_bucket`] | locks whose holder panicked, maps that strangers can fill, rates |
 //! | [`url`], [`redirect_uri`], [`encoding`], [`identity`], [`rules`] | values: addresses, names of people and clients, who may sign in |
 //! | [`privileges`] | what root's process gives up |
 //!
@@ -34,6 +35,7 @@
 
 pub mod app;
 pub mod blocking;
+mod bounded_map;
 pub mod clock;
 pub mod core;
 pub mod data_dir;
@@ -42,6 +44,7 @@ pub mod flags;
 pub mod http;
 pub mod identity;
 pub mod interaction;
+mod lock;
 pub mod login;
 pub mod mcp;
 pub mod net;
@@ -55,6 +58,7 @@ pub mod rules;
 pub mod store;
 pub mod thread;
 pub mod tls;
+mod token_bucket;
 pub mod tokens;
 pub mod upstream;
 pub mod url;

@@ -1,6 +1,7 @@
 //! Checking passwords. bcrypt takes a good part of a second on a small board: one check a core at a time, two short
 //! queues that take turns, known browsers and the rest, and nothing else waits for it.
 
+use crate::lock::Unpoisoned;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
@@ -218,12 +219,12 @@ impl Gate {
         lanes.next_ticket += 1;
         lanes.waiting[lane].push_back(ticket);
         let is_waiting = |lanes: &mut Lanes| !lanes.called.remove(&ticket);
-        drop(self.changed.wait_while(lanes, is_waiting).unwrap_or_else(|e| e.into_inner()));
+        drop(self.changed.wait_while(lanes, is_waiting).unpoisoned());
         Some(turn)
     }
 
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+        self.state.lock().unpoisoned()
     }
 }
 

@@ -4,13 +4,15 @@
 //! known browser fails counts for its address as well, but only its own failures delay it: strangers, however many, and
 //! behind whatever address, can't lock the owner out of it.
 
-use std::collections::HashMap;
+use crate::lock::Unpoisoned;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use crate::bounded_map::BoundedMap;
 use crate::net::address::{address_group, network_of, wide_network_of};
+use crate::token_bucket::{Rate, TokenBucket};
 
 /// Failures that cost nothing, for one address or browser.
 const FREE: u32 = 5;
@@ -22,7 +24,7 @@ const LONGEST: Duration = Duration::from_secs(15 * 60);
 const LONGEST_IN_ALL: Duration = Duration::from_secs(2);
 /// Attempts a second from addresses that have not failed yet, which the delay of all strangers together spares: the
 /// owner at a new place is one of them, and so is each machine of a botnet, whose number this bounds.
-const FRESH_PER_SECOND: f64 = 10.0;
+const FRESH: Rate = Rate { burst: 10.0, per_second: 10.0 };
 /// Failures in a network (/24, IPv6: /48), and in a wide one (/16, /32), after which its addresses are not fresh any more:
 /// whoever has many addresses has few networks.
 const FREE_IN_NETWORK: u32 = 10;
@@ -45,15 +47,22 @@ pub enum Visitor {
 #[derive(Default)]
 pub struct Throttle(Mutex<Counts>);
 
-#[derive(Default)]
 struct Counts {
-    addresses: HashMap<IpAddr, Failures>,
+    addresses: BoundedMap<IpAddr, Failures>,
     /// By network, and by wide network: they only tell whether an address in it is fresh.
-    networks: [HashMap<IpAddr, Failures>; 2],
-    browsers: HashMap<String, Failures>,
+    networks: [BoundedMap<IpAddr, Failures>; 2],
+    browsers: BoundedMap<String, Failures>,
     all: Failures,
     /// What is left of the allowance of fresh addresses, and when it was.
-    fresh: Option<(f64, Instant)>,
+    fresh: Option<TokenBucket>,
+}
+
+impl Default for Counts {
+    fn default() -> Counts {
+        let map = || BoundedMap::new(MAX_ENTRIES);
+        let browsers = BoundedMap::new(MAX_ENTRIES);
+        Counts { addresses: map(), networks: [map(), map()], browsers, all: Failures::default(), fresh: None }
+    }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -92,7 +101,7 @@ impl Throttle {
     }
 
     fn attempt_at(&self, visitor: &Visitor, now: Instant) -> Result<(), Duration> {
-        let mut counts = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let mut counts = self.0.lock().unpoisoned();
         let counts = &mut *counts;
         match visitor {
             Visitor::Known(browser, address) => {
@@ -110,7 +119,10 @@ impl Throttle {
                 let is_fresh = failures.count == 0
                     && !network.has_failed(now, FREE_IN_NETWORK)
                     && !wide.has_failed(now, FREE_IN_WIDE_NETWORK);
-                if is_fresh && !in_all.is_zero() && take_fresh(&mut counts.fresh, now) {
+                if is_fresh
+                    && !in_all.is_zero()
+                    && counts.fresh.get_or_insert(TokenBucket::full(FRESH, now)).take(FRESH, now)
+                {
                     in_all = Duration::ZERO;
                 }
                 refuse_for(failures.wait(now, FREE, LONGEST).max(in_all))?;
@@ -124,7 +136,7 @@ impl Throttle {
 
     /// The attempt was right: its visitor starts anew.
     pub fn succeeded(&self, visitor: &Visitor) {
-        let mut counts = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let mut counts = self.0.lock().unpoisoned();
         match visitor {
             Visitor::Known(browser, address) => {
                 counts.browsers.remove(browser);
@@ -141,7 +153,7 @@ impl Throttle {
 
     /// The attempt was not made after all: it counts for nothing.
     pub fn withdrawn(&self, visitor: &Visitor) {
-        let mut counts = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let mut counts = self.0.lock().unpoisoned();
         match visitor {
             Visitor::Known(browser, address) => {
                 if let Some(failures) = counts.browsers.get_mut(browser) {
@@ -176,30 +188,14 @@ impl Counts {
     }
 }
 
-fn take_fresh(fresh: &mut Option<(f64, Instant)>, now: Instant) -> bool {
-    let (level, at) = fresh.unwrap_or((FRESH_PER_SECOND, now));
-    let level = (level + now.saturating_duration_since(at).as_secs_f64() * FRESH_PER_SECOND).min(FRESH_PER_SECOND);
-    let enough = level >= 1.0;
-    *fresh = Some((if enough { level - 1.0 } else { level }, now));
-    enough
-}
-
 fn refuse_for(wait: Duration) -> Result<(), Duration> {
     if wait.is_zero() { Ok(()) } else { Err(wait) }
 }
 
-fn entry<K: Hash + Eq + Clone>(map: &mut HashMap<K, Failures>, key: K, now: Instant) -> &mut Failures {
-    if map.len() >= MAX_ENTRIES && !map.contains_key(&key) {
-        map.retain(|_, f| f.last.is_some_and(|last| now.saturating_duration_since(last) <= FORGET));
-        if map.len() >= MAX_ENTRIES {
-            // Those who have not reached a delay yet lose nothing by being forgotten.
-            map.retain(|_, f| f.count >= FREE);
-        }
-        if map.len() >= MAX_ENTRIES {
-            map.clear();
-        }
-    }
-    map.entry(key).or_default()
+fn entry<K: Hash + Eq>(map: &mut BoundedMap<K, Failures>, key: K, now: Instant) -> &mut Failures {
+    let is_over = |f: &Failures| f.last.is_none_or(|last| now.saturating_duration_since(last) > FORGET);
+    // Those who have not reached a delay yet lose nothing by being forgotten.
+    map.get_or_insert(key, Failures::default(), &[&is_over, &|f| f.count < FREE])
 }
 
 #[cfg(test)]
@@ -244,7 +240,7 @@ mod tests {
         let (throttle, now) = (Throttle::default(), Instant::now());
         let passed = (0..1_000u32)
             .filter(|i| throttle.attempt_at(&Visitor::Stranger(IpAddr::from((i << 16).to_be_bytes())), now).is_ok());
-        assert_eq!(passed.count(), FREE_IN_ALL as usize + FRESH_PER_SECOND as usize);
+        assert_eq!(passed.count(), FREE_IN_ALL as usize + FRESH.burst as usize);
         let owner = Visitor::Known("laptop".into(), IpAddr::from([198, 51, 100, 1]));
         assert_eq!(throttle.attempt_at(&owner, now), Ok(()));
         let soon = now + Duration::from_millis(200);

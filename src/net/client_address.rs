@@ -1,5 +1,6 @@
 //! Which address a request really comes from, and what the upstream server is told of it.
 
+use crate::lock::Unpoisoned;
 use std::net::IpAddr;
 use std::sync::Mutex;
 
@@ -55,7 +56,7 @@ impl UnnamedProxies {
         if !is_near(peer) || !FIELDS.iter().any(|field| headers.contains_key(*field)) {
             return;
         }
-        let mut told = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let mut told = self.0.lock().unpoisoned();
         if told.len() >= MAX_TOLD || told.contains(&peer) {
             return;
         }

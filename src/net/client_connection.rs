@@ -1,6 +1,7 @@
 //! The connection to a client: a socket, perhaps with TLS over it. Nothing here waits, except where a caller asks for a
 //! read that waits for [`BRIEF`](super::poll::BRIEF).
 
+use crate::lock::Unpoisoned;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -221,7 +222,7 @@ impl ClientConnection {
     }
 
     fn cover(&self) -> Option<MutexGuard<'_, Cover>> {
-        self.cover.as_ref().map(|c| c.lock().unwrap_or_else(|e| e.into_inner()))
+        self.cover.as_ref().map(|c| c.lock().unpoisoned())
     }
 }
 

@@ -1,5 +1,6 @@
 //! The client that a request belongs to, for everybody who works on that request.
 
+use crate::lock::Unpoisoned;
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -55,7 +56,7 @@ impl ClientHandle {
     }
 
     fn write_buffer(&self) -> MutexGuard<'_, WriteBuffer> {
-        self.0.write_buffer.lock().unwrap_or_else(|e| e.into_inner())
+        self.0.write_buffer.lock().unpoisoned()
     }
 }
 

@@ -1,11 +1,13 @@
 //! A token bucket for each address.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::Instant;
 
+use crate::bounded_map::BoundedMap;
+use crate::lock::Unpoisoned;
 use crate::net::address::{address_group, network_of, wide_network_of};
+use crate::token_bucket::{Rate, TokenBucket};
 
 /// Of what is set aside for networks that have asked for little: in all, and of a wide network (/16, IPv6: /32) in a burst and
 /// in an hour.
@@ -16,20 +18,23 @@ const MAX_ADDRESSES: usize = 10_000;
 
 /// Allows bursts, and a steady rate after them, for each address (IPv6: /64).
 pub struct RateLimit {
-    burst: f64,
-    per_second: f64,
-    levels: Mutex<HashMap<IpAddr, (f64, Instant)>>,
+    rate: Rate,
+    buckets: Mutex<BoundedMap<IpAddr, TokenBucket>>,
 }
 
 impl RateLimit {
     /// `burst` at once, then `per_second`.
     pub fn new(burst: u32, per_second: u32) -> RateLimit {
-        RateLimit { burst: burst.into(), per_second: per_second.into(), levels: Mutex::default() }
+        RateLimit::of(Rate { burst: burst.into(), per_second: per_second.into() })
     }
 
     /// `count` at once, and as many in an hour.
     fn in_an_hour(count: f64) -> RateLimit {
-        RateLimit { burst: count, per_second: count / 3_600.0, levels: Mutex::default() }
+        RateLimit::of(Rate { burst: count, per_second: count / 3_600.0 })
+    }
+
+    fn of(rate: Rate) -> RateLimit {
+        RateLimit { rate, buckets: Mutex::new(BoundedMap::new(MAX_ADDRESSES)) }
     }
 
     /// Takes one from the address's bucket; false when it is empty.
@@ -42,29 +47,14 @@ impl RateLimit {
     }
 
     fn take_of(&self, key: IpAddr, now: Instant) -> bool {
-        let mut levels = self.levels.lock().unwrap_or_else(|e| e.into_inner());
-        let refilled = |level: f64, at: Instant| {
-            (level + now.saturating_duration_since(at).as_secs_f64() * self.per_second).min(self.burst)
-        };
-        if levels.len() >= MAX_ADDRESSES && !levels.contains_key(&key) {
-            // Full buckets are the same as absent ones. If none is full, the table is under attack: forget it all.
-            levels.retain(|_, (level, at)| refilled(*level, *at) < self.burst);
-            if levels.len() >= MAX_ADDRESSES {
-                levels.clear();
-            }
-        }
-        let (level, at) = levels.entry(key).or_insert((self.burst, now));
-        *level = refilled(*level, *at);
-        *at = now;
-        let enough = *level >= 1.0;
-        if enough {
-            *level -= 1.0;
-        }
-        enough
+        let mut buckets = self.buckets.lock().unpoisoned();
+        // Full buckets are the same as absent ones. If none is full, the table is under attack and is forgotten.
+        let is_full = |bucket: &TokenBucket| bucket.is_full(self.rate, now);
+        buckets.get_or_insert(key, TokenBucket::full(self.rate, now), &[&is_full]).take(self.rate, now)
     }
 }
 
-/// RateLimit for each address, for each network, and one for all together: whoever has many addresses has few networks. When
+/// A limit for each address, for each network, and one for all together: whoever has many addresses has few networks. When
 /// that for all is empty, networks that have asked for little have one more.
 pub struct NestedRateLimit {
     address: RateLimit,
@@ -132,7 +122,7 @@ mod tests {
         for i in 0..30_000u32 {
             buckets.take_at(IpAddr::from(i.to_be_bytes()), now);
         }
-        assert!(buckets.levels.lock().unwrap().len() <= MAX_ADDRESSES);
+        assert!(buckets.buckets.lock().unwrap().len() <= MAX_ADDRESSES);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Name resolution for outbound connections.
 
-use std::collections::HashMap;
+use crate::lock::Unpoisoned;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use crate::bounded_map::BoundedMap;
 
 /// How long an answer is used without asking again.
 const FRESH: Duration = Duration::from_secs(30);
@@ -13,8 +15,14 @@ const MAX_NAMES: usize = 64;
 const MAX_ADDRESSES: usize = 16;
 
 /// Literal addresses at once, names from a small cache, and a stale answer rather than none.
-#[derive(Debug, Default)]
-pub struct CachingResolver(Mutex<HashMap<String, (Instant, Vec<SocketAddr>)>>);
+#[derive(Debug)]
+pub struct CachingResolver(Mutex<BoundedMap<String, (Instant, Vec<SocketAddr>)>>);
+
+impl Default for CachingResolver {
+    fn default() -> CachingResolver {
+        CachingResolver(Mutex::new(BoundedMap::new(MAX_NAMES)))
+    }
+}
 
 impl CachingResolver {
     /// The addresses of `host`, in the order of the system's resolver.
@@ -34,9 +42,6 @@ impl CachingResolver {
             Ok(found) => {
                 let found: Vec<_> = found.take(MAX_ADDRESSES).collect();
                 let mut cache = self.cache();
-                if cache.len() >= MAX_NAMES {
-                    cache.clear();
-                }
                 cache.insert(key, (Instant::now(), found.clone()));
                 Ok(found)
             }
@@ -49,7 +54,7 @@ impl CachingResolver {
         }
     }
 
-    fn cache(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Instant, Vec<SocketAddr>)>> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    fn cache(&self) -> std::sync::MutexGuard<'_, BoundedMap<String, (Instant, Vec<SocketAddr>)>> {
+        self.0.lock().unpoisoned()
     }
 }

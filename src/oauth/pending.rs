@@ -1,8 +1,9 @@
 //! A bound on authorization codes that wait to be redeemed: each is a row, and a page can be sent in again and again.
 
-use std::collections::HashMap;
+use crate::lock::Unpoisoned;
 use std::sync::Mutex;
 
+use crate::bounded_map::BoundedMap;
 use crate::clock::Timestamp;
 use crate::identity::UserId;
 
@@ -14,15 +15,20 @@ const OF_ONE_USER: usize = 30;
 const MAX_ENTRIES: usize = 20_000;
 
 /// What has been given out.
-#[derive(Default)]
 pub struct PendingCodes(Mutex<State>);
 
-#[derive(Default)]
 struct State {
     /// How many a page has led to, and until when it is good.
-    pages: HashMap<String, (usize, Timestamp)>,
+    pages: BoundedMap<String, (usize, Timestamp)>,
     /// When the codes of a user run out.
-    users: HashMap<UserId, Vec<Timestamp>>,
+    users: BoundedMap<UserId, Vec<Timestamp>>,
+}
+
+impl Default for PendingCodes {
+    fn default() -> PendingCodes {
+        let (pages, users) = (BoundedMap::new(MAX_ENTRIES), BoundedMap::new(MAX_ENTRIES));
+        PendingCodes(Mutex::new(State { pages, users }))
+    }
 }
 
 /// Which bound is reached.
@@ -44,20 +50,14 @@ impl PendingCodes {
         code_exp: Timestamp,
         now: Timestamp,
     ) -> Result<(), Full> {
-        let mut state = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let mut state = self.0.lock().unpoisoned();
         let State { pages, users } = &mut *state;
-        if pages.len() >= MAX_ENTRIES {
-            pages.retain(|_, (_, exp)| *exp > now);
-        }
-        if users.len() >= MAX_ENTRIES {
-            users.retain(|_, codes| codes.iter().any(|exp| *exp > now));
-        }
-        let codes = users.entry(user.clone()).or_default();
+        let codes = users.get_or_insert(user.clone(), Vec::new(), &[&|codes| codes.iter().all(|exp| *exp <= now)]);
         codes.retain(|exp| *exp > now);
         if codes.len() >= OF_ONE_USER {
             return Err(Full::User);
         }
-        let (count, _) = pages.entry(page.to_string()).or_insert((0, page_exp));
+        let (count, _) = pages.get_or_insert(page.to_string(), (0, page_exp), &[&|(_, exp)| *exp <= now]);
         if *count >= OF_ONE_PAGE {
             return Err(Full::Page);
         }

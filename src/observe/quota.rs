@@ -2,21 +2,21 @@
 
 use std::time::Instant;
 
+use crate::token_bucket::{Rate, TokenBucket};
+
 /// The bound.
 #[derive(Debug)]
 pub struct Quota {
-    burst: f64,
-    per_second: f64,
-    left: f64,
-    since: Instant,
+    rate: Rate,
+    bucket: TokenBucket,
     omitted: u64,
 }
 
 impl Quota {
     /// Lets `burst` lines through at once and `per_second` more in each second.
     pub fn new(burst: u32, per_second: u32) -> Quota {
-        let burst = f64::from(burst);
-        Quota { burst, per_second: per_second.into(), left: burst, since: Instant::now(), omitted: 0 }
+        let rate = Rate { burst: burst.into(), per_second: per_second.into() };
+        Quota { rate, bucket: TokenBucket::full(rate, Instant::now()), omitted: 0 }
     }
 
     /// May a line be written now? If so, how many were not since the last one that was.
@@ -25,15 +25,13 @@ impl Quota {
     }
 
     fn take_at(&mut self, now: Instant) -> Option<u64> {
-        let passed = now.saturating_duration_since(self.since).as_secs_f64();
-        self.left = (self.left + passed * self.per_second).min(self.burst);
-        self.since = now;
-        if self.left < 1.0 {
-            self.omitted += 1;
-            return None;
+        match self.bucket.take(self.rate, now) {
+            true => Some(std::mem::take(&mut self.omitted)),
+            false => {
+                self.omitted += 1;
+                None
+            }
         }
-        self.left -= 1.0;
-        Some(std::mem::take(&mut self.omitted))
     }
 }
 
@@ -46,7 +44,7 @@ mod tests {
     #[test]
     fn lines_beyond_the_bound_are_counted() {
         let mut quota = Quota::new(3, 1);
-        let start = quota.since;
+        let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let taken: Vec<_> = [0, 0, 0, 0, 0, 500, 1_000, 1_000, 60_000].map(|ms| quota.take_at(at(ms))).into();
         assert_eq!(taken, [Some(0), Some(0), Some(0), None, None, None, Some(3), None, Some(1)]);

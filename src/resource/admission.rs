@@ -4,6 +4,7 @@
 //! server has carried out must not be refused afterwards. A request whose answer takes long becomes a stream as well, and
 //! an upload that takes long makes room when there is none.
 
+use crate::lock::Unpoisoned;
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -147,7 +148,7 @@ fn busy(status: StatusCode, text: &str) -> Response {
 
 impl Inner {
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(|e| e.into_inner())
+        self.table.lock().unpoisoned()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Event streams that are open, so that they can be cut when their user may not enter any more: a stream outlives the
 //! token that it was opened with.
 
+use crate::lock::Unpoisoned;
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -81,7 +82,7 @@ impl OpenStreams {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
+        self.0.lock().unpoisoned()
     }
 }
 

@@ -1,9 +1,10 @@
 //! Which access tokens have been used, so that the refresh tokens before them end.
 
-use std::collections::HashMap;
+use crate::lock::Unpoisoned;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 
+use crate::bounded_map::BoundedMap;
 use crate::identity::GrantId;
 use crate::store::rows::{Grant, Phase};
 use crate::store::{State, StoreError};
@@ -13,7 +14,7 @@ use crate::tokens::access::AccessToken;
 ///
 /// The guard does no I/O: the row is written by a thread of its own, once for each generation.
 pub struct Seen {
-    noted: Mutex<HashMap<GrantId, (u64, u64)>>,
+    noted: Mutex<BoundedMap<GrantId, (u64, u64)>>,
     queue: SyncSender<(GrantId, u64, u64)>,
 }
 
@@ -32,7 +33,7 @@ impl Seen {
                 let _ = mark_seen(&state, grant, generation, attempt);
             }
         })?;
-        Ok(Seen { noted: Mutex::default(), queue })
+        Ok(Seen { noted: Mutex::new(BoundedMap::new(MAX_NOTED)), queue })
     }
 
     pub(super) fn note(&self, token: &AccessToken) {
@@ -40,13 +41,10 @@ impl Seen {
         if token.generation < 2 {
             return;
         }
-        let mut noted = self.noted.lock().unwrap_or_else(|e| e.into_inner());
+        let mut noted = self.noted.lock().unpoisoned();
         let newest = (token.generation, token.attempt);
         if noted.get(&token.grant).is_some_and(|known| *known >= newest) {
             return;
-        }
-        if noted.len() >= MAX_NOTED {
-            noted.clear();
         }
         if self.queue.try_send((token.grant.clone(), token.generation, token.attempt)).is_ok() {
             noted.insert(token.grant.clone(), newest);

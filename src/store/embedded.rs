@@ -3,6 +3,7 @@
 //! A write error leaves redb unusable until it is opened anew; that is done here, so that a full disk that has room
 //! again heals without a restart.
 
+use crate::lock::Unpoisoned;
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -121,7 +122,7 @@ impl Store for EmbeddedStore {
     fn transact(&self, job: Job) -> Result<(), StoreError> {
         let (done, result) = channel();
         let gone = || StoreError("the store's writer has ended".into());
-        self.jobs.lock().unwrap_or_else(|e| e.into_inner()).send(Queued { job, done }).map_err(|_| gone())?;
+        self.jobs.lock().unpoisoned().send(Queued { job, done }).map_err(|_| gone())?;
         result.recv().map_err(|_| gone())?
     }
 
@@ -161,14 +162,14 @@ fn unpack(bytes: &[u8]) -> Row {
 
 impl Shared {
     fn database(&self) -> Result<Arc<Database>, StoreError> {
-        if let Some(db) = &*self.database.read().unwrap_or_else(|e| e.into_inner()) {
+        if let Some(db) = &*self.database.read().unpoisoned() {
             return Ok(db.clone());
         }
-        let mut last = self.last_attempt.lock().unwrap_or_else(|e| e.into_inner());
+        let mut last = self.last_attempt.lock().unpoisoned();
         if last.is_some_and(|at| at.elapsed() < REOPEN_PAUSE) {
             return Err(StoreError("the store is closed after an error".into()));
         }
-        let mut slot = self.database.write().unwrap_or_else(|e| e.into_inner());
+        let mut slot = self.database.write().unpoisoned();
         if let Some(db) = &*slot {
             return Ok(db.clone());
         }
@@ -179,7 +180,7 @@ impl Shared {
     }
 
     fn close(&self) {
-        self.database.write().unwrap_or_else(|e| e.into_inner()).take();
+        self.database.write().unpoisoned().take();
     }
 
     fn read<R>(&self, f: impl FnOnce(&Database) -> Result<R, redb::Error>) -> Result<R, StoreError> {

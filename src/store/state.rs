@@ -1,5 +1,6 @@
 //! The store with types, expiry and the in-memory mirror of revocations.
 
+use crate::lock::Unpoisoned;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -131,7 +132,7 @@ impl State {
         let result = self.store.transact(Box::new(move |inner| {
             let mut tx = Tx { inner, now, revoked: Vec::new(), superseded: Vec::new() };
             let result = job(&mut tx)?;
-            *slot.lock().unwrap_or_else(|e| e.into_inner()) = Some((result, tx.revoked, tx.superseded));
+            *slot.lock().unpoisoned() = Some((result, tx.revoked, tx.superseded));
             Ok(())
         }));
         if let Err(error) = result {
@@ -142,26 +143,26 @@ impl State {
             log::info!("the state can be written again");
         }
         let (result, revoked, superseded) =
-            done.lock().unwrap_or_else(|e| e.into_inner()).take().expect("a job that succeeded left its result");
+            done.lock().unpoisoned().take().expect("a job that succeeded left its result");
         if !revoked.is_empty() {
-            self.revoked.write().unwrap_or_else(|e| e.into_inner()).extend(revoked);
+            self.revoked.write().unpoisoned().extend(revoked);
         }
         if !superseded.is_empty() {
-            self.superseded.write().unwrap_or_else(|e| e.into_inner()).extend(superseded);
+            self.superseded.write().unpoisoned().extend(superseded);
         }
         Ok(result)
     }
 
     /// Must access tokens of this grant be refused? Reads memory only.
     pub fn is_revoked(&self, grant: &GrantId) -> bool {
-        let revoked = self.revoked.read().unwrap_or_else(|e| e.into_inner());
+        let revoked = self.revoked.read().unpoisoned();
         // The usual case is an empty set: it costs no hashing.
         !revoked.is_empty() && revoked.contains_key(grant)
     }
 
     /// Must access tokens of this attempt be refused, since another took its place? Reads memory only.
     pub fn is_superseded(&self, grant: &GrantId, generation: u64, attempt: u64) -> bool {
-        let superseded = self.superseded.read().unwrap_or_else(|e| e.into_inner());
+        let superseded = self.superseded.read().unpoisoned();
         let is_replaced =
             |row: &Superseded| row.generations.iter().any(|(g, first, _)| *g == generation && attempt < *first);
         !superseded.is_empty() && superseded.get(grant).is_some_and(is_replaced)
@@ -200,9 +201,9 @@ impl State {
             })?;
             removed += self.remove_keys(table, keys, now.saturating_sub(COLLECT_AFTER))?;
         }
-        let mut revoked = self.revoked.write().unwrap_or_else(|e| e.into_inner());
+        let mut revoked = self.revoked.write().unpoisoned();
         revoked.retain(|_, until| until.saturating_add(COLLECT_AFTER) > now);
-        let mut superseded = self.superseded.write().unwrap_or_else(|e| e.into_inner());
+        let mut superseded = self.superseded.write().unpoisoned();
         superseded.retain(|_, row| row.expires_at.saturating_add(COLLECT_AFTER) > now);
         Ok(removed)
     }

@@ -1,5 +1,6 @@
 //! The certificate in use, and the settings of the TLS server.
 
+use crate::lock::Unpoisoned;
 use std::fmt;
 use std::sync::{Arc, RwLock};
 
@@ -32,12 +33,12 @@ impl Certificates {
 
     /// The one in use.
     pub fn current(&self) -> Arc<CertificateAndKey> {
-        self.current.read().unwrap_or_else(|e| e.into_inner()).clone()
+        self.current.read().unpoisoned().clone()
     }
 
     /// Shows `pair` from now on.
     pub fn replace(&self, pair: CertificateAndKey) {
-        *self.current.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(pair);
+        *self.current.write().unpoisoned() = Arc::new(pair);
     }
 
     /// A TLS server that shows them: TLS 1.2 and 1.3, sessions resumed by sealed tickets, which cost no memory here.

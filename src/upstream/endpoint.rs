@@ -1,7 +1,8 @@
 //! The `endpoint` event of HTTP+SSE (MCP 2024-11-05): the server names the path for messages as it knows it, which is
 //! not how the client reaches it when the upstream URL has a path of its own.
 
-use std::collections::HashSet;
+use crate::bounded_map::BoundedMap;
+use crate::lock::Unpoisoned;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
 
@@ -15,21 +16,23 @@ const MAX_EVENT: usize = 8 << 10;
 const MAX_PATHS: usize = 64;
 
 /// Paths that the server announced and that are not below the prefix: requests for them go there as they are.
-#[derive(Clone, Default)]
-pub(super) struct Announced(Arc<Mutex<HashSet<String>>>);
+#[derive(Clone)]
+pub(super) struct Announced(Arc<Mutex<BoundedMap<String, ()>>>);
+
+impl Default for Announced {
+    fn default() -> Announced {
+        Announced(Arc::new(Mutex::new(BoundedMap::new(MAX_PATHS))))
+    }
+}
 
 impl Announced {
     /// Was `path` announced?
     pub(super) fn contains(&self, path: &str) -> bool {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).contains(path)
+        self.0.lock().unpoisoned().contains_key(path)
     }
 
     fn add(&self, path: &str) {
-        let mut paths = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        if paths.len() >= MAX_PATHS {
-            paths.clear();
-        }
-        paths.insert(path.into());
+        self.0.lock().unpoisoned().insert(path.into(), ());
     }
 }
 

@@ -3,7 +3,8 @@
 //! Many servers answer `/mcp` with a redirect to `/mcp/`; clients would have to send each body twice. Any other
 //! redirect may be meant for one request alone, and is followed anew each time.
 
-use std::collections::HashMap;
+use crate::bounded_map::BoundedMap;
+use crate::lock::Unpoisoned;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -15,13 +16,18 @@ const FRESH: Duration = Duration::from_secs(600);
 const MAX_PATHS: usize = 256;
 
 /// Method and path to path.
-#[derive(Default)]
-pub(super) struct Redirects(Mutex<HashMap<(Method, String), (String, Instant)>>);
+pub(super) struct Redirects(Mutex<BoundedMap<(Method, String), (String, Instant)>>);
+
+impl Default for Redirects {
+    fn default() -> Redirects {
+        Redirects(Mutex::new(BoundedMap::new(MAX_PATHS)))
+    }
+}
 
 impl Redirects {
     /// Where a request for `target` (path and query) goes at once.
     pub(super) fn follow(&self, method: &Method, target: &str) -> Option<String> {
-        let map = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let map = self.0.lock().unpoisoned();
         if map.is_empty() {
             return None;
         }
@@ -35,15 +41,12 @@ impl Redirects {
         if !only_a_slash || from.contains('?') || from.len() > 512 {
             return;
         }
-        let mut map = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        if map.len() >= MAX_PATHS {
-            map.clear();
-        }
+        let mut map = self.0.lock().unpoisoned();
         map.insert((method.clone(), from.into()), (to.into(), Instant::now()));
     }
 
     /// Forgets what `from` led to, since it does no more.
     pub(super) fn forget(&self, method: &Method, from: &str) {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).remove(&(method.clone(), from.to_string()));
+        self.0.lock().unpoisoned().remove(&(method.clone(), from.to_string()));
     }
 }

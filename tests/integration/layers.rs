@@ -17,8 +17,11 @@ const LAYERS: &[&[&str]] = &[
     &[
         "clock",
         "thread",
+        "lock",
         "wake",
         "blocking",
+        "bounded_map",
+        "token_bucket",
         "observe",
         "url",
         "redirect_uri",

@@ -1,5 +1,6 @@
 //! The demo's MCP server: the revisions up to 2025-11-25 over stdio, as the proxy's own child.
 
+use crate::lock::Unpoisoned;
 use std::collections::HashMap;
 use std::io::{self, BufRead, Write};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
@@ -106,7 +107,7 @@ impl Server {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
+        self.0.lock().unpoisoned()
     }
 }
 

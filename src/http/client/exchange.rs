@@ -17,7 +17,7 @@ use super::response_head::ResponseHead;
 use crate::http::body::Arriving;
 use crate::http::h1::framing::BodyError;
 use crate::http::h1::head::Framing;
-use crate::http::h1::input::{Input, Source};
+use crate::http::h1::input::Input;
 use crate::net::cancellation::Cancellation;
 use crate::net::resolver::CachingResolver;
 use crate::net::socket::{LatencyEstimate, Socket};

@@ -1,7 +1,7 @@
 //! Requests of the program's own to other servers, such as identity providers: small, with a deadline and a bound on
 //! the answer, no redirects, through a proxy where the environment names one.
 
-use std::collections::HashMap;
+use crate::lock::Unpoisoned;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,6 +17,7 @@ use rustls::pki_types::ServerName;
 use super::exchange::{Client, Incoming, Outgoing};
 use super::proxies::Proxies;
 use super::remote_url::RemoteUrl;
+use crate::bounded_map::BoundedMap;
 use crate::http::h1::head::Framing;
 use crate::net::cancellation::Cancellation;
 use crate::url::UpstreamUrl;
@@ -58,7 +59,7 @@ impl fmt::Display for FetchError {
 pub struct Fetcher {
     tls: Arc<ClientConfig>,
     proxies: Proxies,
-    clients: Mutex<HashMap<String, Arc<Client>>>,
+    clients: Mutex<BoundedMap<String, Arc<Client>>>,
     running: AtomicUsize,
     timeout: Duration,
 }
@@ -82,7 +83,13 @@ impl Drop for Turn<'_> {
 impl Fetcher {
     /// With the trust of `tls`, by way of `proxies`; an answer must be there within `timeout`.
     pub fn new(tls: Arc<ClientConfig>, proxies: Proxies, timeout: Duration) -> Fetcher {
-        Fetcher { tls, proxies, clients: Mutex::default(), running: AtomicUsize::new(0), timeout }
+        Fetcher {
+            tls,
+            proxies,
+            clients: Mutex::new(BoundedMap::new(MAX_SERVERS)),
+            running: AtomicUsize::new(0),
+            timeout,
+        }
     }
 
     /// GET, with further fields.
@@ -145,7 +152,7 @@ impl Fetcher {
     fn client(&self, url: &RemoteUrl) -> Result<Arc<Client>, FetchError> {
         let failed = || FetchError(format!("{}: it is no host name", url.host()));
         let origin = url.origin();
-        let mut clients = self.clients.lock().unwrap_or_else(|e| e.into_inner());
+        let mut clients = self.clients.lock().unpoisoned();
         if let Some(client) = clients.get(&origin) {
             return Ok(client.clone());
         }
@@ -160,9 +167,6 @@ impl Fetcher {
         let client =
             Client::new(place, tls, CONNECT_TIMEOUT, self.timeout - CONNECT_TIMEOUT).through(self.proxies.to(url));
         let client = Arc::new(client);
-        if clients.len() >= MAX_SERVERS {
-            clients.clear();
-        }
         clients.insert(origin, client.clone());
         Ok(client)
     }

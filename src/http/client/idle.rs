@@ -1,5 +1,6 @@
 //! Connections that are kept for further requests.
 
+use crate::lock::Unpoisoned;
 use std::io;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -37,7 +38,7 @@ impl IdleConnections {
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<(Instant, Connection)>> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
+        self.0.lock().unpoisoned()
     }
 
     /// The connection that was used last, if it is still good; older ones are older.

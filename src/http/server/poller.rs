@@ -3,6 +3,7 @@
 //! Every worker takes its next event from here itself, so that a request costs no hand-over between threads. A thread of
 //! the poller's own looks after deadlines and sleeps until the next one.
 
+use crate::lock::Unpoisoned;
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, TcpListener};
@@ -259,7 +260,7 @@ impl Poller {
             let next = [table.idle.first(), table.begun.first()].into_iter().flatten().map(|(at, _)| *at).min();
             let next = next.unwrap_or(now + LONG);
             table.next_look = Some(next);
-            table = self.sooner.wait_timeout(table, next - now).unwrap_or_else(|e| e.into_inner()).0;
+            table = self.sooner.wait_timeout(table, next - now).unpoisoned().0;
             table.next_look = None;
         }
     }
@@ -285,7 +286,7 @@ impl Poller {
             if left.is_zero() {
                 break;
             }
-            table = self.all_gone.wait_timeout(table, left).unwrap_or_else(|e| e.into_inner()).0;
+            table = self.all_gone.wait_timeout(table, left).unpoisoned().0;
         }
         table.open
     }
@@ -298,7 +299,7 @@ impl Poller {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(|e| e.into_inner())
+        self.table.lock().unpoisoned()
     }
 }
 

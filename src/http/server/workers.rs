@@ -5,6 +5,7 @@
 //! first, so that another leads in its place. So fast requests run on few threads, which the system schedules well, and
 //! slow ones on as many as there are. A leader that takes long without a word is put aside by a watchdog.
 
+use crate::lock::Unpoisoned;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -146,7 +147,7 @@ impl Workers {
         let mut done = 0;
         loop {
             let idle = |counts: &mut Counts| !counts.is_watched && !counts.has_ended;
-            let counts = self.saturated.wait_while(self.counts(), idle).unwrap_or_else(|e| e.into_inner());
+            let counts = self.saturated.wait_while(self.counts(), idle).unpoisoned();
             if counts.has_ended {
                 return;
             }
@@ -264,7 +265,7 @@ impl Workers {
         } else {
             counts.spare += 1;
             let waited = self.vacancy.wait_timeout_while(counts, IDLE, |c| c.called == 0);
-            counts = waited.unwrap_or_else(|e| e.into_inner()).0;
+            counts = waited.unpoisoned().0;
             if counts.called == 0 {
                 counts.spare -= 1;
                 counts.present -= 1;
@@ -292,7 +293,7 @@ impl Workers {
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.counts.lock().unwrap_or_else(|e| e.into_inner())
+        self.counts.lock().unpoisoned()
     }
 }
 

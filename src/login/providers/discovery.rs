@@ -1,5 +1,6 @@
 //! The discovery document of a provider (OpenID Connect Discovery 1.0) and its keys, read again now and then.
 
+use crate::lock::Unpoisoned;
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -200,5 +201,5 @@ fn document(answer: &Answer) -> Result<Vec<u8>, &'static str> {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
+    mutex.lock().unpoisoned()
 }

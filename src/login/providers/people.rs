@@ -1,6 +1,7 @@
 //! What is known of those who have signed in at a provider, and asking after them again: at each refresh of a client's
 //! tokens, so that whoever was taken off a list, or out of a group, is out.
 
+use crate::lock::Unpoisoned;
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::authorization::ProviderTokens;
 use super::error::ProviderError;
 use super::registry::{Provider, Providers};
+use crate::bounded_map::BoundedMap;
 use crate::clock::Timestamp;
 use crate::core::Core;
 use crate::identity::UserRecord;
@@ -35,10 +37,10 @@ const MAX_IN_VAIN: usize = 10_000;
 pub struct People {
     core: Arc<Core>,
     providers: Arc<Providers>,
-    remembered: RwLock<HashMap<UserId, Arc<UserRecord>>>,
+    remembered: RwLock<BoundedMap<UserId, Arc<UserRecord>>>,
     desk: Mutex<Desk>,
     freed: Condvar,
-    in_vain: Mutex<HashMap<UserId, Timestamp>>,
+    in_vain: Mutex<BoundedMap<UserId, Timestamp>>,
 }
 
 /// Who is being asked after: one thread for each person, since refresh tokens of providers are good once.
@@ -54,7 +56,7 @@ struct Alone<'p>(&'p People, UserId);
 
 impl Drop for Alone<'_> {
     fn drop(&mut self) {
-        self.0.desk.lock().unwrap_or_else(|e| e.into_inner()).busy.remove(&self.1);
+        self.0.desk.lock().unpoisoned().busy.remove(&self.1);
         self.0.freed.notify_all();
     }
 }
@@ -86,16 +88,16 @@ impl People {
         People {
             core,
             providers,
-            remembered: RwLock::default(),
+            remembered: RwLock::new(BoundedMap::new(MAX_REMEMBERED)),
             desk: Mutex::default(),
             freed: Condvar::new(),
-            in_vain: Mutex::default(),
+            in_vain: Mutex::new(BoundedMap::new(MAX_IN_VAIN)),
         }
     }
 
     /// What is known of a user; `None` for those who signed in by password.
     pub fn get(&self, user: &UserId) -> Result<Option<Arc<UserRecord>>, StoreError> {
-        let remembered = self.remembered.read().unwrap_or_else(|e| e.into_inner()).get(user).cloned();
+        let remembered = self.remembered.read().unpoisoned().get(user).cloned();
         if let Some(person) = remembered.filter(|p| p.expires_at > self.core.now()) {
             return Ok(Some(person));
         }
@@ -107,10 +109,7 @@ impl People {
     }
 
     fn remember(&self, person: Arc<UserRecord>) {
-        let mut remembered = self.remembered.write().unwrap_or_else(|e| e.into_inner());
-        if remembered.len() >= MAX_REMEMBERED {
-            remembered.clear();
-        }
+        let mut remembered = self.remembered.write().unpoisoned();
         remembered.insert(person.user.clone(), person);
     }
 
@@ -123,7 +122,7 @@ impl People {
         });
         match deleted {
             Ok(()) => {
-                self.remembered.write().unwrap_or_else(|e| e.into_inner()).remove(&known.user);
+                self.remembered.write().unpoisoned().remove(&known.user);
             }
             // The row is still there; what is remembered hides it.
             Err(_) => self.remember(Arc::new(UserRecord {
@@ -139,7 +138,7 @@ impl People {
     fn alone(&self, user: &UserId) -> Option<Alone<'_>> {
         crate::blocking::announce();
         let deadline = Instant::now() + PATIENCE;
-        let mut desk = self.desk.lock().unwrap_or_else(|e| e.into_inner());
+        let mut desk = self.desk.lock().unpoisoned();
         loop {
             let waiting = desk.waiting;
             let Some(for_one) = desk.busy.get_mut(user) else { break };
@@ -149,7 +148,7 @@ impl People {
             }
             *for_one += 1;
             desk.waiting += 1;
-            desk = self.freed.wait_timeout(desk, left).unwrap_or_else(|e| e.into_inner()).0;
+            desk = self.freed.wait_timeout(desk, left).unpoisoned().0;
             desk.waiting -= 1;
             if let Some(for_one) = desk.busy.get_mut(user) {
                 *for_one = for_one.saturating_sub(1);
@@ -176,7 +175,7 @@ impl People {
         // Whoever was forgotten begins anew: older sessions and grants are not theirs any more.
         let since =
             self.get(&person.user)?.filter(|known| known.asked_at > 0).map_or(self.core.now(), |known| known.since);
-        self.in_vain.lock().unwrap_or_else(|e| e.into_inner()).remove(&person.user);
+        self.in_vain.lock().unpoisoned().remove(&person.user);
         let row = row(&self.core, provider, &provider.rules(), person.clone(), sealed, since);
         self.put(row)
     }
@@ -327,15 +326,12 @@ impl People {
     }
 
     fn was_in_vain(&self, user: &UserId) -> bool {
-        let in_vain = self.in_vain.lock().unwrap_or_else(|e| e.into_inner());
+        let in_vain = self.in_vain.lock().unpoisoned();
         in_vain.get(user).is_some_and(|at| self.core.now().saturating_sub(*at) < ASK_AGAIN)
     }
 
     fn note_in_vain(&self, user: &UserId) {
-        let mut in_vain = self.in_vain.lock().unwrap_or_else(|e| e.into_inner());
-        if in_vain.len() >= MAX_IN_VAIN {
-            in_vain.clear();
-        }
+        let mut in_vain = self.in_vain.lock().unpoisoned();
         in_vain.insert(user.clone(), self.core.now());
     }
 }

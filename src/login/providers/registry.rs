@@ -1,5 +1,6 @@
 //! The providers that are configured.
 
+use crate::lock::Unpoisoned;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
@@ -63,12 +64,12 @@ enum Backend {
 impl Provider {
     /// The rules at this moment.
     pub fn rules(&self) -> Arc<Rules> {
-        self.rules.read().unwrap_or_else(|e| e.into_inner()).clone()
+        self.rules.read().unpoisoned().clone()
     }
 
     /// Was it out of reach the last time it was looked at?
     pub fn is_down(&self) -> bool {
-        let since = *self.is_down.lock().unwrap_or_else(|e| e.into_inner());
+        let since = *self.is_down.lock().unpoisoned();
         // Nothing but a sign-in shows that GitHub is back.
         since.is_some_and(|since| matches!(self.backend, Backend::Oidc(_)) || since.elapsed() < BELIEVED_DOWN)
     }
@@ -90,7 +91,7 @@ impl Provider {
     fn note<T>(&self, outcome: Result<T, ProviderError>) -> Result<T, ProviderError> {
         let is_down = matches!(outcome, Err(ProviderError::Unreachable(_)));
         let since = is_down.then(Instant::now);
-        let before = std::mem::replace(&mut *self.is_down.lock().unwrap_or_else(|e| e.into_inner()), since);
+        let before = std::mem::replace(&mut *self.is_down.lock().unpoisoned(), since);
         if before.is_some() != is_down {
             match &outcome {
                 Err(why) => log::warn!(provider:% = self.slug, reason:% = why; "the provider can't be used"),
@@ -160,7 +161,7 @@ impl Providers {
                 // A list that has become empty lets nobody in, and one that is new shuts the door.
                 let anyone = config.rules.anyone && provider.rules().anyone;
                 let rules = Rules { anyone, ..config.rules.clone() };
-                *provider.rules.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(rules);
+                *provider.rules.write().unpoisoned() = Arc::new(rules);
             }
         }
     }

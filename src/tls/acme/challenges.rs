@@ -1,5 +1,6 @@
 //! What the authority may ask for while it makes sure of a domain.
 
+use crate::lock::Unpoisoned;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -67,7 +68,7 @@ impl Challenges {
     }
 
     fn state(&self) -> MutexGuard<'_, Open> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
+        self.0.lock().unpoisoned()
     }
 }
 

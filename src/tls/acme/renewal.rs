@@ -1,5 +1,6 @@
 //! When to ask for a certificate: the thread that looks after it.
 
+use crate::lock::Unpoisoned;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -61,7 +62,7 @@ impl RetryTrigger {
     /// Waits for at most `time`; whether it was nudged.
     fn wait(&self, time: Duration) -> bool {
         let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut guard = self.1.wait_timeout_while(guard, time, |nudged| !*nudged).unwrap_or_else(|e| e.into_inner()).0;
+        let mut guard = self.1.wait_timeout_while(guard, time, |nudged| !*nudged).unpoisoned().0;
         std::mem::take(&mut *guard)
     }
 }

@@ -1,5 +1,6 @@
 //! Event streams: what a client has been sent, is yet to be sent, and may ask for again.
 
+use crate::lock::Unpoisoned;
 use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -203,7 +204,7 @@ impl EventStream {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+        self.state.lock().unpoisoned()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The header fields by which modern clients repeat parts of their messages for those on the way. A server over stdio
 //! sees none of them, so it is here that each is compared with the message (MCP 2026-07-28, Streamable HTTP).
 
+use crate::lock::Unpoisoned;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -130,7 +131,7 @@ impl ToolFields {
     }
 
     fn known(&self) -> MutexGuard<'_, Option<(Instant, Arc<Tools>)>> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
+        self.0.lock().unpoisoned()
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a server writes, as text; and what it writes that is no message.
 
+use crate::lock::Unpoisoned;
 use std::sync::{LazyLock, Mutex};
 
 use crate::observe::quota::Quota;
@@ -20,7 +21,7 @@ pub(crate) fn text_of(line: Vec<u8>, session: &str) -> Option<String> {
 /// Tells the operator of a line that is no message.
 pub(crate) fn note_noise(text: &str, session: &str) {
     static QUOTA: LazyLock<Mutex<Quota>> = LazyLock::new(|| Mutex::new(Quota::new(100, 10)));
-    let Some(omitted) = QUOTA.lock().unwrap_or_else(|e| e.into_inner()).take() else { return };
+    let Some(omitted) = QUOTA.lock().unpoisoned().take() else { return };
     let shown: String = text.chars().take(200).collect();
     log::warn!(session = session, line = shown.as_str(), omitted = omitted; "the MCP server wrote to stdout what is no JSON-RPC message; it is skipped");
 }

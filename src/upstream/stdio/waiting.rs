@@ -1,5 +1,6 @@
 //! Waiting for what another thread does, on behalf of a client that may go away meanwhile.
 
+use crate::lock::Unpoisoned;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
@@ -34,7 +35,7 @@ impl WaitList {
     }
 
     fn wakers(&self) -> MutexGuard<'_, Vec<Arc<Waker>>> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
+        self.0.lock().unpoisoned()
     }
 }
 

@@ -1,5 +1,6 @@
 //! All processes and sessions, under one lock.
 
+use crate::lock::Unpoisoned;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -118,6 +119,6 @@ impl ProcessManager {
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+        self.state.lock().unpoisoned()
     }
 }

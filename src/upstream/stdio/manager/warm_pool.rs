@@ -1,5 +1,6 @@
 //! Processes that are ready before anybody needs them.
 
+use crate::lock::Unpoisoned;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -145,7 +146,7 @@ impl FirstAnswerListener {
     }
 
     fn tell(&self, answered: bool) {
-        if let Some(sender) = self.outcome.lock().unwrap_or_else(|e| e.into_inner()).take() {
+        if let Some(sender) = self.outcome.lock().unpoisoned().take() {
             let _ = sender.send(answered);
         }
     }
@@ -174,7 +175,7 @@ impl Listener for FirstAnswerListener {
     fn ended(&self, _: Duration) {
         let is_ending = self.manager.upgrade().is_none_or(|manager| manager.state().is_ending);
         match is_ending {
-            true => drop(self.outcome.lock().unwrap_or_else(|e| e.into_inner()).take()),
+            true => drop(self.outcome.lock().unpoisoned().take()),
             false => self.tell(false),
         }
         self.end();

@@ -1,5 +1,6 @@
 //! What the proxy asks a process on its own behalf: which revisions it knows, and which tools it has.
 
+use crate::lock::Unpoisoned;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -121,7 +122,7 @@ impl OwnQuestion {
     }
 
     fn answer(&self) -> MutexGuard<'_, Option<Option<String>>> {
-        self.answer.lock().unwrap_or_else(|e| e.into_inner())
+        self.answer.lock().unpoisoned()
     }
 }
 

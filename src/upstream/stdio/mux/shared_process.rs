@@ -1,6 +1,7 @@
 //! One process for several clients that do not know of each other: their request ids and progress tokens are kept apart
 //! by numbers of the proxy's own, and every other byte is left alone.
 
+use crate::lock::Unpoisoned;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
@@ -228,7 +229,7 @@ impl SharedProcess {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+        self.state.lock().unpoisoned()
     }
 }
 

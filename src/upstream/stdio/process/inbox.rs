@@ -1,5 +1,6 @@
 //! What a process is sent and who hears what it says: the side of it that other threads see.
 
+use crate::lock::Unpoisoned;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -65,7 +66,7 @@ pub(crate) struct Inbox {
 
 impl Shared {
     pub(crate) fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        self.inbox.lock().unwrap_or_else(|e| e.into_inner())
+        self.inbox.lock().unpoisoned()
     }
 
     pub(crate) fn listener(&self) -> Arc<dyn Listener> {

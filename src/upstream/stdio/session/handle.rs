@@ -1,5 +1,6 @@
 //! The session, as the transports and the process manager see it.
 
+use crate::lock::Unpoisoned;
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::AtomicUsize;
@@ -428,7 +429,7 @@ impl Session {
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, SessionState> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+        self.state.lock().unpoisoned()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Clients of the revisions from 2026-07-28 on: every request stands for itself, and closing its stream cancels it.
 
+use crate::lock::Unpoisoned;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
@@ -157,7 +158,7 @@ impl Exchange {
         crate::blocking::announce();
         let is_waiting = |p: &mut Progress| p.answer.is_none() && !p.is_stream;
         let waited = self.has_begun.wait_timeout_while(self.progress(), AT_ONCE, is_waiting);
-        let mut progress = waited.unwrap_or_else(|e| e.into_inner()).0;
+        let mut progress = waited.unpoisoned().0;
         progress.is_stream = true;
         progress.answer.take()
     }
@@ -196,7 +197,7 @@ impl Exchange {
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(|e| e.into_inner())
+        self.progress.lock().unpoisoned()
     }
 }
 

@@ -1,0 +1,64 @@
+//! A token bucket: so many at once, then so many a second.
+
+use std::time::Instant;
+
+/// How much a bucket holds, and how fast it fills.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    /// Tokens in a full bucket.
+    pub burst: f64,
+    /// Tokens added in a second.
+    pub per_second: f64,
+}
+
+/// A bucket.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenBucket {
+    level: f64,
+    since: Instant,
+}
+
+impl TokenBucket {
+    /// A full one.
+    pub fn full(rate: Rate, now: Instant) -> TokenBucket {
+        TokenBucket { level: rate.burst, since: now }
+    }
+
+    /// Takes a token; false when there is none.
+    pub fn take(&mut self, rate: Rate, now: Instant) -> bool {
+        self.level = self.level(rate, now);
+        self.since = now;
+        let has_one = self.level >= 1.0;
+        if has_one {
+            self.level -= 1.0;
+        }
+        has_one
+    }
+
+    /// Is it as good as a new one?
+    pub fn is_full(&self, rate: Rate, now: Instant) -> bool {
+        self.level(rate, now) >= rate.burst
+    }
+
+    fn level(&self, rate: Rate, now: Instant) -> f64 {
+        let passed = now.saturating_duration_since(self.since).as_secs_f64();
+        (self.level + passed * rate.per_second).min(rate.burst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_burst_then_a_steady_rate_and_never_more_than_full() {
+        let (rate, start) = (Rate { burst: 2.0, per_second: 0.5 }, Instant::now());
+        let mut bucket = TokenBucket::full(rate, start);
+        let mut taken = |seconds| bucket.take(rate, start + Duration::from_secs(seconds));
+        assert_eq!([0, 0, 0, 1, 2, 3].map(&mut taken), [true, true, false, false, true, false]);
+        assert_eq!([1_000, 1_000, 1_000].map(taken), [true, true, false]);
+        assert!(bucket.is_full(rate, start + Duration::from_secs(2_000)) && !bucket.is_full(rate, start));
+    }
+}
