@@ -16,7 +16,7 @@ pub struct CertificateAndKey {
     /// As TLS wants it.
     pub certified: Arc<CertifiedKey>,
     /// What the first certificate says.
-    pub facts: CertificateInfo,
+    pub info: CertificateInfo,
     /// Can clients that trust the right authorities trust it? A self-made one is there so that the port answers.
     pub is_trusted: bool,
 }
@@ -28,7 +28,7 @@ impl CertificateAndKey {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| format!("the certificate is not in PEM form: {e}"))?;
         let first = chain.first().ok_or("there is no certificate in it, in PEM form")?;
-        let facts = CertificateInfo::of(first).ok_or("the certificate is malformed")?;
+        let info = CertificateInfo::of(first).ok_or("the certificate is malformed")?;
         if key.windows(9).any(|w| w == b"ENCRYPTED") {
             return Err(
                 "the key is protected by a password; write it without one: openssl pkey -in KEY -out NEW".into()
@@ -45,8 +45,8 @@ impl CertificateAndKey {
             // One of version 1, for instance, has no extensions and so no names.
             other => format!("clients will refuse the certificate: {other}"),
         })?;
-        let is_trusted = !facts.is_self_issued;
-        Ok(CertificateAndKey { certified: Arc::new(certified), facts, is_trusted })
+        let is_trusted = !info.is_self_issued;
+        Ok(CertificateAndKey { certified: Arc::new(certified), info, is_trusted })
     }
 
     /// A certificate for `host` that vouches for itself alone.

@@ -50,7 +50,7 @@ impl CertificateFiles {
             }
             match self.load() {
                 Ok(pair) => {
-                    log::info!(until = date(pair.facts.not_after); "the certificate files have changed: the new certificate is in use");
+                    log::info!(until = date(pair.info.not_after); "the certificate files have changed: the new certificate is in use");
                     certificates.replace(pair);
                     (loaded, told) = (mark, None);
                 }
@@ -75,16 +75,16 @@ impl CertificateFiles {
 
 /// Says what clients will object to in `pair`.
 pub fn warn_of_traps(pair: &CertificateAndKey, external: &ExternalUrl, now: u64) {
-    let facts = &pair.facts;
-    if !facts.is_for(&external.host) && !external.is_address() {
+    let info = &pair.info;
+    if !info.is_for(&external.host) && !external.is_address() {
         log::warn!(
-            names = facts.names.join(", "), host = external.host.as_str();
+            names = info.names.join(", "), host = external.host.as_str();
             "the certificate (--tls-cert-file, TLS_CERT_FILE) is not for the host of --external-url (EXTERNAL_URL): clients will refuse it"
         );
     }
-    if !(facts.not_before..=facts.not_after).contains(&now) {
+    if !(info.not_before..=info.not_after).contains(&now) {
         log::warn!(
-            from = date(facts.not_before), until = date(facts.not_after), now = date(now);
+            from = date(info.not_before), until = date(info.not_after), now = date(now);
             "the certificate (--tls-cert-file, TLS_CERT_FILE) is not valid now: clients will refuse it, or this machine's clock is wrong"
         );
     }

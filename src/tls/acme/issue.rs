@@ -7,6 +7,9 @@ use http::{HeaderMap, StatusCode};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use serde_json::{Value, json};
 
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
 use super::account::AccountKey;
 use super::challenges::{Challenges, OpenChallenge};
 use super::config::AcmeConfig;
@@ -171,7 +174,7 @@ impl Issuer {
         }
         match result {
             // It was interrupted long ago.
-            Ok(pair) if is_old && pair.facts.not_after < now() => self.order(talk, challenges, way, replaces),
+            Ok(pair) if is_old && pair.info.not_after < now() => self.order(talk, challenges, way, replaces),
             other => other,
         }
     }
@@ -259,7 +262,7 @@ impl Issuer {
         let chain = talk.read_text(&parse_value(&order["certificate"])?)?;
         let key = key.serialize_pem();
         let pair = CertificateAndKey::from_pem(chain.as_bytes(), key.as_bytes()).map_err(AcmeError::Malformed)?;
-        if !pair.facts.is_for(&self.config.host) {
+        if !pair.info.is_for(&self.config.host) {
             return Err(AcmeError::Malformed("the certificate is for another name".into()).into());
         }
         if let Err(e) = self.storage.keep_pair(&key, &chain) {
@@ -375,27 +378,9 @@ fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
-/// RFC 3339 to the second, in UTC or with an offset.
+/// A time by RFC 3339 in seconds since 1970.
 fn rfc3339(text: &str) -> Option<u64> {
-    let (date, offset) = match text.strip_suffix(['Z', 'z']) {
-        Some(date) => (date, 0),
-        None => {
-            let (date, zone) = text.split_at_checked(text.len().checked_sub(6)?)?;
-            let (hours, minutes) = zone.get(1..)?.split_once(':')?;
-            let seconds = hours.parse::<i64>().ok()? * 3_600 + minutes.parse::<i64>().ok()? * 60;
-            (date, if zone.starts_with('-') { -seconds } else { seconds })
-        }
-    };
-    let (date, time) = date.split_once(['T', 't'])?;
-    if date.len() != 10 || time.split('.').next()?.len() != 8 {
-        return None;
-    }
-    let mut date = date.split('-').map(str::parse::<i64>);
-    let (year, month, day) = (date.next()?.ok()?, date.next()?.ok()?, date.next()?.ok()?);
-    let mut time = time.split('.').next()?.split(':').map(str::parse::<i64>);
-    let (hour, minute, second) = (time.next()?.ok()?, time.next()?.ok()?, time.next()?.ok()?);
-    let days = crate::tls::x509::days_since_1970(year, month, day);
-    u64::try_from(days * 86_400 + hour * 3_600 + minute * 60 + second - offset).ok()
+    u64::try_from(OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp()).ok()
 }
 
 #[cfg(test)]

@@ -115,31 +115,31 @@ impl Renewal {
         }
         let current = self.certificates.current();
         if current.is_trusted {
-            self.ask_for_window(&current.facts);
-            let wait = self.time_left(&current.facts);
+            self.ask_for_window(&current.info);
+            let wait = self.time_left(&current.info);
             if !wait.is_zero() {
                 return wait;
             }
         }
-        let replaces = current.is_trusted.then(|| certificate_id(&current.facts)).flatten();
+        let replaces = current.is_trusted.then(|| certificate_id(&current.info)).flatten();
         match self.issuer.issue(&self.challenges, &mut self.way, replaces.as_deref()) {
             Ok(pair) => {
-                let facts = pair.facts.clone();
+                let info = pair.info.clone();
                 self.certificates.replace(pair);
                 (self.failures, self.back_off) = (0, None);
-                self.plan = Some(Plan::new(&facts, true));
-                self.report(&facts);
+                self.plan = Some(Plan::new(&info, true));
+                self.report(&info);
                 Duration::ZERO
             }
-            Err(error) => self.failed(&error, current.is_trusted.then_some(&current.facts)),
+            Err(error) => self.failed(&error, current.is_trusted.then_some(&current.info)),
         }
     }
 
-    fn report(&self, facts: &CertificateInfo) {
+    fn report(&self, info: &CertificateInfo) {
         let now = self.clock.now();
-        log::info!(host = self.issuer.config.host.as_str(), until = date(facts.not_after); "a certificate was obtained and is in use");
-        if !(facts.not_before..=facts.not_after).contains(&now) {
-            log::error!(now = date(now), from = date(facts.not_before); "the new certificate is not valid by this machine's clock, so the clock is wrong: set it");
+        log::info!(host = self.issuer.config.host.as_str(), until = date(info.not_after); "a certificate was obtained and is in use");
+        if !(info.not_before..=info.not_after).contains(&now) {
+            log::error!(now = date(now), from = date(info.not_before); "the new certificate is not valid by this machine's clock, so the clock is wrong: set it");
         }
     }
 
@@ -158,8 +158,8 @@ impl Renewal {
         let text = format!("{error}{}", clock_hint(error, self.clock.now()));
         let (host, retry) = (self.issuer.config.host.as_str(), pause.as_secs());
         match current {
-            Some(facts) => {
-                log::warn!(host = host, error = text.as_str(), retry_in_s = retry, until = date(facts.not_after); "the certificate could not be renewed; the old one stays in use");
+            Some(info) => {
+                log::warn!(host = host, error = text.as_str(), retry_in_s = retry, until = date(info.not_after); "the certificate could not be renewed; the old one stays in use");
             }
             None => {
                 log::error!(host = host, error = text.as_str(), retry_in_s = retry; "no certificate could be obtained, so clients refuse the self-made one that is shown; SIGHUP tries again at once");
@@ -169,16 +169,16 @@ impl Renewal {
     }
 
     /// Until the certificate is to be replaced.
-    fn time_left(&mut self, facts: &CertificateInfo) -> Duration {
+    fn time_left(&mut self, info: &CertificateInfo) -> Duration {
         let now = self.clock.now();
-        let plan = self.plan.get_or_insert_with(|| Plan::new(facts, false));
-        plan.time_left(facts, now)
+        let plan = self.plan.get_or_insert_with(|| Plan::new(info, false));
+        plan.time_left(info, now)
     }
 
     /// Asks the authority when it would have the certificate renewed, if it is time to ask.
-    fn ask_for_window(&mut self, facts: &CertificateInfo) {
-        if self.plan.as_ref().is_none_or(|p| p.serial != facts.serial) {
-            self.plan = Some(Plan::new(facts, false));
+    fn ask_for_window(&mut self, info: &CertificateInfo) {
+        if self.plan.as_ref().is_none_or(|p| p.serial != info.serial) {
+            self.plan = Some(Plan::new(info, false));
         }
         let Some(plan) = &mut self.plan else { return };
         let now = Instant::now();
@@ -186,7 +186,7 @@ impl Renewal {
             return;
         }
         plan.ask_at = now + ASK_AGAIN;
-        let Some(id) = certificate_id(facts) else { return };
+        let Some(id) = certificate_id(info) else { return };
         match self.issuer.renewal_window(&id) {
             Ok(Some((start, end, again))) => {
                 let again = again.unwrap_or(ASK_AGAIN).clamp(SOONEST_QUESTION, LATEST_QUESTION);
@@ -203,10 +203,10 @@ impl Renewal {
 }
 
 impl Plan {
-    fn new(facts: &CertificateInfo, fresh: bool) -> Plan {
+    fn new(info: &CertificateInfo, fresh: bool) -> Plan {
         let now = Instant::now();
         Plan {
-            serial: facts.serial.clone(),
+            serial: info.serial.clone(),
             fraction: fraction(),
             window: None,
             ask_at: now,
@@ -216,22 +216,22 @@ impl Plan {
         }
     }
 
-    fn time_left(&mut self, facts: &CertificateInfo, now: Timestamp) -> Duration {
-        self.was_valid |= (facts.not_before..=facts.not_after).contains(&now);
-        let lifetime = facts.not_after.saturating_sub(facts.not_before);
+    fn time_left(&mut self, info: &CertificateInfo, now: Timestamp) -> Duration {
+        self.was_valid |= (info.not_before..=info.not_after).contains(&now);
+        let lifetime = info.not_after.saturating_sub(info.not_before);
         // Two thirds of the lifetime, and a little less, so that many do not come together.
         let share = 2.0 / 3.0 - self.fraction / 30.0;
         let after = Duration::from_secs(lifetime).mul_f64(share);
         // A clock that is behind would keep the certificate for too long, one that is ahead have a new one at every look.
-        if now < facts.not_before || (self.fresh && !self.was_valid && now > facts.not_after) {
+        if now < info.not_before || (self.fresh && !self.was_valid && now > info.not_after) {
             return after.saturating_sub(self.since.elapsed());
         }
         let due = match self.window {
             Some((start, end)) => start + ((end - start) as f64 * self.fraction) as u64,
-            None => facts.not_before + after.as_secs(),
+            None => info.not_before + after.as_secs(),
         };
         // Never so late that there is no time to try again.
-        let due = due.min(facts.not_after.saturating_sub(lifetime / 10));
+        let due = due.min(info.not_after.saturating_sub(lifetime / 10));
         let left = Duration::from_secs(due.saturating_sub(now));
         match self.fresh {
             true => left.max(KEPT_AT_LEAST.min(Duration::from_secs(lifetime) / 3).saturating_sub(self.since.elapsed())),
@@ -241,9 +241,9 @@ impl Plan {
 }
 
 /// RFC 9773 section 4.1: names a certificate to its authority.
-fn certificate_id(facts: &CertificateInfo) -> Option<String> {
-    let key = facts.authority_key_id.as_ref()?;
-    Some(format!("{}.{}", base64url(key), base64url(&facts.serial)))
+fn certificate_id(info: &CertificateInfo) -> Option<String> {
+    let key = info.authority_key_id.as_ref()?;
+    Some(format!("{}.{}", base64url(key), base64url(&info.serial)))
 }
 
 /// From 0 to 1, at random.
@@ -267,7 +267,7 @@ mod tests {
 
     const DAY: u64 = 86_400;
 
-    fn facts(days: u64) -> CertificateInfo {
+    fn info(days: u64) -> CertificateInfo {
         let not_before = 1_795_478_400;
         let not_after = not_before + days * DAY;
         let (serial, authority_key_id) = (vec![0x87, 0x65], Some(vec![0x69, 0x88]));
@@ -277,45 +277,45 @@ mod tests {
     #[test]
     fn two_thirds_of_the_lifetime_pass_or_a_little_less() {
         for days in [6, 90] {
-            let facts = facts(days);
-            let mut plan = Plan::new(&facts, false);
-            let left = plan.time_left(&facts, facts.not_before).as_secs();
+            let info = info(days);
+            let mut plan = Plan::new(&info, false);
+            let left = plan.time_left(&info, info.not_before).as_secs();
             assert!((days * DAY * 19 / 30..=days * DAY * 20 / 30).contains(&left), "{left}");
-            assert_eq!(plan.time_left(&facts, facts.not_before + left), Duration::ZERO);
-            assert_eq!(plan.time_left(&facts, facts.not_after + 1), Duration::ZERO, "an old one is replaced at once");
+            assert_eq!(plan.time_left(&info, info.not_before + left), Duration::ZERO);
+            assert_eq!(plan.time_left(&info, info.not_after + 1), Duration::ZERO, "an old one is replaced at once");
         }
     }
 
     #[test]
     fn the_window_of_the_authority_comes_first() {
-        let facts = facts(90);
-        let (start, end) = (facts.not_before + 10 * DAY, facts.not_before + 12 * DAY);
-        let mut plan = Plan { window: Some((start, end)), ..Plan::new(&facts, false) };
-        let due = facts.not_before + plan.time_left(&facts, facts.not_before).as_secs();
+        let info = info(90);
+        let (start, end) = (info.not_before + 10 * DAY, info.not_before + 12 * DAY);
+        let mut plan = Plan { window: Some((start, end)), ..Plan::new(&info, false) };
+        let due = info.not_before + plan.time_left(&info, info.not_before).as_secs();
         assert!((start..=end).contains(&due));
-        assert_eq!(plan.time_left(&facts, end), Duration::ZERO);
+        assert_eq!(plan.time_left(&info, end), Duration::ZERO);
     }
 
     #[test]
     fn a_wrong_clock_neither_orders_in_a_loop_nor_keeps_a_certificate_for_ever() {
-        let facts = facts(90);
-        for now in [0, facts.not_after + 10 * 365 * DAY] {
-            let left = Plan::new(&facts, true).time_left(&facts, now).as_secs();
+        let info = info(90);
+        for now in [0, info.not_after + 10 * 365 * DAY] {
+            let left = Plan::new(&info, true).time_left(&info, now).as_secs();
             assert!((50 * DAY..=60 * DAY).contains(&left), "{left}");
         }
         // A little ahead, so that it looks due: a day passes all the same. So it does when the authority wants it at once.
-        let ahead = facts.not_after - DAY;
-        assert!(Plan::new(&facts, true).time_left(&facts, ahead).as_secs() >= DAY - 60);
-        let mut recalled = Plan { window: Some((1, 2)), ..Plan::new(&facts, true) };
-        assert!((DAY - 60..=DAY).contains(&recalled.time_left(&facts, facts.not_before).as_secs()));
+        let ahead = info.not_after - DAY;
+        assert!(Plan::new(&info, true).time_left(&info, ahead).as_secs() >= DAY - 60);
+        let mut recalled = Plan { window: Some((1, 2)), ..Plan::new(&info, true) };
+        assert!((DAY - 60..=DAY).contains(&recalled.time_left(&info, info.not_before).as_secs()));
         // Once the clock has agreed with it, it runs out like any other.
-        let mut slept = Plan::new(&facts, true);
-        slept.time_left(&facts, facts.not_before);
-        assert!(slept.time_left(&facts, facts.not_after + DAY).as_secs() <= DAY);
+        let mut slept = Plan::new(&info, true);
+        slept.time_left(&info, info.not_before);
+        assert!(slept.time_left(&info, info.not_after + DAY).as_secs() <= DAY);
     }
 
     #[test]
     fn a_certificate_is_named_as_in_the_rfc() {
-        assert_eq!(certificate_id(&facts(1)).as_deref(), Some("aYg.h2U"));
+        assert_eq!(certificate_id(&info(1)).as_deref(), Some("aYg.h2U"));
     }
 }
