@@ -28,10 +28,10 @@ use mcp_auth_proxy::upstream::stdio::event_stream::{EventStream, lost_request, s
 use mcp_auth_proxy::upstream::stdio::lines::{Lines, TooLong};
 
 /// A target by its name.
-pub type Target = (&'static str, fn(&[u8]));
+pub(super) type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: &[Target] = &[
+pub(super) const TARGETS: &[Target] = &[
     ("request_head", request_head),
     ("chunked_body", chunked_body),
     ("form", form),
@@ -46,7 +46,7 @@ pub const TARGETS: &[Target] = &[
 ];
 
 /// A head that is accepted says one thing only, however its bytes arrive.
-pub fn request_head(data: &[u8]) {
+pub(super) fn request_head(data: &[u8]) {
     let whole = head::find_end(data, 0);
     let Ok(Some(end)) = whole else { return };
     // Found piece by piece, it ends at the same place.
@@ -67,7 +67,7 @@ pub fn request_head(data: &[u8]) {
 }
 
 /// A body never yields more than its limit, ends, and leaves the bytes after it alone.
-pub fn chunked_body(data: &[u8]) {
+pub(super) fn chunked_body(data: &[u8]) {
     const LIMIT: u64 = 1 << 10;
     let mut input = Input::new(data);
     let mut progress = Progress::new(Framing::Chunked, LIMIT, Duration::from_secs(1));
@@ -85,7 +85,7 @@ pub fn chunked_body(data: &[u8]) {
 }
 
 /// Parameters stand once, and the resource check takes whatever there is.
-pub fn form(data: &[u8]) {
+pub(super) fn form(data: &[u8]) {
     let external = mcp_auth_proxy::url::ExternalUrl::parse("https://mcp.example.com").expect("a good URL");
     let Ok(form) = Form::parse(data) else { return };
     let _ = resource::check(&form, &external);
@@ -99,7 +99,7 @@ pub fn form(data: &[u8]) {
 }
 
 /// A registration that is accepted has redirect URIs that are accepted.
-pub fn registration(data: &[u8]) {
+pub(super) fn registration(data: &[u8]) {
     let Ok((client, _)) = register::parse(data, "https://mcp.example.com", 1) else { return };
     assert!(!client.redirect_uris.is_empty());
     for uri in &client.redirect_uris {
@@ -113,7 +113,7 @@ pub fn registration(data: &[u8]) {
 }
 
 /// A redirect URI that is accepted leads where it says and can't break out of a header or a policy.
-pub fn redirect_uri(data: &[u8]) {
+pub(super) fn redirect_uri(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(uri) = RedirectUri::parse(text) else { return };
     assert_eq!(uri.as_str(), text);
@@ -128,7 +128,7 @@ pub fn redirect_uri(data: &[u8]) {
 }
 
 /// Nothing that was not signed here is accepted as anything.
-pub fn tokens(data: &[u8]) {
+pub(super) fn tokens(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let secret = Secret::from_base64("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").expect("32 bytes");
     let keys = Keys::new("https://mcp.example.com", &secret, &[]);
@@ -143,7 +143,7 @@ pub fn tokens(data: &[u8]) {
 }
 
 /// Without a trusted peer nothing is believed; with one, the chain ends at the peer.
-pub fn forwarded_for(data: &[u8]) {
+pub(super) fn forwarded_for(data: &[u8]) {
     let Ok(value) = http::HeaderValue::from_bytes(data) else { return };
     let mut headers = http::HeaderMap::new();
     headers.insert("x-forwarded-for", value);
@@ -157,7 +157,7 @@ pub fn forwarded_for(data: &[u8]) {
 }
 
 /// An id that is echoed is a JSON string or number.
-pub fn json_rpc(data: &[u8]) {
+pub(super) fn json_rpc(data: &[u8]) {
     let Some(id) = jsonrpc::request_id(data) else { return };
     // A number may be too large for a float and is echoed all the same: only its form counts.
     let form: &serde_json::value::RawValue = serde_json::from_str(id.get()).expect("an id is JSON");
@@ -169,7 +169,7 @@ pub fn json_rpc(data: &[u8]) {
 }
 
 /// Lines are the same however they arrive, and splicing changes what it is to change and nothing else.
-pub fn stdio_lines(data: &[u8]) {
+pub(super) fn stdio_lines(data: &[u8]) {
     const LIMIT: usize = 256;
     let Some((size, data)) = data.split_first() else { return };
     let collect = |chunk: usize| {
@@ -218,7 +218,7 @@ fn message(text: &str) {
 }
 
 /// Whatever is pushed, forgotten and asked for again, a stream gives each event once to a reader, and counts its bytes.
-pub fn event_stream(data: &[u8]) {
+pub(super) fn event_stream(data: &[u8]) {
     let (id, script) = data.split_at(data.len().min(16));
     if let Ok(id) = std::str::from_utf8(id) {
         let (name, _) = split_event_id(id);
@@ -265,7 +265,7 @@ pub fn event_stream(data: &[u8]) {
 }
 
 /// A certificate that is read is for the hosts that it names.
-pub fn certificate(data: &[u8]) {
+pub(super) fn certificate(data: &[u8]) {
     let Some(facts) = CertificateInfo::of(data) else { return };
     for name in &facts.names {
         let host = name.replacen('*', "any", 1);

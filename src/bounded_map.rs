@@ -7,32 +7,32 @@ use std::ops::Deref;
 /// A map with at most so many entries. When it is full, entries are forgotten: it is for what costs no more than another
 /// question, another attempt or another write when it is gone.
 #[derive(Debug)]
-pub struct BoundedMap<K, V> {
+pub(crate) struct BoundedMap<K, V> {
     map: HashMap<K, V>,
     most: usize,
 }
 
 impl<K: Eq + Hash, V> BoundedMap<K, V> {
     /// Empty, with room for `most` entries.
-    pub fn new(most: usize) -> BoundedMap<K, V> {
+    pub(crate) fn new(most: usize) -> BoundedMap<K, V> {
         BoundedMap { map: HashMap::new(), most }
     }
 
     /// Sets a value. When there is no room for another key, everything is forgotten first.
-    pub fn insert(&mut self, key: K, value: V) -> Option<V> {
+    pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
         self.make_room(&key, &[]);
         self.map.insert(key, value)
     }
 
     /// The value of a key, `default` if it has none; room for it is made as in [`BoundedMap::make_room`].
-    pub fn get_or_insert(&mut self, key: K, default: V, forget: &[&dyn Fn(&V) -> bool]) -> &mut V {
+    pub(crate) fn get_or_insert(&mut self, key: K, default: V, forget: &[&dyn Fn(&V) -> bool]) -> &mut V {
         self.make_room(&key, forget);
         self.map.entry(key).or_insert(default)
     }
 
     /// Makes room for `key`, if there is none: forgets what the first test says may go, then what the second says, and so
     /// on until there is room; in the end everything.
-    pub fn make_room(&mut self, key: &K, forget: &[&dyn Fn(&V) -> bool]) {
+    pub(crate) fn make_room(&mut self, key: &K, forget: &[&dyn Fn(&V) -> bool]) {
         if self.map.contains_key(key) {
             return;
         }
@@ -48,12 +48,12 @@ impl<K: Eq + Hash, V> BoundedMap<K, V> {
     }
 
     /// Changes a value that is there.
-    pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+    pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         self.map.get_mut(key)
     }
 
     /// Forgets a key.
-    pub fn remove(&mut self, key: &K) -> Option<V> {
+    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         self.map.remove(key)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 
 /// Takes a lock although a thread panicked while it held it. A panic is answered with 500 and the process goes on
 /// serving; what a lock guards here is changed in steps each of which leaves it whole.
-pub trait Unpoisoned {
+pub(crate) trait Unpoisoned {
     /// The guard, or the guard with what the wait said.
     type Guard;
 

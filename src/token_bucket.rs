@@ -4,7 +4,7 @@ use std::time::Instant;
 
 /// How much a bucket holds, and how fast it fills.
 #[derive(Clone, Copy, Debug)]
-pub struct Rate {
+pub(crate) struct Rate {
     /// Tokens in a full bucket.
     pub burst: f64,
     /// Tokens added in a second.
@@ -13,19 +13,19 @@ pub struct Rate {
 
 /// A bucket.
 #[derive(Clone, Copy, Debug)]
-pub struct TokenBucket {
+pub(crate) struct TokenBucket {
     level: f64,
     since: Instant,
 }
 
 impl TokenBucket {
     /// A full one.
-    pub fn full(rate: Rate, now: Instant) -> TokenBucket {
+    pub(crate) fn full(rate: Rate, now: Instant) -> TokenBucket {
         TokenBucket { level: rate.burst, since: now }
     }
 
     /// Takes a token; false when there is none.
-    pub fn take(&mut self, rate: Rate, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, rate: Rate, now: Instant) -> bool {
         self.level = self.level(rate, now);
         self.since = now;
         let has_one = self.level >= 1.0;
@@ -36,7 +36,7 @@ impl TokenBucket {
     }
 
     /// Is it as good as a new one?
-    pub fn is_full(&self, rate: Rate, now: Instant) -> bool {
+    pub(crate) fn is_full(&self, rate: Rate, now: Instant) -> bool {
         self.level(rate, now) >= rate.burst
     }
 

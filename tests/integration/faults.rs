@@ -19,7 +19,7 @@ use super::support::wire::{Connection, Reply, Transport, request};
 
 /// A disk that can lose power at any write, and run full.
 #[derive(Default, Debug)]
-pub struct Disk {
+pub(crate) struct Disk {
     /// What has been synced.
     durable: Vec<u8>,
     /// What the process sees.
@@ -113,7 +113,7 @@ fn open(disk: &Arc<Mutex<Disk>>, secret: &Secret, clock: &Arc<Clock>) -> Result<
 }
 
 /// The application on what `disk` has kept, which the one before it must have let go.
-pub fn open_with(
+pub(crate) fn open_with(
     settings: Settings,
     disk: &Arc<Mutex<Disk>>,
     secret: &Secret,

@@ -224,6 +224,22 @@ fn no_file_is_longer_than_five_hundred_lines() {
 }
 
 #[test]
+fn the_images_have_the_toolchain() {
+    let read = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
+    let file = read("rust-toolchain.toml");
+    let channel = file.lines().find_map(|l| l.strip_prefix("channel = ")).unwrap().trim_matches('"').to_string();
+    let mut images = 0;
+    for name in ["Dockerfile", ".github/workflows/test.yml"] {
+        for (at, _) in read(name).match_indices("library/rust:") {
+            let tag = read(name)[at + "library/rust:".len()..].split('-').next().unwrap().to_string();
+            assert!(channel.starts_with(&format!("{tag}.")) || channel == tag, "{name} has {tag}, not {channel}");
+            images += 1;
+        }
+    }
+    assert_eq!(images, 2);
+}
+
+#[test]
 fn layers_are_read_from_every_form_of_a_path() {
     let path = |text: &str| text.split("::").map(String::from).collect::<Vec<_>>();
     let found = |module: &str, code: &str| {

@@ -9,7 +9,7 @@ use crate::url::is_loopback_host;
 
 /// An HTTP proxy on the way out.
 #[derive(Clone, PartialEq, Eq)]
-pub struct OutboundProxy {
+pub(crate) struct OutboundProxy {
     /// Its host and port.
     pub(crate) host: String,
     pub(crate) port: u16,

@@ -11,32 +11,32 @@ use sha2::{Digest, Sha256};
 use super::proxy::PASSWORD;
 use super::wire::{Reply, Transport};
 
-pub const REDIRECT: &str = "http://127.0.0.1:5000/callback";
-pub const VERIFIER: &str = "a-verifier-of-forty-three-characters-at-least-0";
+pub(crate) const REDIRECT: &str = "http://127.0.0.1:5000/callback";
+pub(crate) const VERIFIER: &str = "a-verifier-of-forty-three-characters-at-least-0";
 const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
 
-pub fn challenge(verifier: &str) -> String {
+pub(crate) fn challenge(verifier: &str) -> String {
     URL_SAFE_NO_PAD.encode(Sha256::digest(verifier))
 }
 
-pub fn encode(pairs: &[(&str, &str)]) -> String {
+pub(crate) fn encode(pairs: &[(&str, &str)]) -> String {
     form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
 }
 
 /// The query of a URL.
-pub fn query(url: &str) -> BTreeMap<String, String> {
+pub(crate) fn query(url: &str) -> BTreeMap<String, String> {
     let query = url.split_once('?').map_or("", |(_, q)| q);
     form_urlencoded::parse(query.as_bytes()).into_owned().collect()
 }
 
 /// A browser: cookies, and the forms that it was shown.
-pub struct Browser<'t, T> {
+pub(crate) struct Browser<'t, T> {
     pub transport: &'t T,
     pub cookies: RefCell<BTreeMap<String, String>>,
 }
 
 impl<'t, T: Transport> Browser<'t, T> {
-    pub fn new(transport: &'t T) -> Self {
+    pub(crate) fn new(transport: &'t T) -> Self {
         Browser { transport, cookies: RefCell::default() }
     }
 
@@ -59,16 +59,16 @@ impl<'t, T: Transport> Browser<'t, T> {
         reply
     }
 
-    pub fn get(&self, target: &str) -> Reply {
+    pub(crate) fn get(&self, target: &str) -> Reply {
         self.send("GET", target, "")
     }
 
-    pub fn post(&self, target: &str, fields: &[(&str, &str)]) -> Reply {
+    pub(crate) fn post(&self, target: &str, fields: &[(&str, &str)]) -> Reply {
         self.send("POST", target, &encode(fields))
     }
 
     /// Opens the page of an authorization request and signs in with `password`.
-    pub fn sign_in(&self, target: &str, password: &str) -> Reply {
+    pub(crate) fn sign_in(&self, target: &str, password: &str) -> Reply {
         let page = self.get(target);
         assert_eq!(page.status, 200, "{}", page.text());
         self.post(
@@ -79,7 +79,7 @@ impl<'t, T: Transport> Browser<'t, T> {
 }
 
 /// The value of a hidden field.
-pub fn hidden(page: &Reply, name: &str) -> String {
+pub(crate) fn hidden(page: &Reply, name: &str) -> String {
     let html = page.text();
     let start = html.find(&format!("name=\"{name}\" value=\"")).unwrap_or_else(|| panic!("no field {name} in {html}"));
     let value = &html[start..].split("value=\"").nth(1).unwrap();
@@ -87,7 +87,7 @@ pub fn hidden(page: &Reply, name: &str) -> String {
 }
 
 /// A client of the authorization server.
-pub struct Client<'t, T> {
+pub(crate) struct Client<'t, T> {
     pub transport: &'t T,
     pub id: String,
     pub secret: Option<String>,
@@ -96,7 +96,7 @@ pub struct Client<'t, T> {
 
 /// What a token request brought.
 #[derive(Clone, Debug)]
-pub struct Tokens {
+pub(crate) struct Tokens {
     pub access: String,
     pub refresh: String,
     pub expires_in: u64,
@@ -104,18 +104,18 @@ pub struct Tokens {
 
 impl<'t, T: Transport> Client<'t, T> {
     /// A public client with a loopback redirect URI.
-    pub fn public(transport: &'t T) -> Self {
+    pub(crate) fn public(transport: &'t T) -> Self {
         Client::named(transport, "test client")
     }
 
-    pub fn named(transport: &'t T, name: &str) -> Self {
+    pub(crate) fn named(transport: &'t T, name: &str) -> Self {
         Client::register(
             transport,
             json!({"client_name": name, "redirect_uris": [REDIRECT], "token_endpoint_auth_method": "none"}),
         )
     }
 
-    pub fn register(transport: &'t T, metadata: Value) -> Self {
+    pub(crate) fn register(transport: &'t T, metadata: Value) -> Self {
         let reply = register(transport, &metadata);
         assert_eq!(reply.status, 201, "{}", reply.text());
         let answer = reply.json();
@@ -128,7 +128,7 @@ impl<'t, T: Transport> Client<'t, T> {
     }
 
     /// The target of an authorization request.
-    pub fn authorize(&self, more: &[(&str, &str)]) -> String {
+    pub(crate) fn authorize(&self, more: &[(&str, &str)]) -> String {
         let challenge = challenge(VERIFIER);
         let mut pairs = vec![
             ("response_type", "code"),
@@ -146,20 +146,20 @@ impl<'t, T: Transport> Client<'t, T> {
     }
 
     /// Through sign-in to an authorization code.
-    pub fn code(&self) -> String {
+    pub(crate) fn code(&self) -> String {
         let reply = Browser::new(self.transport).sign_in(&self.authorize(&[]), PASSWORD);
         assert_eq!(reply.status, 303, "{}", reply.text());
         query(reply.header("location").unwrap()).remove("code").unwrap()
     }
 
-    pub fn token_request(&self, pairs: &[(&str, &str)]) -> Reply {
+    pub(crate) fn token_request(&self, pairs: &[(&str, &str)]) -> Reply {
         let mut all = vec![("client_id", self.id.as_str())];
         all.extend(self.secret.as_deref().map(|s| ("client_secret", s)));
         all.extend(pairs);
         self.transport.send("POST", "/.idp/token", &[FORM], encode(&all).as_bytes())
     }
 
-    pub fn redeem(&self, code: &str) -> Reply {
+    pub(crate) fn redeem(&self, code: &str) -> Reply {
         self.token_request(&[
             ("grant_type", "authorization_code"),
             ("code", code),
@@ -168,21 +168,21 @@ impl<'t, T: Transport> Client<'t, T> {
         ])
     }
 
-    pub fn refresh(&self, token: &str) -> Reply {
+    pub(crate) fn refresh(&self, token: &str) -> Reply {
         self.token_request(&[("grant_type", "refresh_token"), ("refresh_token", token)])
     }
 
     /// The whole way.
-    pub fn tokens(&self) -> Tokens {
+    pub(crate) fn tokens(&self) -> Tokens {
         tokens(&self.redeem(&self.code()))
     }
 }
 
-pub fn register(transport: &impl Transport, metadata: &Value) -> Reply {
+pub(crate) fn register(transport: &impl Transport, metadata: &Value) -> Reply {
     transport.send("POST", "/.idp/register", &[("Content-Type", "application/json")], metadata.to_string().as_bytes())
 }
 
-pub fn tokens(reply: &Reply) -> Tokens {
+pub(crate) fn tokens(reply: &Reply) -> Tokens {
     assert_eq!(reply.status, 200, "{}", reply.text());
     let answer = reply.json();
     Tokens {
@@ -193,7 +193,7 @@ pub fn tokens(reply: &Reply) -> Tokens {
 }
 
 /// A request to the resource with a token.
-pub fn call(transport: &impl Transport, token: &str) -> Reply {
+pub(crate) fn call(transport: &impl Transport, token: &str) -> Reply {
     let authorization = format!("Bearer {token}");
     let headers = [("Authorization", authorization.as_str()), ("Content-Type", "application/json")];
     transport.send("POST", "/mcp", &headers, br#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#)

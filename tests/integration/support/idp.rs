@@ -13,20 +13,20 @@ use serde_json::{Value, json};
 use super::flow::{challenge, query};
 use super::upstream::{FakeUpstream, Received, text};
 
-pub const CLIENT_ID: &str = "proxy";
-pub const CLIENT_SECRET: &str = "s3cret & more";
+pub(crate) const CLIENT_ID: &str = "proxy";
+pub(crate) const CLIENT_SECRET: &str = "s3cret & more";
 
 /// Makes the ID token's text of its claims, in another way than the provider would.
-pub type Forge = Box<dyn Fn(&OidcState, Value) -> String + Send>;
+pub(crate) type Forge = Box<dyn Fn(&OidcState, Value) -> String + Send>;
 
 /// An OpenID Connect provider.
-pub struct FakeOidc {
+pub(crate) struct FakeOidc {
     pub server: FakeUpstream,
     state: Arc<Mutex<OidcState>>,
 }
 
 /// What it knows and does.
-pub struct OidcState {
+pub(crate) struct OidcState {
     pub issuer: String,
     key: EcdsaKeyPair,
     kid: u32,
@@ -49,18 +49,18 @@ pub struct OidcState {
 
 impl OidcState {
     /// A token signed by the provider's key.
-    pub fn sign(&self, header: Value, claims: &Value) -> String {
+    pub(crate) fn sign(&self, header: Value, claims: &Value) -> String {
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let signed = format!("{}.{}", part(&header), part(claims));
         let signature = self.key.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
-    pub fn header(&self) -> Value {
+    pub(crate) fn header(&self) -> Value {
         json!({"alg": "ES256", "kid": self.kid.to_string()})
     }
 
-    pub fn public_key(&self) -> Vec<u8> {
+    pub(crate) fn public_key(&self) -> Vec<u8> {
         self.key.public_key().as_ref().to_vec()
     }
 
@@ -85,7 +85,7 @@ fn new_key() -> EcdsaKeyPair {
 
 impl FakeOidc {
     /// With alice about to sign in; `now` is what its clock says.
-    pub fn start(now: impl Fn() -> u64 + Send + Sync + 'static) -> FakeOidc {
+    pub(crate) fn start(now: impl Fn() -> u64 + Send + Sync + 'static) -> FakeOidc {
         let state = Arc::new(Mutex::new(OidcState {
             issuer: String::new(),
             key: new_key(),
@@ -108,27 +108,27 @@ impl FakeOidc {
         FakeOidc { server, state }
     }
 
-    pub fn state(&self) -> MutexGuard<'_, OidcState> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, OidcState> {
         self.state.lock().unwrap()
     }
 
-    pub fn issuer(&self) -> String {
+    pub(crate) fn issuer(&self) -> String {
         self.state().issuer.clone()
     }
 
-    pub fn configuration_url(&self) -> String {
+    pub(crate) fn configuration_url(&self) -> String {
         format!("{}/.well-known/openid-configuration", self.issuer())
     }
 
     /// Replaces the key that signs.
-    pub fn rotate(&self) {
+    pub(crate) fn rotate(&self) {
         let mut state = self.state();
         state.key = new_key();
         state.kid += 1;
     }
 
     /// The person signs in at `url`: the query with which the browser comes back.
-    pub fn authorize(&self, url: &str) -> Vec<(String, String)> {
+    pub(crate) fn authorize(&self, url: &str) -> Vec<(String, String)> {
         let asked = query(url);
         assert_eq!((asked["response_type"].as_str(), asked["client_id"].as_str()), ("code", CLIENT_ID));
         assert_eq!(asked["code_challenge_method"], "S256");
@@ -226,14 +226,14 @@ fn answer(state: &mut OidcState, request: &Received, out: &mut TcpStream, now: u
 }
 
 /// GitHub, whose users `alice` are.
-pub struct FakeGitHub {
+pub(crate) struct FakeGitHub {
     pub server: FakeUpstream,
     state: Arc<Mutex<GitHubState>>,
 }
 
 /// What it knows of the one who signs in.
 #[derive(Default)]
-pub struct GitHubState {
+pub(crate) struct GitHubState {
     pub login: String,
     pub id: u64,
     /// Pages of addresses.
@@ -253,7 +253,7 @@ pub struct GitHubState {
 }
 
 impl FakeGitHub {
-    pub fn start() -> FakeGitHub {
+    pub(crate) fn start() -> FakeGitHub {
         let state = Arc::new(Mutex::new(GitHubState {
             login: "Alice".into(),
             id: 1001,
@@ -265,15 +265,15 @@ impl FakeGitHub {
         FakeGitHub { server, state }
     }
 
-    pub fn state(&self) -> MutexGuard<'_, GitHubState> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, GitHubState> {
         self.state.lock().unwrap()
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.server.port)
     }
 
-    pub fn authorize(&self, url: &str) -> Vec<(String, String)> {
+    pub(crate) fn authorize(&self, url: &str) -> Vec<(String, String)> {
         let asked = query(url);
         assert!(url.starts_with(&format!("{}/login/oauth/authorize?", self.url())), "{url}");
         let mut state = self.state();

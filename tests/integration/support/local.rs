@@ -44,7 +44,7 @@ impl Upstream for Echo {
 }
 
 /// The application.
-pub struct Local {
+pub(crate) struct Local {
     app: App,
     pub clock: Arc<Clock>,
     pub address: IpAddr,
@@ -55,11 +55,11 @@ pub struct Local {
 
 impl Local {
     /// On `store`, with `secret`, at the time that `clock` tells.
-    pub fn new(store: Box<dyn Store>, secret: &Secret, clock: Arc<Clock>) -> Result<Local, String> {
+    pub(crate) fn new(store: Box<dyn Store>, secret: &Secret, clock: Arc<Clock>) -> Result<Local, String> {
         Local::with_password(PASSWORD, store, secret, clock)
     }
 
-    pub fn with_password(
+    pub(crate) fn with_password(
         password: &str,
         store: Box<dyn Store>,
         secret: &Secret,
@@ -69,7 +69,7 @@ impl Local {
         Local::with_settings(settings, store, secret, clock)
     }
 
-    pub fn with_settings(
+    pub(crate) fn with_settings(
         settings: Settings,
         store: Box<dyn Store>,
         secret: &Secret,
@@ -84,31 +84,31 @@ impl Local {
         Ok(Local { app, clock, address: Ipv4Addr::LOCALHOST.into(), client, socket })
     }
 
-    pub fn core(&self) -> &Core {
+    pub(crate) fn core(&self) -> &Core {
         &self.app.core
     }
 
-    pub fn login(&self) -> &Login {
+    pub(crate) fn login(&self) -> &Login {
         &self.app.server.login
     }
 
-    pub fn streams(&self) -> &OpenStreams {
+    pub(crate) fn streams(&self) -> &OpenStreams {
         &self.app.streams
     }
 
     /// The client of all requests from now on has gone away.
-    pub fn hang_up(&self) {
+    pub(crate) fn hang_up(&self) {
         self.socket.shutdown(std::net::Shutdown::Both).unwrap();
     }
 
     /// What a thread of the proxy does now and then.
-    pub fn look_after_streams(&self) {
+    pub(crate) fn look_after_streams(&self) {
         recheck::look_after_streams(self.login(), self.streams());
     }
 }
 
 /// A client of the proxy, and its end of the connection.
-pub fn client() -> (ClientHandle, TcpStream) {
+pub(crate) fn client() -> (ClientHandle, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let connection = Arc::new(ClientConnection::plain(listener.accept().unwrap().0));

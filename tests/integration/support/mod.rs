@@ -1,25 +1,25 @@
 //! What the tests share.
 
-pub mod flow;
-pub mod idp;
-pub mod local;
-pub mod pebble;
-pub mod proxy;
-pub mod scripted;
-pub mod stdio;
-pub mod tls;
-pub mod tls_client;
-pub mod upstream;
-pub mod usage;
-pub mod wire;
+pub(crate) mod flow;
+pub(crate) mod idp;
+pub(crate) mod local;
+pub(crate) mod pebble;
+pub(crate) mod proxy;
+pub(crate) mod scripted;
+pub(crate) mod stdio;
+pub(crate) mod tls;
+pub(crate) mod tls_client;
+pub(crate) mod upstream;
+pub(crate) mod usage;
+pub(crate) mod wire;
 
 use std::time::{Duration, Instant};
 
 /// How long anything may take before the test fails: generous, since machines can be slow.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until `condition` holds.
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "it did not come to pass: {what}");

@@ -9,7 +9,7 @@ use super::tls::Authority;
 
 /// How the authority behaves.
 #[derive(Clone, Copy)]
-pub struct Behaviour {
+pub(crate) struct Behaviour {
     /// Of a hundred good nonces, so many are refused.
     pub refused_nonces: u8,
     /// Each validation waits for fewer seconds than that, at random.
@@ -27,11 +27,11 @@ impl Default for Behaviour {
 }
 
 /// What Pebble is told of an account elsewhere, as its operator would be.
-pub const EXTERNAL_KID: &str = "kid-1";
-pub const EXTERNAL_KEY: &str = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W";
+pub(crate) const EXTERNAL_KID: &str = "kid-1";
+pub(crate) const EXTERNAL_KEY: &str = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W";
 
 /// The authority; killed when dropped.
-pub struct Pebble {
+pub(crate) struct Pebble {
     scratch: Scratch,
     dns: Child,
     authority: Option<Child>,
@@ -47,7 +47,7 @@ pub struct Pebble {
 
 impl Pebble {
     /// An authority that validates on two free ports.
-    pub fn start(behaviour: Behaviour) -> Pebble {
+    pub(crate) fn start(behaviour: Behaviour) -> Pebble {
         let scratch = Scratch::new();
         make_certificates(&scratch);
         let (dns_port, dns_management) = (free_port(), free_port());
@@ -77,7 +77,7 @@ impl Pebble {
     }
 
     /// Starts the authority, which has forgotten everything.
-    pub fn up(&mut self) {
+    pub(crate) fn up(&mut self) {
         let config = serde_json::json!({"pebble": {
             "listenAddress": format!("127.0.0.1:{}", self.port),
             "managementListenAddress": format!("127.0.0.1:{}", self.management),
@@ -107,7 +107,7 @@ impl Pebble {
     }
 
     /// Stops it.
-    pub fn down(&mut self) {
+    pub(crate) fn down(&mut self) {
         if let Some(mut child) = self.authority.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -115,32 +115,32 @@ impl Pebble {
     }
 
     /// Its directory.
-    pub fn directory(&self) -> String {
+    pub(crate) fn directory(&self) -> String {
         format!("https://localhost:{}/dir", self.port)
     }
 
     /// The file with the certificate that its own API is trusted by.
-    pub fn ca_file(&self) -> String {
+    pub(crate) fn ca_file(&self) -> String {
         self.scratch.path("ca.pem")
     }
 
     /// What it has logged.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.scratch.path("pebble.log")).unwrap_or_default()
     }
 
     /// How many certificates it has issued since it was started.
-    pub fn issued(&self) -> usize {
+    pub(crate) fn issued(&self) -> usize {
         self.log().matches("Issued certificate serial").count()
     }
 
     /// How many accounts it has made.
-    pub fn accounts(&self) -> usize {
+    pub(crate) fn accounts(&self) -> usize {
         self.log().matches("accounts in memory").count()
     }
 
     /// From now on, no name has an address.
-    pub fn forget_names(&self) {
+    pub(crate) fn forget_names(&self) {
         let mut connection = super::wire::Connection::open(self.dns_management);
         let body = br#"{"ip":""}"#;
         connection.write(super::wire::request("POST", "/set-default-ipv4", "localhost", &[], body));

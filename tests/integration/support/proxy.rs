@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex};
 use super::eventually;
 use super::wire::{Connection, Reply, Transport, request};
 
-pub const PASSWORD: &str = "correct horse battery";
+pub(crate) const PASSWORD: &str = "correct horse battery";
 
 /// A directory that is removed with its owner.
-pub struct Scratch(pub PathBuf);
+pub(crate) struct Scratch(pub PathBuf);
 
 impl Scratch {
-    pub fn new() -> Scratch {
+    pub(crate) fn new() -> Scratch {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("mcp-auth-proxy-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
@@ -24,7 +24,7 @@ impl Scratch {
         Scratch(path)
     }
 
-    pub fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.0.join(name).display().to_string()
     }
 }
@@ -36,7 +36,7 @@ impl Drop for Scratch {
 }
 
 /// One below those that the system gives to outgoing connections, each once in this process: nobody takes it in between.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let start = 10_000 + std::process::id() * 97 % 20_000;
     loop {
@@ -48,14 +48,14 @@ pub fn free_port() -> u16 {
 }
 
 /// The binary with an environment of its own.
-pub fn command() -> Command {
+pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mcp-auth-proxy"));
     command.env_clear().stdin(Stdio::null());
     command
 }
 
 /// A running proxy; killed when dropped.
-pub struct Proxy {
+pub(crate) struct Proxy {
     child: Child,
     pub port: u16,
     pub data: Arc<Scratch>,
@@ -64,19 +64,19 @@ pub struct Proxy {
 
 impl Proxy {
     /// A proxy before `upstream`, with the test password unless `args` bring another.
-    pub fn start(upstream: u16, args: &[&str]) -> Proxy {
+    pub(crate) fn start(upstream: u16, args: &[&str]) -> Proxy {
         Proxy::start_in(Arc::new(Scratch::new()), free_port(), upstream, args)
     }
 
     /// The same on a given data directory and port: a restart.
-    pub fn start_in(data: Arc<Scratch>, port: u16, upstream: u16, args: &[&str]) -> Proxy {
+    pub(crate) fn start_in(data: Arc<Scratch>, port: u16, upstream: u16, args: &[&str]) -> Proxy {
         let mut command = command();
         command.args(arguments(&data, port)).args(args).arg(format!("http://127.0.0.1:{upstream}"));
         Proxy::spawn(command, port, data)
     }
 
     /// Runs `command`, which must listen on `port`.
-    pub fn spawn(mut command: Command, port: u16, data: Arc<Scratch>) -> Proxy {
+    pub(crate) fn spawn(mut command: Command, port: u16, data: Arc<Scratch>) -> Proxy {
         if !command.get_envs().any(|(name, _)| name == "LOG_LEVEL") {
             command.env("LOG_LEVEL", "debug");
         }
@@ -97,26 +97,26 @@ impl Proxy {
         proxy
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
     /// Waits until the log has `text`: lines take a moment from one process to the other.
-    pub fn has_logged(&self, text: &str) {
+    pub(crate) fn has_logged(&self, text: &str) {
         eventually(&format!("the log has: {text}"), || self.log().contains(text));
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Sends a signal by its name.
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let kill = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
         assert!(kill.success());
     }
 
-    pub fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let mut status = None;
         eventually("the proxy ends", || {
             status = self.child.try_wait().unwrap();
@@ -126,23 +126,23 @@ impl Proxy {
     }
 
     /// Kills it with -9 and starts it anew on the same data.
-    pub fn crash_and_restart(mut self, upstream: u16, args: &[&str]) -> Proxy {
+    pub(crate) fn crash_and_restart(mut self, upstream: u16, args: &[&str]) -> Proxy {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         Proxy::start_in(self.data.clone(), self.port, upstream, args)
     }
 
-    pub fn connect(&self) -> Connection {
+    pub(crate) fn connect(&self) -> Connection {
         Connection::open(self.port)
     }
 
-    pub fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         format!("localhost:{}", self.port)
     }
 }
 
 /// The arguments that every test's proxy has.
-pub fn arguments(data: &Scratch, port: u16) -> Vec<String> {
+pub(crate) fn arguments(data: &Scratch, port: u16) -> Vec<String> {
     [
         "--listen",
         &format!("127.0.0.1:{port}"),

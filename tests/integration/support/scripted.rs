@@ -16,18 +16,18 @@ use super::tls::Authority;
 
 /// How the server is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Over {
+pub(crate) enum Over {
     Tcp,
     Tls,
     Unix,
 }
 
 impl Over {
-    pub const ALL: [Over; 3] = [Over::Tcp, Over::Tls, Over::Unix];
+    pub(crate) const ALL: [Over; 3] = [Over::Tcp, Over::Tls, Over::Unix];
 }
 
 /// One connection to it.
-pub enum Wire {
+pub(crate) enum Wire {
     Tcp(TcpStream),
     Tls(Box<StreamOwned<ServerConnection, TcpStream>>),
     Unix(UnixStream),
@@ -35,7 +35,7 @@ pub enum Wire {
 
 impl Wire {
     /// How long a read may wait.
-    pub fn set_patience(&self, time: Duration) {
+    pub(crate) fn set_patience(&self, time: Duration) {
         match self {
             Wire::Tcp(socket) => socket.set_read_timeout(Some(time)),
             Wire::Tls(stream) => stream.sock.set_read_timeout(Some(time)),
@@ -45,7 +45,7 @@ impl Wire {
     }
 
     /// Ends the connection so that the other side is told of an error.
-    pub fn reset(self) {
+    pub(crate) fn reset(self) {
         let linger = |socket: &TcpStream| {
             rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO)).unwrap();
         };
@@ -57,7 +57,7 @@ impl Wire {
     }
 
     /// Ends TLS in order, where there is any.
-    pub fn close(mut self) {
+    pub(crate) fn close(mut self) {
         if let Wire::Tls(stream) = &mut self {
             stream.conn.send_close_notify();
             let _ = stream.flush();
@@ -65,12 +65,12 @@ impl Wire {
     }
 
     /// The head of the next request.
-    pub fn head(&mut self) -> Option<String> {
+    pub(crate) fn head(&mut self) -> Option<String> {
         super::tls::head(self)
     }
 
     /// Writes what there is; the proxy may have gone away on purpose.
-    pub fn say(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+    pub(crate) fn say(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.write_all(bytes.as_ref()).and_then(|()| self.flush()).is_ok()
     }
 }
@@ -103,14 +103,14 @@ impl Write for Wire {
 }
 
 /// The server, and what a proxy has to be told of it.
-pub struct Scripted {
+pub(crate) struct Scripted {
     url: String,
     scratch: Scratch,
 }
 
 impl Scripted {
     /// Has each connection played by `play`, on a thread of its own.
-    pub fn start(over: Over, play: impl Fn(Wire) + Send + Sync + 'static) -> Scripted {
+    pub(crate) fn start(over: Over, play: impl Fn(Wire) + Send + Sync + 'static) -> Scripted {
         let (scratch, play) = (Scratch::new(), Arc::new(play));
         let take = move |wire: Wire| {
             wire.set_patience(PATIENCE);
@@ -160,7 +160,7 @@ impl Scripted {
     }
 
     /// A proxy before it.
-    pub fn proxy(&self, args: &[&str]) -> Proxy {
+    pub(crate) fn proxy(&self, args: &[&str]) -> Proxy {
         let (data, port) = (Arc::new(Scratch::new()), free_port());
         let mut command = command();
         command.args(arguments(&data, port)).args(args);

@@ -13,10 +13,10 @@ use super::proxy::{Proxy, Scratch, arguments, command, free_port};
 use super::wire::{Connection, Reply, Transport, request};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/support/child.py");
-pub const BOTH: &str = "application/json, text/event-stream";
+pub(crate) const BOTH: &str = "application/json, text/event-stream";
 
 /// A proxy with the scripted server behind it.
-pub struct Published {
+pub(crate) struct Published {
     pub proxy: Proxy,
     secret: Secret,
     token: String,
@@ -25,7 +25,7 @@ pub struct Published {
 }
 
 impl Published {
-    pub fn start(args: &[&str], env: &[(&str, &str)]) -> Published {
+    pub(crate) fn start(args: &[&str], env: &[(&str, &str)]) -> Published {
         let data = Arc::new(Scratch::new());
         let args: Vec<String> = args.iter().map(|a| a.to_string()).collect();
         let mut env: BTreeMap<String, String> = env.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
@@ -37,7 +37,7 @@ impl Published {
     }
 
     /// With the secret in the data directory, where it is unless the environment has it.
-    pub fn start_without_secret(args: &[&str]) -> Published {
+    pub(crate) fn start_without_secret(args: &[&str]) -> Published {
         let args: Vec<String> = args.iter().map(|a| a.to_string()).collect();
         let env = BTreeMap::new();
         let proxy = Published::spawn(Arc::new(Scratch::new()), free_port(), &args, &env);
@@ -54,7 +54,7 @@ impl Published {
     }
 
     /// Ends the proxy by a signal, and starts it anew on the same data.
-    pub fn restart(self, signal: &str) -> Published {
+    pub(crate) fn restart(self, signal: &str) -> Published {
         let Published { mut proxy, secret, token, args, env } = self;
         proxy.signal(signal);
         proxy.wait();
@@ -63,12 +63,12 @@ impl Published {
     }
 
     /// A client of the user who knows the password.
-    pub fn client(&self) -> McpClient<'_> {
+    pub(crate) fn client(&self) -> McpClient<'_> {
         self.client_with(self.token.clone())
     }
 
     /// A client of somebody else, as another way to sign in would make one.
-    pub fn client_of(&self, user: &str, client: &str) -> McpClient<'_> {
+    pub(crate) fn client_of(&self, user: &str, client: &str) -> McpClient<'_> {
         let keys = Keys::new(&self.proxy.origin(), &self.secret, &[]);
         let mut token = AccessToken::verify(&self.token, &keys, 0).unwrap();
         token.sub = UserId(user.into());
@@ -82,7 +82,7 @@ impl Published {
 }
 
 /// A client.
-pub struct McpClient<'p> {
+pub(crate) struct McpClient<'p> {
     pub proxy: &'p Proxy,
     pub token: String,
     pub session: Option<String>,
@@ -92,13 +92,13 @@ pub struct McpClient<'p> {
 
 impl McpClient<'_> {
     /// Sends a request with the fields that every client sends.
-    pub fn send(&self, method: &str, more: &[(&str, &str)], body: &[u8]) -> Reply {
+    pub(crate) fn send(&self, method: &str, more: &[(&str, &str)], body: &[u8]) -> Reply {
         let mut connection = self.begin(method, more, body);
         connection.reply(false).unwrap_or_else(|| panic!("no answer; log:\n{}", self.proxy.log()))
     }
 
     /// The same without waiting for the answer. A field of `more` takes the place of the usual one.
-    pub fn begin(&self, method: &str, more: &[(&str, &str)], body: &[u8]) -> Connection {
+    pub(crate) fn begin(&self, method: &str, more: &[(&str, &str)], body: &[u8]) -> Connection {
         let bearer = format!("Bearer {}", self.token);
         let usual = [
             ("Authorization", Some(bearer.as_str())),
@@ -116,12 +116,12 @@ impl McpClient<'_> {
         connection
     }
 
-    pub fn post(&self, body: &str) -> Reply {
+    pub(crate) fn post(&self, body: &str) -> Reply {
         self.send("POST", &[], body.as_bytes())
     }
 
     /// Initializes a session; panics when the server refuses.
-    pub fn initialize(&mut self) -> Value {
+    pub(crate) fn initialize(&mut self) -> Value {
         let reply = self.post(&self.initialize_request());
         assert_eq!(reply.status, 200, "{}; log:\n{}", reply.text(), self.proxy.log());
         let id = reply.header("mcp-session-id");
@@ -131,19 +131,19 @@ impl McpClient<'_> {
         reply.json()
     }
 
-    pub fn initialize_request(&self) -> String {
+    pub(crate) fn initialize_request(&self) -> String {
         let params = json!({"protocolVersion": self.version, "capabilities": {"sampling": {}}, "clientInfo": {"name": "test", "version": "1"}});
         json!({"jsonrpc": "2.0", "id": "init", "method": "initialize", "params": params}).to_string()
     }
 
     /// The text of a request with the next id.
-    pub fn request(&mut self, method: &str, params: Value) -> String {
+    pub(crate) fn request(&mut self, method: &str, params: Value) -> String {
         self.next += 1;
         json!({"jsonrpc": "2.0", "id": self.next, "method": method, "params": params}).to_string()
     }
 
     /// The messages that answer a request.
-    pub fn messages(&mut self, method: &str, params: Value) -> Vec<Value> {
+    pub(crate) fn messages(&mut self, method: &str, params: Value) -> Vec<Value> {
         let request = self.request(method, params);
         let reply = self.post(&request);
         assert_eq!(reply.status, 200, "{}", reply.text());
@@ -154,25 +154,25 @@ impl McpClient<'_> {
     }
 
     /// The last message that answers a request.
-    pub fn call(&mut self, method: &str, params: Value) -> Value {
+    pub(crate) fn call(&mut self, method: &str, params: Value) -> Value {
         self.messages(method, params).pop().expect("an answer")
     }
 
     /// The result of a request.
-    pub fn result(&mut self, method: &str, params: Value) -> Value {
+    pub(crate) fn result(&mut self, method: &str, params: Value) -> Value {
         let answer = self.call(method, params);
         assert!(answer.get("result").is_some(), "{answer}; log:\n{}", self.proxy.log());
         answer["result"].clone()
     }
 
     /// Opens a stream by GET.
-    pub fn listen(&self, last_event_id: Option<&str>) -> Stream {
+    pub(crate) fn listen(&self, last_event_id: Option<&str>) -> Stream {
         let more: Vec<_> = last_event_id.map(|id| ("Last-Event-ID", id)).into_iter().collect();
         Stream::of(self.begin("GET", &more, b""))
     }
 
     /// Sends a request whose answers are read one by one.
-    pub fn stream(&mut self, method: &str, params: Value) -> Stream {
+    pub(crate) fn stream(&mut self, method: &str, params: Value) -> Stream {
         let request = self.request(method, params);
         Stream::of(self.begin("POST", &[], request.as_bytes()))
     }
@@ -180,20 +180,20 @@ impl McpClient<'_> {
 
 /// A server-sent event.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Event {
+pub(crate) struct Event {
     pub name: String,
     pub id: Option<String>,
     pub data: String,
 }
 
 impl Event {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.data).unwrap_or_else(|e| panic!("{e} in {:?}", self.data))
     }
 }
 
 /// The events of a whole stream; comments and events without data are none.
-pub fn events(text: &str) -> Vec<Event> {
+pub(crate) fn events(text: &str) -> Vec<Event> {
     text.split("\n\n").map(event).filter(|e| !e.data.is_empty()).collect()
 }
 
@@ -211,20 +211,20 @@ fn event(text: &str) -> Event {
 }
 
 /// An answer that is read while it comes.
-pub struct Stream {
+pub(crate) struct Stream {
     connection: Connection,
     pub head: Reply,
     text: String,
 }
 
 impl Stream {
-    pub fn of(mut connection: Connection) -> Stream {
+    pub(crate) fn of(mut connection: Connection) -> Stream {
         let head = connection.head().expect("an answer");
         Stream { connection, head, text: String::new() }
     }
 
     /// The next event, the one without data too; `None` at the end.
-    pub fn next(&mut self) -> Option<Event> {
+    pub(crate) fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(end) = self.text.find("\n\n") {
                 let rest = self.text.split_off(end + 2);
@@ -240,14 +240,14 @@ impl Stream {
     }
 
     /// The first message, if it comes within a moment.
-    pub fn is_answered(&mut self) -> Option<Value> {
+    pub(crate) fn is_answered(&mut self) -> Option<Value> {
         let moment = std::time::Duration::from_millis(500);
         self.connection.socket.set_read_timeout(Some(moment)).unwrap();
         self.message()
     }
 
     /// The next message.
-    pub fn message(&mut self) -> Option<Value> {
+    pub(crate) fn message(&mut self) -> Option<Value> {
         loop {
             let event = self.next()?;
             if !event.data.is_empty() {
@@ -258,13 +258,13 @@ impl Stream {
 }
 
 /// Does the process run? A zombie has ended.
-pub fn is_running(pid: u64) -> bool {
+pub(crate) fn is_running(pid: u64) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     status.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
 }
 
 /// The scripted servers that run with `marker` in their environment, and what they started.
-pub fn servers(marker: &str) -> Vec<u64> {
+pub(crate) fn servers(marker: &str) -> Vec<u64> {
     let all = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = all.filter_map(|e| e.file_name().to_str()?.parse::<u64>().ok());
     let marker = format!("MARKER={marker}\0");

@@ -10,14 +10,14 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// Signs certificates.
-pub struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     /// Its own certificate, PEM.
     pub certificate: String,
 }
 
 impl Authority {
-    pub fn new() -> Authority {
+    pub(crate) fn new() -> Authority {
         let key = KeyPair::generate().unwrap();
         let mut parameters = CertificateParams::new(Vec::new()).unwrap();
         parameters.distinguished_name.push(DnType::CommonName, "the tests' authority");
@@ -27,7 +27,7 @@ impl Authority {
     }
 
     /// A certificate for `names`, valid since yesterday and for three months, and its key, both PEM.
-    pub fn certificate(&self, names: &[&str]) -> (String, String) {
+    pub(crate) fn certificate(&self, names: &[&str]) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(|n| n.to_string()).collect();
         let mut parameters = CertificateParams::new(names).unwrap();
@@ -41,7 +41,7 @@ impl Authority {
 }
 
 /// The head of the next request, when it has no body.
-pub fn head(socket: &mut impl Read) -> Option<String> {
+pub(crate) fn head(socket: &mut impl Read) -> Option<String> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -52,14 +52,14 @@ pub fn head(socket: &mut impl Read) -> Option<String> {
 }
 
 /// A server with a certificate for `name` that gives every request `answer`; its port, and the authority's certificate.
-pub fn server(name: &str, answer: Vec<u8>) -> (u16, String) {
+pub(crate) fn server(name: &str, answer: Vec<u8>) -> (u16, String) {
     let authority = Authority::new();
     let (certificate, key) = authority.certificate(&[name]);
     (serve(&certificate, &key, answer), authority.certificate)
 }
 
 /// The same with a certificate that the server signed itself, as an authority's; its port, and the certificate.
-pub fn self_signed(name: &str, answer: Vec<u8>) -> (u16, String) {
+pub(crate) fn self_signed(name: &str, answer: Vec<u8>) -> (u16, String) {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(vec![name.into()]).unwrap();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

@@ -12,19 +12,19 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use super::PATIENCE;
 use super::wire::{Connection, Reply, request};
 
-pub type Stream = StreamOwned<ClientConnection, TcpStream>;
+pub(crate) type Stream = StreamOwned<ClientConnection, TcpStream>;
 
 /// A connection to `port` whose handshake asks for `host`; the handshake is over.
-pub fn connect(port: u16, host: &str) -> std::io::Result<Connection<Stream>> {
+pub(crate) fn connect(port: u16, host: &str) -> std::io::Result<Connection<Stream>> {
     connect_with(port, host, unverified_config().unwrap())
 }
 
-pub fn connect_with(port: u16, host: &str, config: Arc<ClientConfig>) -> std::io::Result<Connection<Stream>> {
+pub(crate) fn connect_with(port: u16, host: &str, config: Arc<ClientConfig>) -> std::io::Result<Connection<Stream>> {
     shake_hands(TcpStream::connect(("127.0.0.1", port))?, host, config)
 }
 
 /// The handshake over a socket that is open already.
-pub fn over(socket: TcpStream, host: &str) -> std::io::Result<Connection<Stream>> {
+pub(crate) fn over(socket: TcpStream, host: &str) -> std::io::Result<Connection<Stream>> {
     shake_hands(socket, host, unverified_config().unwrap())
 }
 
@@ -41,20 +41,27 @@ fn shake_hands(socket: TcpStream, host: &str, config: Arc<ClientConfig>) -> std:
 }
 
 /// What the certificate says that `port` shows for `host`.
-pub fn shown(port: u16, host: &str) -> Option<CertificateInfo> {
+pub(crate) fn shown(port: u16, host: &str) -> Option<CertificateInfo> {
     let connection = connect(port, host).ok()?;
     CertificateInfo::of(connection.socket.conn.peer_certificates()?.first()?)
 }
 
 /// One request on a connection of its own.
-pub fn ask(port: u16, host: &str, method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> Option<Reply> {
+pub(crate) fn ask(
+    port: u16,
+    host: &str,
+    method: &str,
+    target: &str,
+    fields: &[(&str, &str)],
+    body: &[u8],
+) -> Option<Reply> {
     let mut connection = connect(port, host).ok()?;
     connection.socket.write_all(&request(method, target, host, fields, body)).ok()?;
     connection.reply(method == "HEAD")
 }
 
 /// Reads to the end; whether the server ended the session as TLS wants it, and not by cutting the connection.
-pub fn ends_cleanly(stream: &mut Stream) -> bool {
+pub(crate) fn ends_cleanly(stream: &mut Stream) -> bool {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).is_ok()
 }

@@ -8,7 +8,7 @@ use super::wire::Connection;
 
 /// A request as it arrived.
 #[derive(Clone, Debug)]
-pub struct Received {
+pub(crate) struct Received {
     pub method: String,
     pub target: String,
     pub headers: Vec<(String, String)>,
@@ -16,20 +16,20 @@ pub struct Received {
 }
 
 impl Received {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
     }
 }
 
 /// The server: one thread a connection.
-pub struct FakeUpstream {
+pub(crate) struct FakeUpstream {
     pub port: u16,
     received: Arc<Mutex<Vec<Received>>>,
 }
 
 impl FakeUpstream {
     /// Answers each request with what `answer` writes.
-    pub fn start(answer: impl Fn(&Received, &mut TcpStream) + Send + Sync + 'static) -> FakeUpstream {
+    pub(crate) fn start(answer: impl Fn(&Received, &mut TcpStream) + Send + Sync + 'static) -> FakeUpstream {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (received, answer) = (Arc::new(Mutex::new(Vec::new())), Arc::new(answer));
@@ -50,21 +50,21 @@ impl FakeUpstream {
     }
 
     /// Answers everything with 200 and a short text.
-    pub fn ok() -> FakeUpstream {
+    pub(crate) fn ok() -> FakeUpstream {
         FakeUpstream::start(|_, out| text(out, "200 OK", "", "ok"))
     }
 
-    pub fn received(&self) -> Vec<Received> {
+    pub(crate) fn received(&self) -> Vec<Received> {
         self.received.lock().unwrap().clone()
     }
 
-    pub fn last(&self) -> Received {
+    pub(crate) fn last(&self) -> Received {
         self.received().pop().expect("the upstream server was asked nothing")
     }
 }
 
 /// Writes an answer with a length. `fields` are whole lines.
-pub fn text(out: &mut TcpStream, status: &str, fields: &str, body: &str) {
+pub(crate) fn text(out: &mut TcpStream, status: &str, fields: &str, body: &str) {
     let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{fields}\r\n", body.len());
     // The proxy may have gone away on purpose.
     let _ = out.write_all((head + body).as_bytes());

@@ -2,7 +2,7 @@
 
 /// What a process uses.
 #[derive(Clone, Copy, Debug)]
-pub struct Usage {
+pub(crate) struct Usage {
     pub memory: usize,
     pub peak: usize,
     pub threads: usize,
@@ -10,7 +10,7 @@ pub struct Usage {
 }
 
 /// What the process `pid` uses now.
-pub fn usage(pid: u32) -> Usage {
+pub(crate) fn usage(pid: u32) -> Usage {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let field = |name: &str| -> usize {
         let line = status.lines().find(|l| l.starts_with(name)).unwrap();

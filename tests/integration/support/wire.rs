@@ -7,7 +7,7 @@ use super::PATIENCE;
 
 /// An answer.
 #[derive(Debug)]
-pub struct Reply {
+pub(crate) struct Reply {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
@@ -15,26 +15,26 @@ pub struct Reply {
 
 impl Reply {
     /// The first field of that name.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e} in {self:?}"))
     }
 
     /// The error code of an OAuth answer.
-    pub fn error(&self) -> String {
+    pub(crate) fn error(&self) -> String {
         self.json()["error"].as_str().unwrap_or_default().to_string()
     }
 }
 
 /// Sends requests and gets answers, over a socket or not.
-pub trait Transport {
+pub(crate) trait Transport {
     fn send(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply;
 
     /// The external URL.
@@ -42,18 +42,18 @@ pub trait Transport {
 }
 
 /// A connection with its own buffer, so that pipelined answers can be told apart.
-pub struct Connection<S = TcpStream> {
+pub(crate) struct Connection<S = TcpStream> {
     pub socket: S,
     buffer: Vec<u8>,
 }
 
 impl Connection {
-    pub fn open(port: u16) -> Connection {
+    pub(crate) fn open(port: u16) -> Connection {
         let socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
         Connection::over(socket)
     }
 
-    pub fn over(socket: TcpStream) -> Connection {
+    pub(crate) fn over(socket: TcpStream) -> Connection {
         socket.set_nodelay(true).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -63,16 +63,16 @@ impl Connection {
 
 impl<S: Read + Write> Connection<S> {
     /// Over anything that carries bytes.
-    pub fn new(socket: S) -> Connection<S> {
+    pub(crate) fn new(socket: S) -> Connection<S> {
         Connection { socket, buffer: Vec::new() }
     }
 
-    pub fn write(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn write(&mut self, bytes: impl AsRef<[u8]>) {
         self.socket.write_all(bytes.as_ref()).unwrap();
     }
 
     /// Reads bytes until `found` says where what it looks for ends.
-    pub fn read_until(&mut self, found: impl Fn(&[u8]) -> Option<usize>) -> Option<Vec<u8>> {
+    pub(crate) fn read_until(&mut self, found: impl Fn(&[u8]) -> Option<usize>) -> Option<Vec<u8>> {
         loop {
             if let Some(end) = found(&self.buffer) {
                 return Some(self.buffer.drain(..end).collect());
@@ -86,7 +86,7 @@ impl<S: Read + Write> Connection<S> {
     }
 
     /// Reads one head.
-    pub fn head(&mut self) -> Option<Reply> {
+    pub(crate) fn head(&mut self) -> Option<Reply> {
         let head = self.read_until(|b| b.windows(4).position(|w| w == b"\r\n\r\n").map(|i| i + 4))?;
         let text = String::from_utf8(head).unwrap();
         let mut lines = text.lines();
@@ -96,7 +96,7 @@ impl<S: Read + Write> Connection<S> {
     }
 
     /// Reads one answer; `None` when the connection ended instead.
-    pub fn reply(&mut self, to_head: bool) -> Option<Reply> {
+    pub(crate) fn reply(&mut self, to_head: bool) -> Option<Reply> {
         let mut reply = self.head()?;
         if to_head || matches!(reply.status, 100 | 204 | 304) {
             return Some(reply);
@@ -121,7 +121,7 @@ impl<S: Read + Write> Connection<S> {
     }
 
     /// Reads one chunk; empty at the end of the body, `None` when the connection ended instead.
-    pub fn chunk(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn chunk(&mut self) -> Option<Vec<u8>> {
         let line = self.read_until(|b| b.windows(2).position(|w| w == b"\r\n").map(|i| i + 2))?;
         let size = usize::from_str_radix(String::from_utf8(line).unwrap().trim(), 16).unwrap();
         let mut chunk = self.read_until(|b| (b.len() >= size + 2).then_some(size + 2))?;
@@ -130,13 +130,13 @@ impl<S: Read + Write> Connection<S> {
     }
 
     /// True when the other side has closed.
-    pub fn is_closed(&mut self) -> bool {
+    pub(crate) fn is_closed(&mut self) -> bool {
         self.buffer.is_empty() && matches!(self.socket.read(&mut [0]), Ok(0) | Err(_))
     }
 }
 
 /// The bytes of a request.
-pub fn request(method: &str, target: &str, host: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+pub(crate) fn request(method: &str, target: &str, host: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut out = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n");
     for (name, value) in headers {
         out.push_str(&format!("{name}: {value}\r\n"));

@@ -14,7 +14,7 @@ use super::super::support::wire::Transport;
 use super::{HOST, Load, METADATA, TlsProxy, with_pebble, with_pebble_on};
 
 /// Waits until the authority's certificate is in use.
-pub fn obtains(proxy: &TlsProxy) {
+pub(super) fn obtains(proxy: &TlsProxy) {
     proxy.proxy.has_logged("a certificate was obtained and is in use");
 }
 

@@ -16,11 +16,11 @@ use super::support::tls::Authority;
 use super::support::tls_client;
 use super::support::wire::{Reply, Transport};
 
-pub const HOST: &str = "mcp.example.com";
+pub(crate) const HOST: &str = "mcp.example.com";
 const METADATA: &str = "/.well-known/oauth-authorization-server";
 
 /// A proxy that speaks TLS.
-pub struct TlsProxy {
+pub(crate) struct TlsProxy {
     pub proxy: Proxy,
     pub port: u16,
 }
@@ -37,7 +37,7 @@ impl Transport for TlsProxy {
 }
 
 /// The command line of a proxy for `host` on two ports of this machine.
-pub fn line(data: &Scratch, host: &str, plain: u16, tls: u16) -> Command {
+pub(crate) fn line(data: &Scratch, host: &str, plain: u16, tls: u16) -> Command {
     let mut command = command();
     command
         .args(["--external-url", &format!("https://{host}"), "--data-path", &data.path("data"), "--password", PASSWORD])
@@ -46,7 +46,7 @@ pub fn line(data: &Scratch, host: &str, plain: u16, tls: u16) -> Command {
 }
 
 /// A proxy before `upstream` with certificate files of its own in its scratch directory.
-pub fn with_files(authority: &Authority, upstream: u16, args: &[&str]) -> TlsProxy {
+pub(crate) fn with_files(authority: &Authority, upstream: u16, args: &[&str]) -> TlsProxy {
     let data = Arc::new(Scratch::new());
     let (chain, key) = authority.certificate(&[HOST]);
     std::fs::write(data.path("c.pem"), chain).unwrap();
@@ -59,11 +59,11 @@ pub fn with_files(authority: &Authority, upstream: u16, args: &[&str]) -> TlsPro
 }
 
 /// A proxy that obtains its certificate from `pebble`, on the ports where that looks.
-pub fn with_pebble(pebble: &Pebble, data: &Arc<Scratch>, args: &[&str]) -> TlsProxy {
+pub(crate) fn with_pebble(pebble: &Pebble, data: &Arc<Scratch>, args: &[&str]) -> TlsProxy {
     with_pebble_on(pebble, data, HOST, pebble.http_port, pebble.tls_port, args)
 }
 
-pub fn with_pebble_on(
+pub(crate) fn with_pebble_on(
     pebble: &Pebble,
     data: &Arc<Scratch>,
     host: &str,
@@ -81,14 +81,14 @@ pub fn with_pebble_on(
 }
 
 /// Clients that ask without pause, each on a new connection or on one that it keeps.
-pub struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicUsize>,
     threads: Vec<JoinHandle<Vec<String>>>,
 }
 
 impl Load {
-    pub fn start(port: u16) -> Load {
+    pub(crate) fn start(port: u16) -> Load {
         let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let threads = [true, false].map(|keeps| {
             let (stop, answered) = (stop.clone(), answered.clone());
@@ -112,7 +112,7 @@ impl Load {
     }
 
     /// Stops; how many requests were answered, and what went wrong with the others.
-    pub fn end(self) -> (usize, Vec<String>) {
+    pub(crate) fn end(self) -> (usize, Vec<String>) {
         self.stop.store(true, Ordering::Relaxed);
         let failures = self.threads.into_iter().flat_map(|t| t.join().unwrap()).collect();
         (self.answered.load(Ordering::Relaxed), failures)
