@@ -87,18 +87,28 @@ pub fn parse(
         typed.push((flag, text(value, &name)?));
     }
 
+    let settings = apply(&typed, &env, &file)?;
+    dispatch(settings, words, command)
+}
+
+/// The settings: what was typed, else what the environment says, else the defaults.
+fn apply(
+    typed: &[(&'static Flag, String)],
+    env: &impl Fn(&str) -> Option<String>,
+    file: &impl Fn(&str) -> std::io::Result<String>,
+) -> Result<Settings, String> {
     let mut settings = Settings::default();
     for flag in FLAGS {
         if let Some((_, value)) = typed.iter().rev().find(|(f, _)| std::ptr::eq(*f, flag)) {
             (flag.set)(&mut settings, value).map_err(|e| format!("{}: {e}", flag.name()))?;
-        } else if let Some((source, value)) = from_environment(flag, &env, &file)? {
+        } else if let Some((source, value)) = from_environment(flag, env, file)? {
             (flag.set)(&mut settings, &value).map_err(|e| format!("{source}: {e}"))?;
             if value.is_empty() {
                 settings.empty_lists.extend(flag.long);
             }
         }
     }
-    dispatch(settings, words, command)
+    Ok(settings)
 }
 
 fn dispatch(

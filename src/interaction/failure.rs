@@ -102,23 +102,7 @@ impl Failure {
                 let why = "There were too many sign-ins from your network in a short time.";
                 page(StatusCode::TOO_MANY_REQUESTS, "Too many sign-ins", why, START_AGAIN_LATER).with(RETRY_AFTER, 60)
             }
-            Failure::Provider(id, label, error) => {
-                log::warn!(request:% = caller.id, address:% = caller.address, provider:% = id, reason:% = error; "a sign-in at a provider failed");
-                match error {
-                    ProviderError::Unreachable(_) => page(
-                        StatusCode::BAD_GATEWAY,
-                        &format!("{label} can't be reached"),
-                        "Signing in there is not possible at the moment.",
-                        "Go back and try again in a minute, or choose another way to sign in. The operator of this server finds the reason in the log.",
-                    ),
-                    ProviderError::Refused(_) | ProviderError::Invalid(_) => page(
-                        StatusCode::BAD_REQUEST,
-                        "The sign-in failed",
-                        &format!("What {label} answered could not be accepted."),
-                        "Go back to the application and start connecting again. The operator of this server finds the reason in the log.",
-                    ),
-                }
-            }
+            Failure::Provider(id, label, error) => provider_failed(interactions, visit, id, &label, &error),
         }
     }
 }
@@ -144,4 +128,30 @@ fn stale_form(interactions: &Interactions, visit: &Visit<'_>) -> Response {
         ),
     };
     pages::error(site, caller.id, StatusCode::BAD_REQUEST, title, &why, &next)
+}
+
+fn provider_failed(
+    interactions: &Interactions,
+    visit: &Visit<'_>,
+    id: ProviderId,
+    label: &str,
+    error: &ProviderError,
+) -> Response {
+    let (site, caller) = (&interactions.core().external, visit.caller);
+    log::warn!(request:% = caller.id, address:% = caller.address, provider:% = id, reason:% = error; "a sign-in at a provider failed");
+    let (status, title, why, next) = match error {
+        ProviderError::Unreachable(_) => (
+            StatusCode::BAD_GATEWAY,
+            format!("{label} can't be reached"),
+            "Signing in there is not possible at the moment.".to_string(),
+            "Go back and try again in a minute, or choose another way to sign in. The operator of this server finds the reason in the log.",
+        ),
+        ProviderError::Refused(_) | ProviderError::Invalid(_) => (
+            StatusCode::BAD_REQUEST,
+            "The sign-in failed".to_string(),
+            format!("What {label} answered could not be accepted."),
+            "Go back to the application and start connecting again. The operator of this server finds the reason in the log.",
+        ),
+    };
+    pages::error(site, caller.id, status, &title, &why, next)
 }

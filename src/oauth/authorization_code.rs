@@ -4,11 +4,14 @@ use super::error::{OAuthError, invalid_grant};
 use super::issue;
 use super::rotation;
 use super::server::AuthorizationServer;
+use crate::core::Lifetimes;
 use crate::encoding::digest;
 use crate::http::form::Form;
 use crate::http::{Caller, Response};
+use crate::identity::{ClientId, GrantId};
 use crate::resource::recheck::end_grant;
 use crate::store::rows::{Client, Grant, Phase};
+use crate::store::{StoreError, Tx};
 use crate::tokens::artefacts::AuthorizationCode;
 use crate::tokens::equal;
 
@@ -34,54 +37,13 @@ pub(super) fn redeem(
         .verify(code, server.core.now())
         .map_err(|_| invalid_grant("the code is not valid or has expired"))?;
 
+    let presented = Presented {
+        client: client.id.clone(),
+        redirect_uri: form.get("redirect_uri").map(str::to_string),
+        proof: proof_of(verifier),
+    };
     let lifetimes = server.core.lifetimes;
-    let client_id = client.id.clone();
-    let redirect = form.get("redirect_uri").map(str::to_string);
-    let proof = digest(verifier.as_bytes());
-    // RFC 7636 section 4.1.
-    let well_formed = (43..=128).contains(&verifier.len())
-        && verifier.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~'));
-    let redemption = server.core.state.transact(move |tx| {
-        let Some(mut grant) = tx.get::<Grant>(code.grant.as_str())? else {
-            return Ok(Redemption::Refused("the code is not valid or has expired"));
-        };
-        let (challenge, uri, given, pending) = match &grant.phase {
-            Phase::Pending { code_challenge, redirect_uri, redirect_uri_given } => {
-                (code_challenge, redirect_uri, *redirect_uri_given, true)
-            }
-            Phase::Active { code_challenge, redirect_uri, redirect_uri_given, .. } => {
-                (code_challenge, redirect_uri, *redirect_uri_given, false)
-            }
-            Phase::Revoked => return Ok(Redemption::Refused("the authorization has ended")),
-        };
-        if grant.client != client_id {
-            return Ok(Redemption::Refused("the code was given to another client"));
-        }
-        // RFC 6749 section 4.1.3: the same as in the authorization request, if it was there.
-        if redirect.as_ref().is_some_and(|r| r != uri) || (given && redirect.is_none()) {
-            return Ok(Redemption::Refused("redirect_uri is not that of the authorization request"));
-        }
-        if !well_formed || !equal(proof.as_bytes(), challenge.as_bytes()) {
-            return Ok(Redemption::Refused("code_verifier does not match code_challenge"));
-        }
-        if !pending {
-            // RFC 6749 section 4.1.2: somebody has redeemed it before, and only one of the two is the client.
-            tx.revoke(grant, lifetimes.access_token);
-            return Ok(Redemption::Replayed);
-        }
-        let now = tx.now();
-        grant.phase = Phase::Active {
-            rotation: rotation::first(now),
-            code_challenge: challenge.clone(),
-            redirect_uri: uri.clone(),
-            redirect_uri_given: given,
-        };
-        grant.access_token_lifetime = lifetimes.access_token;
-        grant.created_at = now;
-        grant.expires_at = now + lifetimes.refresh_idle.min(lifetimes.refresh_total);
-        tx.put(grant.id.as_str(), &grant);
-        Ok(Redemption::Done(Box::new(grant)))
-    })?;
+    let redemption = server.core.state.transact(move |tx| settle(tx, &code.grant, presented, lifetimes))?;
     match redemption {
         Redemption::Done(grant) => {
             // Who may enter may have been changed since the code was given.
@@ -101,4 +63,63 @@ pub(super) fn redeem(
             Err(invalid_grant(why))
         }
     }
+}
+
+/// What comes with a code.
+struct Presented {
+    client: ClientId,
+    redirect_uri: Option<String>,
+    /// The challenge that the verifier fits; `None` for one that is malformed.
+    proof: Option<String>,
+}
+
+/// RFC 7636 sections 4.1 and 4.6.
+fn proof_of(verifier: &str) -> Option<String> {
+    let is_unreserved = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+    let is_well_formed = (43..=128).contains(&verifier.len()) && verifier.bytes().all(is_unreserved);
+    is_well_formed.then(|| digest(verifier.as_bytes()))
+}
+
+/// Decides on a code, and writes what follows.
+fn settle(tx: &mut Tx<'_>, id: &GrantId, presented: Presented, lifetimes: Lifetimes) -> Result<Redemption, StoreError> {
+    let Some(mut grant) = tx.get::<Grant>(id.as_str())? else {
+        return Ok(Redemption::Refused("the code is not valid or has expired"));
+    };
+    let (challenge, uri, given, pending) = match &grant.phase {
+        Phase::Pending { code_challenge, redirect_uri, redirect_uri_given } => {
+            (code_challenge, redirect_uri, *redirect_uri_given, true)
+        }
+        Phase::Active { code_challenge, redirect_uri, redirect_uri_given, .. } => {
+            (code_challenge, redirect_uri, *redirect_uri_given, false)
+        }
+        Phase::Revoked => return Ok(Redemption::Refused("the authorization has ended")),
+    };
+    if grant.client != presented.client {
+        return Ok(Redemption::Refused("the code was given to another client"));
+    }
+    // RFC 6749 section 4.1.3: the same as in the authorization request, if it was there.
+    let redirect = presented.redirect_uri;
+    if redirect.as_ref().is_some_and(|r| r != uri) || (given && redirect.is_none()) {
+        return Ok(Redemption::Refused("redirect_uri is not that of the authorization request"));
+    }
+    if !presented.proof.is_some_and(|proof| equal(proof.as_bytes(), challenge.as_bytes())) {
+        return Ok(Redemption::Refused("code_verifier does not match code_challenge"));
+    }
+    if !pending {
+        // RFC 6749 section 4.1.2: somebody has redeemed it before, and only one of the two is the client.
+        tx.revoke(grant, lifetimes.access_token);
+        return Ok(Redemption::Replayed);
+    }
+    let now = tx.now();
+    grant.phase = Phase::Active {
+        rotation: rotation::first(now),
+        code_challenge: challenge.clone(),
+        redirect_uri: uri.clone(),
+        redirect_uri_given: given,
+    };
+    grant.access_token_lifetime = lifetimes.access_token;
+    grant.created_at = now;
+    grant.expires_at = now + lifetimes.refresh_idle.min(lifetimes.refresh_total);
+    tx.put(grant.id.as_str(), &grant);
+    Ok(Redemption::Done(Box::new(grant)))
 }

@@ -290,14 +290,7 @@ pub fn read(core: &Core, query: &str, binding: &str) -> Result<Opened, Refusal> 
     if form.get("request").is_some() || form.get("request_uri").is_some() {
         return Err(tell(OAuthError::new("request_not_supported", "request objects are not supported")));
     }
-    let challenge = form.get("code_challenge").ok_or_else(|| invalid("code_challenge is missing: PKCE is required"))?;
-    // RFC 7636 section 4.3: without a method it would be `plain`, which is refused as well.
-    if form.get("code_challenge_method") != Some("S256") {
-        return Err(invalid("code_challenge_method must be S256"));
-    }
-    if challenge.len() != 43 || !challenge.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
-        return Err(invalid("code_challenge is not the base64url of a SHA-256 digest"));
-    }
+    let challenge = code_challenge(&form).map_err(invalid)?;
     resource::check(&form, &core.external).map_err(tell)?;
     let prompt = Prompt::parse(form.get("prompt").unwrap_or_default()).map_err(invalid)?;
 
@@ -308,7 +301,7 @@ pub fn read(core: &Core, query: &str, binding: &str) -> Result<Opened, Refusal> 
         redirect_uri: redirect.as_str().to_string(),
         redirect_uri_given,
         state,
-        code_challenge: challenge.to_string(),
+        code_challenge: challenge,
         sign_in_anew: prompt.login,
         select_account: prompt.select_account,
         session: None,
@@ -316,6 +309,19 @@ pub fn read(core: &Core, query: &str, binding: &str) -> Result<Opened, Refusal> 
         exp: core.now() + REQUEST_LIFETIME,
     };
     Ok(Opened { suspended: Suspended { request, redirect }, client, prompt })
+}
+
+/// The PKCE challenge (RFC 7636 section 4.3), or what is wrong with it.
+fn code_challenge(form: &Form) -> Result<String, &'static str> {
+    let challenge = form.get("code_challenge").ok_or("code_challenge is missing: PKCE is required")?;
+    // Without a method it would be `plain`, which is refused as well.
+    if form.get("code_challenge_method") != Some("S256") {
+        return Err("code_challenge_method must be S256");
+    }
+    if challenge.len() != 43 || !challenge.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
+        return Err("code_challenge is not the base64url of a SHA-256 digest");
+    }
+    Ok(challenge.to_string())
 }
 
 /// What the client wants the user to be asked (OpenID Connect Core section 3.1.2.1).

@@ -7,11 +7,14 @@ use super::error::{OAuthError, invalid_grant};
 use super::issue;
 use super::rotation::{self, Presented, Verdict};
 use super::server::AuthorizationServer;
+use crate::core::Lifetimes;
 use crate::http::form::Form;
 use crate::http::{Caller, Response};
+use crate::identity::{ClientId, CredentialId, GrantId};
 use crate::login::providers::people::Standing;
 use crate::resource::recheck::end_grant;
 use crate::store::rows::{Client, Grant, Phase};
+use crate::store::{StoreError, Tx};
 use crate::tokens::artefacts::RefreshToken;
 
 enum Refresh {
@@ -36,60 +39,20 @@ pub(super) fn refresh(
         .verify(text, server.core.now())
         .map_err(|_| invalid_grant("the refresh token is not valid"))?;
 
-    let lifetimes = server.core.lifetimes;
-    let client_id = client.id.clone();
     let presented = Presented { generation: token.generation, attempt: token.attempt, since: token.since };
     let email = match is_copy(server, client, &token, presented)? {
         // A copy ends the grant, whatever the provider would say of the user, and whether it can be asked or not.
         true => None,
         false => ask_after(server, client, &token)?,
     };
-    let current = server.login.current_credentials();
-    let outcome = server.core.state.transact(move |tx| {
-        let Some(mut grant) = tx.get::<Grant>(token.grant.as_str())? else {
-            return Ok(Refresh::Refused("the refresh token has expired"));
-        };
-        if grant.client != client_id {
-            return Ok(Refresh::Refused("the refresh token was given to another client"));
-        }
-        let now = tx.now();
-        let Phase::Active { rotation, .. } = &mut grant.phase else {
-            return Ok(Refresh::Refused("the authorization has ended"));
-        };
-        if !current.contains(&grant.user.credential) {
-            tx.revoke(grant, lifetimes.access_token);
-            return Ok(Refresh::Refused("the password, or the way to sign in, has been changed since"));
-        }
-        match rotation::judge(*rotation, presented, now) {
-            Verdict::Rotate(next) => {
-                *rotation = next;
-                grant.access_token_lifetime = grant.access_token_lifetime.max(lifetimes.access_token);
-                if let Some(email) = email {
-                    grant.user.email = email;
-                }
-                grant.expires_at = (now + lifetimes.refresh_idle).min(grant.created_at + lifetimes.refresh_total);
-                tx.put(grant.id.as_str(), &grant);
-                Ok(Refresh::Done(Box::new(grant), "rotated"))
-            }
-            Verdict::Repeat => Ok(Refresh::Done(Box::new(grant), "repeated")),
-            Verdict::Replace(next) => {
-                *rotation = next;
-                // Whoever holds the one that is replaced, client or thief, is told apart from here on.
-                let until = now + lifetimes.access_token.max(grant.access_token_lifetime);
-                if !tx.supersede(&grant.id, next.generation, next.attempt, until)? {
-                    tx.revoke(grant.clone(), lifetimes.access_token);
-                    return Ok(Refresh::Reuse(Box::new(grant)));
-                }
-                tx.put(grant.id.as_str(), &grant);
-                Ok(Refresh::Done(Box::new(grant), "replaced"))
-            }
-            Verdict::Reuse => {
-                tx.revoke(grant.clone(), lifetimes.access_token);
-                Ok(Refresh::Reuse(Box::new(grant)))
-            }
-            Verdict::Unknown => Ok(Refresh::Refused("the refresh token is not valid")),
-        }
-    })?;
+    let attempt = Attempt {
+        client: client.id.clone(),
+        presented,
+        email,
+        current: server.login.current_credentials(),
+        lifetimes: server.core.lifetimes,
+    };
+    let outcome = server.core.state.transact(move |tx| settle(tx, &token.grant, attempt))?;
     match outcome {
         Refresh::Done(grant, how) => {
             // They have been changed this very moment; the next try asks by the new ones, and this token serves again.
@@ -111,6 +74,65 @@ pub(super) fn refresh(
             log::info!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address, reason = why; "a refresh token was refused");
             Err(invalid_grant(why))
         }
+    }
+}
+
+/// What comes with a refresh token, and what is known beside its grant.
+struct Attempt {
+    client: ClientId,
+    presented: Presented,
+    /// The address that the user's provider gives now, if it was asked.
+    email: Option<Option<String>>,
+    /// All ways to sign in that are configured.
+    current: Vec<CredentialId>,
+    lifetimes: Lifetimes,
+}
+
+/// Decides on a refresh token, and writes what follows.
+fn settle(tx: &mut Tx<'_>, id: &GrantId, attempt: Attempt) -> Result<Refresh, StoreError> {
+    let Attempt { client, presented, email, current, lifetimes } = attempt;
+    let Some(mut grant) = tx.get::<Grant>(id.as_str())? else {
+        return Ok(Refresh::Refused("the refresh token has expired"));
+    };
+    if grant.client != client {
+        return Ok(Refresh::Refused("the refresh token was given to another client"));
+    }
+    let now = tx.now();
+    let Phase::Active { rotation, .. } = &mut grant.phase else {
+        return Ok(Refresh::Refused("the authorization has ended"));
+    };
+    if !current.contains(&grant.user.credential) {
+        tx.revoke(grant, lifetimes.access_token);
+        return Ok(Refresh::Refused("the password, or the way to sign in, has been changed since"));
+    }
+    match rotation::judge(*rotation, presented, now) {
+        Verdict::Rotate(next) => {
+            *rotation = next;
+            grant.access_token_lifetime = grant.access_token_lifetime.max(lifetimes.access_token);
+            if let Some(email) = email {
+                grant.user.email = email;
+            }
+            grant.expires_at = (now + lifetimes.refresh_idle).min(grant.created_at + lifetimes.refresh_total);
+            tx.put(grant.id.as_str(), &grant);
+            Ok(Refresh::Done(Box::new(grant), "rotated"))
+        }
+        Verdict::Repeat => Ok(Refresh::Done(Box::new(grant), "repeated")),
+        Verdict::Replace(next) => {
+            *rotation = next;
+            // Whoever holds the one that is replaced, client or thief, is told apart from here on.
+            let until = now + lifetimes.access_token.max(grant.access_token_lifetime);
+            if !tx.supersede(&grant.id, next.generation, next.attempt, until)? {
+                tx.revoke(grant.clone(), lifetimes.access_token);
+                return Ok(Refresh::Reuse(Box::new(grant)));
+            }
+            tx.put(grant.id.as_str(), &grant);
+            Ok(Refresh::Done(Box::new(grant), "replaced"))
+        }
+        Verdict::Reuse => {
+            tx.revoke(grant.clone(), lifetimes.access_token);
+            Ok(Refresh::Reuse(Box::new(grant)))
+        }
+        Verdict::Unknown => Ok(Refresh::Refused("the refresh token is not valid")),
     }
 }
 

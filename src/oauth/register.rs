@@ -96,27 +96,7 @@ pub fn parse(body: &[u8], issuer: &str, now: Timestamp) -> Result<(Client, Optio
         .map_err(|_| bad("the body is not a JSON object with client metadata (RFC 7591 section 2)"))?;
 
     let redirect_uris = metadata.redirect_uris.unwrap_or_default();
-    if redirect_uris.is_empty() {
-        return Err(OAuthError::new("invalid_redirect_uri", "redirect_uris is missing or empty"));
-    }
-    if redirect_uris.len() > MAX_REDIRECT_URIS {
-        return Err(OAuthError::new(
-            "invalid_redirect_uri",
-            format!("there are more than {MAX_REDIRECT_URIS} redirect_uris"),
-        ));
-    }
-    if redirect_uris.iter().map(String::len).sum::<usize>() > MAX_REDIRECT_BYTES {
-        return Err(OAuthError::new(
-            "invalid_redirect_uri",
-            format!("the redirect_uris have more than {MAX_REDIRECT_BYTES} bytes together"),
-        ));
-    }
-    let mut local = true;
-    for uri in &redirect_uris {
-        let uri = RedirectUri::parse(uri)
-            .map_err(|why| OAuthError::new("invalid_redirect_uri", format!("a redirect URI is refused: {why}")))?;
-        local &= uri.destination() != Destination::Web;
-    }
+    let is_local = check_redirect_uris(&redirect_uris)?;
     if metadata.grant_types.is_some_and(|g| !g.is_empty() && !g.iter().any(|t| t == "authorization_code")) {
         return Err(bad("grant_types must include authorization_code"));
     }
@@ -132,7 +112,7 @@ pub fn parse(body: &[u8], issuer: &str, now: Timestamp) -> Result<(Client, Optio
     };
     let application_type = match metadata.application_type.as_deref() {
         Some(known @ ("web" | "native")) => known.to_string(),
-        _ => if local { "native" } else { "web" }.to_string(),
+        _ => if is_local { "native" } else { "web" }.to_string(),
     };
     let name = metadata.client_name.map(|n| n.chars().take(MAX_NAME).collect::<String>());
 
@@ -156,6 +136,26 @@ pub fn parse(body: &[u8], issuer: &str, now: Timestamp) -> Result<(Client, Optio
         expires_at: now + UNUSED_LIFETIME,
     };
     Ok((client, metadata.scope))
+}
+
+/// Checks redirect URIs (RFC 7591 section 5); true when all of them lead to the user's own machine.
+fn check_redirect_uris(redirect_uris: &[String]) -> Result<bool, OAuthError> {
+    let bad = |why: String| OAuthError::new("invalid_redirect_uri", why);
+    if redirect_uris.is_empty() {
+        return Err(bad("redirect_uris is missing or empty".into()));
+    }
+    if redirect_uris.len() > MAX_REDIRECT_URIS {
+        return Err(bad(format!("there are more than {MAX_REDIRECT_URIS} redirect_uris")));
+    }
+    if redirect_uris.iter().map(String::len).sum::<usize>() > MAX_REDIRECT_BYTES {
+        return Err(bad(format!("the redirect_uris have more than {MAX_REDIRECT_BYTES} bytes together")));
+    }
+    let mut is_local = true;
+    for uri in redirect_uris {
+        let uri = RedirectUri::parse(uri).map_err(|why| bad(format!("a redirect URI is refused: {why}")))?;
+        is_local &= uri.destination() != Destination::Web;
+    }
+    Ok(is_local)
 }
 
 fn store(

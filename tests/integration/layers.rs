@@ -224,6 +224,32 @@ fn no_file_is_longer_than_five_hundred_lines() {
 }
 
 #[test]
+fn no_function_is_longer_than_sixty_lines() {
+    // The defaults of all options are a table.
+    const TABLES: &[&str] = &["flags/settings.rs: default"];
+    let mut long = Vec::new();
+    for file in sources() {
+        let code = code_of(&file);
+        let lines: Vec<&str> = code.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let indent = &line[..line.len() - line.trim_start().len()];
+            let Some((before, after)) = line.split_once("fn ") else { continue };
+            if !before.trim_start().split(' ').all(|word| word.is_empty() || word.starts_with("pub") || word == "const")
+            {
+                continue;
+            }
+            let name: String = after.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let size = lines[at..].iter().position(|l| *l == format!("{indent}}}")).map_or(0, |n| n + 1);
+            let shown = format!("{}: {name}", file.strip_prefix(root().join("src")).unwrap().display());
+            if size > 60 && !TABLES.contains(&shown.as_str()) {
+                long.push(format!("{shown}: {size}"));
+            }
+        }
+    }
+    assert!(long.is_empty(), "{}", long.join("\n"));
+}
+
+#[test]
 fn the_images_have_the_toolchain() {
     let read = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
     let file = read("rust-toolchain.toml");

@@ -138,7 +138,7 @@ impl Config {
             tls_notice: TlsNotice::of(&s, &external, tls.as_ref()),
             external,
             data_path: PathBuf::from(&s.data_path),
-            passwords: passwords(s.password, s.password_hash)?,
+            passwords: passwords(s.password.clone(), s.password_hash.clone())?,
             password_queue: s.password_queue,
             // Others' proxies are no concern of a program that speaks to no provider and no authority.
             outbound_proxies: match speaks_to_others {
@@ -149,50 +149,21 @@ impl Config {
             providers,
             auto_select: !s.no_provider_auto_select,
             outbound_tls,
-            secret: s.auth_hmac_secret.map(|t| secret("AUTH_HMAC_SECRET", &t)).transpose()?,
+            secret: s.auth_hmac_secret.as_ref().map(|t| secret("AUTH_HMAC_SECRET", t)).transpose()?,
             previous_secrets: s
                 .auth_hmac_previous_secrets
                 .iter()
                 .map(|t| secret("AUTH_HMAC_PREVIOUS_SECRETS", t))
                 .collect::<Result<_, _>>()?,
-            upstream: UpstreamConfig {
-                url: s.upstream.as_deref().map(UpstreamUrl::parse).transpose()?,
-                bearer_token: s.proxy_bearer_token.map(bearer).transpose()?,
-                headers: s.proxy_headers.into_iter().map(header).collect::<Result<_, _>>()?,
-                is_checked: !s.no_upstream_check,
-                streaming_only: s.http_streaming_only,
-                ca_file: s.ca_file.map(PathBuf::from),
-                insecure_skip_verify: s.upstream_insecure_skip_verify,
-                connect_timeout: s.upstream_connect_timeout,
-                response_timeout: s.upstream_response_timeout,
-            },
+            upstream: upstream(&s)?,
             stdio,
             surface: Surface {
                 trusted_proxies: s.trusted_proxies.iter().map(|t| network(t)).collect::<Result<_, _>>()?,
                 allowed_origins: s.allowed_origins.iter().map(|t| origin(t)).collect::<Result<_, _>>()?,
                 allowed_hosts: s.allowed_hosts.iter().map(|h| host(h)).collect::<Result<_, _>>()?,
             },
-            lifetimes: Lifetimes {
-                access_token: s.access_token_lifetime.as_secs(),
-                refresh_idle: s.refresh_token_idle_lifetime.as_secs(),
-                refresh_total: s.refresh_token_lifetime.as_secs(),
-                session: s.session_lifetime.as_secs(),
-                consent: s.consent_lifetime.as_secs(),
-                identity: s.identity_lifetime.as_secs(),
-            },
-            http: crate::http::Limits {
-                connections: s.max_connections,
-                connections_per_address: s.max_connections_per_address,
-                head_size: usize::try_from(s.max_head_size).unwrap_or(usize::MAX).min(1 << 20),
-                head_fields: s.max_head_fields,
-                head_timeout: s.head_timeout,
-                handshake_timeout: s.handshake_timeout,
-                idle_timeout: s.idle_timeout,
-                body_size: s.max_body_size,
-                body_timeout: s.body_timeout,
-                // Besides requests upstream there are sign-ins, which queue, and what is answered at once.
-                workers: s.max_requests + s.password_queue + 64,
-            },
+            lifetimes: lifetimes(&s),
+            http: http_limits(&s),
             admission: Bounds {
                 requests: s.max_requests,
                 requests_per_user: s.max_requests_per_user,
@@ -202,6 +173,47 @@ impl Config {
             drain_timeout: s.drain_timeout,
         })
     }
+}
+
+fn lifetimes(s: &Settings) -> Lifetimes {
+    Lifetimes {
+        access_token: s.access_token_lifetime.as_secs(),
+        refresh_idle: s.refresh_token_idle_lifetime.as_secs(),
+        refresh_total: s.refresh_token_lifetime.as_secs(),
+        session: s.session_lifetime.as_secs(),
+        consent: s.consent_lifetime.as_secs(),
+        identity: s.identity_lifetime.as_secs(),
+    }
+}
+
+fn http_limits(s: &Settings) -> crate::http::Limits {
+    crate::http::Limits {
+        connections: s.max_connections,
+        connections_per_address: s.max_connections_per_address,
+        head_size: usize::try_from(s.max_head_size).unwrap_or(usize::MAX).min(1 << 20),
+        head_fields: s.max_head_fields,
+        head_timeout: s.head_timeout,
+        handshake_timeout: s.handshake_timeout,
+        idle_timeout: s.idle_timeout,
+        body_size: s.max_body_size,
+        body_timeout: s.body_timeout,
+        // Besides requests upstream there are sign-ins, which queue, and what is answered at once.
+        workers: s.max_requests + s.password_queue + 64,
+    }
+}
+
+fn upstream(s: &Settings) -> Result<UpstreamConfig, String> {
+    Ok(UpstreamConfig {
+        url: s.upstream.as_deref().map(UpstreamUrl::parse).transpose()?,
+        bearer_token: s.proxy_bearer_token.clone().map(bearer).transpose()?,
+        headers: s.proxy_headers.iter().cloned().map(header).collect::<Result<_, _>>()?,
+        is_checked: !s.no_upstream_check,
+        streaming_only: s.http_streaming_only,
+        ca_file: s.ca_file.as_ref().map(PathBuf::from),
+        insecure_skip_verify: s.upstream_insecure_skip_verify,
+        connect_timeout: s.upstream_connect_timeout,
+        response_timeout: s.upstream_response_timeout,
+    })
 }
 
 fn stdio_config(s: &Settings) -> Result<StdioConfig, String> {

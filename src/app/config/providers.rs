@@ -171,27 +171,7 @@ fn oidc(s: &Settings) -> Result<Option<ProviderConfig>, String> {
             return Ok(None);
         }
     };
-    let pointers = [
-        ("--oidc-user-id-field (OIDC_USER_ID_FIELD)", &s.oidc_user_id_field),
-        ("--oidc-groups-field (OIDC_GROUPS_FIELD)", &s.oidc_groups_field),
-    ];
-    for (name, pointer) in pointers {
-        if !pointer.starts_with('/') {
-            return Err(format!("{name}: '{pointer}' is not a JSON pointer such as /email or /groups"));
-        }
-    }
-    for glob in &s.oidc_allowed_users_glob {
-        check_glob(glob).map_err(|why| {
-            format!("--oidc-allowed-users-glob (OIDC_ALLOWED_USERS_GLOB): the pattern '{glob}' {why}")
-        })?;
-    }
-    for attribute in &s.oidc_allowed_attributes {
-        if !attribute.starts_with('/') || attribute.split_once('=').is_none_or(|(_, value)| value.is_empty()) {
-            return Err(format!(
-                "--oidc-allowed-attributes (OIDC_ALLOWED_ATTRIBUTES): '{attribute}' is not a JSON pointer and a value, such as /roles=mcp-user"
-            ));
-        }
-    }
+    check_oidc_rules(s)?;
     let config = OidcConfig {
         configuration_url: remote("--oidc-configuration-url (OIDC_CONFIGURATION_URL)", url)?,
         client_id,
@@ -227,4 +207,30 @@ fn oidc(s: &Settings) -> Result<Option<ProviderConfig>, String> {
             ..Rules::default()
         },
     }))
+}
+
+/// Looks at pointers, patterns and attributes.
+fn check_oidc_rules(s: &Settings) -> Result<(), String> {
+    let pointers = [
+        ("--oidc-user-id-field (OIDC_USER_ID_FIELD)", &s.oidc_user_id_field),
+        ("--oidc-groups-field (OIDC_GROUPS_FIELD)", &s.oidc_groups_field),
+    ];
+    for (name, pointer) in pointers {
+        if !pointer.starts_with('/') {
+            return Err(format!("{name}: '{pointer}' is not a JSON pointer such as /email or /groups"));
+        }
+    }
+    for glob in &s.oidc_allowed_users_glob {
+        check_glob(glob).map_err(|why| {
+            format!("--oidc-allowed-users-glob (OIDC_ALLOWED_USERS_GLOB): the pattern '{glob}' {why}")
+        })?;
+    }
+    for attribute in &s.oidc_allowed_attributes {
+        if !attribute.starts_with('/') || attribute.split_once('=').is_none_or(|(_, value)| value.is_empty()) {
+            return Err(format!(
+                "--oidc-allowed-attributes (OIDC_ALLOWED_ATTRIBUTES): '{attribute}' is not a JSON pointer and a value, such as /roles=mcp-user"
+            ));
+        }
+    }
+    Ok(())
 }

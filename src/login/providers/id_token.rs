@@ -163,8 +163,14 @@ pub fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<Map
         .filter(is_candidate)
         .find(|key| key.verify(&header.alg, signed.as_bytes(), &signature))
         .ok_or(Refusal::UnknownKey)?;
+    check_claims(&claims, issuer, key, expected)?;
+    Ok(claims)
+}
 
-    if !(expected.issuer)(issuer, &claims) {
+/// OpenID Connect Core section 3.1.3.7, after the signature.
+fn check_claims(claims: &Map<String, Value>, issuer: &str, key: &Key, expected: &Expected<'_>) -> Result<(), Refusal> {
+    use Refusal::Invalid;
+    if !(expected.issuer)(issuer, claims) {
         return Err(Invalid("its issuer is another"));
     }
     let tenant = claims.get("tid").and_then(Value::as_str).unwrap_or_default();
@@ -198,5 +204,5 @@ pub fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<Map
     if claims.get("sub").and_then(Value::as_str).is_none_or(str::is_empty) {
         return Err(Invalid("it names nobody"));
     }
-    Ok(claims)
+    Ok(())
 }
