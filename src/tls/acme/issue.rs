@@ -3,16 +3,16 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use serde_json::{Value, json};
-
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::account::AccountKey;
 use super::challenges::{Challenges, OpenChallenge};
 use super::config::AcmeConfig;
+use super::documents::{self, Authorization, HasStatus, Order, ProblemType, Status};
 use super::protocol::{AcmeError, Conversation, Problem, location, retry_after};
 use super::storage::{KeptOrder, Storage};
 use crate::encoding::base64url;
@@ -75,7 +75,7 @@ impl Issuer {
             self.register(&mut talk)?;
         }
         let first = match self.order(&mut talk, challenges, *way, replaces) {
-            Err(e) if e.is("accountDoesNotExist") => {
+            Err(e) if e.is(&ProblemType::AccountDoesNotExist) => {
                 log::warn!("the certificate authority does not know this proxy's account any more; it is made again");
                 talk.account = None;
                 self.storage.forget_order();
@@ -136,7 +136,7 @@ impl Issuer {
                 payload["externalAccountBinding"] = binding;
             }
             None if talk.directory.needs_external_account => {
-                let kind = "externalAccountRequired".into();
+                let kind = ProblemType::ExternalAccountRequired;
                 return Err(AcmeError::Problem(Problem { kind, detail: String::new(), status: 0, retry_after: None }));
             }
             None => {}
@@ -180,16 +180,16 @@ impl Issuer {
     }
 
     /// The order that was under way when this process, or the one before it, was interrupted.
-    fn take_up_order(&self, talk: &mut Conversation<'_>) -> Result<Option<(RemoteUrl, Value, KeyPair)>, AcmeError> {
+    fn take_up_order(&self, talk: &mut Conversation<'_>) -> Result<Option<(RemoteUrl, Order, KeyPair)>, AcmeError> {
         let Some(kept) = self.storage.order() else { return Ok(None) };
         let url = RemoteUrl::parse(&kept.url).ok();
         let Some((url, key)) = url.zip(KeyPair::from_pem(&kept.key).ok()) else { return Ok(None) };
-        let order = match talk.read(&url) {
-            Ok((order, _)) => order,
-            Err(e) if e.is_passing() || e.is("accountDoesNotExist") => return Err(e),
-            Err(_) => Value::Null,
+        let order = match talk.read(&url).and_then(|(order, _)| documents::read::<Order>(order)) {
+            Ok(order) => Some(order),
+            Err(e) if e.is_passing() || e.is(&ProblemType::AccountDoesNotExist) => return Err(e),
+            Err(_) => None,
         };
-        if matches!(order["status"].as_str(), Some("pending" | "ready" | "processing" | "valid")) {
+        if let Some(order) = order.filter(|order| order.status != Status::Invalid) {
             log::info!("an order for a certificate that was interrupted is gone on with");
             return Ok(Some((url, order, key)));
         }
@@ -201,7 +201,7 @@ impl Issuer {
         &self,
         talk: &mut Conversation<'_>,
         replaces: Option<&str>,
-    ) -> Result<(RemoteUrl, Value, KeyPair), AcmeError> {
+    ) -> Result<(RemoteUrl, Order, KeyPair), AcmeError> {
         let mut payload = json!({"identifiers": [{"type": "dns", "value": self.config.host}]});
         if let Some(old) = replaces {
             payload["replaces"] = old.into();
@@ -211,7 +211,8 @@ impl Issuer {
             // Another order took its place already, or the authority knows nothing of the old certificate, and says so in
             // one way or another.
             Err(AcmeError::Problem(problem))
-                if replaces.is_some() && !matches!(problem.kind.as_str(), "rateLimited" | "accountDoesNotExist") =>
+                if replaces.is_some()
+                    && !matches!(problem.kind, ProblemType::RateLimited | ProblemType::AccountDoesNotExist) =>
             {
                 log::debug!(error:% = AcmeError::Problem(problem); "ordering without a word on the certificate before");
                 return self.new_order(talk, None);
@@ -219,7 +220,7 @@ impl Issuer {
             other => other?,
         };
         let key = KeyPair::generate().map_err(|e| AcmeError::Permanent(format!("no key could be made: {e}")))?;
-        Ok((parse(&location(&fields)?)?, order, key))
+        Ok((parse(&location(&fields)?)?, documents::read(order)?, key))
     }
 
     fn complete(
@@ -228,16 +229,16 @@ impl Issuer {
         challenges: &Challenges,
         way: ChallengeType,
         url: &RemoteUrl,
-        order: &mut Value,
+        order: &mut Order,
         key: &KeyPair,
     ) -> Result<CertificateAndKey, Failed> {
-        if order["status"] == "pending" {
-            for authorization in order["authorizations"].as_array().into_iter().flatten() {
-                self.authorize(talk, challenges, way, &parse_value(authorization)?)?;
+        if order.status == Status::Pending {
+            for authorization in &order.authorizations {
+                self.authorize(talk, challenges, way, &parse(authorization)?)?;
             }
-            *order = poll(talk, url, "pending")?;
+            *order = poll(talk, url, Status::Pending)?;
         }
-        if order["status"] == "ready" {
+        if order.status == Status::Ready {
             let mut parameters = CertificateParams::new(vec![self.config.host.clone()])
                 .map_err(|e| AcmeError::Permanent(format!("no certificate can be asked for: {e}")))?;
             parameters.distinguished_name = DistinguishedName::new();
@@ -245,21 +246,21 @@ impl Issuer {
                 .serialize_request(key)
                 .map_err(|e| AcmeError::Permanent(format!("no certificate can be asked for: {e}")))?;
             let payload = json!({"csr": base64url(request.der())});
-            match talk.write(&parse_value(&order["finalize"])?, &payload) {
+            match talk.write(&parse(&order.finalize)?, &payload) {
                 // It was heard before, though the answer was lost.
-                Err(e) if e.is("orderNotReady") => {}
+                Err(e) if e.is(&ProblemType::OrderNotReady) => {}
                 other => drop(other?),
             }
-            *order = poll(talk, url, "ready")?;
+            *order = poll(talk, url, Status::Ready)?;
         }
-        if order["status"] == "processing" {
-            *order = poll(talk, url, "processing")?;
+        if order.status == Status::Processing {
+            *order = poll(talk, url, Status::Processing)?;
         }
-        if order["status"] != "valid" {
-            let problem = Problem::read(&order["error"], StatusCode::OK);
+        if order.status != Status::Valid {
+            let problem = Problem::read(&order.error, StatusCode::OK);
             return Err(AcmeError::Problem(problem).into());
         }
-        let chain = talk.read_text(&parse_value(&order["certificate"])?)?;
+        let chain = talk.read_text(&parse(order.certificate.as_deref().unwrap_or_default())?)?;
         let key = key.serialize_pem();
         let pair = CertificateAndKey::from_pem(chain.as_bytes(), key.as_bytes()).map_err(AcmeError::Malformed)?;
         if !pair.info.is_for(&self.config.host) {
@@ -279,27 +280,26 @@ impl Issuer {
         way: ChallengeType,
         url: &RemoteUrl,
     ) -> Result<(), Failed> {
-        let (authorization, _) = talk.read(url)?;
-        if authorization["status"] == "valid" {
+        let authorization: Authorization = documents::read(talk.read(url)?.0)?;
+        if authorization.status == Status::Valid {
             return Ok(());
         }
-        let offered = authorization["challenges"].as_array().cloned().unwrap_or_default();
-        let Some(challenge) = offered.iter().find(|c| c["type"] == way.name()) else {
+        let Some(challenge) = authorization.challenges.iter().find(|c| c.kind == way.name()) else {
             let error = AcmeError::Permanent(format!("the authority does not offer {}", way.name()));
             return Err(Failed::ChallengeType(error));
         };
-        let token = challenge["token"].as_str().unwrap_or_default();
+        let token = challenge.token.as_str();
         if token.is_empty() || !token.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
             return Err(AcmeError::Malformed("a challenge has a bad token".into()).into());
         }
         let _open = self.open(challenges, way, talk.key(), token).map_err(AcmeError::Permanent)?;
-        talk.write(&parse_value(&challenge["url"])?, &json!({}))?;
-        let after = poll(talk, url, "pending")?;
-        if after["status"] == "valid" {
+        talk.write(&parse(&challenge.url)?, &json!({}))?;
+        let after: Authorization = poll(talk, url, Status::Pending)?;
+        if after.status == Status::Valid {
             return Ok(());
         }
-        let errors = after["challenges"].as_array().into_iter().flatten().map(|c| &c["error"]);
-        let problem = Problem::read(errors.into_iter().find(|e| e.is_object()).unwrap_or(&Value::Null), StatusCode::OK);
+        let error = after.challenges.iter().map(|c| &c.error).find(|e| e.is_object()).unwrap_or(&Value::Null);
+        let problem = Problem::read(error, StatusCode::OK);
         Err(Failed::ChallengeType(AcmeError::Problem(problem)))
     }
 
@@ -326,7 +326,7 @@ enum Failed {
 }
 
 impl Failed {
-    fn is(&self, kind: &str) -> bool {
+    fn is(&self, kind: &ProblemType) -> bool {
         match self {
             Failed::ChallengeType(e) | Failed::Other(e) => e.is(kind),
         }
@@ -348,12 +348,13 @@ impl From<Failed> for AcmeError {
 }
 
 /// Reads `url` until its status is not `status` any more.
-fn poll(talk: &mut Conversation<'_>, url: &RemoteUrl, status: &str) -> Result<Value, AcmeError> {
+fn poll<D: HasStatus>(talk: &mut Conversation<'_>, url: &RemoteUrl, status: Status) -> Result<D, AcmeError> {
     let deadline = Instant::now() + PATIENCE;
     let mut pause = FIRST_PAUSE;
     loop {
-        let (document, fields): (Value, HeaderMap) = talk.read(url)?;
-        if document["status"] != status {
+        let (document, fields) = talk.read(url)?;
+        let document: D = documents::read(document)?;
+        if document.status() != status {
             return Ok(document);
         }
         let wait = retry_after(&fields).unwrap_or(pause).clamp(FIRST_PAUSE, LONGEST_PAUSE);
@@ -367,10 +368,6 @@ fn poll(talk: &mut Conversation<'_>, url: &RemoteUrl, status: &str) -> Result<Va
 
 fn parse(url: &str) -> Result<RemoteUrl, AcmeError> {
     RemoteUrl::parse(url).map_err(AcmeError::Malformed)
-}
-
-fn parse_value(url: &Value) -> Result<RemoteUrl, AcmeError> {
-    parse(url.as_str().unwrap_or_default())
 }
 
 /// Seconds since 1970, by the machine's clock.

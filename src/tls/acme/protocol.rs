@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::account::AccountKey;
+use super::documents::ProblemType;
 use crate::http::client::{Answer, Fetcher, RemoteUrl};
 
 /// A fresh nonce may be refused too; with half of them refused, one request in a million fails.
@@ -54,8 +55,8 @@ pub enum AcmeError {
 /// A problem document (RFC 9457), as far as it matters.
 #[derive(Debug)]
 pub struct Problem {
-    /// The last part of its type, such as `rateLimited`.
-    pub kind: String,
+    /// Its type.
+    pub kind: ProblemType,
     /// Words for a person, with those of subproblems.
     pub detail: String,
     /// Status of the answer.
@@ -66,15 +67,17 @@ pub struct Problem {
 
 impl AcmeError {
     /// Is it a problem of that type?
-    pub fn is(&self, kind: &str) -> bool {
-        matches!(self, AcmeError::Problem(problem) if problem.kind == kind)
+    pub fn is(&self, kind: &ProblemType) -> bool {
+        matches!(self, AcmeError::Problem(problem) if problem.kind == *kind)
     }
 
     /// May the same request be answered otherwise next time?
     pub fn is_passing(&self) -> bool {
         match self {
             AcmeError::Unreachable(_) | AcmeError::Slow(_) => true,
-            AcmeError::Problem(problem) => problem.status == 429 || problem.status >= 500 || problem.kind == "badNonce",
+            AcmeError::Problem(problem) => {
+                problem.status == 429 || problem.status >= 500 || problem.kind == ProblemType::BadNonce
+            }
             _ => false,
         }
     }
@@ -92,28 +95,31 @@ impl fmt::Display for AcmeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             AcmeError::Problem(Problem { kind, detail, status, .. }) => {
-                match kind.as_str() {
-                    "rateLimited" => f.write_str("the authority has had too many requests for this name or address")?,
-                    "dns" => f.write_str("the authority can't look the name up: it must be in public DNS")?,
-                    "caa" => f.write_str("a CAA record in DNS forbids this authority to certify the name")?,
-                    "connection" => f.write_str(
+                match kind {
+                    ProblemType::RateLimited => f.write_str("the authority has had too many requests for this name or address")?,
+                    ProblemType::Dns => f.write_str("the authority can't look the name up: it must be in public DNS")?,
+                    ProblemType::Caa => f.write_str("a CAA record in DNS forbids this authority to certify the name")?,
+                    ProblemType::Connection => f.write_str(
                         "the authority can't connect to this machine: port 443 or 80 of the name's address must lead here",
                     )?,
-                    "unauthorized" => f.write_str(
+                    ProblemType::Unauthorized => f.write_str(
                         "the authority did not find its challenge: another machine or program answers under this name",
                     )?,
-                    "rejectedIdentifier" => f.write_str("the authority gives no certificate for this name")?,
-                    "externalAccountRequired" => f.write_str(
+                    ProblemType::RejectedIdentifier => f.write_str("the authority gives no certificate for this name")?,
+                    ProblemType::ExternalAccountRequired => f.write_str(
                         "the authority wants an account to be bound: set --acme-eab-kid (ACME_EAB_KID) and --acme-eab-hmac-key (ACME_EAB_HMAC_KEY)",
                     )?,
-                    "userActionRequired" => f.write_str("the authority's terms have changed: look at the page that it names")?,
-                    "badCSR" => f.write_str("the authority refuses the certificate request")?,
-                    "invalidContact" | "unsupportedContact" => {
+                    ProblemType::UserActionRequired => f.write_str("the authority's terms have changed: look at the page that it names")?,
+                    ProblemType::BadCsr => f.write_str("the authority refuses the certificate request")?,
+                    ProblemType::InvalidContact => {
                         f.write_str("the authority refuses the address of --acme-email (ACME_EMAIL)")?
                     }
-                    "" if (200..300).contains(status) => f.write_str("the authority refused without a reason")?,
-                    "" => write!(f, "the authority answered {status}")?,
-                    other => write!(f, "the authority refused ({other})")?,
+                    ProblemType::None if (200..300).contains(status) => f.write_str("the authority refused without a reason")?,
+                    ProblemType::None => write!(f, "the authority answered {status}")?,
+                    ProblemType::AccountDoesNotExist => f.write_str("the authority does not know the account any more")?,
+                    ProblemType::BadNonce => f.write_str("the authority refused every nonce")?,
+                    ProblemType::OrderNotReady => f.write_str("the authority says that the order is not ready")?,
+                    ProblemType::Other(name) => write!(f, "the authority refused ({name})")?,
                 }
                 if detail.is_empty() { Ok(()) } else { write!(f, "; it says: {detail}") }
             }
@@ -213,7 +219,7 @@ impl<'c> Conversation<'c> {
                 return Ok(answer);
             }
             let error = refused(&answer);
-            if !error.is("badNonce") {
+            if !error.is(&ProblemType::BadNonce) {
                 return Err(error);
             }
             refusal = Some(error);
@@ -277,7 +283,7 @@ impl Problem {
         said.extend(document["instance"].as_str().map(str::to_string));
         let detail = said.iter().filter(|s| !s.is_empty()).cloned().collect::<Vec<_>>().join("; ");
         Problem {
-            kind: kind.chars().filter(char::is_ascii_alphanumeric).take(64).collect(),
+            kind: ProblemType::of(kind),
             detail: detail.chars().take(MAX_DETAIL).collect(),
             status: status.as_u16(),
             retry_after: None,
