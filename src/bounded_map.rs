@@ -1,11 +1,11 @@
-//! A map that strangers can fill, and that stays small all the same.
+//! A map of limited size, for entries that clients can cause.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::ops::Deref;
 
-/// A map with at most so many entries. When it is full, entries are forgotten: it is for what costs no more than another
-/// question, another attempt or another write when it is gone.
+/// A map with a maximum number of entries. When it is full, entries are removed. So use it only for data whose loss
+/// costs no more than another lookup, another attempt or another write.
 #[derive(Debug)]
 pub(crate) struct BoundedMap<K, V> {
     map: HashMap<K, V>,
@@ -18,20 +18,20 @@ impl<K: Eq + Hash, V> BoundedMap<K, V> {
         BoundedMap { map: HashMap::new(), most }
     }
 
-    /// Sets a value. When there is no room for another key, everything is forgotten first.
+    /// Sets a value. If the map is full and the key is new, the map is cleared first.
     pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
         self.make_room(&key, &[]);
         self.map.insert(key, value)
     }
 
-    /// The value of a key, `default` if it has none; room for it is made as in [`BoundedMap::make_room`].
+    /// The value of a key; inserts `default` if it has none. Makes room as [`BoundedMap::make_room`] does.
     pub(crate) fn get_or_insert(&mut self, key: K, default: V, forget: &[&dyn Fn(&V) -> bool]) -> &mut V {
         self.make_room(&key, forget);
         self.map.entry(key).or_insert(default)
     }
 
-    /// Makes room for `key`, if there is none: forgets what the first test says may go, then what the second says, and so
-    /// on until there is room; in the end everything.
+    /// Makes room if the map is full and `key` is new: removes the values for which the first test returns true, then
+    /// those of the second, and so on until there is room. If there is still none, clears the map.
     pub(crate) fn make_room(&mut self, key: &K, forget: &[&dyn Fn(&V) -> bool]) {
         if self.map.contains_key(key) {
             return;
@@ -47,12 +47,12 @@ impl<K: Eq + Hash, V> BoundedMap<K, V> {
         }
     }
 
-    /// Changes a value that is there.
+    /// The value of a key, to be changed in place.
     pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         self.map.get_mut(key)
     }
 
-    /// Forgets a key.
+    /// Removes a key.
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         self.map.remove(key)
     }

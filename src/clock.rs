@@ -1,8 +1,8 @@
 //! The one place that reads the clock.
 //!
-//! Lifetimes are judged by wall time, which can jump: a board without a battery starts in the past, a bad time server
-//! sends it years ahead. A jump must not end every login at once, so for [`SETTLE`] after one the clock goes on from
-//! where it was; if the wall clock has not come back by then, its new time is believed.
+//! Lifetimes are measured by wall time, which can jump: a board without a battery starts in the past, and a bad time
+//! server can set the clock years ahead. A jump must not end every login at once. So for [`SETTLE`] after a jump, this
+//! clock continues from its old time. If the wall clock has not come back by then, its new time is accepted.
 
 use crate::lock::Unpoisoned;
 use std::sync::Mutex;
@@ -14,9 +14,9 @@ use rustix::time::{ClockId, clock_gettime};
 /// Seconds since 1970-01-01 UTC.
 pub type Timestamp = u64;
 
-/// How far wall and steady time may differ before it counts as a jump, in seconds.
+/// How far wall time and steady time may differ before it counts as a jump, in seconds.
 const TOLERANCE: u64 = 30;
-/// How long a jump must last before it is believed, in seconds.
+/// How long a jump must last before the new time is accepted, in seconds.
 const SETTLE: u64 = 600;
 
 /// A source of time.
@@ -27,15 +27,15 @@ pub enum Clock {
     Manual(AtomicU64),
 }
 
-/// Reads wall time, and steady time from any start, in seconds.
+/// Reads wall time, and steady time with any starting point, in seconds.
 pub type Source = Box<dyn Fn() -> (u64, u64) + Send + Sync>;
 
-/// Where wall time stood at a moment of steady time.
+/// Wall time and steady time at the same moment.
 #[derive(Clone, Copy)]
 pub struct Anchor {
     wall: u64,
     steady: u64,
-    /// Steady time at which the jump that is not yet believed was seen.
+    /// Steady time when a jump was seen that is not accepted yet.
     jumped: Option<u64>,
 }
 
@@ -56,7 +56,7 @@ impl Clock {
         Clock::Manual(AtomicU64::new(now))
     }
 
-    /// Now.
+    /// The current time.
     pub fn now(&self) -> Timestamp {
         match self {
             Clock::System(source, anchor) => {
@@ -125,7 +125,7 @@ impl Anchor {
     }
 }
 
-/// Wall time, and time since boot with the time asleep included: waking up is not a jump.
+/// Wall time, and time since boot including the time asleep, so that waking up is not a jump.
 fn read() -> (u64, u64) {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     (wall, clock_gettime(ClockId::Boottime).tv_sec.max(0) as u64)

@@ -1,4 +1,4 @@
-//! What nearly every handler needs: who we are, our keys, what survives a restart, how long things last, and the time.
+//! What nearly every handler needs: the external URL, the keys, the stored state, the lifetimes, and the time.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::store::State;
 use crate::tokens::Keys;
 use crate::url::ExternalUrl;
 
-/// Shared by all requests. Rooms that need more have a struct of their own that holds this one.
+/// Shared by all requests. Modules that need more have their own struct that contains this one.
 pub struct Core {
     /// The issuer and the audience of every token.
     pub external: ExternalUrl,

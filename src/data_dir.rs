@@ -1,4 +1,5 @@
-//! The data directory: opened, checked, and written so that it holds the old or the new, whenever the machine stops.
+//! The data directory: creates and checks it, and writes files so that each has its old or its new content after a
+//! crash.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -15,7 +16,7 @@ fn refuse(what: String) -> String {
     format!("--data-path (DATA_PATH): {what}")
 }
 
-/// Makes or checks the data directory.
+/// Creates the data directory, or checks the existing one.
 pub fn prepare_directory(path: &Path) -> Result<(), String> {
     let shown = path.display();
     match fs::metadata(path) {
@@ -34,8 +35,8 @@ pub fn prepare_directory(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// May a directory that others can read be closed to them without asking? One that a container engine has just made is
-/// empty, and one that sigbit/mcp-auth-proxy has used holds nothing else; anything else may be of use to somebody.
+/// May we revoke other users' access to this directory without asking? Only if it is empty, as a container engine has
+/// just made it, or has only files of sigbit/mcp-auth-proxy. Other directories may be in use by somebody else.
 fn may_be_closed(path: &Path, found: &fs::Metadata) -> bool {
     const SIGBITS: [&str; 4] = ["secret", "private_key.pem", "db", "certs"];
     let mode = found.permissions().mode() & 0o7777;
@@ -48,7 +49,8 @@ fn may_be_closed(path: &Path, found: &fs::Metadata) -> bool {
         && fs::read_dir(path).is_ok_and(|mut entries| entries.all(is_known))
 }
 
-/// An empty directory that an unprivileged user has made for a container becomes root's, with what is in it.
+/// Makes this process's user the owner of the directory and its entries. This is for a directory that an unprivileged
+/// user has made for a container that runs as root.
 fn take_over(path: &Path, found: &fs::Metadata) -> io::Result<()> {
     if is_ours(found) {
         return Ok(());
@@ -60,7 +62,7 @@ fn take_over(path: &Path, found: &fs::Metadata) -> io::Result<()> {
     Ok(())
 }
 
-/// Whoever owns a file or directory can replace what is in it: that is this user, or root.
+/// Does this user or root own it? Any other owner could replace what is in it.
 fn is_ours(found: &fs::Metadata) -> bool {
     found.uid() == geteuid().as_raw() || found.uid() == 0
 }
@@ -86,12 +88,12 @@ pub fn open_store(path: &Path) -> Result<Box<dyn Store>, String> {
     }
 }
 
-/// Makes a directory that only this user can enter, with those above it.
+/// Creates a directory that only this user can enter, with its missing parents.
 pub fn make_private(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Refuses what others than this user can read, write or replace.
+/// Refuses a file or directory that other users can read, write or replace.
 fn private(path: &Path, found: &fs::Metadata) -> Result<(), String> {
     if !is_ours(found) {
         let (shown, own) = (path.display(), geteuid().as_raw());
@@ -111,7 +113,8 @@ fn private(path: &Path, found: &fs::Metadata) -> Result<(), String> {
     ))
 }
 
-/// The secret in the data directory, made at the first start. Called with the store open, so by one process only.
+/// Loads the secret from the data directory, or creates it at the first start. The caller must have the store open, so
+/// that only one process does this at a time.
 pub fn load_secret(directory: &Path) -> Result<Secret, String> {
     let path = directory.join("secret");
     let failed = |what: &str, e: &dyn std::fmt::Display| {
@@ -134,14 +137,14 @@ pub fn load_secret(directory: &Path) -> Result<Secret, String> {
     }
 }
 
-/// Reads a file, unless others than the owner can: that is a `PermissionDenied` which says what to do.
+/// Reads a file. If other users can access it, fails with a `PermissionDenied` that says what to do.
 pub fn read_private(path: &Path) -> io::Result<Vec<u8>> {
     let bytes = fs::read(path)?;
     private(path, &fs::metadata(path)?).map_err(|e| io::Error::new(io::ErrorKind::PermissionDenied, e))?;
     Ok(bytes)
 }
 
-/// The whole file or none of it, whenever the machine stops; for this user alone.
+/// Writes a file with mode 0600, atomically and durably: after a crash it has its old or its new content.
 pub fn write_durably(path: &Path, text: &str) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");

@@ -1,4 +1,4 @@
-//! Who is who: the names that tokens, rows and log lines carry, as types.
+//! Types for identities: the ids in tokens, rows and log lines, and the profiles of users.
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,7 +30,8 @@ macro_rules! name {
 }
 
 name! {
-    /// A user: provider and stable subject, never an e-mail address. `password` is the one who knows the password.
+    /// A user: provider and stable subject, never an e-mail address. `password` is the user who signs in with a
+    /// password.
     UserId
 }
 name! {
@@ -38,7 +39,7 @@ name! {
     ClientId
 }
 name! {
-    /// One authorization of one client by one user; two devices have two.
+    /// One authorization of one client by one user; the same client on two devices has two grants.
     GrantId
 }
 name! {
@@ -46,13 +47,15 @@ name! {
     SessionId
 }
 name! {
-    /// Names the credential that a user signed in with without revealing it, so that replacing it ends what it began.
+    /// Identifies the credential that a user signed in with, without revealing it. Replacing the credential changes the
+    /// id, and so makes its sessions and grants invalid.
     CredentialId
 }
 
 /// The scope that every access token has.
 pub const SCOPE: &str = "mcp";
-/// Asked for by some clients before they expect a refresh token; never in a challenge.
+/// A scope that some clients request before they expect a refresh token. It is never part of a challenge
+/// (WWW-Authenticate).
 pub const OFFLINE_ACCESS: &str = "offline_access";
 
 /// A person who has signed in.
@@ -63,11 +66,11 @@ pub struct User {
     /// A verified address, where the provider has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
-    /// With what.
+    /// The credential that the user signed in with.
     pub credential: CredentialId,
 }
 
-/// On whose behalf a request to the resource is made.
+/// The user and client that a request to the resource acts for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
     /// The user.
@@ -76,18 +79,19 @@ pub struct Principal {
     pub email: Option<String>,
     /// The client that the user authorized.
     pub client: ClientId,
-    /// The authorization.
+    /// The grant that the token belongs to.
     pub grant: GrantId,
-    /// When the token that shows it runs out.
+    /// When the access token expires.
     pub expires_at: Timestamp,
-    /// What a provider says of the user; `None` for those who signed in by password.
+    /// The provider's record of the user; `None` for users who signed in by password.
     pub person: Option<Arc<UserRecord>>,
 }
 
-/// What a provider says of a person, as far as it is wanted here.
+/// What a provider says about a user, as far as the proxy uses it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserProfile {
-    /// What allow rules compare: e-mail address, login, or another claim. Absent when the provider does not vouch for it.
+    /// The id that allow rules compare: e-mail address, login, or another claim. `None` if the claim is missing, or if
+    /// it is an e-mail address that is not verified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// A verified e-mail address.
@@ -102,32 +106,32 @@ pub struct UserProfile {
     /// The Google Workspace organisation (`hd`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<String>,
-    /// The tenant that the person belongs to, where the provider serves many.
+    /// The person's tenant, if the provider is multi-tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
-    /// Allowed attributes that the person has, as `pointer=value`.
+    /// The attributes of the allow rules that the person has, as `pointer=value`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attributes: Vec<String>,
 }
 
 impl UserProfile {
-    /// The groups in one text, with commas between them; those in names are `%2C`, and percent signs `%25`.
+    /// The groups joined with commas. A comma in a group name becomes `%2C`, and a percent sign `%25`.
     pub fn group_list(&self) -> String {
         let encoded = self.groups.iter().map(|g| g.replace('%', "%25").replace(',', "%2C"));
         encoded.collect::<Vec<_>>().join(",")
     }
 }
 
-/// Provider and stable subject, with what the provider says.
+/// A user of a provider, with the profile that the provider sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProviderUser {
     /// Who.
     pub user: UserId,
-    /// What is said of them.
+    /// The user's profile.
     pub profile: UserProfile,
 }
 
-/// Which of the providers.
+/// Provider id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProviderId {
@@ -152,7 +156,7 @@ impl ProviderId {
         }
     }
 
-    /// The one that is called so.
+    /// Parses a provider id.
     pub fn of(text: &str) -> Option<ProviderId> {
         ProviderId::ALL.into_iter().find(|slug| slug.as_str() == text)
     }
@@ -173,26 +177,28 @@ impl fmt::Display for ProviderId {
     }
 }
 
-/// Somebody who has signed in at a provider, and what it said of them.
+/// The stored record of a user who has signed in at a provider.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserRecord {
     /// Who.
     pub user: UserId,
-    /// At which provider.
+    /// The provider.
     pub provider: ProviderId,
-    /// As which client the proxy asked it.
+    /// The credential (provider and client id) that the user signed in with.
     pub credential: CredentialId,
-    /// What it said.
+    /// The profile that the provider sent.
     #[serde(rename = "identity")]
     pub profile: UserProfile,
-    /// What it gave to ask after them again; encrypted.
+    /// The provider's tokens for asking about the user again; encrypted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<String>,
-    /// Digest of the allow rules at that time: GitHub is asked for the memberships that matter to them only.
+    /// Digest of the allow rules when the provider was asked. The profile depends on them: GitHub is asked only for the
+    /// memberships that the rules name.
     pub rules: String,
-    /// When they were let in first, or again after they had been turned away: what began before is good for nothing.
+    /// When the user first signed in, or signed in again after a denial. Sessions and grants from before this time are
+    /// invalid.
     pub since: Timestamp,
-    /// When the provider said so.
+    /// When the provider was last asked; 0 means that the record counts as deleted.
     pub asked_at: Timestamp,
     /// End.
     pub expires_at: Timestamp,

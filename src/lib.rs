@@ -1,4 +1,4 @@
-//! mcp-auth-proxy puts an MCP server on the internet behind OAuth 2.1. This is the map of the house.
+//! mcp-auth-proxy puts an MCP server on the internet behind OAuth 2.1. This page is the map of the source.
 //!
 //! ```text
 //! client ──TLS──► http ──► app::routes ─┬─► interaction  a person at a browser: sign-in, provider, consent
@@ -7,31 +7,32 @@
 //!                                           bearer → principal     └─► stdio   child processes, one for each MCP session
 //! ```
 //!
-//! From the top of the house to the bottom; a file uses rooms below its own, and in the same row those to its left.
-//! `cargo test layers` checks that.
+//! The table lists the modules from the top layer to the bottom. A file uses only its own module, modules in lower
+//! layers, and modules further left in its own layer. `cargo test layers` checks this rule;
+//! `tests/integration/layers.rs` defines the layers.
 //!
-//! | room | what is in it |
+//! | module | what it contains |
 //! |---|---|
 //! | [`app`] | composition and commands: settings become typed values, routes, serve, demo, healthcheck |
 //! | [`interaction`] | what happens in a browser: sign-in, provider callback, consent; each ends in a decision for `oauth` |
 //! | [`oauth`] | the authorization server: a file for each endpoint and each grant type |
-//! | [`resource`] | what is protected: bearer token → principal, how many requests and streams, when a stream has to end |
-//! | [`tls`] | certificates: files that are watched, or obtained from an ACME authority; the plain port beside TLS |
-//! | [`login`] | who somebody is: passwords, identity providers, browser sessions, the throttle against guessing |
-//! | [`upstream`] | the MCP server behind: over HTTP, or child processes that speak over stdio |
-//! | [`pages`] | HTML from values |
+//! | [`resource`] | the protected resource: bearer token → principal, request and stream limits, cutting streams |
+//! | [`tls`] | certificates: files that are watched, or obtained by ACME; the HTTP port that redirects to HTTPS |
+//! | [`login`] | user authentication: passwords, identity providers, browser sessions, the throttle against guessing |
+//! | [`upstream`] | the connection to the MCP server: over HTTP, or child processes that speak over stdio |
+//! | [`pages`] | HTML pages, built from plain values |
 //! | [`core`], [`data_dir`] | issuer, keys, state, lifetimes and time, which nearly every handler needs; the directory on disk |
 //! | [`store`], [`tokens`] | what survives a restart; what is signed or encrypted |
-//! | [`http`], [`mcp`] | HTTP/1.1, server and client; JSON-RPC and the words of MCP |
-//! | [`net`], [`flags`] | sockets, addresses, rate limits; every option once, as data |
-//! | [`clock`], [`thread`], [`wake`], [`blocking`], [`observe`] | time, threads, waking one that waits, how one says that it is about to block, the log |
-//! | [`lock`], [`bounded_map`], [`token_bucket`] | locks whose holder panicked, maps that strangers can fill, rates |
-//! | [`url`], [`redirect_uri`], [`encoding`], [`identity`], [`rules`] | values: addresses, names of people and clients, who may sign in |
-//! | [`privileges`] | what root's process gives up |
+//! | [`http`], [`mcp`] | HTTP/1.1, server and client; JSON-RPC and MCP messages |
+//! | [`net`], [`flags`] | sockets, addresses, rate limits; the definitions of all options |
+//! | [`clock`], [`thread`], [`wake`], [`blocking`], [`observe`] | time, threads, waking a waiting thread, announcing a blocking call, the log |
+//! | [`lock`], [`bounded_map`], [`token_bucket`] | locks that survive a panic, maps with a maximum size, rate limits |
+//! | [`url`], [`redirect_uri`], [`encoding`], [`identity`], [`rules`] | value types: URLs, ids of users and clients, allow rules |
+//! | [`privileges`] | dropping root privileges that are not needed |
 //!
-//! Data goes one way: a connection becomes a request, a request gets a route, a route gets a principal, the
-//! principal's request goes upstream, and the answer streams back along the same path. `http` knows no OAuth, `oauth`
-//! knows no sockets and no pages, `tokens` and `store` know neither.
+//! Data flows one way: a connection delivers a request, the router selects the handler, the bearer token gives the
+//! principal, the request goes upstream, and the answer streams back along the same path. `http` does not depend on
+//! OAuth, `oauth` does not depend on sockets or pages, and `tokens` and `store` depend on none of these.
 
 pub mod app;
 pub mod blocking;

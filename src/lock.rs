@@ -1,14 +1,14 @@
-//! Locks whose holder panicked.
+//! Handles poisoned locks: a thread panicked while it held them.
 
 use std::sync::PoisonError;
 
-/// Takes a lock although a thread panicked while it held it. A panic is answered with 500 and the process goes on
-/// serving; what a lock guards here is changed in steps each of which leaves it whole.
+/// Takes a lock even if it is poisoned. After a panic, the request is answered with 500 and the process goes on
+/// serving. This is safe here because data behind locks is changed only in steps that each leave it consistent.
 pub(crate) trait Unpoisoned {
-    /// The guard, or the guard with what the wait said.
+    /// The lock guard; for a wait with a timeout, the guard and the result of the wait.
     type Guard;
 
-    /// The guard in any case.
+    /// Returns the guard, whether or not the lock is poisoned.
     fn unpoisoned(self) -> Self::Guard;
 }
 

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The commands by which the program runs itself, which no user types.
+/// Runs an internal command. The program starts itself with these; users do not type them.
 fn own_use(arguments: &[OsString]) -> Option<Result<u8, String>> {
     let (word, rest) = arguments.split_first()?;
     match word.to_str()? {
@@ -32,7 +32,7 @@ fn own_use(arguments: &[OsString]) -> Option<Result<u8, String>> {
     }
 }
 
-/// What the user asks for; the exit code.
+/// Runs the user's command and returns the exit code.
 fn run(arguments: &[OsString]) -> Result<u8, String> {
     let invocation = flags::of_process()?;
     let has_children = match &invocation {
@@ -50,7 +50,7 @@ fn run(arguments: &[OsString]) -> Result<u8, String> {
         Invocation::Healthcheck(settings) => {
             return Ok(healthcheck::run(&settings).map_or_else(unhealthy, |()| 0));
         }
-        // A reader that closes early, such as `head`, is no error.
+        // Ignore write errors: a reader such as `head` may close the pipe early.
         Invocation::Print(text) => {
             let _ = std::io::stdout().write_all(text.as_bytes());
             Ok(())
@@ -59,7 +59,7 @@ fn run(arguments: &[OsString]) -> Result<u8, String> {
     .map(|()| 0)
 }
 
-/// The exit code that Docker's HEALTHCHECK takes for unhealthy.
+/// Prints the message and returns the exit code that means unhealthy for Docker's HEALTHCHECK.
 fn unhealthy(message: String) -> u8 {
     eprintln!("mcp-auth-proxy: {message}");
     1

@@ -1,39 +1,39 @@
-//! Root's rights that are not needed once the ports are open: given up, so that whoever takes this process over has not
-//! got them.
+//! Drops the Linux capabilities of root that the proxy does not need once its ports are open, so that an attacker who
+//! takes over the process does not get them.
 
 use rustix::process::geteuid;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set, set_capabilities,
 };
 
-/// What a process goes on to do that takes a right.
+/// What the process will do later that needs a capability.
 #[derive(Clone, Copy, Debug)]
 pub struct Needs {
-    /// Reads files again that may be somebody else's.
+    /// It reads files again that may belong to another user.
     pub reads_others: bool,
-    /// Writes to what may be somebody else's.
+    /// It writes to files or sockets that may belong to another user.
     pub writes_others: bool,
-    /// Starts programs under another user, and ends them.
+    /// It starts and ends child processes, which may run as another user.
     pub has_children: bool,
-    /// Those are to have its rights.
+    /// The child processes should keep all capabilities of this process.
     pub hands_rights_on: bool,
 }
 
-/// Gives up what a process of root's does not need. Called before the first thread is started,
-/// since rights are a thread's own.
+/// Drops the capabilities that a root process does not need; does nothing for other users. Must be called before the
+/// first thread is started, since capabilities are per thread.
 pub fn drop_unneeded(needs: Needs) -> Result<(), String> {
     if !geteuid().is_root() {
         return Ok(());
     }
     if needs.hands_rights_on {
-        // A child that is root as well would lose them too, and servers may count on them.
+        // A child process that also runs as root would lose the capabilities too, and an MCP server may need them.
         return Ok(());
     }
-    let failed = |e: rustix::io::Errno| format!("root's rights can't be given up: {e}");
+    let failed = |e: rustix::io::Errno| format!("the capabilities of root can't be dropped: {e}");
     let held = capabilities(None).map_err(failed)?.permitted;
     let kept = held & needed(needs, held);
-    // A program that root starts would get all of them back, but for this. Where a container has taken the right to do
-    // it away, it has taken others, too.
+    // Without this, a program that root executes would get all capabilities back. This needs CAP_SETPCAP. A container
+    // that has removed it has also removed others.
     if held.contains(CapabilitySet::SETPCAP) {
         for lost in (held - kept).iter() {
             remove_capability_from_bounding_set(lost).map_err(failed)?;
@@ -42,7 +42,7 @@ pub fn drop_unneeded(needs: Needs) -> Result<(), String> {
     hold(kept).map_err(failed)
 }
 
-/// Gives up all rights of this thread, which starts no program any more.
+/// Drops all capabilities of this thread, which will not start any more programs.
 pub fn drop_all() -> Result<(), String> {
     hold(CapabilitySet::empty()).map_err(|e| format!("rights can't be given up: {e}"))
 }
@@ -55,7 +55,7 @@ fn hold(kept: CapabilitySet) -> rustix::io::Result<()> {
 fn needed(needs: Needs, held: CapabilitySet) -> CapabilitySet {
     let mut needed = CapabilitySet::empty();
     if needs.reads_others {
-        // Containers have the one right, as a rule, and not the other.
+        // Containers usually have CAP_DAC_OVERRIDE but not CAP_DAC_READ_SEARCH.
         let reading = CapabilitySet::DAC_READ_SEARCH;
         needed |= if held.contains(reading) { reading } else { CapabilitySet::DAC_OVERRIDE };
     }

@@ -1,14 +1,15 @@
-//! Redirect URIs: which may be registered, and which match (RFC 6749 section 3.1.2, RFC 8252).
+//! Redirect URIs: which ones may be registered, and which ones match a registered one (RFC 6749 section 3.1.2, RFC
+//! 8252).
 
 use std::net::IpAddr;
 
 use crate::url::is_loopback_host;
 
-/// Longest that is accepted.
+/// Maximum length of a redirect URI, in bytes.
 const MAX_LENGTH: usize = 2_048;
 
-/// Schemes that a browser acts upon itself, that wrap another URL, or that lead to a part of the system that has no
-/// business with an answer.
+/// Schemes that may not be registered: the browser handles them itself, they wrap another URL, or they open a part of
+/// the system that must not get an authorization response.
 const REFUSED_SCHEMES: &[&str] = &[
     "about",
     "admin",
@@ -149,18 +150,19 @@ const REFUSED_SCHEMES: &[&str] = &[
     "zoomus",
 ];
 
-/// Families of such schemes: handlers of Windows, `search:` and `search-ms:`, browsers' own, sites registered as handlers.
+/// Prefixes of such schemes: Windows handlers, `search:` and `search-ms:`, schemes of browsers, and `web+` schemes of
+/// sites that registered as handlers.
 const REFUSED_PREFIXES: &[&str] =
     &["ms-", "microsoft-", "search", "web+", "x-apple.", "x-apple-", "x-web-search", "x-safari-", "feed-", "opera-"];
 
-/// Where a redirect leads.
+/// Kind of target of a redirect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// An https site.
     Web,
-    /// A program on the user's machine, by loopback (RFC 8252 section 7.3).
+    /// A program on the user's machine that listens on a loopback address (RFC 8252 section 7.3).
     Loopback,
-    /// A program on the user's machine, by a scheme of its own (RFC 8252 section 7.1).
+    /// A program on the user's machine that registered a private-use scheme (RFC 8252 section 7.1).
     PrivateUse,
 }
 
@@ -169,7 +171,7 @@ pub enum Destination {
 pub struct RedirectUri {
     text: String,
     scheme: String,
-    /// Host, lower case, brackets kept; empty where a private-use scheme has none.
+    /// Host, lower case, IPv6 in brackets; may be empty with a private-use scheme.
     host: String,
     /// Colon and digits, or empty.
     port: String,
@@ -178,7 +180,7 @@ pub struct RedirectUri {
 }
 
 impl RedirectUri {
-    /// Checks one; the error says what is wrong with it.
+    /// Parses and checks a redirect URI; the error says what is wrong with it.
     pub fn parse(text: &str) -> Result<RedirectUri, &'static str> {
         if text.len() > MAX_LENGTH {
             return Err("it is too long");
@@ -206,7 +208,7 @@ impl RedirectUri {
             return Err("its scheme is not allowed");
         }
         let web = matches!(scheme.as_str(), "http" | "https");
-        // `wrapper:https://elsewhere` leads elsewhere by way of whatever opens the wrapper.
+        // `wrapper:https://elsewhere` could make the program that opens `wrapper:` go on to the inner URL.
         if !web && after.trim_start_matches('/').split('/').next().is_some_and(|first| first.ends_with(':')) {
             return Err("it has another URL in it");
         }
@@ -245,7 +247,7 @@ impl RedirectUri {
         &self.host
     }
 
-    /// Where it leads.
+    /// The kind of its target.
     pub fn destination(&self) -> Destination {
         match self.scheme.as_str() {
             "http" => Destination::Loopback,
@@ -255,9 +257,9 @@ impl RedirectUri {
         }
     }
 
-    /// Does a request for `self` match what was registered? Exactly, but for the port, and the spelling of the host, on
-    /// loopback: programs take whatever port is free (RFC 8252 section 7.3), and some say `localhost` after they
-    /// registered `127.0.0.1`.
+    /// Does the requested URI `self` match the registered one? It must be equal, except for http on loopback: there the
+    /// port may differ, because programs use any free port (RFC 8252 section 7.3), and so may the host, because some
+    /// programs send `localhost` after they registered `127.0.0.1`.
     pub fn matches(&self, registered: &RedirectUri) -> bool {
         self.text == registered.text
             || (self.scheme == "http"
@@ -267,11 +269,12 @@ impl RedirectUri {
                 && self.rest == registered.rest)
     }
 
-    /// For `form-action` in a content security policy: the origin, or the scheme where an origin can't be written.
+    /// Source expression for `form-action` in a content security policy: the origin, or only the scheme if the origin
+    /// can't be expressed.
     pub fn policy_source(&self) -> String {
         match self.destination() {
             Destination::PrivateUse => format!("{}:", self.scheme),
-            // Policies know no IPv6 addresses.
+            // A content security policy can't contain IPv6 addresses.
             _ if self.host.starts_with('[') => format!("{}:", self.scheme),
             _ => format!("{}://{}{}", self.scheme, self.host, self.port),
         }
@@ -287,7 +290,7 @@ impl RedirectUri {
         out
     }
 
-    /// Wider than the names that are registered for loopback: anything that a browser would look for here.
+    /// Is the host any name or address that a browser resolves to this machine? Accepts more than `has_loopback_host`.
     fn is_on_this_machine(&self) -> bool {
         let host = self.host.trim_end_matches('.');
         let address = host.trim_matches(['[', ']']).parse::<IpAddr>().map(|a| a.to_canonical());
@@ -319,7 +322,8 @@ fn split_port(authority: &str) -> Result<(&str, &str), &'static str> {
 fn is_host(host: &str) -> bool {
     match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
         Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
-        // A last label of digits is an address to browsers (`2130706433` is 127.0.0.1): only the plain form is taken.
+        // Browsers treat a host whose last label is a number as an IPv4 address (`2130706433` is 127.0.0.1): accept
+        // only the dotted form.
         None if ends_in_number(host) => host.parse::<std::net::Ipv4Addr>().is_ok(),
         None => !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')),
     }

@@ -1,40 +1,41 @@
-//! Who of those who can sign in at a provider may enter. One rule that fits is enough.
+//! Allow rules: which users of a provider may sign in here. One matching rule is enough.
 
 use serde_json::Value;
 
 use crate::encoding::digest;
 use crate::identity::UserProfile;
 
-/// Bytes of a name, an address or a group.
+/// Maximum length of a name, an address or a group, in bytes.
 const MAX_TEXT: usize = 256;
-/// Bytes of all groups together.
+/// Maximum length of all groups together, in bytes.
 const MAX_GROUPS: usize = 4 << 10;
 
 /// The allow rules of one provider.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Everybody may enter.
+    /// Everybody may sign in.
     pub anyone: bool,
-    /// Ids.
+    /// Ids of users.
     pub users: Vec<String>,
     /// Patterns for ids.
     pub globs: Vec<String>,
-    /// E-mail addresses and GitHub logins are the same in whatever case; other ids are not.
+    /// Ids are compared case-insensitively: true for e-mail addresses and GitHub logins, false for other ids.
     pub ids_ignore_case: bool,
     /// Groups, organisations, teams.
     pub groups: Vec<String>,
-    /// Those of GitHub are the same in whatever case.
+    /// Groups are compared case-insensitively: true for GitHub.
     pub groups_ignore_case: bool,
     /// Google Workspace organisations.
     pub workspaces: Vec<String>,
-    /// `pointer=value`.
+    /// Claim values, each as `pointer=value` with a JSON pointer.
     pub attributes: Vec<String>,
-    /// Tenants of a provider that serves many: whoever belongs to another is out, whatever the other rules say.
+    /// Allowed tenants of a multi-tenant provider. A user of another tenant is refused, even if other rules match.
     pub tenants: Vec<String>,
 }
 
 impl Rules {
-    /// Leaves out what is too long for header fields and the environment; groups that rules name are kept first.
+    /// Removes values that are too long for header fields and environment variables. If the groups are too long
+    /// together, the groups that the rules name are kept first.
     pub fn bound(&self, profile: &mut UserProfile) {
         let is_short = |text: &String| text.len() <= MAX_TEXT;
         profile.id = profile.id.take().filter(is_short);
@@ -50,13 +51,13 @@ impl Rules {
         });
     }
 
-    /// Is there none, so that nobody could enter?
+    /// Are there no rules, so that nobody can sign in?
     pub fn is_empty(&self) -> bool {
         !self.anyone
             && [&self.users, &self.globs, &self.groups, &self.workspaces, &self.attributes].iter().all(|l| l.is_empty())
     }
 
-    /// May the person enter? If so, by which rule, in words for the log.
+    /// May the person sign in? Returns the kind of rule that matched, for the log.
     pub fn admit(&self, profile: &UserProfile) -> Option<&'static str> {
         let is_one = |list: &[String], value: &str, ignore_case: bool| {
             list.iter().any(|item| item == value || (ignore_case && same_but_case(item, value)))
@@ -85,7 +86,7 @@ impl Rules {
         profile.attributes.iter().any(has).then_some("attribute")
     }
 
-    /// Stands for the rules: what was decided under others has to be decided anew.
+    /// A digest of the rules. A decision made under rules with another digest has to be made again.
     pub fn digest(&self) -> String {
         let mut mark = digest(format!("{self:?}").as_bytes());
         mark.truncate(12);
@@ -93,8 +94,8 @@ impl Rules {
     }
 }
 
-/// Of ASCII letters only: beyond them, what some take for the same letter is another to the mail system that vouches for
-/// the address (the Kelvin sign is no k).
+/// Ignores the case of ASCII letters only. Unicode case folding treats some different characters as equal (the Kelvin
+/// sign and k), but the mail system that verified the address does not.
 fn same_but_case(a: &str, b: &str) -> bool {
     a.eq_ignore_ascii_case(b)
 }
@@ -107,7 +108,7 @@ pub fn matches(glob: &str, text: &str, ignore_case: bool) -> bool {
     alternatives(&fold(glob)).iter().any(|pattern| matches_one(&pattern.chars().collect::<Vec<_>>(), &text))
 }
 
-/// Is the pattern one that can be understood? The error says what is wrong.
+/// Checks the syntax of a pattern; the error says what is wrong.
 pub fn check_glob(glob: &str) -> Result<(), &'static str> {
     let (mut braces, mut set) = (0, false);
     for c in glob.chars() {
@@ -125,7 +126,7 @@ pub fn check_glob(glob: &str) -> Result<(), &'static str> {
     if set || braces > 0 { Err("has a bracket that is not closed") } else { Ok(()) }
 }
 
-/// The pattern once for each of the alternatives in its braces.
+/// Expands the braces: one pattern for each combination of alternatives.
 fn alternatives(glob: &str) -> Vec<String> {
     let found = glob.find('{').and_then(|open| Some((open, open + glob[open..].find('}')?)));
     let Some((open, close)) = found else { return vec![glob.to_string()] };
@@ -136,7 +137,8 @@ fn alternatives(glob: &str) -> Vec<String> {
         .collect()
 }
 
-/// Without recursion, so that no pattern takes long: only the last `*` is ever tried anew.
+/// Matches a pattern without braces. It is not recursive, and backtracks only to the last `*`, so that no pattern takes
+/// long.
 fn matches_one(glob: &[char], text: &[char]) -> bool {
     let (mut g, mut t) = (0, 0);
     let mut again = None;
@@ -164,7 +166,7 @@ fn matches_one(glob: &[char], text: &[char]) -> bool {
     glob[g..].iter().all(|c| *c == '*')
 }
 
-/// The length of the set that `glob` begins with, if `c` is in it.
+/// The length of the set (`[a-z]`) at the start of `glob`, if it contains `c`.
 fn set(glob: &[char], c: char) -> Option<usize> {
     let close = 1 + glob[1..].iter().position(|c| *c == ']')?;
     let mut members = &glob[1..close];
@@ -236,7 +238,7 @@ mod tests {
         for bad in ["[a", "{a", "a}", "{a{b}}"] {
             assert!(check_glob(bad).is_err(), "{bad}");
         }
-        // What would take a recursive matcher years.
+        // A recursive matcher would take years for this.
         assert!(!matches(&"*a".repeat(50), &"a".repeat(49), false));
     }
 

@@ -1,4 +1,4 @@
-//! A token bucket: so many at once, then so many a second.
+//! A token bucket: allows a burst at once, then a steady rate per second.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ pub(crate) struct Rate {
     pub per_second: f64,
 }
 
-/// A bucket.
+/// One token bucket.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TokenBucket {
     level: f64,
@@ -19,7 +19,7 @@ pub(crate) struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// A full one.
+    /// A full bucket.
     pub(crate) fn full(rate: Rate, now: Instant) -> TokenBucket {
         TokenBucket { level: rate.burst, since: now }
     }
@@ -35,7 +35,7 @@ impl TokenBucket {
         has_one
     }
 
-    /// Is it as good as a new one?
+    /// True if the bucket is full, so that it is equivalent to a new one.
     pub(crate) fn is_full(&self, rate: Rate, now: Instant) -> bool {
         self.level(rate, now) >= rate.burst
     }

@@ -1,4 +1,4 @@
-//! The addresses that the program knows: its own external URL, the upstream server's, and where it listens.
+//! URLs and addresses of the configuration: the external URL, the upstream URL, and the listen addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -70,7 +70,7 @@ impl ExternalUrl {
     }
 }
 
-/// Is `host`, as a URL has it, an address and not a name?
+/// Is `host`, as written in a URL, an IP address and not a name?
 pub fn is_address(host: &str) -> bool {
     host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
 }
@@ -87,7 +87,7 @@ pub fn is_loopback_host(host: &str) -> bool {
     }
 }
 
-/// `http://host:port/prefix` or `unix:/socket:/prefix`, split.
+/// The parsed URL of the upstream server: `http://host:port/prefix` or `unix:/socket:/prefix`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamUrl {
     /// `http` or `https`.
@@ -134,7 +134,7 @@ impl UpstreamUrl {
         })
     }
 
-    /// `/path/of/socket`, and perhaps `:` and a path on the server.
+    /// Parses the part after `unix:`, which is `/path/of/socket`, optionally followed by `:` and a path on the server.
     fn parse_unix(text: &str) -> Result<UpstreamUrl, String> {
         let (socket, prefix) = text.split_once(':').unwrap_or((text, ""));
         let good = |path: &str| path.starts_with('/') && path.len() > 1;
@@ -148,7 +148,7 @@ impl UpstreamUrl {
                 "the upstream URL 'unix:{text}' is malformed; it must look like unix:/run/mcp.sock or unix:/run/mcp.sock:/mcp"
             ));
         }
-        // sun_path of unix(7), with the zero at its end.
+        // `sun_path` of unix(7) has 108 bytes, including the terminating zero.
         if socket.len() > 107 {
             return Err(format!(
                 "the upstream URL 'unix:{text}' has a path that is too long for a socket: at most 107 bytes"
@@ -183,7 +183,7 @@ pub struct Listen {
 }
 
 impl Listen {
-    /// `:80`, `127.0.0.1:8080`, `[::1]:8080`, as the option of that name has it.
+    /// Parses `:80`, `localhost:8080`, `127.0.0.1:8080` or `[::1]:8080`; the error names `option`.
     pub fn parse(option: &str, text: &str) -> Result<Listen, String> {
         let error = || format!("{option}: '{text}' is not an address with a port, such as :8080 or 127.0.0.1:8080");
         if let Some(port) = text.strip_prefix(':') {
@@ -196,7 +196,7 @@ impl Listen {
         Ok(Listen { address: Some(address.ip()), port: address.port() })
     }
 
-    /// Where to listen without TLS: as `--listen` says, else where the external URL is expected.
+    /// Where to listen without TLS: the value of `--listen`, else a default that fits the external URL.
     pub fn plain(text: Option<&str>, external: &ExternalUrl) -> Result<Listen, String> {
         let port = if external.secure { 80 } else { external.port };
         match text {
@@ -205,7 +205,7 @@ impl Listen {
         }
     }
 
-    /// Where to listen with TLS: as `--tls-listen` says, else where the external URL is expected.
+    /// Where to listen with TLS: the value of `--tls-listen`, else a default that fits the external URL.
     pub fn tls(text: Option<&str>, external: &ExternalUrl) -> Result<Listen, String> {
         match text {
             Some(text) => Listen::parse("--tls-listen (TLS_LISTEN)", text),
@@ -213,7 +213,8 @@ impl Listen {
         }
     }
 
-    /// What nobody outside can reach by its URL is not shown to them: `port` of this machine, else `usual` everywhere.
+    /// The default listen address. With a loopback external URL it is that loopback address and `port`, so that other
+    /// machines can't connect; else all addresses and the port `usual`.
     fn fitting(external: &ExternalUrl, port: u16, usual: u16) -> Listen {
         if !external.is_loopback() {
             return Listen { address: None, port: usual };
@@ -222,7 +223,7 @@ impl Listen {
         Listen { address: Some(named.unwrap_or(Ipv4Addr::LOCALHOST.into())), port }
     }
 
-    /// The addresses to try, in order: without IPv6 on the machine, all of IPv4 is left.
+    /// The addresses to try, in order. The IPv4 address is the fallback for a machine without IPv6.
     pub fn candidates(&self) -> Vec<SocketAddr> {
         match self.address {
             Some(address) => vec![SocketAddr::new(address, self.port)],

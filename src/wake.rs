@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-/// An event descriptor: readable from [`Waker::wake`] until [`Waker::clear`].
+/// An event file descriptor: readable from [`Waker::wake`] until [`Waker::clear`].
 #[derive(Debug)]
 pub struct Waker(OwnedFd);
 
@@ -15,13 +15,13 @@ impl Waker {
         Ok(Waker(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
     }
 
-    /// Wakes whoever waits, or whoever waits next.
+    /// Wakes the threads that wait. If none does, the next wait returns at once.
     pub fn wake(&self) {
-        // Failing would mean that the counter is full: then it is readable already.
+        // The write fails only if the counter is full; the descriptor is readable then anyway.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
-    /// The next wait lasts until the next [`Waker::wake`].
+    /// Resets the descriptor: the next wait lasts until the next [`Waker::wake`].
     pub fn clear(&self) {
         let _ = rustix::io::read(&self.0, &mut [0; 8]);
     }

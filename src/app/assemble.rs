@@ -1,4 +1,4 @@
-//! Puts the parts together.
+//! Builds the services and the server from the configuration.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use crate::upstream::http::HttpUpstream;
 use crate::upstream::stdio::StdioUpstream;
 use crate::wake::Waker;
 
-/// What is there before anything listens, each part made of those before it.
+/// The services that are built before the proxy accepts connections.
 pub struct Services {
     /// Issuer, keys, state and lifetimes.
     pub core: Arc<Core>,
@@ -45,7 +45,7 @@ pub struct Services {
 }
 
 impl Services {
-    /// Starts from what is configured and stored. The error is one line.
+    /// Builds the services from the configuration and the stored state. The error is one line.
     pub fn new(config: &Config, secret: &Secret, store: Box<dyn Store>, clock: Arc<Clock>) -> Result<Services, String> {
         let unreadable = |e| format!("the state can't be read: {e}");
         let keys = Keys::new(&config.external.origin, secret, &config.previous_secrets);
@@ -60,7 +60,7 @@ impl Services {
         Ok(Services { core, login, server, streams })
     }
 
-    /// The application in front of `upstream`.
+    /// The request handler of the proxy in front of `upstream`.
     pub fn app(&self, config: &Config, upstream: Arc<dyn Upstream>) -> Result<App, String> {
         let seen = Seen::start(self.core.state.clone()).map_err(|e| format!("no thread could be started: {e}"))?;
         Ok(App {
@@ -78,7 +78,7 @@ impl Services {
     }
 }
 
-/// Puts the parts together; the result runs until `stop` becomes readable.
+/// Builds the server and starts the background threads. The returned function serves until `stop` becomes readable.
 pub fn build(
     mut config: Config,
     secret: &Secret,
@@ -111,7 +111,8 @@ pub fn build(
     })
 }
 
-/// The application on its port, and with TLS, what the plain port answers.
+/// The listeners. Without TLS, `app` is on the plain port; with TLS, it is on the TLS port, and the plain port
+/// redirects to https. Starts the certificate thread, and returns its retry trigger.
 fn listeners(app: App, ports: Ports, clock: Arc<Clock>) -> Result<(Vec<Listener>, Option<Arc<RetryTrigger>>), String> {
     let plain = |handler: Box<dyn Handler>| Listener { socket: ports.plain, handler, tls: None };
     let Some((socket, front)) = ports.tls else { return Ok((vec![plain(Box::new(app))], None)) };
@@ -123,7 +124,7 @@ fn listeners(app: App, ports: Ports, clock: Arc<Clock>) -> Result<(Vec<Listener>
     Ok((vec![Listener { socket, handler, tls }, port], front.look_after(clock)?))
 }
 
-/// The MCP server that the configuration names.
+/// Sets up the MCP server that the configuration names: a stdio command or a URL.
 fn publish(config: &Config, server: &AuthorizationServer) -> Result<Arc<dyn Upstream>, String> {
     if let Some(stdio) = &config.stdio {
         let upstream = Arc::new(StdioUpstream::new(stdio.clone(), server.login.clone())?);

@@ -46,7 +46,7 @@ fn ask(prompt: &str) -> Result<String, String> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(|e| failed(&e))?;
     let handle = signals.handle();
     let saved = before.clone();
-    // A user who gives up here must get the echo back.
+    // If the user interrupts the prompt, the terminal must get its echo back.
     let watcher = std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             restore(&saved);

@@ -1,7 +1,7 @@
-//! `mcp-auth-proxy healthcheck`: asks the running proxy, for images that have no other program to do it with.
+//! `mcp-auth-proxy healthcheck`: checks the running proxy, for container images that have no other program to do so.
 //!
-//! The proxy leaves a note in its data directory that says where it listens, since a container's health check does not
-//! see the proxy's command line.
+//! The proxy writes its listen address to a file in the data directory (the note), since a container's health check
+//! does not see the proxy's command line.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
@@ -27,15 +27,15 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const NOTE: &str = "listening";
 const ASKED: &str = "/.well-known/oauth-authorization-server";
 
-/// Where a proxy listens.
+/// The file in the data directory: where the proxy listens.
 #[derive(Serialize, Deserialize)]
 struct Note {
     address: SocketAddr,
-    /// The host of the external URL, where TLS is spoken.
+    /// The host of the external URL if `address` serves TLS, else `None`.
     tls: Option<String>,
 }
 
-/// Leaves the note; the error is one line.
+/// Writes the note. The error is one line.
 pub fn leave_note(config: &Config, ports: &Ports) -> Result<(), String> {
     let socket: &TcpListener = ports.tls.as_ref().map_or(&ports.plain, |(socket, _)| socket);
     let address = socket.local_addr().map_err(|e| format!("the port is not known: {e}"))?;
@@ -45,7 +45,7 @@ pub fn leave_note(config: &Config, ports: &Ports) -> Result<(), String> {
         .map_err(|e| format!("--data-path (DATA_PATH): {} can't be written: {e}", config.data_path.display()))
 }
 
-/// Asks the proxy whose data directory `settings` name. The error says what is wrong.
+/// Sends a request to the proxy whose data directory `settings` name. The error says what is wrong.
 pub fn run(settings: &Settings) -> Result<(), String> {
     let path = Path::new(&settings.data_path).join(NOTE);
     let text = data_dir::read_private(&path).map_err(|e| {
@@ -56,7 +56,7 @@ pub fn run(settings: &Settings) -> Result<(), String> {
     let scheme = if note.tls.is_some() { "https" } else { "http" };
     let tls = match note.tls {
         None => None,
-        // It is this machine that is asked; which certificate is shown does not matter.
+        // The request stays on this machine, so any certificate is accepted.
         Some(host) => {
             let name = ServerName::try_from(host.trim_matches(['[', ']']).to_string()).map_err(|e| e.to_string())?;
             Some((unverified_config()?, name))
@@ -83,10 +83,10 @@ pub fn run(settings: &Settings) -> Result<(), String> {
     serde_json::from_slice::<serde::de::IgnoredAny>(&body).map(drop).map_err(|e| unhealthy(&e))
 }
 
-/// An address at which a socket that listens on `address` is reached from this machine.
+/// The address to connect to, on this machine, for a socket that listens on `address`.
 fn reachable(address: SocketAddr) -> SocketAddr {
     match address.ip().is_unspecified() {
-        // One for IPv6 takes IPv4 too.
+        // A socket on all IPv6 addresses accepts IPv4 connections too.
         true => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
         false => address,
     }

@@ -1,4 +1,4 @@
-//! The threads that work while requests are answered.
+//! Background threads: cleanup, checks of upstream server, providers and streams, and reload on SIGHUP.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,15 +15,16 @@ use crate::thread::spawn;
 use crate::tls::acme::renewal::RetryTrigger;
 use crate::upstream::Upstream;
 
-/// Pause between two sweeps of expired rows.
+/// Pause between two removals of expired rows.
 const COLLECT_EVERY: Duration = Duration::from_secs(3_600);
-/// Pause between two looks at the clock, so that a jump is noticed while nobody asks.
+/// How often the clock is read, so that a jump is noticed even without requests. Unused upstream connections and open
+/// streams are checked as often.
 const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(30);
-/// Pauses between two questions whether the MCP server is there, as long as it is not.
+/// Pause between two checks of an MCP server that does not answer yet. It doubles from the first to the longest.
 const FIRST_CHECK_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_CHECK_PAUSE: Duration = Duration::from_secs(60);
 
-/// Says in the log what keeps clients from the MCP server, until it is there.
+/// Checks the MCP server until it answers, and logs what is wrong with it until then.
 pub(super) fn check_upstream(upstream: &dyn Upstream) {
     let (mut pause, mut told) = (FIRST_CHECK_PAUSE, None);
     while let Err(trouble) = upstream.check() {
@@ -40,7 +41,7 @@ pub(super) fn check_upstream(upstream: &dyn Upstream) {
     }
 }
 
-/// Sweeps expired rows, closes what upstream is not used, and watches the clock.
+/// Starts the thread that removes expired rows, closes unused upstream connections, and notices jumps of the clock.
 pub(super) fn keep_house(core: Arc<Core>, upstream: Arc<dyn Upstream>) -> Result<(), String> {
     spawn("housekeeping", move || {
         let mut since_sweep = Duration::ZERO;
@@ -59,8 +60,8 @@ pub(super) fn keep_house(core: Arc<Core>, upstream: Arc<dyn Upstream>) -> Result
     })
 }
 
-/// Looks at providers now and then. With SIGHUP, reads the lists of who may enter again, and has a certificate that could
-/// not be obtained tried for again.
+/// Starts the thread that checks the providers regularly, and the one that handles SIGHUP: it reads the allow lists
+/// again, and retries a failed certificate order.
 pub(super) fn watch_providers(
     login: Arc<Login>,
     streams: OpenStreams,
@@ -112,7 +113,8 @@ fn reload(login: &Login, streams: &OpenStreams) {
     }
 }
 
-/// Ends the streams of users who may not enter any more. It has a thread of its own, since providers may be slow.
+/// Starts the thread that ends the streams of users who are no longer allowed. It is separate, since providers may be
+/// slow to answer.
 pub(super) fn watch_streams(login: Arc<Login>, streams: OpenStreams) -> Result<(), String> {
     spawn("streams", move || {
         loop {

@@ -1,4 +1,4 @@
-//! The ports: opening them, and how many connections the system allows.
+//! Opens the listening sockets, and fits the connection limit to the limit of open files.
 
 use std::io;
 use std::net::TcpListener;
@@ -10,16 +10,17 @@ use crate::http::server::bind;
 use crate::tls::manager::CertificateManager;
 use crate::url::Listen;
 
-/// Descriptors besides those of connections: listener, store, epoll and event descriptors, standard streams.
+/// File descriptors besides those of connections: listener, store, epoll and event descriptors, standard streams.
 const OWN_DESCRIPTORS: usize = 24;
-/// Descriptors of a child process: three pipes, its end, its waker, and those of its session.
+/// File descriptors per child process: three pipes, those that control it and report its end, its waker, and those of
+/// its session.
 const CHILD_DESCRIPTORS: usize = 7;
 
-/// Where the program listens.
+/// The listening sockets.
 pub struct Ports {
     /// Without TLS.
     pub plain: TcpListener,
-    /// With TLS, and what it shows.
+    /// With TLS, and its certificate.
     pub tls: Option<(TcpListener, CertificateManager)>,
 }
 
@@ -47,8 +48,8 @@ pub fn listen(option: &str, listen: Listen) -> Result<TcpListener, String> {
     })
 }
 
-/// Connections need descriptors, and requests and streams need one each for their upstream side. What the system does not
-/// give, the bound on connections follows.
+/// Raises the limit of open files to what the configuration needs: one for each connection, one for the upstream side
+/// of each request and stream, and those of child processes. If the system allows fewer, lowers the connection limit.
 pub(super) fn raise_descriptor_limit(config: &mut Config) {
     let connections = config.http.connections;
     let children = config.stdio.as_ref().map_or(0, |s| s.max_children * CHILD_DESCRIPTORS);

@@ -1,9 +1,9 @@
-//! Composition, and the commands: the only room that knows all others.
+//! The commands, and the code that builds the proxy from its parts: the only module that uses all others.
 //!
-//! - [`config`] – settings become typed values, checked
-//! - [`assemble`] – the parts are put together; [`routes`] – the public surface as one table; Host, Origin and CORS
+//! - [`config`] – turns settings into typed, validated values
+//! - [`assemble`] – builds the proxy from its parts; [`routes`] – the table of endpoints; Host, Origin and CORS
 //! - [`serve`] – the command that publishes a server; [`listen`] – its ports; [`housekeeping`] – its threads;
-//!   [`warnings`] – traps that it names at the start
+//!   [`warnings`] – its warnings about the configuration at the start
 //! - [`demo`], [`hash_password`], [`healthcheck`] – the other commands
 
 pub mod assemble;

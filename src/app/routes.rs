@@ -1,4 +1,5 @@
-//! The public surface as one table, and what holds for every request: Host, CORS, who is asking.
+//! The table of public endpoints, and what comes before a handler: the checks of Host and Origin, CORS, the client's
+//! address and its token.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,18 +27,18 @@ use crate::upstream::http::{is_event_stream, wants_event_stream};
 use crate::upstream::{ForwardedIdentity, Upstream};
 use crate::url::{ExternalUrl, is_loopback_host};
 
-/// A handler, and what it works with.
+/// A handler function, by the state that it takes.
 #[derive(Clone, Copy)]
 enum Endpoint {
-    /// For the software of clients, wherever it runs: open to scripts of any origin.
+    /// For OAuth client software, which may run in a browser: CORS allows scripts of any origin.
     Client(fn(&AuthorizationServer, &mut Request<'_>, Caller) -> Response),
-    /// For people, on pages of this origin: no CORS.
+    /// For people at a browser, on pages of this origin: no CORS.
     Browser(fn(&Interactions, &mut Request<'_>, Caller) -> Response),
 }
 
 use Endpoint::{Browser, Client};
 
-/// Every endpoint but the well-knowns; HEAD goes where GET goes.
+/// All endpoints except those below `/.well-known/`. HEAD uses the route of GET.
 const ROUTES: &[(Method, &str, Endpoint)] = &[
     (Method::GET, "/.idp/auth", Browser(authorize::show)),
     (Method::POST, "/.idp/auth", Browser(authorize::decide)),
@@ -56,7 +57,7 @@ const ROUTES: &[(Method, &str, Endpoint)] = &[
 /// Paths that never reach the upstream server.
 const OWN_PREFIXES: [&str; 3] = ["/.idp", "/.auth", "/.well-known"];
 
-/// Fields that a browser client may send and read.
+/// Header fields that a script of another origin may send, and below (`EXPOSED_FIELDS`) those that it may read.
 const ALLOWED_FIELDS: &[&str] = &[
     "authorization",
     "content-type",
@@ -70,10 +71,10 @@ const ALLOWED_FIELDS: &[&str] = &[
 const ALLOWED_FIELD_PREFIX: &str = "mcp-param-";
 const EXPOSED_FIELDS: &str = "WWW-Authenticate, Mcp-Session-Id, MCP-Protocol-Version";
 
-/// Which requests are let in, whatever they ask for.
+/// Trusted reverse proxies, and the web origins and host names that are accepted.
 #[derive(Clone)]
 pub struct Surface {
-    /// Reverse proxies whose forwarding fields are believed.
+    /// Reverse proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Web origins that may call the MCP endpoint, besides our own.
     pub allowed_origins: Vec<String>,
@@ -81,27 +82,27 @@ pub struct Surface {
     pub allowed_hosts: Vec<String>,
 }
 
-/// The whole program as an answer to requests.
+/// The application: the handler of all requests.
 pub struct App {
     /// What every handler needs.
     pub core: Arc<Core>,
     /// The authorization server.
     pub server: Arc<AuthorizationServer>,
-    /// People at browsers.
+    /// The sign-in and consent pages, for people at browsers.
     pub interactions: Interactions,
     /// The MCP server.
     pub upstream: Arc<dyn Upstream>,
-    /// Bounds on what is in flight.
+    /// Limits on upstream requests in flight and on open streams.
     pub admission: Admission,
-    /// Notes which tokens are in use.
+    /// Records which access tokens have been used.
     pub seen: Seen,
     /// Event streams that are open.
     pub streams: OpenStreams,
-    /// Which requests are let in.
+    /// Trusted reverse proxies, and the web origins and host names that are accepted.
     pub surface: Surface,
-    /// The URL to type into a client.
+    /// The URL to configure in clients.
     pub mcp_url: String,
-    /// Reverse proxies that nobody has named, and that were told of.
+    /// Reverse proxies that are not trusted and that the log has already warned about.
     pub unnamed: UnnamedProxies,
 }
 
@@ -187,7 +188,7 @@ impl App {
         response
     }
 
-    /// Everything else belongs to the upstream server, for those with a token.
+    /// Any other path goes to the upstream server, if the request has a valid token.
     fn resource(&self, request: &mut Request<'_>, chain: Vec<IpAddr>, caller: Caller, path: &str) -> Response {
         let headers = &request.parts.headers;
         let origin = headers.get(ORIGIN).cloned();
@@ -206,10 +207,11 @@ impl App {
         } else {
             match bearer::principal(&self.server.login, &self.seen, headers) {
                 Err(denial) => challenge::challenge(&self.core, &self.mcp_url, path, headers, denial),
-                Ok(_) if matches!(request.parts.method, Method::TRACE) => {
-                    Response::text(StatusCode::METHOD_NOT_ALLOWED, "TRACE would show what others may not see")
-                        .with(ALLOW, "GET, POST, DELETE")
-                }
+                Ok(_) if matches!(request.parts.method, Method::TRACE) => Response::text(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "TRACE is not allowed: its answer would show the request's own fields",
+                )
+                .with(ALLOW, "GET, POST, DELETE"),
                 Ok(principal) => match self.admission.enter(newcomer(request, principal.user.clone())) {
                     Err(busy) => *busy,
                     Ok(permit) => {
@@ -234,7 +236,7 @@ impl App {
         response
     }
 
-    /// The external URL's host, loopback, or one that was allowed: anything else smells of DNS rebinding.
+    /// True for the external URL's host, loopback and `--allowed-hosts`. Any other Host may be DNS rebinding.
     fn host_is_known(&self, headers: &HeaderMap) -> bool {
         let Some(host) = headers.get(HOST) else { return true };
         let Ok(host) = host.to_str() else { return false };
@@ -243,7 +245,7 @@ impl App {
         host == self.core.external.host || is_loopback_host(&host) || self.surface.allowed_hosts.contains(&host)
     }
 
-    /// This origin, loopback, or one that was allowed.
+    /// True for this origin, loopback and `--allowed-origins`.
     fn origin_is_allowed(&self, origin: &HeaderValue) -> bool {
         let Some(url) = origin.to_str().ok().and_then(|o| ExternalUrl::parse(o).ok()) else { return false };
         url.origin == self.core.external.origin
@@ -252,7 +254,7 @@ impl App {
     }
 }
 
-/// The request as one that is to be let in. Its body may yet be on its way.
+/// Describes the request for [`Admission::enter`]. Its body may still be arriving.
 fn newcomer(request: &mut Request<'_>, user: UserId) -> Newcomer {
     let wants_stream = request.parts.method == Method::GET || wants_event_stream(&request.parts.headers);
     let arriving = request.body.arriving().map(|body| body.is_under_way());
@@ -260,7 +262,7 @@ fn newcomer(request: &mut Request<'_>, user: UserId) -> Newcomer {
     Newcomer { user, wants_stream, upload }
 }
 
-/// Does `path` never reach the upstream server?
+/// True if `path` is never passed on to the upstream server.
 fn is_own(path: &str) -> bool {
     OWN_PREFIXES.iter().any(|p| path.strip_prefix(p).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
@@ -270,7 +272,7 @@ fn not_found(request: &Request<'_>) -> Response {
     Response::json(StatusCode::NOT_FOUND, &serde_json::json!({"error": "not_found", "error_description": text}))
 }
 
-/// Answers `OPTIONS`, asked for by a browser before a request of another origin (Fetch standard, CORS preflight).
+/// Answers `OPTIONS`, which a browser sends before a request to another origin (Fetch standard, CORS preflight).
 fn preflight(request: &Request<'_>, methods: &[Method]) -> Response {
     let methods = methods.iter().map(Method::as_str).chain(["OPTIONS"]).collect::<Vec<_>>().join(", ");
     let mut response = Response::new(StatusCode::NO_CONTENT).with(ALLOW, methods.clone());

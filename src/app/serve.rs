@@ -1,4 +1,4 @@
-//! The command that publishes an MCP server: prepare, listen, serve, and stop when told.
+//! The command that publishes an MCP server: prepare, listen, serve, and stop on a signal.
 
 use std::fs;
 use std::io::{self, IsTerminal};
@@ -24,7 +24,7 @@ use crate::tls::config::Source;
 use crate::tls::manager::CertificateManager;
 use crate::wake::Waker;
 
-/// Publishes the upstream server of `settings` until the process is told to stop. The error is one line.
+/// Publishes the upstream server of `settings` until SIGTERM or SIGINT. The error is one line.
 pub fn run(settings: Settings) -> Result<(), String> {
     start_log(&settings);
     warn_of_lookalikes();
@@ -34,7 +34,7 @@ pub fn run(settings: Settings) -> Result<(), String> {
     let plain = listen("--listen (LISTEN)", config.listen)?;
     let tls = config.tls.as_ref().map(|tls| listen("--tls-listen (TLS_LISTEN)", tls.listen)).transpose()?;
     if let Some(user) = config.stdio.as_mut().and_then(|stdio| stdio.user.as_mut()) {
-        // A user of the system without an entry of its own, as in --stdio-user 1000:1000.
+        // Ids without an entry in /etc/passwd, as in --stdio-user 1000:1000, have no home directory: make one.
         user.make_home(&std::env::temp_dir()).unwrap_or_else(|e| {
             log::warn!(error:% = e; "no home could be made for the user of --stdio-user (STDIO_USER): the MCP server runs without one");
         });
@@ -65,18 +65,19 @@ pub fn run(settings: Settings) -> Result<(), String> {
     Ok(())
 }
 
-/// What the process goes on to do once its ports are open.
+/// What the process still needs root's privileges for once its ports are open.
 fn needs(config: &Config) -> Needs {
-    // Certificates, or files that variables name, which are read again with SIGHUP.
+    // Certificate files are read again when they change, and the files of `_FILE` variables on SIGHUP. They may belong
+    // to other users.
     let certificates = config.tls.as_ref().is_some_and(|tls| matches!(tls.source, Source::Files(_)));
     let is_named = |f: &Flag| std::env::var_os(format!("{}_FILE", f.env)).is_some_and(|v| !v.is_empty());
-    // To connect to a socket is to write to it.
+    // Connecting to a Unix socket needs write permission for it.
     let has_socket = config.upstream.url.as_ref().is_some_and(|url| url.socket.is_some());
     Needs {
         reads_others: certificates || FLAGS.iter().any(is_named),
         writes_others: has_socket || !is_all_roots(&config.data_path),
         has_children: config.stdio.is_some(),
-        // A child that is root as well would lose them too, and servers may count on them.
+        // A child that also runs as root would lose the privileges too, and MCP servers may rely on them.
         hands_rights_on: config.stdio.as_ref().is_some_and(|s| s.user.is_none()),
     }
 }
@@ -95,11 +96,11 @@ pub fn start_log(settings: &Settings) {
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map(|l| format!("{}:{}", l.file(), l.line())).unwrap_or_default();
         let text = info.payload_as_str().unwrap_or("no message");
-        log::error!(place = place.as_str(), error = text; "a fault of this program; please report it");
+        log::error!(place = place.as_str(), error = text; "internal error: a thread panicked; please report it");
     }));
 }
 
-/// Becomes readable with the first SIGTERM or SIGINT; the second ends the process at once.
+/// A waker that becomes readable on the first SIGTERM or SIGINT. The second signal ends the process at once.
 pub fn stop_signal() -> Result<Arc<Waker>, String> {
     let failed = |e: &dyn std::fmt::Display| format!("signals can't be handled: {e}");
     let stop = Arc::new(Waker::new().map_err(|e| failed(&e))?);
@@ -110,14 +111,14 @@ pub fn stop_signal() -> Result<Arc<Waker>, String> {
             if count > 0 {
                 std::process::exit(128 + signal);
             }
-            log::info!("told to stop: requests may finish, streams end; a second signal stops at once");
+            log::info!("stopping: requests in flight may finish, event streams end now; a second signal stops at once");
             told.wake();
         }
     })?;
     Ok(stop)
 }
 
-/// Not shutting down; the error is one line.
+/// A [`Shutdown`] that has not begun. The error is one line.
 pub fn new_shutdown() -> Result<Shutdown, String> {
     Shutdown::new().map_err(|e| format!("no event descriptor could be made: {e}"))
 }

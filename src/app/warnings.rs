@@ -1,4 +1,4 @@
-//! Traps in the configuration that the log names at the start.
+//! Warnings in the log, at the start, about likely mistakes in the configuration.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -8,7 +8,7 @@ use super::config::tls;
 use super::listen::Ports;
 use crate::flags;
 
-/// An argument of `command` that is a directory with `data` in it.
+/// The first argument of `command` that is a directory containing the data directory `data`.
 fn published_data(command: &[OsString], data: &Path) -> Option<String> {
     let data = data.canonicalize().ok()?;
     let holds = |word: &OsString| {
@@ -18,7 +18,7 @@ fn published_data(command: &[OsString], data: &Path) -> Option<String> {
     command.iter().skip(1).find_map(holds)
 }
 
-/// Names variables that somebody may have set for this program and that it does not read.
+/// Warns about environment variables that look like options of this program but have no effect.
 pub(super) fn warn_of_lookalikes() {
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     for (variable, advice) in flags::lookalikes(names) {
@@ -26,7 +26,8 @@ pub(super) fn warn_of_lookalikes() {
     }
 }
 
-/// `is_unsure` where the external URL or the address to listen on was not given.
+/// Logs what is probably wrong in `config`. `is_unsure` is true if the external URL or the listen address was not
+/// given.
 pub(super) fn warn_of_traps(config: &Config, ports: &Ports, is_unsure: bool) {
     if let Some(notice) = tls::notice(&config.tls_notice) {
         log::info!("{notice}");
@@ -49,7 +50,8 @@ pub(super) fn warn_of_traps(config: &Config, ports: &Ports, is_unsure: bool) {
     }
     let Ok(address) = ports.plain.local_addr() else { return };
     let port = address.port();
-    // A port that is listened to for others may be published under another number, as containers' are.
+    // If the port serves other machines, it may be published under another number, as with containers. So compare the
+    // two ports only where clients connect directly.
     let is_direct = is_unsure || (address.ip().is_loopback() && external.is_loopback());
     if is_direct && !external.secure && external.port != port {
         log::warn!(

@@ -1,4 +1,4 @@
-//! What an option and a command are, as data.
+//! The types that describe an option and a command as data.
 
 use super::settings::Settings;
 
@@ -11,17 +11,17 @@ pub enum Section {
     Tls,
     /// Who may sign in.
     SignIn,
-    /// Others who say who somebody is, and who of those may enter.
+    /// External identity providers, and which of their users may sign in.
     Providers,
-    /// What the upstream server gets to see.
+    /// How to connect to the upstream server, and what is sent to it.
     Upstream,
     /// Servers that speak over stdio.
     Stdio,
-    /// Names and networks that are trusted.
+    /// Trusted reverse proxies, and the web origins and host names that are accepted.
     Trust,
-    /// How long things last.
+    /// Lifetimes of tokens, sessions and consents.
     Lifetimes,
-    /// Bounds on what strangers can use up.
+    /// Limits on the resources that clients can use.
     Limits,
     /// Environment only: process settings and key material.
     Process,
@@ -71,11 +71,11 @@ pub struct Flag {
     pub value: Option<&'static str>,
     /// The default as it would be typed; empty when there is none.
     pub default: &'static str,
-    /// Heading.
+    /// The section of the help that lists it.
     pub section: Section,
-    /// Never shown, and readable from a file.
+    /// The value is never shown, and can be read from a file.
     pub secret: bool,
-    /// A list that is readable from a file, an item a line, and read again with SIGHUP.
+    /// A list that can be read from a file with one item per line; SIGHUP reads it again.
     pub from_file: bool,
     /// One line.
     pub help: &'static str,
@@ -99,10 +99,10 @@ impl Flag {
 pub struct Command {
     /// The word to type.
     pub name: &'static str,
-    /// What follows it.
+    /// Its arguments, as help shows them.
     pub args: &'static str,
     /// One line.
     pub help: &'static str,
-    /// What its own help says beyond that: whole lines.
+    /// Further text of `COMMAND --help`, in whole lines.
     pub more: &'static str,
 }

@@ -1,4 +1,4 @@
-//! `-h` and `--help`.
+//! The texts of `-h`, `--help` and `COMMAND --help`.
 
 use super::flag::{Command, Flag, Section};
 use super::list::{COMMANDS, FLAGS};
@@ -33,7 +33,7 @@ Puts an MCP server on the internet behind OAuth 2.1.
 
 ";
 
-/// What most people need, in words that fit a line.
+/// The options that most users need, with help texts that fit on one line.
 const MAIN: [(&str, &str); 10] = [
     ("external-url", "the URL for clients, without a path"),
     ("listen", "where to listen"),
@@ -52,7 +52,7 @@ pub fn short() -> String {
     let mut out = SHORT.to_string();
     for (name, help) in MAIN {
         if let Some(flag) = FLAGS.iter().find(|f| f.long == Some(name)) {
-            // Flags without a short form stand below the long ones of the others.
+            // Indent flags without a short form, so that all long names are aligned.
             let indent = if flag.short.is_none() { "    " } else { "" };
             let spelt = spelling(flag).replace("ADDRESS|CIDR,…", "ADDRESS");
             out.push_str(&format!("  {:<34} {help}\n", format!("{indent}{spelt}")));
@@ -108,7 +108,7 @@ fn usage() -> String {
     out
 }
 
-/// `-e, --external-url URL`, or `LOG_LEVEL=…` for what exists in the environment only.
+/// `-e, --external-url URL`, or `LOG_LEVEL=…` for an option that exists in the environment only.
 pub(super) fn spelling(flag: &Flag) -> String {
     let Some(long) = flag.long else {
         return format!("{}={}", flag.env, flag.value.unwrap_or_default());

@@ -1,4 +1,4 @@
-//! The list: every flag, in the order in which help prints them.
+//! The list of all flags, in the order in which help prints them.
 
 use super::flag::{Command, Flag, Section};
 use super::values::{count, count_or_none, duration, escaped_list, list, size, switch};
@@ -56,7 +56,7 @@ Options:
     },
 ];
 
-/// A flag without a short name, a default, more text or secrecy; the list overrides what differs.
+/// The defaults of a [`Flag`]; each entry of the list overrides what differs.
 const BASE: Flag = Flag {
     long: None,
     short: None,
@@ -1176,7 +1176,7 @@ pub const FLAGS: &[Flag] = &[
     },
 ];
 
-/// What is typed as nothing, often a variable of the shell that is not set, must not count as something.
+/// Refuses an empty value, which often comes from a shell variable that is not set.
 fn not_empty(text: &str) -> Result<String, String> {
     match text.is_empty() {
         true => Err("it is empty: type one, or leave the option out; is a variable of the shell not set?".into()),
@@ -1202,7 +1202,7 @@ fn proxy_headers(text: &str) -> Result<Vec<(String, String)>, String> {
     items
         .map(|item| match item.split_once(':') {
             Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_string(), value.trim().to_string())),
-            // The item may be a secret: it is not repeated.
+            // The item may be a secret, so the message does not show it.
             _ => Err("an item is not of the form Name:Value (write \\, for a comma in a value)".into()),
         })
         .collect()

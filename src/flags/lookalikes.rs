@@ -1,5 +1,5 @@
-//! Variables of the environment that look like options of this program but are none, so that a slip does not pass in
-//! silence.
+//! Finds environment variables that look like options of this program but are not, so that the user is warned about a
+//! misspelt one.
 
 use strsim::{damerau_levenshtein, jaro_winkler};
 
@@ -18,10 +18,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
 const NO_MAPPING: &str = "there is no counterpart: X-Forwarded-User, X-Forwarded-Email, X-Forwarded-Name and X-Forwarded-Groups are always sent to the MCP server";
 const NO_FORWARDING: &str = "there is no counterpart: a client's token is for this proxy alone; what the MCP server wants goes into PROXY_BEARER_TOKEN or PROXY_HEADERS";
 const ENTRA: &str = "Entra ID is an OpenID Connect provider here: set OIDC_CONFIGURATION_URL, OIDC_CLIENT_ID and OIDC_CLIENT_SECRET (docs/providers.md)";
-/// What begins like this is meant for this program, or for one like it.
+/// Prefixes of variables that are meant for this program, or for a similar one.
 const FAMILIES: [&str; 5] = ["OIDC_", "GOOGLE_ALLOWED_", "GITHUB_ALLOWED_", "AUTH_HMAC_", "ACME_EAB_"];
 
-/// Flags that other programs have, and this one under another name.
+/// Common flags of other programs, and what this program has instead.
 const USUAL: &[(&[&str], &str)] = &[
     (&["-p", "-l", "--port", "--addr", "--address", "--bind", "--host"], "the address and port are --listen :8080"),
     (&["--url", "--base-url", "--public-url", "--issuer"], "the URL that clients are given is --external-url"),
@@ -29,7 +29,7 @@ const USUAL: &[(&[&str], &str)] = &[
     (&["-v", "--verbose", "--debug"], "set LOG_LEVEL=debug in the environment"),
 ];
 
-/// What to do instead of a flag that is none.
+/// What to use instead of the unknown `flag`, if that is known.
 pub(super) fn advice_for_flag(flag: &str) -> Option<String> {
     if let Some((_, advice)) = USUAL.iter().find(|(flags, _)| flags.contains(&flag)) {
         return Some((*advice).into());
@@ -53,7 +53,7 @@ fn elsewhere(variable: &str) -> Option<String> {
     ELSEWHERE.iter().find(|(other, _)| *other == variable).map(|(_, advice)| (*advice).into())
 }
 
-/// Those of `names` that are not read though somebody may think so, with what to do.
+/// Those of `names` that look like options of this program but are not read, each with advice.
 pub fn lookalikes(names: impl Iterator<Item = String>) -> Vec<(String, String)> {
     let mut found: Vec<_> = names.filter_map(|name| advice(&name).map(|advice| (name, advice))).collect();
     found.sort();
@@ -75,7 +75,7 @@ fn advice(name: &str) -> Option<String> {
         return Some(advice);
     }
     let (base, file) = name.strip_suffix("_FILE").map_or((name, ""), |base| (base, "_FILE"));
-    // Short words are near many others.
+    // A short name is within a small edit distance of many others.
     let is_near = |known: &str| match damerau_levenshtein(base, known) {
         1 => known.len() > 6,
         2 => known.len() > 12,

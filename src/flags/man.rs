@@ -47,7 +47,8 @@ pub fn page() -> String {
     out
 }
 
-/// A backslash is roff's escape, a hyphen becomes a minus sign unless told, a leading dot is a request.
+/// Escapes text for roff: a backslash begins an escape, a plain `-` may be printed as a typographic hyphen (`\-` is the
+/// minus of options), and a leading dot or apostrophe begins a request.
 fn escape(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-").replace('…', "...");
     if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }

@@ -1,9 +1,9 @@
-//! Every option once, as data.
+//! All options, each defined once, as data.
 //!
 //! [`list::FLAGS`] is the single list of options ([`flag`] says what one is); the parser ([`mod@parse`]), `--help`
 //! ([`help`]), the man page ([`man`]), the shell completions ([`completions`]) and `docs/configuration.md`
-//! ([`mod@reference`]) are all made from it. Parsing yields [`Settings`], which mirror what was typed;
-//! [`crate::app::config::Config`] is what they mean.
+//! ([`mod@reference`]) are all made from it. Parsing returns [`Settings`], the values as typed;
+//! [`crate::app::config::Config`] holds the validated values.
 
 pub mod completions;
 mod flag;

@@ -12,13 +12,13 @@ use super::{completions, help, lookalikes, man};
 pub enum Invocation {
     /// Run the proxy.
     Serve(Box<Settings>),
-    /// Run the proxy before a built-in MCP server, keeping nothing.
+    /// Run the proxy in front of a built-in MCP server; nothing is stored.
     Demo(Box<Settings>),
     /// Read a password, print a bcrypt hash.
     HashPassword,
-    /// Ask the running proxy whether it is well.
+    /// Check whether the running proxy is healthy.
     Healthcheck(Box<Settings>),
-    /// Print text (help, version, man page, completions) and leave.
+    /// Print text (help, version, man page, completions) and exit.
     Print(String),
 }
 
@@ -41,7 +41,7 @@ pub fn parse(
     file: impl Fn(&str) -> std::io::Result<String>,
 ) -> Result<Invocation, String> {
     let mut args: Vec<OsString> = args.into_iter().collect();
-    // What follows two dashes is the server's command line, dashes and all.
+    // Everything after the first `--` is the server's command line, including any further `--`.
     let mut command = args.iter().position(|arg| arg == "--").map(|at| args.split_off(at)[1..].to_vec());
     if let Some(name) = args.first().and_then(|arg| arg.to_str()).and_then(one_dash) {
         return Err(format!("-{name} is written with two dashes: --{name}"));
@@ -91,7 +91,7 @@ pub fn parse(
     dispatch(settings, words, command)
 }
 
-/// The settings: what was typed, else what the environment says, else the defaults.
+/// The settings. For each option: the flag, else the environment variable, else the default.
 fn apply(
     typed: &[(&'static Flag, String)],
     env: &impl Fn(&str) -> Option<String>,
@@ -125,7 +125,7 @@ fn dispatch(
                 words[0]
             ));
         }
-        // The one word may be a URL all the same.
+        // A single word after `--` may be the upstream URL instead of a command.
         Some([url]) if url.to_str().is_some_and(is_url) => words.push(url.to_string_lossy().into_owned()),
         Some(command) => {
             settings.command = command.to_vec();
@@ -168,12 +168,13 @@ fn dispatch(
     }
 }
 
-/// The command that the first of `words` is.
+/// The subcommand that the first of `words` names.
 fn command_named(words: &[String]) -> Option<&'static Command> {
     COMMANDS.iter().find(|c| words.first().is_some_and(|word| word == c.name))
 }
 
-/// Is `word`, the first that is no flag, the program of a server over stdio whose two dashes were left out?
+/// True if `word`, the first argument that is not a flag, seems to be the program of a stdio server, and the user left
+/// out the `--` before it.
 fn begins_command(word: &str, has_rest: bool) -> bool {
     let mut known = COMMANDS.iter().map(|c| c.name).chain(["help"]);
     if is_url(word) || word.contains(':') || known.any(|name| name == word) {
@@ -188,7 +189,8 @@ fn is_url(text: &str) -> bool {
     text.starts_with("unix:") || text.contains("://")
 }
 
-/// The value that the environment gives a flag, with the variable's name. Empty counts as unset.
+/// The value of `flag` from its environment variable, or from the file that its `_FILE` variable names, preceded by the
+/// name of the variable used. An empty variable counts as unset.
 fn from_environment(
     flag: &Flag,
     env: &impl Fn(&str) -> Option<String>,
@@ -207,7 +209,7 @@ fn from_environment(
     }
     let content = file(&path).map_err(|e| format!("{variable}: can't read {path}: {e}"))?;
     let value = match flag.from_file {
-        // A list may be empty: then nobody is on it.
+        // A list may be empty: it then allows nobody.
         true => content
             .lines()
             .map(str::trim)
@@ -222,7 +224,7 @@ fn from_environment(
     Ok(Some((variable, value)))
 }
 
-/// The value of a flag in the word behind it. One that is a flag of this program was forgotten.
+/// Takes the value of a flag from the next argument. If that is a flag of this program, the value is missing.
 fn separate_value(parser: &mut lexopt::Parser, name: &str, flag: &Flag) -> Result<OsString, String> {
     let value = parser.value().map_err(|_| format!("{name} needs a value: {}", flag.help))?;
     let next = value.to_str().and_then(|v| v.strip_prefix("--")).map(|v| v.split('=').next().unwrap_or_default());
@@ -234,7 +236,7 @@ fn separate_value(parser: &mut lexopt::Parser, name: &str, flag: &Flag) -> Resul
     }
 }
 
-/// The name of an option that was written with one dash.
+/// The name of a long option of this program that was written with one dash.
 fn one_dash(arg: &str) -> Option<&str> {
     let name = arg.strip_prefix('-').filter(|rest| rest.len() > 2 && !rest.starts_with('-'))?.split('=').next()?;
     FLAGS.iter().find(|f| f.long == Some(name)).map(|_| name)

@@ -1,4 +1,4 @@
-//! `docs/configuration.md`.
+//! Generates `docs/configuration.md`.
 
 use super::flag::Section;
 use super::list::{COMMANDS, FLAGS};
@@ -47,7 +47,7 @@ pub fn markdown() -> String {
     out
 }
 
-/// A bar ends a table cell, in code spans too.
+/// Escapes `|`, which ends a table cell even within a code span.
 fn escape(text: &str) -> String {
     text.replace('|', "\\|")
 }

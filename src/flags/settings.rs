@@ -1,10 +1,10 @@
-//! What was typed, field by field, with the defaults.
+//! The values of all options as typed, and their defaults.
 
 use crate::observe::log::LogFormat;
 use std::ffi::OsString;
 use std::time::Duration;
 
-/// The command line and environment as typed; nothing here has been checked against anything else.
+/// The command line and environment as typed. No option has been checked against another yet.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "nearly each field is the flag of the same name, documented in the list")]
 pub struct Settings {
@@ -54,7 +54,7 @@ pub struct Settings {
     pub oidc_issuer: Option<String>,
     pub oidc_assume_email_verified: bool,
     pub allow_any_user: bool,
-    /// Flags whose lists are in files without entries.
+    /// Names of the list flags whose file has no entries.
     pub empty_lists: Vec<&'static str>,
     pub no_provider_auto_select: bool,
     pub identity_lifetime: Duration,

@@ -1,4 +1,4 @@
-//! How values are typed: switches, durations, sizes, counts, lists.
+//! Parsers for the values of options: switches, durations, sizes, counts, lists.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
         .ok_or_else(|| format!("'{text}' is not a whole number above zero"))
 }
 
-/// Like [`count`], and nought too.
+/// Like [`count`], but 0 is allowed.
 pub(super) fn count_or_none(text: &str) -> Result<usize, String> {
     if text == "0" { Ok(0) } else { count(text) }
 }

@@ -10,27 +10,29 @@ use std::time::Instant;
 use super::h1::framing::BodyError;
 use super::h1::head::Framing;
 
-/// A body up to this size is held until it is whole, so that nobody who sends it slowly holds a thread.
+/// A body up to this size is buffered completely before its handler is called, so that a client that sends slowly does
+/// not occupy a thread.
 pub const HELD: usize = 64 << 10;
 
-/// The part of a request body that is still on its way.
+/// The part of a request body that has not arrived yet.
 pub trait Arriving: Read {
-    /// Reads what is there; `WouldBlock` says that nothing is.
+    /// Reads what has arrived, without blocking; `WouldBlock` if nothing has.
     fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
     /// The socket that it comes from.
     fn socket(&self) -> BorrowedFd<'_>;
 
-    /// When the next bytes must be there.
+    /// The deadline for the next bytes.
     fn deadline(&self) -> Instant;
 
-    /// True until the last byte has been read. Lives longer than the body, for those who keep account of uploads.
+    /// True until the last byte has been read or the request is answered. The flag outlives the body, so that other
+    /// threads can tell whether an upload is still going on.
     fn is_under_way(&self) -> Arc<AtomicBool>;
 }
 
 /// A request body that a handler may read.
 pub struct Body<'c> {
-    /// What has arrived before the handler was called, from `at` on.
+    /// What had arrived when the handler was called; the first `at` bytes have been read.
     held: Vec<u8>,
     at: usize,
     rest: Option<&'c mut dyn Arriving>,
@@ -38,12 +40,12 @@ pub struct Body<'c> {
 }
 
 impl<'c> Body<'c> {
-    /// A body of which `held` has arrived; `rest` delivers what follows, if anything does.
+    /// A body whose beginning, `held`, has arrived; `rest` delivers the remainder, if there is one.
     pub fn new(held: Vec<u8>, rest: Option<&'c mut dyn Arriving>, framing: Framing) -> Body<'c> {
         Body { held, at: 0, rest, framing }
     }
 
-    /// What is still on its way, behind what [`Body::hold`] took.
+    /// The remainder that has not arrived, after what [`Body::hold`] returned.
     pub fn arriving(&mut self) -> Option<&mut (dyn Arriving + 'c)> {
         self.rest.as_deref_mut()
     }
@@ -53,7 +55,8 @@ impl<'c> Body<'c> {
         self.framing
     }
 
-    /// Takes what can be held: all of a short body, and then `true`, or the first [`HELD`] bytes or more of a long one.
+    /// Reads what can be buffered: a short body completely, with `true`; of a longer one the first [`HELD`] bytes or
+    /// more, with `false`.
     pub fn hold(&mut self) -> io::Result<(Vec<u8>, bool)> {
         let mut held = take(&mut self.held);
         held.drain(..take(&mut self.at));

@@ -1,4 +1,4 @@
-//! Parameters of queries and forms: bounded, each at most once.
+//! Parameters of queries and forms. Their number is limited, and each may appear only once.
 
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
@@ -6,27 +6,27 @@ use http::header::CONTENT_TYPE;
 use super::h1::framing::BodyError;
 use super::request::Request;
 
-/// Longest form.
+/// Largest form, in bytes.
 const MAX_FORM: usize = 32 << 10;
-/// Most parameters.
+/// Most parameters of a query or form.
 const MAX_PARAMETERS: usize = 64;
 
 /// Parsed parameters.
 #[derive(Debug)]
 pub struct Form(Vec<(String, String)>);
 
-/// Why a form is not read.
+/// Why a form is refused.
 #[derive(Debug)]
 pub struct FormError {
     /// The status of the answer.
     pub status: StatusCode,
-    /// Half a sentence for whoever sent it.
+    /// The reason, as half a sentence for the client.
     pub reason: String,
 }
 
 impl Form {
-    /// Parses a query or a form body. A parameter that stands twice is refused (RFC 6749 section 3.1), but for
-    /// `resource`, which may (RFC 8707 section 2).
+    /// Parses a query or a form body. A repeated parameter is refused (RFC 6749 section 3.1), except `resource`, which
+    /// may be repeated (RFC 8707 section 2).
     pub fn parse(text: &[u8]) -> Result<Form, String> {
         let mut pairs: Vec<(String, String)> = Vec::new();
         for (name, value) in form_urlencoded::parse(text) {
@@ -62,7 +62,7 @@ impl Form {
         self.0.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, v)| v.as_str())
     }
 
-    /// All values of a parameter that may stand more than once.
+    /// All values of a parameter that may appear more than once.
     pub fn all<'f>(&'f self, name: &'f str) -> impl Iterator<Item = &'f str> {
         self.0.iter().filter(move |(n, v)| n == name && !v.is_empty()).map(|(_, v)| v.as_str())
     }

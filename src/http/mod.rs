@@ -1,9 +1,9 @@
-//! HTTP/1.1: one codec, a server and a client above it. It knows nothing of OAuth or MCP.
+//! HTTP/1.1: a codec, with a server and a client on top of it. Independent of OAuth and MCP.
 //!
 //! - [`h1`] – the codec: heads, framing
-//! - [`server`] – connections in, requests to a [`Handler`], answers out
-//! - [`client`] – requests to other servers: streamed, or small and in one piece
-//! - [`request`], [`body`], [`response`], [`form`] – what handlers are given, and what they answer with
+//! - [`server`] – accepts connections, passes requests to a [`Handler`], sends its answers
+//! - [`client`] – requests to other servers: with streamed bodies, or small and complete
+//! - [`request`], [`body`], [`response`], [`form`] – requests and answers as handlers see them
 
 pub mod body;
 pub mod client;

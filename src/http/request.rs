@@ -1,4 +1,4 @@
-//! What handlers are given.
+//! The request that a handler receives.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,35 +9,35 @@ use ::http::request::Parts;
 use super::body::Body;
 use crate::net::client_handle::ClientHandle;
 
-/// A request whose head has been read and whose body has not.
+/// A request whose head has been read; its body may not have arrived yet.
 pub struct Request<'c> {
     /// Method, target, version and fields. The target is in origin form, or `*`.
     pub parts: Parts,
     /// The body, read on demand.
     pub body: Body<'c>,
-    /// The other end of the connection: perhaps a reverse proxy.
+    /// The address of the other end of the connection, which may be a reverse proxy.
     pub peer: IpAddr,
-    /// Names the request in log lines.
+    /// Identifies the request in log lines.
     pub id: RequestId,
-    /// The client, for whoever waits on its behalf or sends to it.
+    /// The client, for code that waits on its behalf or sends to it.
     pub client: ClientHandle,
 }
 
-/// Who sent a request, as far as the network tells.
+/// Who sent a request, as far as the network shows.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
-    /// The client's address, with trusted proxies looked through.
+    /// The client's address, as reported by trusted proxies if there are any.
     pub address: IpAddr,
-    /// The request's name in the log.
+    /// Identifies the request in the log.
     pub id: RequestId,
 }
 
-/// A short name for a request in log lines, unique within a process's life.
+/// A short identifier for a request in log lines, unique within the lifetime of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestId(u64);
 
 impl RequestId {
-    /// The next one.
+    /// Creates the next identifier.
     pub fn next() -> RequestId {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         RequestId(NEXT.fetch_add(1, Ordering::Relaxed))

@@ -1,4 +1,4 @@
-//! What handlers answer with.
+//! The answer that a handler returns.
 
 use std::borrow::Cow;
 use std::io::Read;
@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 pub struct Response {
     /// Status.
     pub status: StatusCode,
-    /// Fields, without those of the framing.
+    /// Header fields, without those of the framing, which the server writes itself.
     pub headers: HeaderMap,
     /// Body.
     pub body: Payload,
@@ -20,14 +20,14 @@ pub struct Response {
 pub enum Payload {
     /// In memory.
     Bytes(Cow<'static, [u8]>),
-    /// Read and written on, piece by piece, each at once.
+    /// Read and sent in pieces; each piece is sent before the reader waits for the next one.
     Stream {
         /// Delivers the pieces.
         reader: Box<dyn Read + Send>,
         /// Its length, when known.
         length: Option<u64>,
     },
-    /// None, though an answer to another method would have had one of this length: HEAD and 304.
+    /// No body, although a GET would have returned one of this length: the answer to HEAD, or a 304.
     Head(Option<u64>),
 }
 
@@ -56,7 +56,7 @@ impl Response {
         self
     }
 
-    /// Sets a field whose value is fixed or has been checked; one that no field can carry is left out.
+    /// Sets a header field whose value is fixed or has been checked. A value that is not allowed in a field is ignored.
     pub fn with(mut self, name: HeaderName, value: impl TryInto<HeaderValue>) -> Response {
         if let Ok(value) = value.try_into() {
             self.headers.insert(name, value);

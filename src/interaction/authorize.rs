@@ -1,4 +1,4 @@
-//! `/.idp/auth`: the page that a client sends the browser to, and what the person decides there.
+//! `/.idp/auth`: the authorization endpoint. Shows the sign-in or consent page, and handles the decision.
 
 use super::failure::Failure;
 use super::shared::{Interactions, Visit, requesting};
@@ -10,7 +10,7 @@ use crate::oauth::consent;
 use crate::pages;
 use crate::store::rows::{Client, Session};
 
-/// `GET /.idp/auth`.
+/// `GET /.idp/auth`: starts an authorization request.
 pub fn show(interactions: &Interactions, request: &mut Request<'_>, caller: Caller) -> Response {
     let visit = Visit::of(interactions, request, caller);
     let query = request.parts.uri.query().unwrap_or_default();
@@ -38,7 +38,8 @@ fn begin(interactions: &Interactions, visit: &Visit<'_>, query: &str) -> Result<
     }
 }
 
-/// Tells the client at once if this user lets it in already, else by a link.
+/// Redirects the error to the client if the signed-in user already has an active grant for it; else shows a page with a
+/// link. Otherwise this would be an open redirector (RFC 9700 section 4.11.2).
 fn refuse(interactions: &Interactions, visit: &Visit<'_>, refused: RefusedRedirect) -> Result<Response, Failure> {
     let RefusedRedirect { client, redirect, error, response } = refused;
     let (core, caller) = (interactions.core(), visit.caller);
@@ -58,7 +59,7 @@ fn consent_page(interactions: &Interactions, suspended: &Suspended, client: &Cli
     pages::consent(&core.external, &requesting(client, suspended), &session.user, &suspended.sign(core))
 }
 
-/// `POST /.idp/auth`: the decision of somebody who is signed in.
+/// `POST /.idp/auth`: the decision on the consent page.
 pub fn decide(interactions: &Interactions, request: &mut Request<'_>, caller: Caller) -> Response {
     let form = Form::read(request);
     let visit = Visit::of(interactions, request, caller);
@@ -81,15 +82,15 @@ fn carry_out(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -> Res
             consent::remember(core, &session.user, &suspended.request.client, &suspended.redirect)?;
             Ok(authorize::allow(&interactions.server, &suspended, &session.user, caller)?)
         }
-        // Somebody else has signed in since the page was made: the page is shown again with their name.
+        // The session is not the one that the page was made for: show the page again with the name of the current user.
         (Some("allow"), Some(session)) if !suspended.request.sign_in_anew => {
             suspended.request.session = binding;
             let client = suspended.client(core)?.ok_or(NotAllowed::NotRegistered)?;
             Ok(consent_page(interactions, &suspended, &client, &session))
         }
-        // The session has ended meanwhile, or the user wants another one.
+        // The session has ended since the page was made, or the person wants another account.
         (Some("allow" | "switch"), _) => {
-            // Without this, a provider would sign the same person in again, unseen.
+            // Without this, the provider would sign the same person in again without showing a page.
             suspended.request.sign_in_anew = true;
             suspended.request.session = None;
             let client = suspended.client(core)?.ok_or(NotAllowed::NotRegistered);

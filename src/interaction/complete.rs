@@ -1,4 +1,4 @@
-//! Where every sign-in ends, by password or at a provider.
+//! Completes a sign-in, by password or at a provider.
 
 use http::header::{LOCATION, SET_COOKIE};
 use http::{HeaderValue, StatusCode};
@@ -12,16 +12,16 @@ use crate::oauth::authorize::{self, Suspended};
 use crate::oauth::consent;
 use crate::store::rows::Client;
 
-/// How somebody has signed in.
+/// How the user has signed in.
 pub(super) enum Proof<'p> {
     /// By password.
     Password,
-    /// At a provider: the name that it knows the user by, and the allow rule that fits.
+    /// At a provider: the user's id or e-mail address there, and the kind of allow rule that matched.
     Provider { id: &'p str, rule: &'p str },
 }
 
-/// Starts the browser's session, and goes on with the authorization request if a client asks: signing in on its page is
-/// the consent.
+/// Starts the browser's session. If a client requests access, also allows the authorization request: the sign-in page
+/// named the client, so signing in is the consent.
 pub(super) fn complete(
     interactions: &Interactions,
     visit: &Visit<'_>,

@@ -1,4 +1,4 @@
-//! What goes wrong in an interaction, and the page and the log line that say so.
+//! Failures of an interaction, each with its error page and log line.
 
 use http::StatusCode;
 use http::header::{ORIGIN, RETRY_AFTER};
@@ -14,21 +14,22 @@ use crate::pages;
 use crate::store::StoreError;
 use crate::tokens::artefacts::CODE_LIFETIME;
 
-/// Why an interaction can't go on.
+/// Why an interaction failed.
 pub(super) enum Failure {
     /// The form can't be read.
     Form(FormError),
     /// The form was sent by a page of another site.
     ForeignForm,
-    /// The form is too old, or another browser's.
+    /// The form is too old, belongs to another browser, or is not valid here.
     StaleForm,
-    /// The authorization request is refused, and only the person can be told: a title and an explanation.
+    /// The authorization request is refused, and a redirect to the client is not possible: title and explanation of the
+    /// error page.
     Refused(&'static str, String),
-    /// The grant could not be begun, or the store can't be used.
+    /// No grant could be created, or the store failed.
     NotAllowed(NotAllowed),
-    /// More sign-ins from one address than people make.
+    /// Rate limit: too many callbacks from providers for one address.
     TooManySignIns,
-    /// The sign-in at a provider failed: which, its label, and why.
+    /// The sign-in at a provider failed: provider id, label and error.
     Provider(ProviderId, String, ProviderError),
 }
 
@@ -55,7 +56,7 @@ const START_AGAIN_LATER: &str = "Go back to the application and start connecting
 const CONNECT_AGAIN: &str = "Go back to the application, remove this server from it and add it again.";
 
 impl Failure {
-    /// The page; the operator gets a log line.
+    /// Builds the error page, and writes a log line for the operator where it helps.
     pub(super) fn page(self, interactions: &Interactions, visit: &Visit<'_>) -> Response {
         let (site, caller) = (&interactions.core().external, visit.caller);
         let page = |status, title: &str, why: &str, next: &str| pages::error(site, caller.id, status, title, why, next);
@@ -71,7 +72,7 @@ impl Failure {
                     visit.headers.get(ORIGIN).map(|o| String::from_utf8_lossy(o.as_bytes())).unwrap_or_default();
                 let shown: String = origin.chars().take(100).collect();
                 log::info!(request:% = caller.id, address:% = caller.address, origin = shown.as_str(); "a form was refused: it came from a page of another site, or the proxy is reached under another name than --external-url (EXTERNAL_URL)");
-                let why = "The page that sent it was not one of this server under this address.";
+                let why = "The form was not sent from a page of this server at this address.";
                 page(StatusCode::BAD_REQUEST, "This form came from another site", why, START_AGAIN)
             }
             Failure::StaleForm => stale_form(interactions, visit),

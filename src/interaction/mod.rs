@@ -1,12 +1,13 @@
-//! A person at a browser: signing in, coming back from a provider, allowing a client, signing out. Each ends in a
-//! decision that `oauth` carries out; the HTML is in `pages`.
+//! Endpoints for a person at a browser: signing in, the callback of a provider, allowing a client, signing out. `oauth`
+//! carries out the person's decision; the HTML is in `pages`.
 //!
 //! - [`authorize`] – `/.idp/auth`: the page that a client sends the browser to, and its decision
 //! - [`sign_in`] – `/.auth/login` and `/.auth/logout`
-//! - [`provider`] – the way to an identity provider and `/.auth/{provider}/callback`; [`spent`] – each way back counts once
-//! - [`complete`] – where every sign-in ends
-//! - [`failure`] – what goes wrong, and its page
-//! - [`shared`] – what they work with
+//! - [`provider`] – sends the browser to an identity provider, and handles `/.auth/{provider}/callback`; [`spent`] –
+//!   accepts each callback only once
+//! - [`complete`] – completes a sign-in
+//! - [`failure`] – failures and their error pages
+//! - [`shared`] – state and helpers that all of these use
 
 pub mod authorize;
 mod complete;

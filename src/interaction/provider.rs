@@ -1,7 +1,7 @@
-//! Signing in at a provider: the way there, and `/.auth/{provider}/callback`.
+//! Signing in at a provider: sending the browser there, and the callback `/.auth/{provider}/callback`.
 //!
-//! The person has chosen the provider on a page of this origin that shows who asks: that is the consent, and it is bound
-//! to the browser by `state`. PKCE verifier and nonce are made from that state and the browser's secret name.
+//! The person chose the provider on a page of this origin that names the requesting client. That choice is the consent,
+//! and `state` binds it to the browser. PKCE verifier and nonce are derived from `state` and the browser's secret name.
 
 use super::complete::{Proof, complete};
 use super::failure::Failure;
@@ -17,7 +17,7 @@ use crate::pages::{self, RequestingClient, SignInOptions};
 use crate::tokens::artefacts::{ProviderState, REQUEST_LIFETIME};
 use crate::tokens::{Kind, random_name};
 
-/// Longest error code of a provider that is logged.
+/// Maximum length of a provider's error code in the log.
 const MAX_ERROR_CODE: usize = 40;
 
 /// Sends the browser to a provider.
@@ -51,7 +51,7 @@ fn send(
         browser: visit.browser.binding(),
         exp: core.now() + REQUEST_LIFETIME,
     });
-    // What the client asked for is not the provider's business.
+    // Encrypted, so that the provider can't read the client's authorization request.
     let state = core.keys.encrypt(Kind::ProviderState, &[], state.as_bytes());
     let (verifier, nonce) = hop_secrets(&core.keys, &state, visit.browser.secret());
     let hop = Hop {
@@ -97,12 +97,13 @@ fn receive(interactions: &Interactions, visit: &Visit<'_>, query: &str, id: Prov
     let sealed = form.get("state").unwrap_or_default();
     let opened = open(interactions, visit, id, sealed);
     let (Some((state, suspended)), Some(provider)) = (opened, interactions.login().providers.of_slug(id)) else {
-        log::info!(request:% = caller.id, address:% = caller.address, provider:% = id; "a provider's answer was refused: it belongs to no sign-in of this browser");
+        log::info!(request:% = caller.id, address:% = caller.address, provider:% = id; "a provider's callback was refused: its state has expired or belongs to another browser");
         return Err(Failure::StaleForm);
     };
-    // Before the rate limit: sending an old one again and again takes nothing from others at the same address.
+    // Checked before the rate limit, so that replaying an old callback does not use up the limit of others at the same
+    // address.
     if interactions.spent.contains(&state.id) {
-        log::info!(request:% = caller.id, address:% = caller.address, provider:% = id; "a provider's answer came twice");
+        log::info!(request:% = caller.id, address:% = caller.address, provider:% = id; "a provider's callback came twice");
         return Err(Failure::StaleForm);
     }
     if !interactions.returns.take(caller.address) {
@@ -114,7 +115,7 @@ fn receive(interactions: &Interactions, visit: &Visit<'_>, query: &str, id: Prov
     interactions.login().providers.check_issuer(provider, form.get("iss")).map_err(failed(provider))?;
     if let Some(error) = form.get("error") {
         let code: String = error.chars().filter(char::is_ascii_graphic).take(MAX_ERROR_CODE).collect();
-        log::info!(request:% = caller.id, address:% = caller.address, provider:% = id, error = code.as_str(); "the provider did not sign anybody in");
+        log::info!(request:% = caller.id, address:% = caller.address, provider:% = id, error = code.as_str(); "the provider returned an error instead of a sign-in");
         let is_denied = error == "access_denied";
         return again(interactions, visit, suspended.as_ref(), |options, client, form| {
             pages::not_signed_in(&core.external, caller.id, &provider.label, is_denied, options, client, form)
@@ -125,7 +126,7 @@ fn receive(interactions: &Interactions, visit: &Visit<'_>, query: &str, id: Prov
     admit(interactions, visit, provider, &state, suspended, person, tokens)
 }
 
-/// What `state` says, if it was made for this browser and this provider, not long ago; else it is another's sign-in.
+/// Decrypts and verifies `state`; `None` if it has expired, or was made for another browser or provider.
 fn open(
     interactions: &Interactions,
     visit: &Visit<'_>,
@@ -166,7 +167,7 @@ fn redeem(
     providers.redeem(provider, code, &hop, &verifier, core.now()).map_err(failed(provider))
 }
 
-/// Lets somebody in whom the provider has named, if an allow rule fits.
+/// Signs the user in if an allow rule matches.
 fn admit(
     interactions: &Interactions,
     visit: &Visit<'_>,
@@ -180,7 +181,7 @@ fn admit(
     let profile = &person.profile;
     let shown = profile.id.as_deref().or(profile.email.as_deref()).unwrap_or_default();
     let Some(rule) = provider.rules().admit(profile) else {
-        // Nothing is kept of those who may not enter.
+        // Nothing is stored about users who may not sign in.
         log::warn!(request:% = caller.id, address:% = caller.address, user:% = person.user, id = shown; "a sign-in was refused: no allow rule fits");
         let account = [&profile.email, &profile.id, &profile.name].into_iter().flatten().next().map(String::as_str);
         return again(interactions, visit, suspended.as_ref(), |options, client, form| {
@@ -196,7 +197,7 @@ fn admit(
     complete(interactions, visit, user, Proof::Provider { id: shown, rule }, suspended.as_ref())
 }
 
-/// A page with a form for another try; where a client asks, it names the client, since the form lets it in.
+/// A page with a form to try again. If a client requests access, the page names the client, since signing in allows it.
 fn again(
     interactions: &Interactions,
     visit: &Visit<'_>,

@@ -1,4 +1,4 @@
-//! What interactions work with, and what a browser sent.
+//! State and helpers that all interactions share, and the request of a browser.
 
 use std::sync::Arc;
 
@@ -17,22 +17,22 @@ use crate::pages::{self, Problem, ProviderButton, RequestingClient, SignInOption
 use crate::store::rows::Client;
 use crate::tokens::artefacts::{PlainForm, REQUEST_LIFETIME};
 
-/// What all interactions share.
+/// State that all interactions share.
 pub struct Interactions {
     /// Carries out what the person decides.
     pub server: Arc<AuthorizationServer>,
-    /// With one provider and no password, the sign-in page is skipped where no client asks.
+    /// With one provider and no password, skip the sign-in page if no client requests access.
     pub(super) skips_chooser: bool,
-    /// The URL to type into a client.
+    /// The MCP server's URL, which the person enters in a client.
     pub(super) mcp_url: String,
-    /// Sign-ins that come back from providers, per address.
+    /// Rate limit of provider callbacks, per address.
     pub(super) returns: RateLimit,
-    /// Those that have come back already.
+    /// Callbacks that were already handled.
     pub(super) spent: SpentStates,
 }
 
 impl Interactions {
-    /// Nobody has come back from a provider yet.
+    /// Creates the state; no callback was handled yet.
     pub fn new(server: Arc<AuthorizationServer>, skips_chooser: bool, mcp_url: String) -> Interactions {
         let (returns, spent) = (RateLimit::new(60, 1), SpentStates::default());
         Interactions { server, skips_chooser, mcp_url, returns, spent }
@@ -55,36 +55,37 @@ impl Interactions {
         SignInOptions { providers: providers.collect(), has_password: self.login().passwords.any() }
     }
 
-    /// The page on which signing in is the consent, too.
+    /// The sign-in page for an authorization request of a client; signing in on it is also the consent.
     pub(super) fn sign_in_page(&self, suspended: &Suspended, client: &Client, problem: Option<Problem>) -> Response {
         let request = suspended.sign(self.core());
         let client = requesting(client, suspended);
         pages::sign_in(&self.core().external, &self.sign_in_options(), Some(&client), &request, problem)
     }
 
-    /// The sign-in page where no client asks.
+    /// The sign-in page without a requesting client.
     pub(super) fn plain_sign_in_page(&self, visit: &Visit<'_>, problem: Option<Problem>) -> Response {
         let options = self.sign_in_options();
         pages::sign_in(&self.core().external, &options, None, &self.plain_form(visit), problem)
     }
 
-    /// A signed form that no client asked for.
+    /// A signed form value for pages without a requesting client, bound to this browser.
     pub(super) fn plain_form(&self, visit: &Visit<'_>) -> String {
         let exp = self.core().now() + REQUEST_LIFETIME;
         self.core().keys.sign(&PlainForm { browser: visit.browser.binding(), exp })
     }
 
-    /// Was `text` made by [`Interactions::plain_form`] for this browser, not long ago?
+    /// Was `text` made by [`Interactions::plain_form`] for this browser, and is it not expired?
     pub(super) fn is_plain_form(&self, visit: &Visit<'_>, text: &str) -> bool {
         let form = self.core().keys.verify::<PlainForm>(text, self.core().now());
         form.is_ok_and(|form| form.browser == visit.browser.binding())
     }
 
-    /// Browsers name the origin that a form comes from; one from elsewhere is refused whatever it carries.
+    /// Does the form come from a page of this origin? Browsers send the `Origin` of a form's page; a form of another
+    /// origin is refused even if its signed value is valid. A missing `Origin` is accepted.
     pub(super) fn is_same_origin(&self, visit: &Visit<'_>) -> bool {
         let Some(origin) = visit.headers.get(ORIGIN) else { return true };
         let Ok(origin) = origin.to_str() else { return false };
-        // The Host field has been checked against the allowed names: a form of this very host is ours as well.
+        // The Host field was already checked against the allowed names, so an origin with this host is also ours.
         let host = visit.headers.get(HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
         let external = &self.core().external;
         let scheme = if external.secure { "https" } else { "http" };

@@ -16,7 +16,7 @@ use crate::login::throttle::Visitor;
 use crate::oauth::authorize::{self, NotAllowed, Suspended};
 use crate::pages::{self, Problem};
 
-/// `GET /.auth/login`: sign in without a client asking, or see that one is signed in.
+/// `GET /.auth/login`: the sign-in page without a requesting client, or the page for a person who is signed in.
 pub fn show(interactions: &Interactions, request: &mut Request<'_>, caller: Caller) -> Response {
     let visit = Visit::of(interactions, request, caller);
     match page(interactions, &visit) {
@@ -109,7 +109,7 @@ fn check_password(interactions: &Interactions, visit: &Visit<'_>, password: &str
     }
 }
 
-/// `GET /.auth/logout`: the page that has the button.
+/// `GET /.auth/logout`: redirects to `/.auth/login`, which has the sign-out button.
 pub fn logout_page(_: &Interactions, _: &mut Request<'_>, _: Caller) -> Response {
     Response::new(StatusCode::SEE_OTHER).with(LOCATION, HeaderValue::from_static("/.auth/login"))
 }

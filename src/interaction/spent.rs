@@ -1,4 +1,5 @@
-//! Sign-ins that have come back from a provider: each counts once, so that nobody can have a provider asked at will.
+//! Provider callbacks that were already handled. Each `state` is accepted only once, so that nobody can make the proxy
+//! send requests to a provider by repeating a callback.
 
 use std::sync::Mutex;
 
@@ -6,10 +7,10 @@ use crate::bounded_map::BoundedMap;
 use crate::clock::Timestamp;
 use crate::lock::Unpoisoned;
 
-/// Sign-ins remembered at one time.
+/// Maximum number of remembered callbacks.
 const MAX_SPENT: usize = 20_000;
 
-/// Ids of the states that have come back, and when each expires.
+/// Ids of the `state` values that were already used, and when each expires.
 pub(super) struct SpentStates(Mutex<BoundedMap<String, Timestamp>>);
 
 impl Default for SpentStates {
@@ -19,12 +20,12 @@ impl Default for SpentStates {
 }
 
 impl SpentStates {
-    /// Did it come before?
+    /// Was this id already used?
     pub(super) fn contains(&self, id: &str) -> bool {
         self.0.lock().unpoisoned().contains_key(id)
     }
 
-    /// Takes note of one; false when it came before.
+    /// Marks an id as used; false if it was used before.
     pub(super) fn spend(&self, id: &str, exp: Timestamp, now: Timestamp) -> bool {
         let (mut spent, id) = (self.0.lock().unpoisoned(), id.to_string());
         spent.make_room(&id, &[&|exp| *exp <= now]);

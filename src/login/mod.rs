@@ -1,10 +1,10 @@
-//! Who is this person? Passwords, identity providers, browser sessions, and the throttle against guessing. The pages and
-//! endpoints that use them are in `interaction`.
+//! Authentication of users: passwords, identity providers, browser sessions, and the throttle against password
+//! guessing. The pages and endpoints that use them are in `interaction`.
 //!
-//! - [`password`] – checking passwords on a thread of their own, so that bcrypt holds nothing else up
+//! - [`password`] – password checks, limited to one per core at a time, with bounded queues
 //! - [`providers`] – Google, GitHub, OpenID Connect; what they said about a user, and asking them again
-//! - [`throttle`] – growing delays for those who guess
-//! - [`session`] – what a browser's cookies say
+//! - [`throttle`] – growing delays after wrong passwords
+//! - [`session`] – the session, browser and device cookies
 
 pub mod password;
 pub mod providers;
@@ -25,13 +25,13 @@ use self::providers::Providers;
 use self::providers::people::People;
 use self::throttle::Throttle;
 
-/// The ways to sign in, and what is known about those who did.
+/// The configured ways to sign in, and the records of users who signed in at a provider.
 pub struct Login {
     /// Keys, state and lifetimes.
     pub core: Arc<Core>,
     /// Checks passwords.
     pub passwords: Passwords,
-    /// Slows guessing down.
+    /// Delays password attempts after failures.
     pub throttle: Throttle,
     /// The external identity providers.
     pub providers: Arc<Providers>,
@@ -59,8 +59,8 @@ impl Login {
         current
     }
 
-    /// The session of the browser that sent `headers`, if its user's credential is still configured and the user may
-    /// still sign in. This may ask the user's provider.
+    /// The session of the browser that sent `headers`. `None` if it is too old, if its credential is not configured any
+    /// more, or if the user may not sign in any more. This may send requests to the user's provider.
     pub fn session(&self, headers: &HeaderMap) -> Result<Option<Session>, StoreError> {
         let Some(session) = session::stored(&self.core, headers)? else { return Ok(None) };
         let is_over = self.core.now() >= session.created_at.saturating_add(self.core.lifetimes.session);
@@ -70,7 +70,8 @@ impl Login {
         Ok(is_good.then_some(session))
     }
 
-    /// The device name of a browser in which somebody has signed in before with a password that is still configured.
+    /// The device name from the device cookie, if the user signed in before in this browser with a password that is
+    /// still configured.
     pub fn known_device(&self, headers: &HeaderMap) -> Option<String> {
         let cookie = session::device(&self.core, headers)?;
         self.passwords.is_current(&cookie.credential).then_some(cookie.device)

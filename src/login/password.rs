@@ -1,5 +1,6 @@
-//! Checking passwords. bcrypt takes a good part of a second on a small board: one check a core at a time, two short
-//! queues that take turns, known browsers and the rest, and nothing else waits for it.
+//! Password checks. One bcrypt check takes a good part of a second on a small board, so at most one check per core runs
+//! at a time. Further checks wait in two short queues, one for known browsers and one for all others, which are served
+//! in turn.
 
 use crate::lock::Unpoisoned;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -12,10 +13,10 @@ use crate::store::rows::KnownPassword;
 use crate::store::{State, StoreError};
 use crate::tokens::{Keys, Kind, equal};
 
-/// bcrypt silently ignores what comes after.
+/// bcrypt silently ignores all bytes after this length, so longer passwords are refused.
 pub const MAX_PASSWORD_BYTES: usize = 72;
 
-/// What never expires.
+/// Expiry time of rows that never expire.
 const NEVER: Timestamp = Timestamp::MAX;
 
 /// A way to sign in by password.
@@ -30,7 +31,7 @@ pub enum Password {
 /// The configured passwords.
 pub struct Passwords {
     known: Vec<Known>,
-    /// Credentials that are configured now; what was made with another has ended.
+    /// Credentials that are configured now. Sessions and grants of other password credentials are no longer valid.
     current: Vec<CredentialId>,
     gate: Gate,
 }
@@ -41,7 +42,7 @@ struct Known {
 }
 
 enum Check {
-    /// MACs under a key of this process, so that a comparison tells nothing of lengths.
+    /// MAC of the password under a random key of this process: comparing MACs does not reveal the password's length.
     Plain {
         key: [u8; 32],
         mac: [u8; 32],
@@ -49,20 +50,21 @@ enum Check {
     Bcrypt(String),
 }
 
-/// What a check came to.
+/// Result of a password check.
 #[derive(Debug, PartialEq)]
 pub enum Outcome {
-    /// Right.
+    /// The password is right; the user to sign in.
     Right(User),
     /// Wrong.
     Wrong,
-    /// Too many others are waiting.
+    /// The queue is full, or this browser already has a check that waits or runs.
     Busy,
 }
 
 impl Passwords {
-    /// Takes the configured passwords; `queue` sign-ins may wait. Who they are is kept in `state`, since one that was dropped
-    /// and is taken up again does not bring back what it began.
+    /// Takes the configured passwords; `queue` checks may wait in each queue. Records the passwords in `state`: if a
+    /// password is removed and configured again later, it becomes a new credential, so that its old sessions and grants
+    /// stay invalid.
     pub fn new(passwords: &[Password], queue: usize, keys: &Keys, state: &State) -> Result<Passwords, StoreError> {
         let names = |p: &Password, returns: u32| -> Vec<CredentialId> {
             let mut text = match p {
@@ -90,7 +92,8 @@ impl Passwords {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Passwords {
             known: known.collect(),
-            // Under every secret that verifies: rotating the secret is not changing the password.
+            // Includes the ids under all secrets that still verify: rotating the secret must not end sessions and
+            // grants.
             current: passwords().flat_map(ids).collect(),
             gate: Gate::new(cores, queue),
         })
@@ -111,14 +114,15 @@ impl Passwords {
         self.current.contains(credential)
     }
 
-    /// Checks a password against every configured one, for a known browser of that name or for a stranger.
+    /// Checks a password against every configured one. `browser` is the device name of a known browser, `None` for
+    /// others.
     pub fn check(&self, password: &str, browser: Option<&str>) -> Outcome {
         crate::blocking::announce();
         if password.is_empty() || password.len() > MAX_PASSWORD_BYTES {
             return Outcome::Wrong;
         }
         let Some(_turn) = self.gate.enter(browser) else { return Outcome::Busy };
-        // All are tried, so that the time does not tell which kind was right.
+        // Checks all configured passwords, so that the time does not reveal which one matched.
         let mut found = None;
         for known in &self.known {
             let right = match &known.check {
@@ -136,7 +140,8 @@ impl Passwords {
     }
 }
 
-/// Notes which passwords are configured, each under its names, and how often each has been taken up again.
+/// Records which passwords are configured. Returns for each how often it was configured again after it had been
+/// removed. `configured` has the ids of each password under all secrets that verify, the current secret first.
 fn returns(state: &State, configured: Vec<Vec<CredentialId>>) -> Result<Vec<u32>, StoreError> {
     let mut known = HashMap::new();
     state.scan::<KnownPassword>(|name, row| {
@@ -164,11 +169,11 @@ fn keyed(key: &[u8; 32], text: &str) -> [u8; 32] {
     mac.chain_update(text).finalize().into_bytes().into()
 }
 
-/// Lets as many through at a time as there are cores. Others wait in one of two lanes, which take turns: strangers, however
-/// many, hold a known browser up for one check of theirs.
+/// Lets one check per core run at a time. Others wait in one of two lanes, which are served in turn, so that strangers,
+/// even many of them, delay a check of a known browser by only one check of theirs.
 struct Gate {
     cores: usize,
-    /// Places in each lane.
+    /// How many checks may wait in each lane.
     queue: usize,
     state: Mutex<Lanes>,
     changed: Condvar,
@@ -178,13 +183,13 @@ struct Gate {
 struct Lanes {
     running: usize,
     next_ticket: u64,
-    /// Strangers, and known browsers.
+    /// Tickets that wait: lane 0 for strangers, lane 1 for known browsers.
     waiting: [VecDeque<u64>; 2],
-    /// The lane that is next when both have somebody.
+    /// The lane to serve next if both have waiting tickets.
     next: usize,
-    /// Tickets whose turn it is.
+    /// Tickets that may run now; their threads have not woken up yet.
     called: HashSet<u64>,
-    /// Known browsers with a check that waits or runs: one each.
+    /// Known browsers with a check that waits or runs; each may have only one.
     browsers: HashSet<String>,
 }
 
@@ -198,7 +203,7 @@ impl Gate {
         Gate { cores, queue, state: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// Waits for a turn; `None` when there is no place to wait, or the browser has one already.
+    /// Waits for a turn; `None` if the lane is full, or if this known browser already has a check that waits or runs.
     fn enter(&self, browser: Option<&str>) -> Option<Turn<'_>> {
         let lane = usize::from(browser.is_some());
         let mut lanes = self.lanes();
@@ -229,7 +234,7 @@ impl Gate {
 }
 
 impl Lanes {
-    /// Whose turn it is.
+    /// Takes the next ticket from the lanes.
     fn call(&mut self) -> Option<u64> {
         let ticket = self.waiting[self.next].pop_front();
         let ticket = ticket.or_else(|| self.waiting[1 - self.next].pop_front())?;
@@ -244,7 +249,7 @@ impl Drop for Turn<'_> {
         if let Some(browser) = &self.browser {
             lanes.browsers.remove(browser);
         }
-        // The core goes to whoever is next.
+        // Passes the core to the next ticket, if there is one.
         match lanes.call() {
             Some(ticket) => drop(lanes.called.insert(ticket)),
             None => lanes.running -= 1,

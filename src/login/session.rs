@@ -1,4 +1,4 @@
-//! What a browser's cookies say.
+//! The proxy's cookies: browser, session and device.
 //!
 //! Cookies are shared by all ports of a host, so their names carry a digest of the issuer. With an https external URL
 //! they have the `__Host-` prefix: no subdomain and no plain http can set them.
@@ -18,12 +18,12 @@ use crate::tokens::{Artefact, random_name};
 /// A browser, told apart from others by a random name in a cookie.
 pub struct Browser {
     name: String,
-    /// The cookie has to be set with the answer.
+    /// The browser has no cookie yet; the response has to set it.
     new: bool,
 }
 
 impl Browser {
-    /// Did it send no cookie of this server's?
+    /// Did the browser send no valid browser cookie?
     pub fn is_new(&self) -> bool {
         self.new
     }
@@ -36,12 +36,12 @@ impl Browser {
         }
     }
 
-    /// Known to the browser alone: what is made from it can be made by nobody who sees a URL or a page.
+    /// The random name, which only this browser knows. Values derived from it can't be computed from a URL or a page.
     pub fn secret(&self) -> &str {
         &self.name
     }
 
-    /// What forms are bound to.
+    /// A digest of the name, which binds forms to this browser.
     pub fn binding(&self) -> String {
         digest(self.name.as_bytes())
     }
@@ -55,14 +55,15 @@ impl Browser {
     }
 }
 
-/// The session that the browser's cookie names, whoever it belongs to and however old it is.
+/// The stored session that the browser's cookie names. Does not check its age or its user's credential.
 pub fn stored(core: &Core, headers: &HeaderMap) -> Result<Option<Session>, StoreError> {
     let Some(cookie) = read::<SessionCookie>(core, headers, "session") else { return Ok(None) };
     core.state.get::<Session>(cookie.session.as_str())
 }
 
-/// Starts a session under a new id, whatever session there was before; with the cookies to set. After a password
-/// (`is_password`) the browser becomes a known device. A provider's word is no reason to let a browser guess passwords.
+/// Starts a session under a new id, replaces the old one if there is one, and returns the cookies to set. After a
+/// password sign-in (`is_password`) the browser becomes a known device. After a sign-in at a provider it does not,
+/// since a known device gets password attempts of its own from the throttle.
 pub fn start(
     core: &Core,
     headers: &HeaderMap,
@@ -96,7 +97,7 @@ pub fn start(
     Ok((session, cookies))
 }
 
-/// Ends the browser's session, if it has one.
+/// Ends the browser's session, if it has one, and deletes its cookie; returns the id of the session.
 pub fn end(core: &Core, headers: &HeaderMap, response: &mut Response) -> Result<Option<SessionId>, StoreError> {
     response.headers.append(SET_COOKIE, header(core, "session", "", Some(0)));
     let Some(cookie) = read::<SessionCookie>(core, headers, "session") else { return Ok(None) };
@@ -108,17 +109,17 @@ pub fn end(core: &Core, headers: &HeaderMap, response: &mut Response) -> Result<
     Ok(Some(cookie.session))
 }
 
-/// The device cookie, whichever password it was given for.
+/// The device cookie. Does not check whether its password is still configured.
 pub fn device(core: &Core, headers: &HeaderMap) -> Option<DeviceCookie> {
     read::<DeviceCookie>(core, headers, "device")
 }
 
-/// What a consent is bound to: the session that the page was made for.
+/// A digest that binds a consent to the session that the page was made for.
 pub fn binding(session: &Session) -> String {
     digest(format!("session\0{}", session.id).as_bytes())
 }
 
-/// `__Host-mcp_1a2b3c4d_session`.
+/// The full cookie name, such as `__Host-mcp_1a2b3c4d_session`.
 fn cookie_name(core: &Core, name: &str) -> String {
     let prefix = if core.external.secure { "__Host-" } else { "" };
     let issuer: String =
@@ -126,7 +127,8 @@ fn cookie_name(core: &Core, name: &str) -> String {
     format!("{prefix}mcp_{issuer}_{name}")
 }
 
-/// The first cookie of that name that is genuine: a neighbour may have set another before it.
+/// The first cookie of that name that is genuine. Another site on the same host or domain may have set a cookie of the
+/// same name, which the browser may send first.
 fn read<A: Artefact>(core: &Core, headers: &HeaderMap, name: &str) -> Option<A> {
     let name = cookie_name(core, name);
     let now = core.now();

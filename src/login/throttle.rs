@@ -1,8 +1,8 @@
-//! Growing delays for those who guess.
+//! Growing delays after wrong passwords.
 //!
-//! Failures are counted for each address, for all of them together, and for each browser that signed in before. What a
-//! known browser fails counts for its address as well, but only its own failures delay it: strangers, however many, and
-//! behind whatever address, can't lock the owner out of it.
+//! Failures are counted per address, per network, for all strangers together, and per known browser (one that signed in
+//! before). A failure of a known browser also counts for its address, but only its own failures delay a known browser.
+//! So strangers can't lock the owner out of it, not even many strangers, or ones at the same address.
 
 use crate::lock::Unpoisoned;
 use std::hash::Hash;
@@ -14,46 +14,47 @@ use crate::bounded_map::BoundedMap;
 use crate::net::address::{address_group, network_of, wide_network_of};
 use crate::token_bucket::{Rate, TokenBucket};
 
-/// Failures that cost nothing, for one address or browser.
+/// Failures of one address or browser without a delay.
 const FREE: u32 = 5;
-/// Failures that cost nothing, all strangers together.
+/// Failures of all strangers together without a delay.
 const FREE_IN_ALL: u32 = 100;
 /// Longest delay of one address or browser.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
 /// Longest delay of all strangers together.
 const LONGEST_IN_ALL: Duration = Duration::from_secs(2);
-/// Attempts a second from addresses that have not failed yet, which the delay of all strangers together spares: the
-/// owner at a new place is one of them, and so is each machine of a botnet, whose number this bounds.
+/// Rate of attempts that are exempt from the common delay of all strangers, because their address has no failures yet.
+/// The exemption is for the owner at a new place. The rate is limited because each machine of a botnet has a new
+/// address, too.
 const FRESH: Rate = Rate { burst: 10.0, per_second: 10.0 };
-/// Failures in a network (/24, IPv6: /48), and in a wide one (/16, /32), after which its addresses are not fresh any more:
-/// whoever has many addresses has few networks.
+/// Failures in a network (/24, IPv6: /48) and in a wide network (/16, IPv6: /32) after which its addresses do not count
+/// as fresh any more. An attacker may have many addresses, but they are in few networks.
 const FREE_IN_NETWORK: u32 = 10;
 const FREE_IN_WIDE_NETWORK: u32 = 50;
 /// A failure is forgotten after this long without another.
 const FORGET: Duration = Duration::from_secs(60 * 60);
-/// Addresses, and browsers, remembered at one time.
+/// Maximum number of entries in each table (addresses, networks, browsers).
 const MAX_ENTRIES: usize = 10_000;
 
-/// Who tries to sign in.
+/// The origin of a sign-in attempt.
 #[derive(Clone, Debug)]
 pub enum Visitor {
-    /// A browser that signed in before, by the name in its cookie, and where it is.
+    /// A browser that signed in before: the name in its device cookie, and its address.
     Known(String, IpAddr),
-    /// Anybody else.
+    /// Any other browser, by its address.
     Stranger(IpAddr),
 }
 
-/// The counts.
+/// Failure counts, behind a lock.
 #[derive(Default)]
 pub struct Throttle(Mutex<Counts>);
 
 struct Counts {
     addresses: BoundedMap<IpAddr, Failures>,
-    /// By network, and by wide network: they only tell whether an address in it is fresh.
+    /// By network and by wide network. They only decide whether an address is fresh; they cause no delay.
     networks: [BoundedMap<IpAddr, Failures>; 2],
     browsers: BoundedMap<String, Failures>,
     all: Failures,
-    /// What is left of the allowance of fresh addresses, and when it was.
+    /// Token bucket for attempts from fresh addresses; `None` before the first use.
     fresh: Option<TokenBucket>,
 }
 
@@ -72,14 +73,14 @@ struct Failures {
 }
 
 impl Failures {
-    /// How long to wait before another attempt counts.
+    /// The remaining delay before the next attempt is accepted; zero if there is none.
     fn wait(&self, now: Instant, free: u32, longest: Duration) -> Duration {
         let Some(last) = self.last.filter(|_| self.count >= free) else { return Duration::ZERO };
         let delay = Duration::from_secs(1u64 << (self.count - free).min(16)).min(longest);
         (last + delay).saturating_duration_since(now)
     }
 
-    /// Were there at least so many that are not forgotten?
+    /// Are there at least `count` failures that are not forgotten yet?
     fn has_failed(&self, now: Instant, count: u32) -> bool {
         self.count >= count && self.last.is_some_and(|last| now.saturating_duration_since(last) <= FORGET)
     }
@@ -94,8 +95,8 @@ impl Failures {
 }
 
 impl Throttle {
-    /// Takes an attempt: counts it as failed until [`Throttle::succeeded`] says otherwise, so that attempts made at the
-    /// same moment don't all pass. The error is how long to wait.
+    /// Starts an attempt. It counts as failed until [`Throttle::succeeded`] is called, so that parallel attempts do not
+    /// all pass. The error is the time to wait.
     pub fn attempt(&self, visitor: &Visitor) -> Result<(), Duration> {
         self.attempt_at(visitor, Instant::now())
     }
@@ -134,13 +135,14 @@ impl Throttle {
         Ok(())
     }
 
-    /// The attempt was right: its visitor starts anew.
+    /// The password was right. Resets the failures of the browser or the address, and takes the attempt back from the
+    /// other counts.
     pub fn succeeded(&self, visitor: &Visitor) {
         let mut counts = self.0.lock().unpoisoned();
         match visitor {
             Visitor::Known(browser, address) => {
                 counts.browsers.remove(browser);
-                // What strangers failed there stays.
+                // Failures of strangers at this address stay counted.
                 counts.take_back(*address);
             }
             Visitor::Stranger(address) => {
@@ -151,7 +153,7 @@ impl Throttle {
         }
     }
 
-    /// The attempt was not made after all: it counts for nothing.
+    /// The password was not checked (queue full): takes the attempt back from all counts.
     pub fn withdrawn(&self, visitor: &Visitor) {
         let mut counts = self.0.lock().unpoisoned();
         match visitor {
@@ -180,7 +182,7 @@ impl Counts {
         }
     }
 
-    /// One attempt from there was none.
+    /// Subtracts one failure from the count of the address.
     fn take_back(&mut self, address: IpAddr) {
         if let Some(failures) = self.addresses.get_mut(&address_group(address)) {
             failures.count = failures.count.saturating_sub(1);
@@ -194,7 +196,7 @@ fn refuse_for(wait: Duration) -> Result<(), Duration> {
 
 fn entry<K: Hash + Eq>(map: &mut BoundedMap<K, Failures>, key: K, now: Instant) -> &mut Failures {
     let is_over = |f: &Failures| f.last.is_none_or(|last| now.saturating_duration_since(last) > FORGET);
-    // Those who have not reached a delay yet lose nothing by being forgotten.
+    // When the table is full, removes expired entries first, then entries with too few failures for a delay.
     map.get_or_insert(key, Failures::default(), &[&is_over, &|f| f.count < FREE])
 }
 
@@ -256,7 +258,8 @@ mod tests {
             |network: u16, subnet: u16| Visitor::Stranger(IpAddr::from([0x2001, 0xdb8, network, subnet, 0, 0, 0, 1]));
         for spread in [false, true] {
             let (throttle, mut now) = (Throttle::default(), Instant::now());
-            // One site with its 65,536 subnets, or one customer with as many sites: two guesses a second in the end.
+            // One site (/48) with 65,536 subnets, or one customer (/32) with 65,536 sites: only the common delay limits
+            // them, to about one guess in two seconds.
             let mut next = 0;
             let mut guess = |now| {
                 next += 1;
@@ -283,14 +286,14 @@ mod tests {
             assert_eq!(throttle.attempt_at(&owner, now), Ok(()), "strangers behind the same address are others");
         }
         assert_eq!(throttle.attempt_at(&owner, now), Err(Duration::from_secs(1)));
-        // Fresh names at one address, each with free attempts of its own: strangers there pay for them.
+        // Each new browser name has free attempts, but their failures also count for strangers at the same address.
         let elsewhere = IpAddr::from([198, 51, 100, 7]);
         for name in ["a", "b"] {
             let browser = Visitor::Known(name.into(), elsewhere);
             (0..FREE).for_each(|_| assert_eq!(throttle.attempt_at(&browser, now), Ok(())));
         }
         assert!(throttle.attempt_at(&Visitor::Stranger(elsewhere), now).is_err());
-        // A success of the owner's takes back the owner's attempt and nobody else's.
+        // A success of the owner takes back one attempt at the address; the failures of strangers stay.
         throttle.succeeded(&owner);
         assert!(throttle.attempt_at(&Visitor::Stranger(home), now).is_err());
     }

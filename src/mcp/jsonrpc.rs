@@ -31,12 +31,12 @@ pub fn request_id(body: &[u8]) -> Option<&RawValue> {
     let message: Envelope = serde_json::from_slice(body).ok()?;
     message.method?;
     let id = message.id.filter(|_| message.jsonrpc == "2.0")?;
-    // A string or a number; null, lists and objects name no request.
+    // A string or a number; null, lists and objects are not valid ids.
     id.get().starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit()).then_some(id)
 }
 
-/// Requests that change nothing which a second one would change again. `initialize` may leave a session behind that
-/// nobody uses, and servers end those.
+/// Methods that are safe to send twice, because the second request changes nothing more. A repeated `initialize` may
+/// leave an unused session behind, which servers end by themselves.
 const QUESTIONS: &[&str] = &[
     "initialize",
     "ping",
@@ -53,7 +53,7 @@ const QUESTIONS: &[&str] = &[
 
 /// Does `body`, one message or a batch, hold nothing but requests that may be sent twice?
 pub fn only_asks(body: &[u8]) -> bool {
-    // What another parser could read as another method is no question.
+    // A message that another parser could read as another method is not safe.
     let is_question = |text: &&str| {
         Message::parse(text).is_ok_and(|message| {
             let (Kind::Request { method, .. } | Kind::Notification { method }) = &message.kind else { return false };

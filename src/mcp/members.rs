@@ -1,4 +1,4 @@
-//! Members of JSON objects, without a tree of the whole.
+//! Reads members of JSON objects without building a tree of the whole.
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -7,8 +7,8 @@ pub(super) fn string(raw: &RawValue) -> Option<String> {
     serde_json::from_str(raw.get()).ok()
 }
 
-/// Is `name` what a reader that does not care for case takes for `member`? As in Go, two letters beyond ASCII are among
-/// the spellings of k and s.
+/// Would a case-insensitive parser take `name` for `member`? As in Go, U+212A (Kelvin sign) matches k, and U+017F (long
+/// s) matches s.
 pub(super) fn is_spelling(name: &str, member: &str) -> bool {
     let fold = |c: char| match c {
         '\u{212a}' => 'k',
@@ -18,7 +18,7 @@ pub(super) fn is_spelling(name: &str, member: &str) -> bool {
     name.chars().map(fold).eq(member.chars().map(fold))
 }
 
-/// Does one of `members` occur twice in `object`, or in a spelling of its own?
+/// Does one of `members` occur twice in `object`, or in another spelling? Also true if `object` can't be parsed.
 pub(super) fn has_twins(object: &RawValue, members: &[&str]) -> bool {
     if !object.get().starts_with('{') {
         return false;

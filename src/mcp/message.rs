@@ -1,5 +1,5 @@
-//! One JSON-RPC message as a proxy reads it: whom it is for, and nothing else of it. What is not changed stays byte for
-//! byte as it was written.
+//! One JSON-RPC message, parsed only as far as the proxy needs to route it. What is not changed stays byte for byte as
+//! it was written.
 
 use std::ops::Range;
 
@@ -7,11 +7,11 @@ use super::members::{each_member, has_twins, is_spelling, member, string};
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// A message, still in its text.
+/// A message; its parts are references into the original text.
 #[derive(Debug)]
 pub struct Message<'m> {
     text: &'m str,
-    /// What it is.
+    /// Request, notification or response.
     pub kind: Kind,
     id: Option<&'m RawValue>,
     params: Option<&'m RawValue>,
@@ -19,14 +19,14 @@ pub struct Message<'m> {
     has_twins: bool,
 }
 
-/// Messages of one batch.
+/// Most messages of one batch.
 pub const MAX_BATCH: usize = 1_024;
 
 /// Members that decide what a message means.
 const MEMBERS: &[&str] = &["jsonrpc", "id", "method", "params", "result", "error"];
-/// Likewise of its parameters, where this program or the server's transport acts upon them.
+/// The same for its parameters, as far as this program or the server's transport acts on them.
 const PARAMS: &[&str] = &["_meta", "name", "progressToken", "requestId", "uri"];
-/// Likewise of `_meta`.
+/// The same for `_meta`.
 const META: &[&str] = &[
     "progressToken",
     "io.modelcontextprotocol/clientCapabilities",
@@ -37,16 +37,16 @@ const META: &[&str] = &[
 /// The three kinds of JSON-RPC messages.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
-    /// Wants an answer.
+    /// Expects an answer.
     Request {
-        /// Names it.
+        /// Its id.
         id: Id,
-        /// What is asked.
+        /// Its method.
         method: String,
     },
-    /// Wants none.
+    /// Expects no answer.
     Notification {
-        /// What happened.
+        /// Its method.
         method: String,
     },
     /// Answers a request.
@@ -58,19 +58,19 @@ pub enum Kind {
     },
 }
 
-/// An id or progress token by its value: `1`, `1.0` and `1e0` are one number, whoever writes it.
+/// An id or progress token, compared by value: `1`, `1.0` and `1e0` are the same number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Id {
-    /// A number that every implementation reads alike.
+    /// An integer, in any notation.
     Number(i64),
-    /// Another number, as it was written.
+    /// Any other number, as it was written.
     Unusual(String),
     /// A string.
     Text(String),
 }
 
 impl Id {
-    /// The id that `raw` writes; null, lists and objects are none.
+    /// Parses an id; `None` for anything but a string or a number.
     pub fn of(raw: &RawValue) -> Option<Id> {
         let text = raw.get();
         match text.as_bytes().first()? {
@@ -89,12 +89,12 @@ impl Id {
     }
 }
 
-/// Why a text is no message.
+/// Why a text is not a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flaw {
     /// It is not JSON.
     NotJson,
-    /// It is JSON, but no JSON-RPC message; says why.
+    /// It is JSON, but not a JSON-RPC message; the text says why.
     NotMessage(&'static str),
 }
 
@@ -105,7 +105,7 @@ impl Flaw {
 }
 
 impl<'m> Message<'m> {
-    /// Reads what a proxy has to know of a message.
+    /// Parses the parts of a message that the proxy needs.
     pub fn parse(text: &'m str) -> Result<Message<'m>, Flaw> {
         let [mut version, mut id, mut method, mut params, mut result, mut error] = [None; 6];
         let mut has_twins = false;
@@ -147,9 +147,9 @@ impl<'m> Message<'m> {
         Ok(Message { text, kind, id, params, result, has_twins })
     }
 
-    /// Does a member that decides what it means occur twice, or in another spelling? Readers disagree about which one
-    /// counts: most take the last, some the first, and those written in Go take `ID` for `id`. What can't be read here,
-    /// though others may read it, is ambiguous too.
+    /// Does a member that decides what the message means occur twice, or in another spelling? Parsers disagree about
+    /// which one counts: most take the last, some the first, and Go's take `ID` for `id`. A member that can't be parsed
+    /// here is ambiguous too, because other parsers may accept it.
     pub fn is_ambiguous(&self) -> bool {
         self.has_twins
             || self.params.is_some_and(|params| {
@@ -157,7 +157,7 @@ impl<'m> Message<'m> {
             })
     }
 
-    /// Is one of the members that `path` leads through its parameters ambiguous?
+    /// Is one of the members on `path` ambiguous? The path begins at the parameters.
     pub fn is_param_ambiguous<S: AsRef<str>>(&self, path: &[S]) -> bool {
         let mut object = self.params;
         path.iter().any(|name| {
@@ -192,8 +192,8 @@ impl<'m> Message<'m> {
         path.iter().try_fold(self.result?, |object, name| member(object, name))
     }
 
-    /// By this token the sender of a request wants to hear of its progress; in a progress notification, which request
-    /// it is about.
+    /// The token with which a request asks for progress notifications; in a progress notification, the token of its
+    /// request.
     pub fn progress_token(&self) -> Option<&'m RawValue> {
         match &self.kind {
             Kind::Notification { method } if method == "notifications/progress" => self.param(&["progressToken"]),
@@ -201,7 +201,7 @@ impl<'m> Message<'m> {
         }
     }
 
-    /// The message with some values, which must be parts of it, written differently; every other byte stays.
+    /// The message with some values replaced, and every other byte unchanged. The values must be parts of this message.
     pub fn splice(&self, changes: &[(&'m RawValue, &str)]) -> String {
         let start = self.text.as_ptr() as usize;
         let place = |value: &RawValue| -> Range<usize> {
@@ -222,7 +222,7 @@ impl<'m> Message<'m> {
     }
 }
 
-/// The messages of a text that is one, or a batch of them (MCP 2025-03-26), and whether it is a batch.
+/// The messages of a text, which is one message or a batch (MCP 2025-03-26). The `bool` is true for a batch.
 pub fn split(text: &str) -> Result<(Vec<&str>, bool), Flaw> {
     if !text.trim_start().starts_with('[') {
         return Ok((vec![text], false));
@@ -236,10 +236,10 @@ pub fn split(text: &str) -> Result<(Vec<&str>, bool), Flaw> {
     Ok((batch, true))
 }
 
-/// Lists and objects within one another: readers of many languages take a stack frame for each.
+/// Most levels of nested lists and objects: parsers in many languages use a stack frame for each level.
 const MAX_DEPTH: usize = 128;
 
-/// Refuses what would break a reader that takes a stack frame for each level.
+/// Refuses a text that could overflow the stack of a parser that uses a stack frame for each level.
 pub fn check_depth(text: &str) -> Result<(), Flaw> {
     if is_too_deep(text) { Err(Flaw::NotMessage("a message has at most 128 levels")) } else { Ok(()) }
 }
@@ -266,7 +266,8 @@ fn is_too_deep(text: &str) -> bool {
 
 const TOO_MANY: &str = "a batch has at most 1024 messages";
 
-/// The texts of a batch, counted while they are read: a list of single digits would else take many times its size.
+/// Reads the texts of a batch and counts them on the way: without a limit, a list of single digits would need many
+/// times its size in memory.
 struct Batch;
 
 impl<'m> DeserializeSeed<'m> for Batch {
@@ -296,8 +297,8 @@ impl<'m> Visitor<'m> for Batch {
     }
 }
 
-/// `text` on one line, as MCP over stdio wants it. Line ends between the tokens of JSON mean as much as blanks, and
-/// within strings there are none.
+/// `text` on one line, as MCP over stdio requires. In JSON, line ends between tokens are whitespace, and strings can't
+/// contain them.
 pub fn one_line(text: &str) -> String {
     text.trim_matches([' ', '\t', '\r', '\n']).replace(['\r', '\n'], " ")
 }
@@ -380,7 +381,7 @@ mod tests {
             r#"{"_Meta":{}}"#,
             r#"{"_meta":{"progressToken":1,"progress\u0054oken":2}}"#,
             r#"{"_meta":{"progressto\u212aen":2}}"#,
-            // A name that only some can read.
+            // A name that only some parsers accept.
             r#"{"_meta":{"\ud800":0,"progressToken":1}}"#,
             r#"{"\ud800":0}"#,
         ] {
@@ -431,7 +432,7 @@ mod tests {
         let batch = |count: usize| format!("[{}]", vec!["1"; count].join(","));
         assert_eq!(split(&batch(MAX_BATCH)).unwrap().0.len(), MAX_BATCH);
         assert_eq!(split(&batch(MAX_BATCH + 1)), Err(Flaw::NotMessage(TOO_MANY)));
-        // What follows the bound is not even looked at.
+        // Parsing stops at the limit, so the missing end is not noticed.
         assert_eq!(split(&format!("[{}", "1,".repeat(MAX_BATCH + 1))), Err(Flaw::NotMessage(TOO_MANY)));
         assert_eq!(split("[1,"), Err(Flaw::NotJson));
         assert_eq!(split("[1] x"), Err(Flaw::NotJson));

@@ -1,9 +1,9 @@
-//! Addresses, and what they have in common as far as it can be told from outside.
+//! Groups of addresses that are likely to belong together.
 
 use std::net::IpAddr;
 
-/// The network that an address belongs to, as far as it can be told from outside: IPv4 by its /24, IPv6 by its /48, which
-/// is what one site has.
+/// The network that an address probably belongs to: the /24 of an IPv4 address, the /48 of an IPv6 address, which is
+/// what one site has.
 pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
@@ -18,7 +18,8 @@ pub fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// What networks have in common that one provider may have given to one customer: IPv4 by its /16, IPv6 by its /32.
+/// A wider group of networks, which one provider may have given to one customer: the /16 of an IPv4 address, the /32 of
+/// an IPv6 address.
 pub fn wide_network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
@@ -33,7 +34,8 @@ pub fn wide_network_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The unit by which addresses are counted: IPv4 as it is, IPv6 by its /64, which is what one subscriber has.
+/// The unit in which addresses are counted: an IPv4 address itself, the /64 of an IPv6 address, which is what one
+/// subscriber has.
 pub fn address_group(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {

@@ -1,5 +1,5 @@
-//! How a wait ends early: the client that a request was made by may go away, and the process may be told to stop. One
-//! `poll` watches all of them, so no thread has to watch on behalf of another.
+//! Ends waits early: when the client of a request goes away, or when the process should stop. One `poll` waits for all
+//! of these, so no extra thread has to watch.
 
 use std::fmt;
 use std::io;
@@ -46,17 +46,17 @@ pub struct Cancellation {
 }
 
 impl Cancellation {
-    /// Nothing ends the wait but its own timeout: what is asked of others on the way can't be asked twice.
+    /// Only its own timeout ends the wait: for requests to other servers that can't be repeated.
     pub fn none() -> Cancellation {
         Cancellation::default()
     }
 
-    /// The wait ends when `client` goes away, or when everything is told to end.
+    /// The wait ends when `client` goes away, or in the second step of a shutdown, when everything ends.
     pub fn of_request(client: &ClientHandle) -> Cancellation {
         Cancellation { client: Some(client.clone()), is_stream: false }
     }
 
-    /// The wait ends when `client` goes away, or as soon as streams are told to end.
+    /// The wait ends when `client` goes away, or in the first step of a shutdown, when streams end.
     pub fn of_stream(client: &ClientHandle) -> Cancellation {
         Cancellation { client: Some(client.clone()), is_stream: true }
     }
@@ -69,12 +69,12 @@ impl Cancellation {
         }
     }
 
-    /// Waits for so long.
+    /// Waits for `time`, unless it is cancelled.
     pub fn pause(&self, time: Duration) -> io::Result<()> {
         self.wait_for(&[], Some(time)).map(drop)
     }
 
-    /// Waits until one of two sockets can be read; whether the second can. `TimedOut` when neither can.
+    /// Waits until one of two sockets can be read; true if the second one can. `TimedOut` if neither can in time.
     pub fn wait_for_either(
         &self,
         first: BorrowedFd<'_>,
@@ -87,7 +87,7 @@ impl Cancellation {
         }
     }
 
-    /// Sends what is on its way to the client, as must be done before any wait.
+    /// Sends what is queued for the client. This must be done before any wait, so that nothing is held back.
     pub fn flush_client(&self) -> io::Result<()> {
         match &self.client {
             Some(client) => client.flush().map_err(|_| io::Error::other(Cancelled::ClientGone)),
@@ -118,7 +118,7 @@ impl Cancellation {
                 Ok(0) => return Ok(None),
                 Ok(_) => {}
             }
-            // What has arrived is passed on before the wait is called off.
+            // A ready socket takes precedence over a cancellation, so that what has arrived is passed on.
             let ready = fds.iter().position(|fd| !fd.revents().is_empty()).unwrap_or(fds.len());
             if ready < sockets.len() {
                 return Ok(Some(ready));

@@ -1,4 +1,4 @@
-//! Which address a request really comes from, and what the upstream server is told of it.
+//! Finds the real client address of a request, and the chain of proxies that the upstream server is told about.
 
 use crate::lock::Unpoisoned;
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use http::HeaderMap;
 use ipnet::IpNet;
 
-/// Networks of reverse proxies whose `X-Forwarded-For` is believed.
+/// Networks of reverse proxies whose `X-Forwarded-For` is trusted.
 pub struct TrustedProxies<'a>(pub &'a [IpNet]);
 
 impl TrustedProxies<'_> {
@@ -16,12 +16,14 @@ impl TrustedProxies<'_> {
         self.0.iter().any(|n| n.contains(&address))
     }
 
-    /// The client: the rightmost entry of `X-Forwarded-For` that is no trusted proxy, when the peer is one.
+    /// The address of the client. If the peer is a trusted proxy: the rightmost entry of `X-Forwarded-For` that is not
+    /// one.
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         self.chain(peer, headers)[0]
     }
 
-    /// The client, then the trusted proxies between it and here. What stands left of the client is hearsay.
+    /// The client, followed by the trusted proxies between it and this process. Entries to the left of the client are
+    /// left out, because nobody has verified them.
     pub fn chain(&self, peer: IpAddr, headers: &HeaderMap) -> Vec<IpAddr> {
         let mut chain = vec![peer];
         if !self.contains(peer) {
@@ -30,7 +32,8 @@ impl TrustedProxies<'_> {
         let fields = headers.get_all("x-forwarded-for").iter();
         let entries: Vec<&[u8]> = fields.flat_map(|v| v.as_bytes().split(|b| *b == b',')).collect();
         for entry in entries.into_iter().rev() {
-            // An entry that is no address was not written by a trusted proxy: the one right of it stays the client.
+            // A trusted proxy writes only addresses, so this entry is not from one: the entry to its right stays the
+            // client.
             let Some(address) = std::str::from_utf8(entry).ok().and_then(|e| parse(e.trim())) else { break };
             chain.insert(0, address);
             if !self.contains(address) {
@@ -41,16 +44,16 @@ impl TrustedProxies<'_> {
     }
 }
 
-/// Reverse proxies before this one that are not among the trusted: each is told of once.
+/// Reverse proxies in front of this one that are not trusted: each is logged once.
 #[derive(Default)]
 pub struct UnnamedProxies(Mutex<Vec<IpAddr>>);
 
-/// How many are told of.
+/// Most such proxies that are logged.
 const MAX_TOLD: usize = 8;
 
 impl UnnamedProxies {
-    /// Tells of `peer` if it forwards for others. A stranger on the internet may pretend to; what a reverse proxy usually
-    /// has is an address of a network of one's own.
+    /// Logs `peer` if it forwards requests of others. Only for near addresses: any client on the internet can send
+    /// these header fields, but a real reverse proxy usually has an address in a private network.
     pub fn note(&self, peer: IpAddr, headers: &HeaderMap) {
         const FIELDS: [&str; 3] = ["x-forwarded-for", "forwarded", "x-real-ip"];
         if !is_near(peer) || !FIELDS.iter().any(|field| headers.contains_key(*field)) {
@@ -65,7 +68,7 @@ impl UnnamedProxies {
     }
 }
 
-/// Loopback, private, link-local, or shared by a carrier (RFC 6598).
+/// Loopback, private, link-local, or in the shared address space of carriers (RFC 6598).
 fn is_near(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => {

@@ -1,5 +1,5 @@
-//! The connection to a client: a socket, perhaps with TLS over it. Nothing here waits, except where a caller asks for a
-//! read that waits for [`BRIEF`](super::poll::BRIEF).
+//! The connection to a client: a socket, with or without TLS. Nothing here blocks, except a read that the caller allows
+//! to wait for [`BRIEF`](super::poll::BRIEF).
 
 use crate::lock::Unpoisoned;
 use std::io::{self, IoSlice, Read, Write};
@@ -14,31 +14,31 @@ use rustls::{ServerConfig, ServerConnection};
 /// A client's connection.
 pub struct ClientConnection {
     socket: TcpStream,
-    /// Absent where the port speaks no TLS.
+    /// The state of TLS; absent if the listener has no TLS.
     cover: Option<Mutex<Cover>>,
 }
 
-/// How far TLS has come.
+/// The state of TLS on a connection.
 enum Cover {
-    /// Not a byte has arrived: a silent client costs no memory for a session.
+    /// No byte has arrived yet. The session is created later, so that a silent client uses no memory for it.
     Awaited(Arc<ServerConfig>),
     Tls(Box<Session>),
-    /// The client does not speak TLS, and is told so in the clear.
+    /// The client does not use TLS, and gets an answer about this in plain HTTP.
     None,
 }
 
 struct Session {
     tls: ServerConnection,
-    /// The last read filled its buffer, so that decrypted bytes may be left.
+    /// The last read filled its buffer, so that more decrypted bytes may be left.
     has_more: bool,
 }
 
-/// How much of what was taken is on its way.
+/// How much of the accepted bytes has been handed to the system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flushed {
     /// All of it.
     All,
-    /// A part: the client reads.
+    /// A part of it, so the client is reading.
     Some,
     /// Nothing.
     None,
@@ -47,7 +47,7 @@ pub enum Flushed {
 /// Where a handshake stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handshake {
-    /// It is over.
+    /// The handshake is complete.
     Done,
     /// The client has to send more.
     NeedsBytes,
@@ -58,23 +58,23 @@ pub enum Handshake {
 }
 
 impl ClientConnection {
-    /// Over `socket` as it is.
+    /// A connection over `socket` without TLS.
     pub fn plain(socket: TcpStream) -> ClientConnection {
         ClientConnection { socket, cover: None }
     }
 
-    /// Over `socket`, with TLS once [`ClientConnection::handshake`] is done.
+    /// A connection over `socket`, with TLS once [`ClientConnection::handshake`] is done.
     pub fn encrypted(socket: TcpStream, config: Arc<ServerConfig>) -> ClientConnection {
         ClientConnection { socket, cover: Some(Mutex::new(Cover::Awaited(config))) }
     }
 
-    /// Does this port speak TLS?
+    /// True if the listener of this connection has TLS.
     pub fn is_encrypted(&self) -> bool {
         self.cover.is_some()
     }
 
-    /// Takes the handshake as far as it goes without waiting. An error is the end of the connection; the client has
-    /// been sent the alert that says why.
+    /// Continues the handshake as far as possible without blocking. After an error the connection is over; if TLS
+    /// failed, the client has been sent the alert that says why.
     pub fn handshake(&self) -> io::Result<Handshake> {
         let Some(mut cover) = self.cover() else { return Ok(Handshake::Done) };
         if let Cover::Awaited(config) = &*cover {
@@ -83,7 +83,7 @@ impl ClientConnection {
                 Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Err(Errno::AGAIN | Errno::INTR) => return Ok(Handshake::NeedsBytes),
                 Err(e) => return Err(e.into()),
-                // A method; a TLS record of a handshake begins with 22 (RFC 8446 section 5.1).
+                // An HTTP method begins like this; a TLS handshake begins with 22 (RFC 8446 section 5.1).
                 Ok(_) if first[0].is_ascii_uppercase() => {
                     *cover = Cover::None;
                     return Ok(Handshake::IsPlainHttp);
@@ -111,7 +111,7 @@ impl ClientConnection {
         }
     }
 
-    /// Is `protocol` what the handshake settled on, or was none named (RFC 7301)?
+    /// True if the handshake selected `protocol` by ALPN, or no protocol at all (RFC 7301).
     pub fn speaks(&self, protocol: &[u8]) -> bool {
         let cover = self.cover();
         match cover.as_deref() {
@@ -120,8 +120,8 @@ impl ClientConnection {
         }
     }
 
-    /// Reads what is there; 0 means the end, `WouldBlock` that nothing is. With empty `flags` it waits for
-    /// [`BRIEF`](super::poll::BRIEF).
+    /// Reads what has arrived. 0 means the end of the connection, `WouldBlock` that nothing has arrived. With empty
+    /// `flags` it waits for up to [`BRIEF`](super::poll::BRIEF).
     pub fn recv(&self, buffer: &mut [u8], mut flags: RecvFlags) -> io::Result<usize> {
         let mut cover = self.cover();
         let Some(Cover::Tls(session)) = cover.as_deref_mut() else { return recv_some(&self.socket, buffer, flags) };
@@ -137,24 +137,25 @@ impl ClientConnection {
             session.has_more = false;
             self.pull(session, flags)?;
             flags = RecvFlags::DONTWAIT;
-            // Perhaps an answer to a key update; what does not fit goes with the next bytes.
+            // Sends what TLS may have to answer, such as to a key update. What does not fit is sent with the next
+            // bytes.
             self.push(session)?;
         }
     }
 
-    /// May decrypted bytes be left of which the socket knows nothing?
+    /// True if decrypted bytes may be left, for which the socket does not become readable.
     pub fn has_more(&self) -> bool {
         matches!(self.cover().as_deref(), Some(Cover::Tls(session)) if session.has_more)
     }
 
-    /// Has the client sent anything that has not been read?
+    /// True if the client has sent bytes that have not been read.
     pub fn has_bytes(&self) -> bool {
         let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         self.has_more() || matches!(recv(&self.socket, &mut [0], peek), Ok((1.., _)))
     }
 
-    /// Takes what it can of `bytes` without waiting: perhaps nothing. With TLS, what was taken is sent when
-    /// [`ClientConnection::flush_now`] says so.
+    /// Accepts as many of `bytes` as possible without blocking, possibly none, and returns their number. With TLS, they
+    /// are sent for certain only when [`ClientConnection::flush_now`] returns [`Flushed::All`].
     pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
         let mut cover = self.cover();
         let Some(Cover::Tls(session)) = cover.as_deref_mut() else { return send_some(&self.socket, bytes) };
@@ -166,7 +167,7 @@ impl ClientConnection {
         Ok(n)
     }
 
-    /// Hands what was taken to the system; how much of it went.
+    /// Hands the accepted bytes to the system; returns how much of them it took.
     pub fn flush_now(&self) -> io::Result<Flushed> {
         match self.cover().as_deref_mut() {
             Some(Cover::Tls(session)) => self.flush(session),
@@ -174,26 +175,28 @@ impl ClientConnection {
         }
     }
 
-    /// No more bytes will be sent, and the next flush says so within TLS (RFC 8446 section 6.1).
+    /// Declares that no more bytes will be sent: with TLS, the next flush sends a close_notify alert (RFC 8446 section
+    /// 6.1).
     pub fn say_goodbye(&self) {
         if let Some(Cover::Tls(session)) = self.cover().as_deref_mut() {
             session.tls.send_close_notify();
         }
     }
 
-    /// No more bytes will be sent: says so within TLS, if it has not been said, and then to the system.
+    /// Ends sending: sends close_notify if the connection has TLS and that was not done before, then shuts down the
+    /// sending side of the socket.
     pub fn end(&self) {
         self.say_goodbye();
         let _ = self.flush_now();
         let _ = self.socket.shutdown(Shutdown::Write);
     }
 
-    /// Ends the connection at once, both ways; whoever waits for it notices.
+    /// Shuts down the socket in both directions at once; threads that wait for it notice.
     pub fn cut(&self) {
         let _ = self.socket.shutdown(Shutdown::Both);
     }
 
-    /// Sends records; whether all are out.
+    /// Sends pending TLS records; true if all have been sent.
     fn push(&self, session: &mut Session) -> io::Result<bool> {
         Ok(self.flush(session)? == Flushed::All)
     }
@@ -211,7 +214,7 @@ impl ClientConnection {
         Ok(Flushed::All)
     }
 
-    /// Receives records.
+    /// Receives and decrypts TLS records.
     fn pull(&self, session: &mut Session, flags: RecvFlags) -> io::Result<usize> {
         let n = session.tls.read_tls(&mut Raw(&self.socket, flags))?;
         if let Err(error) = session.tls.process_new_packets() {
@@ -232,7 +235,7 @@ impl AsFd for ClientConnection {
     }
 }
 
-/// The socket as TLS sees it.
+/// The socket as rustls reads and writes it.
 struct Raw<'s>(&'s TcpStream, RecvFlags);
 
 impl Read for Raw<'_> {
@@ -273,7 +276,7 @@ fn recv_some(socket: &TcpStream, buffer: &mut [u8], flags: RecvFlags) -> io::Res
     }
 }
 
-/// 0 when there is no room.
+/// Sends without blocking; 0 if the send buffer is full.
 fn send_some(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     loop {
         match send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {

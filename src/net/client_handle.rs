@@ -1,4 +1,4 @@
-//! The client that a request belongs to, for everybody who works on that request.
+//! A handle of the client that sent a request, shared by all code that works on the request.
 
 use crate::lock::Unpoisoned;
 use std::fmt;
@@ -12,7 +12,7 @@ use super::client_connection::ClientConnection;
 use super::shutdown::Shutdown;
 use super::write_buffer::WriteBuffer;
 
-/// A request's client: its connection, what is on its way there, and the word that the process is about to end.
+/// The client of a request: its connection, the bytes queued for it, and the shutdown signal of the process.
 #[derive(Clone)]
 pub struct ClientHandle(Arc<Inner>);
 
@@ -25,7 +25,8 @@ struct Inner {
 }
 
 impl ClientHandle {
-    /// The client at the other end of `connection`, which may leave nothing unread for longer than `write_timeout`.
+    /// A handle of the client of `connection`. Writing fails if the client leaves bytes unread for longer than
+    /// `write_timeout`.
     pub fn new(connection: Arc<ClientConnection>, shutdown: Shutdown, write_timeout: Duration) -> ClientHandle {
         ClientHandle(Arc::new(Inner { connection, shutdown, write_buffer: Mutex::default(), write_timeout }))
     }
@@ -35,8 +36,8 @@ impl ClientHandle {
         &self.0.connection
     }
 
-    /// Has `range` of `buffer` sent, at the latest when [`ClientHandle::flush`] is called; gives a buffer back for the next
-    /// piece, perhaps another one.
+    /// Queues `range` of `buffer` for the client; it is sent at the latest by [`ClientHandle::flush`]. Returns a buffer
+    /// for the next piece, possibly a different one.
     pub fn put(&self, buffer: Vec<u8>, range: Range<usize>) -> io::Result<Vec<u8>> {
         let mut pending = self.write_buffer();
         let (buffer, is_full) = pending.put(buffer, range);
@@ -46,7 +47,7 @@ impl ClientHandle {
         Ok(buffer)
     }
 
-    /// Sends what is on its way.
+    /// Sends what is queued.
     pub fn flush(&self) -> io::Result<()> {
         self.write_buffer().flush(&self.0.connection, self.0.write_timeout)
     }

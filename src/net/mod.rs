@@ -1,11 +1,12 @@
-//! The network around the program.
+//! Networking: connections to clients and servers, addresses, and waiting.
 //!
 //! - [`client_connection`] – the connection to a client; [`client_handle`] – the client that a request belongs to;
-//!   [`write_buffer`] – what is on its way there
-//! - [`transport`] – the connection to a server: a [`socket`], perhaps with TLS over it ([`tls_socket`]); [`resolver`] – names to addresses; [`tls`] – whom to trust
-//! - [`cancellation`] – how a wait ends early; [`shutdown`] – how threads learn that the process is about to end
-//! - [`client_address`] – who the client behind reverse proxies is; [`address`] – addresses that count as one
-//! - [`rate_limit`] – how often an address may ask
+//!   [`write_buffer`] – bytes that are queued for a client
+//! - [`transport`] – the connection to a server: a [`socket`], with or without TLS ([`tls_socket`]); [`resolver`] –
+//!   resolves names to addresses; [`tls`] – which servers to trust
+//! - [`cancellation`] – ends waits early; [`shutdown`] – tells threads that the process is about to end
+//! - [`client_address`] – the address of a client behind reverse proxies; [`address`] – groups of addresses
+//! - [`rate_limit`] – how often an address may send requests
 //! - [`poll`] – waiting for one socket
 
 pub mod address;

@@ -1,4 +1,4 @@
-//! Waiting for one socket, and what every socket here is set to.
+//! Waiting for one socket, and the options that all sockets share.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -8,11 +8,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
-/// How long a thread waits in one read, without `poll` and so without anything to end the wait: an answer or a request
-/// that comes at once costs one system call. The system knows no shorter time.
+/// How long a thread may block in one read without `poll`, during which nothing can end the wait early. An answer or a
+/// request that comes within this time costs only one system call. The system supports no shorter time.
 pub const BRIEF: Duration = Duration::from_millis(4);
 
-/// A pause for `poll` and its like.
+/// The timeout in the form that `poll` and `epoll` need.
 pub fn timespec(time: Duration) -> Timespec {
     Timespec { tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() }
 }
@@ -33,9 +33,9 @@ pub fn wait_until(socket: impl AsFd, events: PollFlags, deadline: Instant) -> io
     }
 }
 
-/// Has the system ask a silent peer whether it is still there: a laptop that fell asleep says no goodbye, and a stream
-/// that nobody writes to would be held for it for ever. Gone after some two minutes. A listening socket hands it on to
-/// those that it accepts.
+/// Enables TCP keep-alive: the system checks whether a silent peer is still there, and ends the connection after about
+/// two minutes if it is not. A laptop that falls asleep does not close its connections, and a stream on which nothing
+/// is sent would stay open for ever. Connections inherit this from their listening socket.
 pub fn keep_alive(socket: impl AsFd) {
     let idle = Duration::from_secs(60);
     let settings = [

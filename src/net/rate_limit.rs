@@ -9,8 +9,8 @@ use crate::lock::Unpoisoned;
 use crate::net::address::{address_group, network_of, wide_network_of};
 use crate::token_bucket::{Rate, TokenBucket};
 
-/// Of what is set aside for networks that have asked for little: in all, and of a wide network (/16, IPv6: /32) in a burst and
-/// in an hour.
+/// The reserve for networks that have sent few requests. `SET_ASIDE`: burst and rate per second of the whole reserve.
+/// `OF_A_NEWCOMER`: requests with which a wide network (/16, IPv6: /32) still counts as such, at once and per hour.
 const SET_ASIDE: (u32, u32) = (500, 5);
 const OF_A_NEWCOMER: f64 = 10.0;
 /// Addresses remembered at one time.
@@ -28,7 +28,7 @@ impl RateLimit {
         RateLimit::of(Rate { burst: burst.into(), per_second: per_second.into() })
     }
 
-    /// `count` at once, and as many in an hour.
+    /// `count` at once, and the same number again over an hour.
     fn in_an_hour(count: f64) -> RateLimit {
         RateLimit::of(Rate { burst: count, per_second: count / 3_600.0 })
     }
@@ -37,7 +37,7 @@ impl RateLimit {
         RateLimit { rate, buckets: Mutex::new(BoundedMap::new(MAX_ADDRESSES)) }
     }
 
-    /// Takes one from the address's bucket; false when it is empty.
+    /// Takes a token from the bucket of the address; false if the bucket is empty.
     pub fn take(&self, address: IpAddr) -> bool {
         self.take_at(address, Instant::now())
     }
@@ -48,14 +48,15 @@ impl RateLimit {
 
     fn take_of(&self, key: IpAddr, now: Instant) -> bool {
         let mut buckets = self.buckets.lock().unpoisoned();
-        // Full buckets are the same as absent ones. If none is full, the table is under attack and is forgotten.
+        // A full bucket means the same as no bucket, so full ones are removed first. If none is full, the table is
+        // under attack and is cleared.
         let is_full = |bucket: &TokenBucket| bucket.is_full(self.rate, now);
         buckets.get_or_insert(key, TokenBucket::full(self.rate, now), &[&is_full]).take(self.rate, now)
     }
 }
 
-/// A limit for each address, for each network, and one for all together: whoever has many addresses has few networks. When
-/// that for all is empty, networks that have asked for little have one more.
+/// A limit for each address, one for each network, and one for all together, because an attacker with many addresses
+/// has few networks. When the limit for all is exhausted, networks that have sent few requests can use a reserve.
 pub struct NestedRateLimit {
     address: RateLimit,
     network: RateLimit,
@@ -77,14 +78,14 @@ impl NestedRateLimit {
         }
     }
 
-    /// Takes one from each; the first that is empty, in words for the log.
+    /// Takes a token from each bucket. The error says which one is empty, as a text for the log.
     pub fn take(&self, address: IpAddr) -> Result<(), &'static str> {
         self.take_at(address, Instant::now())
     }
 
     fn take_at(&self, address: IpAddr, now: Instant) -> Result<(), &'static str> {
         const ANY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
-        // The narrowest first: what it refuses takes nothing from others.
+        // The narrowest limit first, so that a request that it refuses takes no token from the others.
         if !self.address.take_at(address, now) {
             return Err("from this address");
         }
@@ -135,7 +136,7 @@ mod tests {
         assert_eq!(limit.take_at(v6(2, 1), now), Ok(()));
         assert_eq!(limit.take_at(v6(2, 1), now), Ok(()));
         assert_eq!(limit.take_at(v6(2, 1), now), Err("from this address"));
-        // Eight in all are taken, and whoever floods goes on; others have something set aside.
+        // Seven of the eight for all are taken, and the flood goes on. Other networks still have the reserve.
         assert_eq!(taken(&mut (3..1_000).map(|n| v6(n, 1))), 3, "one more in all, and what is left to a newcomer");
         assert_eq!(limit.take_at(v6(2_000, 1), now), Err("in all"));
         assert_eq!(limit.take_at(IpAddr::from([198, 51, 100, 1]), now), Ok(()));

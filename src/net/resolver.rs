@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use crate::bounded_map::BoundedMap;
 
-/// How long an answer is used without asking again.
+/// How long a result is used without another lookup.
 const FRESH: Duration = Duration::from_secs(30);
 /// Names remembered at one time.
 const MAX_NAMES: usize = 64;
 /// Addresses tried for one name.
 const MAX_ADDRESSES: usize = 16;
 
-/// Literal addresses at once, names from a small cache, and a stale answer rather than none.
+/// Resolves names with a small cache. Literal addresses need no lookup. If a lookup fails, a stale result is used.
 #[derive(Debug)]
 pub struct CachingResolver(Mutex<BoundedMap<String, (Instant, Vec<SocketAddr>)>>);
 
@@ -47,7 +47,7 @@ impl CachingResolver {
             }
             Err(e) => {
                 let Some((_, addresses)) = known else { return Err(e) };
-                // Not asked again at once: each question may take the system's resolver many seconds.
+                // Keeps the stale result for a while, because each lookup may take the system's resolver many seconds.
                 self.cache().insert(key, (Instant::now(), addresses.clone()));
                 Ok(addresses)
             }

@@ -1,4 +1,4 @@
-//! How threads learn that the process is about to end.
+//! Tells threads that the process is about to end.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::wake::Waker;
 
-/// Tells threads that the process is about to end.
+/// The signal that the process is about to end.
 ///
-/// It comes in two steps: *streams* end at once, so that clients reconnect elsewhere; *everything* ends when the time for
-/// requests to finish is up.
+/// It has two steps: first, *streams* end at once, so that clients reconnect elsewhere; later, when the time for
+/// requests to finish is over, *everything* ends.
 #[derive(Clone)]
 pub struct Shutdown(Arc<State>);
 
@@ -21,19 +21,19 @@ struct State {
 }
 
 impl Shutdown {
-    /// Not begun.
+    /// A shutdown that has not begun.
     pub fn new() -> io::Result<Shutdown> {
         let has_begun = AtomicBool::new(false);
         Ok(Shutdown(Arc::new(State { has_begun, streams: Waker::new()?, everything: Waker::new()? })))
     }
 
-    /// Ends streams.
+    /// Begins the shutdown: streams end.
     pub(crate) fn begin(&self) {
         self.0.has_begun.store(true, Ordering::SeqCst);
         self.0.streams.wake();
     }
 
-    /// Ends everything.
+    /// Ends everything that is still going on.
     pub(crate) fn finish(&self) {
         self.0.everything.wake();
     }
@@ -42,7 +42,7 @@ impl Shutdown {
         self.0.has_begun.load(Ordering::SeqCst)
     }
 
-    /// Readable once streams, or else everything, should end.
+    /// A descriptor that becomes readable when streams should end, or without `streams`, when everything should end.
     pub(super) fn event(&self, streams: bool) -> BorrowedFd<'_> {
         if streams { self.0.streams.as_fd() } else { self.0.everything.as_fd() }
     }

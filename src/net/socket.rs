@@ -20,7 +20,8 @@ use rustix::net::{
 use super::cancellation::{Cancellation, Cancelled};
 use super::poll::BRIEF;
 
-/// An answer that comes within this time, as a rule, is waited for by the thread that leads, for [`BRIEF`].
+/// If a server usually answers within this time, the thread waits for the answer in a blocking read of up to [`BRIEF`]
+/// and so stays a leader.
 const QUICK: Duration = Duration::from_millis(1);
 
 /// How long the server takes to answer, on average.
@@ -28,7 +29,7 @@ const QUICK: Duration = Duration::from_millis(1);
 pub(crate) struct LatencyEstimate(Arc<AtomicU64>);
 
 impl LatencyEstimate {
-    /// A moving average in microseconds, of which the newest is an eighth.
+    /// Updates the moving average, in microseconds; the newest value counts for an eighth.
     fn note(&self, took: Duration) {
         let new = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min(1 << 32);
         self.0.store((self.0.load(Relaxed) * 7 + new) / 8, Relaxed);
@@ -47,16 +48,16 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Socket {
     pub(super) fd: OwnedFd,
     latency: LatencyEstimate,
-    /// When the request was sent that has no answer yet.
+    /// When the request was sent whose answer has not come yet.
     pub(super) asked_at: Option<Instant>,
-    /// The end of the wait that is going on, if it has one.
+    /// When waits fail with `TimedOut`, if at all.
     pub(super) deadline: Option<Instant>,
-    /// What else ends it.
+    /// What else ends waits.
     pub(super) cancellation: Cancellation,
 }
 
 impl Socket {
-    /// Connects to the first of `addresses` that answers; the time is shared among those that are left.
+    /// Connects to the first of `addresses` that answers. Each attempt gets an equal share of the time that is left.
     pub(crate) fn open_tcp(
         addresses: &[SocketAddr],
         timeout: Duration,
@@ -79,8 +80,8 @@ impl Socket {
         Err(last)
     }
 
-    /// Connects to the socket at `path`. A server whose queue of connections is full is asked again until `timeout`,
-    /// since the system offers no way to wait for room there (unix(7): EAGAIN).
+    /// Connects to the socket at `path`. While the queue of the server is full, tries again until `timeout`, because
+    /// the system offers no way to wait for room in it (unix(7): EAGAIN).
     pub(crate) fn open_unix(
         path: &Path,
         timeout: Duration,
@@ -107,13 +108,13 @@ impl Socket {
     }
 
     fn over(fd: OwnedFd, latency: LatencyEstimate, cancellation: &Cancellation) -> io::Result<Socket> {
-        // It was opened without waiting; a read may wait for BRIEF.
+        // The socket was opened as non-blocking. From now on a read may block for BRIEF.
         ioctl_fionbio(&fd, false)?;
         sockopt::set_socket_timeout(&fd, Timeout::Recv, Some(BRIEF))?;
         Ok(Socket { fd, latency, asked_at: None, deadline: None, cancellation: cancellation.clone() })
     }
 
-    /// From now on waits end at `deadline`, or not by themselves.
+    /// Sets the deadline of further waits; with `None` they have no timeout.
     pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
     }
@@ -122,7 +123,7 @@ impl Socket {
         self.cancellation.wait(&self.fd, events, self.patience()?)
     }
 
-    /// How long a wait may last from now; `None` when it ends by nothing but an event.
+    /// How long a wait may last from now: `None` without a deadline; fails with `TimedOut` after it.
     fn patience(&self) -> io::Result<Option<Duration>> {
         let left = self.deadline.map(|d| d.saturating_duration_since(Instant::now()));
         match left.is_some_and(|l| l.is_zero()) {
@@ -150,7 +151,7 @@ impl Socket {
     }
 }
 
-/// Opens a TCP connection without a call that blocks: the wait ends when the client leaves.
+/// Opens a TCP connection without a blocking call, so that the wait can be cancelled when the client goes away.
 pub(super) fn connect_tcp(address: &SocketAddr, timeout: Duration, cancellation: &Cancellation) -> io::Result<OwnedFd> {
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let fd = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
@@ -203,7 +204,7 @@ impl Write for Socket {
     }
 }
 
-/// Is this how writing to a server fails that has hung up?
+/// True if writing failed because the server has closed the connection.
 pub(super) fn is_over(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }

@@ -1,4 +1,4 @@
-//! Which servers outbound TLS connections trust.
+//! The trust settings of outbound TLS connections.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-/// Trust in the public authorities, and in those whose certificates are in `ca_file` (PEM), which `option` named. The
-/// error is one line.
+/// Trusts the public authorities, and those whose certificates are in `ca_file` (PEM). `option` is the name of the
+/// setting for error messages. The error is one line.
 pub fn client_config(option: &str, ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
     let mut own = Vec::new();
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
@@ -35,12 +35,12 @@ pub fn client_config(option: &str, ca_file: Option<&Path>) -> Result<Arc<ClientC
     Ok(Arc::new(builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
 }
 
-/// Trust in anyone.
+/// Trusts every server: certificates are not verified.
 pub fn unverified_config() -> Result<Arc<ClientConfig>, String> {
     Ok(Arc::new(builder()?.dangerous().with_custom_certificate_verifier(anyone()).with_no_client_auth()))
 }
 
-/// A verifier that trusts in anyone.
+/// A verifier that accepts every certificate.
 pub fn anyone() -> Arc<dyn ServerCertVerifier> {
     Arc::new(Anyone(Arc::new(ring::default_provider())))
 }
@@ -51,8 +51,9 @@ fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier
         .map_err(|e| format!("TLS can't be set up: {e}"))
 }
 
-/// Trusts in authorities, and in a server whose own certificate was given. Tools make those as certificates of an authority,
-/// which webpki does not take for a server's: everything else it has checked by then.
+/// Trusts authorities, and servers whose own certificate is in the file. Tools create such self-signed certificates as
+/// CA certificates, which webpki refuses for a server. It has checked the validity period before that; the name is
+/// checked here.
 #[derive(Debug)]
 struct Trusted {
     verifier: Arc<WebPkiServerVerifier>,
@@ -101,7 +102,7 @@ impl ServerCertVerifier for Trusted {
     }
 }
 
-/// Takes every certificate, but no signature that is not its.
+/// Accepts every certificate, but still checks that the handshake is signed with its key.
 #[derive(Debug)]
 struct Anyone(Arc<CryptoProvider>);
 

@@ -14,14 +14,14 @@ pub(crate) struct Tls {
     pub(super) records: Records,
 }
 
-/// Where the received bytes stand between TLS records (RFC 8446 section 5.1): rustls does not tell whether it holds a
-/// part of one.
+/// Tracks the boundaries of TLS records in the received bytes (RFC 8446 section 5.1), because rustls does not tell
+/// whether it holds a part of a record.
 #[derive(Default)]
 pub(super) struct Records {
     header: [u8; 5],
     /// Bytes of the next header that have arrived.
     known: usize,
-    /// Bytes of the record that have not.
+    /// Bytes of the current record that have not arrived.
     left: usize,
 }
 
@@ -50,7 +50,7 @@ impl Records {
     }
 }
 
-/// The socket as rustls reads it: what it gets is noted.
+/// The socket as rustls reads it; the received bytes are reported to [`Records`].
 struct Noting<'t, R>(R, &'t mut Records);
 
 impl<R: FnMut(&mut [u8]) -> io::Result<usize>> Read for Noting<'_, R> {
@@ -61,7 +61,7 @@ impl<R: FnMut(&mut [u8]) -> io::Result<usize>> Read for Noting<'_, R> {
     }
 }
 
-/// The socket as rustls writes to it: without waiting.
+/// The socket as rustls writes to it, without blocking.
 struct Now<'s>(&'s Socket);
 
 impl Write for Now<'_> {
@@ -75,7 +75,7 @@ impl Write for Now<'_> {
 }
 
 impl Tls {
-    /// Hands records to the system; whether all are out.
+    /// Sends pending TLS records without blocking; true if all have been sent.
     pub(super) fn push(&mut self) -> io::Result<bool> {
         while self.connection.wants_write() {
             if would_block(self.connection.write_tls(&mut Now(&self.socket)))?.is_none() {
@@ -85,7 +85,7 @@ impl Tls {
         Ok(true)
     }
 
-    /// Takes in what the server has sent, without waiting; false when that is nothing.
+    /// Reads and processes what the server has sent, without blocking; false if there is nothing.
     pub(super) fn pull_now(&mut self) -> io::Result<bool> {
         let socket = &self.socket;
         let read = self.connection.read_tls(&mut Noting(|b: &mut [u8]| socket.recv_now(b), &mut self.records));
@@ -98,20 +98,20 @@ impl Tls {
         match self.connection.process_new_packets() {
             Ok(state) => Ok(state),
             Err(error) => {
-                // The alert that says why.
+                // Sends the alert that tells the server the reason.
                 let _ = self.push();
                 Err(io::Error::new(io::ErrorKind::InvalidData, error))
             }
         }
     }
 
-    /// Has the server said anything that nobody has read, or closed?
+    /// True if the server has sent data that has not been read, or has closed the connection.
     pub(super) fn has_answer(&mut self) -> io::Result<bool> {
         let state = self.process()?;
         Ok(state.plaintext_bytes_to_read() > 0 || state.peer_has_closed())
     }
 
-    /// Comes to an end of the handshake.
+    /// Completes the handshake.
     pub(super) fn shake_hands(&mut self) -> io::Result<()> {
         while self.connection.is_handshaking() {
             let is_out = self.push()?;
@@ -136,7 +136,7 @@ impl Tls {
                 return Ok(true);
             }
             let is_news = match self.pull_now() {
-                // What it said before it hung up can be read.
+                // What the server sent before it closed can still be read.
                 Err(e) if is_over(&e) && !self.connection.is_handshaking() => return Ok(false),
                 other => other?,
             };
@@ -161,7 +161,7 @@ impl Read for Tls {
             if let Some(n) = would_block(self.connection.reader().read(buffer))? {
                 return Ok(n);
             }
-            // What a server does not take that has answered already need not be waited for.
+            // If the server has closed the connection, it takes no more bytes, but its answer can still be read.
             let is_out = match self.push() {
                 Err(e) if is_over(&e) => true,
                 other => other?,

@@ -17,13 +17,13 @@ use super::tls_socket::{Records, Tls};
 
 /// A socket, perhaps with TLS over it.
 pub(crate) enum Transport {
-    /// As it is.
+    /// Without TLS.
     Plain(Socket),
-    /// Encrypted.
+    /// With TLS.
     Tls(Box<Tls>),
 }
 
-/// What a wait for two sides ended with.
+/// Which side ended a wait for two sides.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Either {
     /// The other side has something to be read.
@@ -33,7 +33,7 @@ pub(crate) enum Either {
 }
 
 impl Transport {
-    /// Reads what the server has sent, and waits for it.
+    /// Reads what the server has sent; waits if there is nothing.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Transport::Plain(socket) => socket.read(buffer),
@@ -62,7 +62,7 @@ impl Transport {
         }
     }
 
-    /// Is nothing left in the layers between here and the socket?
+    /// True if the TLS layer holds no unread data and no part of a record.
     pub(crate) fn holds_nothing(&mut self) -> bool {
         match self {
             Transport::Plain(_) => true,
@@ -70,7 +70,8 @@ impl Transport {
         }
     }
 
-    /// Is it worth another request? Bytes that nobody asked for are as bad as the end of the connection.
+    /// True if the connection can be used for another request. Unexpected bytes from the server rule that out, just as
+    /// the end of the connection does.
     pub(crate) fn is_open(&mut self) -> bool {
         if !self.holds_nothing() {
             return false;
@@ -79,22 +80,23 @@ impl Transport {
         matches!(recv(fd, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT), Err(Errno::AGAIN))
     }
 
-    /// From now on waits end at `deadline`, or not by themselves.
+    /// Sets the deadline of further waits; with `None` they have no timeout.
     pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.socket().deadline = deadline;
     }
 
-    /// From now on waits end with `cancellation`.
+    /// Sets the cancellation that ends further waits early.
     pub(crate) fn set_cancellation(&mut self, cancellation: Cancellation) {
         self.socket().cancellation = cancellation;
     }
 
-    /// A request has been sent whole: its answer is timed.
+    /// Called when a request has been sent completely: starts to measure the time to its answer.
     pub(crate) fn asked(&mut self) {
         self.socket().asked_at = Some(Instant::now());
     }
 
-    /// Sends `bytes`. False when the server answered, or closed, before it had them all: then reading tells why.
+    /// Sends `bytes`. False if the server answered or closed before it had received all of them; reading then tells
+    /// why.
     pub(crate) fn send(&mut self, mut bytes: &[u8]) -> io::Result<bool> {
         let socket = match self {
             Transport::Plain(socket) => socket,
@@ -108,7 +110,7 @@ impl Transport {
                     waited = false;
                 }
                 Err(e) if is_over(&e) => return Ok(false),
-                // What ended the wait was not room to write, so it was an answer.
+                // The wait ended although there is no room to write, so an answer has come.
                 Ok(None) if waited => return Ok(false),
                 Ok(None) => {
                     socket.wait(PollFlags::OUT | PollFlags::IN)?;
@@ -133,7 +135,7 @@ impl Transport {
             }
             match self {
                 Transport::Plain(_) => return Ok(Either::Server),
-                // It may be a ticket for later, or a new key.
+                // The bytes may be only a session ticket or a key update, not an answer.
                 Transport::Tls(tls) => match tls.pull_now() {
                     Ok(_) if !tls.has_answer()? => {}
                     Ok(_) => return Ok(Either::Server),

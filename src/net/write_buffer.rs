@@ -1,5 +1,5 @@
-//! What is on its way to a client. It is sent before the thread waits for anything else, and otherwise as late as
-//! possible: a head, the first bytes of a body and its end often travel in one write.
+//! Bytes that are queued for a client. They are sent before the thread waits for anything, and otherwise as late as
+//! possible, so that a head, the first bytes of a body and its end often go out in one write.
 
 use std::io;
 use std::ops::Range;
@@ -9,13 +9,13 @@ use rustix::event::PollFlags;
 
 use super::client_connection::{ClientConnection, Flushed};
 
-/// More than this is sent without waiting for more.
+/// From this many bytes on, the buffer is flushed at once.
 const FULL: usize = 32 << 10;
-/// A client that reads slower than this on average, in bytes a second, is cut off. It has one pause of the write timeout
-/// for free.
+/// A client that reads slower than this on average, in bytes per second, is cut off. One pause as long as the write
+/// timeout is allowed in addition.
 const SLOWEST: u64 = 1 << 10;
 
-/// Bytes that have not been sent, and how long the client has let us wait.
+/// Bytes that have not been sent, and how long writes have waited for the client.
 #[derive(Default)]
 pub(super) struct WriteBuffer {
     bytes: Vec<u8>,
@@ -26,8 +26,8 @@ pub(super) struct WriteBuffer {
 }
 
 impl WriteBuffer {
-    /// Adds `range` of `buffer`, and gives a buffer back for the next piece, perhaps another one; true when this should be
-    /// flushed at once.
+    /// Adds `range` of `buffer`. Returns a buffer for the next piece, possibly a different one, and true if the write
+    /// buffer should be flushed now.
     pub(super) fn put(&mut self, mut buffer: Vec<u8>, range: Range<usize>) -> (Vec<u8>, bool) {
         if self.start == self.bytes.len() {
             buffer.truncate(range.end);
@@ -39,7 +39,8 @@ impl WriteBuffer {
         (buffer, self.bytes.len() - self.start >= FULL)
     }
 
-    /// Sends all of it. The client may leave nothing unread for longer than `patience`.
+    /// Sends everything. Fails with `TimedOut` if the client leaves bytes unread for longer than `patience`, or reads
+    /// too slowly.
     pub(super) fn flush(&mut self, client: &ClientConnection, patience: Duration) -> io::Result<()> {
         while self.start < self.bytes.len() {
             match client.send_now(&self.bytes[self.start..])? {

@@ -46,7 +46,7 @@ pub(super) fn redeem(
     let redemption = server.core.state.transact(move |tx| settle(tx, &code.grant, presented, lifetimes))?;
     match redemption {
         Redemption::Done(grant) => {
-            // Who may enter may have been changed since the code was given.
+            // The allow rules may have changed since the code was issued.
             let Some(vouched) = issue::vouch(&server.login, &grant.user)? else {
                 end_grant(&server.core, &server.streams, &grant.id, &grant.user, "no allow rule fits any more");
                 return Err(invalid_grant("the user may not use this server any more"));
@@ -65,22 +65,22 @@ pub(super) fn redeem(
     }
 }
 
-/// What comes with a code.
+/// The parameters that a client sends with a code.
 struct Presented {
     client: ClientId,
     redirect_uri: Option<String>,
-    /// The challenge that the verifier fits; `None` for one that is malformed.
+    /// The challenge computed from `code_verifier`; `None` if the verifier is malformed.
     proof: Option<String>,
 }
 
-/// RFC 7636 sections 4.1 and 4.6.
+/// Computes the S256 challenge of a verifier (RFC 7636 section 4.6); `None` if the verifier is malformed (section 4.1).
 fn proof_of(verifier: &str) -> Option<String> {
     let is_unreserved = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
     let is_well_formed = (43..=128).contains(&verifier.len()) && verifier.bytes().all(is_unreserved);
     is_well_formed.then(|| digest(verifier.as_bytes()))
 }
 
-/// Decides on a code, and writes what follows.
+/// Checks a code and updates its grant, in one transaction.
 fn settle(tx: &mut Tx<'_>, id: &GrantId, presented: Presented, lifetimes: Lifetimes) -> Result<Redemption, StoreError> {
     let Some(mut grant) = tx.get::<Grant>(id.as_str())? else {
         return Ok(Redemption::Refused("the code is not valid or has expired"));
@@ -97,7 +97,7 @@ fn settle(tx: &mut Tx<'_>, id: &GrantId, presented: Presented, lifetimes: Lifeti
     if grant.client != presented.client {
         return Ok(Redemption::Refused("the code was given to another client"));
     }
-    // RFC 6749 section 4.1.3: the same as in the authorization request, if it was there.
+    // RFC 6749 section 4.1.3: it must match the authorization request, and it is required if it was present there.
     let redirect = presented.redirect_uri;
     if redirect.as_ref().is_some_and(|r| r != uri) || (given && redirect.is_none()) {
         return Ok(Redemption::Refused("redirect_uri is not that of the authorization request"));
@@ -106,7 +106,7 @@ fn settle(tx: &mut Tx<'_>, id: &GrantId, presented: Presented, lifetimes: Lifeti
         return Ok(Redemption::Refused("code_verifier does not match code_challenge"));
     }
     if !pending {
-        // RFC 6749 section 4.1.2: somebody has redeemed it before, and only one of the two is the client.
+        // RFC 6749 section 4.1.2: the code was redeemed before, so it may have been stolen. Revoke the grant.
         tx.revoke(grant, lifetimes.access_token);
         return Ok(Redemption::Replayed);
     }

@@ -1,8 +1,9 @@
 //! The authorization endpoint (RFC 6749 section 4.1, OAuth 2.1, PKCE by RFC 7636), without its pages.
 //!
-//! [`read`] checks a request. What needs a person is [`Suspended`]: it travels in the pages that `interaction` shows,
-//! signed and bound to the browser, and goes on with [`allow`] or [`deny`]. Reading changes nothing; a grant begins when
-//! the user says yes. Errors go to the redirect URI only once client and redirect URI are proven to belong together.
+//! [`read`] checks a request and stores nothing. A request that needs a user's decision becomes a [`Suspended`]: the
+//! pages of `interaction` carry it, signed and bound to the browser, until [`allow`] or [`deny`] continues it.
+//! [`allow`] creates the grant. Errors are sent to the redirect URI only after the check that the client has registered
+//! it.
 
 use http::header::{CACHE_CONTROL, LOCATION};
 use http::{HeaderValue, StatusCode};
@@ -24,10 +25,10 @@ use crate::store::rows::{Client, Consent, Grant, Phase, Session};
 use crate::tokens::artefacts::{AuthorizationCode, AuthorizationRequest, CODE_LIFETIME, REQUEST_LIFETIME};
 use crate::tokens::random_name;
 
-/// Longest `state` that is carried, in bytes.
+/// Longest accepted `state` parameter, in bytes.
 const MAX_STATE: usize = 4_096;
 
-/// An authorization request that waits for a person.
+/// An authorization request that waits for the user's decision.
 #[derive(Clone)]
 pub struct Suspended {
     /// What the client asked for.
@@ -37,25 +38,26 @@ pub struct Suspended {
 }
 
 impl Suspended {
-    /// The request, if its redirect URI is still acceptable. One that an older version accepted may not be.
+    /// Wraps a request, if its redirect URI is still acceptable. An older version of the proxy may have accepted a URI
+    /// that this one refuses.
     pub fn of(request: AuthorizationRequest) -> Option<Suspended> {
         let redirect = RedirectUri::parse(&request.redirect_uri).ok()?;
         Some(Suspended { request, redirect })
     }
 
-    /// The request that [`Suspended::sign`] made `text` of, if it has not expired and was made for the browser with this
-    /// `binding`.
+    /// Verifies a text from [`Suspended::sign`]. Returns the request if it has not expired and was made for the browser
+    /// with this `binding`.
     pub fn verify(core: &Core, text: &str, binding: &str) -> Option<Suspended> {
         let request = core.keys.verify::<AuthorizationRequest>(text, core.now()).ok()?;
         Suspended::of(request).filter(|suspended| suspended.request.browser == binding)
     }
 
-    /// The request as text for a form: signed, not encrypted.
+    /// Encodes the request as text for a form field: signed, not encrypted.
     pub fn sign(&self, core: &Core) -> String {
         core.keys.sign(&self.request)
     }
 
-    /// The client: its row, or, where that has made room for others meanwhile, the copy in the request.
+    /// Returns the client's row, or the copy in the request if the row was evicted in the meantime.
     pub fn client(&self, core: &Core) -> Result<Option<Client>, StoreError> {
         let row = core.state.get::<Client>(self.request.client.as_str())?;
         Ok(row.or_else(|| self.request.registration.as_deref().cloned()))
@@ -64,16 +66,18 @@ impl Suspended {
 
 /// Why a request is refused.
 pub enum Refusal {
-    /// Client and redirect URI are not proven, so only the person can be told: a title and an explanation.
+    /// Client or redirect URI could not be verified, so the error is shown to the user and not sent to the client: a
+    /// title and an explanation.
     Page(&'static str, String),
-    /// The client can be told, by a redirect.
+    /// The error can be sent to the client in a redirect.
     Redirect(Box<RefusedRedirect>),
-    /// The consent was remembered, but no grant could be begun; or the store can't be used.
+    /// The consent was remembered, but no grant could be created, or the store can't be used.
     NotAllowed(NotAllowed),
 }
 
-/// An error for the client. Anyone may register, so the redirect is sent at once only where this very user has let the
-/// client in before; else it is a link on a page, or this would be an open redirector (RFC 9700 section 4.11.2).
+/// An error for the client. Anyone may register a client, so the browser is redirected at once only if this user has an
+/// active grant for the client. Otherwise the redirect is a link on a page: without that, this endpoint would be an
+/// open redirector (RFC 9700 section 4.11.2).
 pub struct RefusedRedirect {
     /// The client.
     pub client: ClientId,
@@ -81,7 +85,7 @@ pub struct RefusedRedirect {
     pub redirect: RedirectUri,
     /// The error.
     pub error: OAuthError,
-    /// The redirect that tells the client.
+    /// The redirect that carries the error to the client.
     pub response: Response,
 }
 
@@ -91,17 +95,17 @@ impl From<StoreError> for Refusal {
     }
 }
 
-/// What happens next with a request that is in order.
+/// The next step for a valid request.
 pub enum Step {
     /// The client gets its answer.
     Answer(Response),
-    /// The user signs in, which is also the consent.
+    /// The user has to sign in; signing in is also the consent.
     SignIn(Suspended),
-    /// The user of this session is asked.
+    /// The user of this session is asked for consent.
     Consent(Suspended, Box<Session>),
 }
 
-/// A request that is in order, before it is known who sits at the browser.
+/// A valid request, before the browser's session is considered.
 pub struct Opened {
     suspended: Suspended,
     client: Client,
@@ -109,12 +113,12 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// The client that asks.
+    /// The client that sent the request.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Decides what is next, given the browser's `session`; see [`Login::session`](crate::login::Login::session).
+    /// Decides the next step for the browser's `session`; see [`Login::session`](crate::login::Login::session).
     pub fn next(self, server: &AuthorizationServer, session: Option<Session>, caller: Caller) -> Result<Step, Refusal> {
         let Opened { mut suspended, client, prompt } = self;
         let session = session.filter(|_| !suspended.request.sign_in_anew);
@@ -126,7 +130,7 @@ impl Opened {
             {
                 allow(server, &suspended, &session.user, caller).map(Step::Answer).map_err(Refusal::NotAllowed)
             }
-            // OpenID Connect Core 3.1.2.1: the client wants no page.
+            // OpenID Connect Core 3.1.2.1: `prompt=none` forbids pages, so the client gets an error.
             session if prompt.none => {
                 let code = if session.is_some() { "consent_required" } else { "login_required" };
                 let error = OAuthError::new(code, "the user has to decide on a page");
@@ -154,11 +158,11 @@ fn refused_redirect(
     Refusal::Redirect(Box::new(RefusedRedirect { client, redirect, error, response }))
 }
 
-/// Why a grant was not begun.
+/// Why no grant was created.
 pub enum NotAllowed {
     /// The client is not registered any more.
     NotRegistered,
-    /// Too many codes wait to be redeemed.
+    /// Too many authorization codes were issued from this page or for this user.
     TooManyCodes(Full),
     /// The store can't be used just now.
     Store(StoreError),
@@ -170,7 +174,7 @@ impl From<StoreError> for NotAllowed {
     }
 }
 
-/// The user said yes: begins a grant that waits for its code, and sends the code to the client.
+/// The user allowed the request: creates a pending grant and sends its authorization code to the client.
 pub fn allow(
     server: &AuthorizationServer,
     suspended: &Suspended,
@@ -208,7 +212,7 @@ fn begin_grant(
     let (asked_by, for_user, grant, registered) = (asked.clone(), user.clone(), id.clone(), client.clone());
     let (refresh_total, newest) = (core.lifetimes.refresh_total, newest_grant_key(&user.id, &client.id));
     core.state.transact(move |tx| {
-        // One that has made room for others meanwhile comes back: somebody uses it.
+        // If the registration was evicted in the meantime, store it again, since a user has authorized it now.
         let client = tx.get::<Client>(registered.id.as_str())?.unwrap_or(registered);
         let row = Grant {
             id: grant.clone(),
@@ -226,7 +230,7 @@ fn begin_grant(
         };
         tx.put(row.id.as_str(), &row);
         tx.put(&newest, &Consent { grant: Some(grant), expires_at: now + refresh_total });
-        // The registration lives as long as any grant of it can.
+        // Keep the registration longer than any of its grants can live.
         let until = now + refresh_total + USED_MARGIN;
         if !client.used || client.expires_at < until {
             let used_by = client.used_by.clone().or(Some(for_user.id));
@@ -238,7 +242,7 @@ fn begin_grant(
     Ok(id)
 }
 
-/// The user said no.
+/// The user denied the request: sends `access_denied` to the client.
 pub fn deny(core: &Core, suspended: &Suspended, caller: Caller) -> Response {
     let client = suspended.client(core).unwrap_or_default();
     let name = client.as_ref().map_or("", Client::shown_name);
@@ -247,14 +251,14 @@ pub fn deny(core: &Core, suspended: &Suspended, caller: Caller) -> Response {
     answer(core, &suspended.redirect, suspended.request.state.as_deref(), &error)
 }
 
-/// The client is not registered: title and explanation.
+/// Title and explanation of the page for a client that is not registered.
 pub const NOT_REGISTERED: (&str, &str) = (
     "The application is not registered here",
     "Its registration has expired, or was made with another server (client_id).",
 );
 
-/// Checks a request in the order in which trust grows: client, redirect URI, then everything else. It is bound to the
-/// browser with this `binding`.
+/// Checks a request: first the client, then its redirect URI, then everything else, so that errors are redirected only
+/// to a verified URI. Binds the request to the browser with this `binding`.
 pub fn read(core: &Core, query: &str, binding: &str) -> Result<Opened, Refusal> {
     let page = |title, text: &str| Refusal::Page(title, text.to_string());
     let form = Form::parse(query.as_bytes())
@@ -311,10 +315,10 @@ pub fn read(core: &Core, query: &str, binding: &str) -> Result<Opened, Refusal> 
     Ok(Opened { suspended: Suspended { request, redirect }, client, prompt })
 }
 
-/// The PKCE challenge (RFC 7636 section 4.3), or what is wrong with it.
+/// Returns the PKCE challenge (RFC 7636 section 4.3), or says what is wrong with it.
 fn code_challenge(form: &Form) -> Result<String, &'static str> {
     let challenge = form.get("code_challenge").ok_or("code_challenge is missing: PKCE is required")?;
-    // Without a method it would be `plain`, which is refused as well.
+    // A missing method means `plain`, which is refused too.
     if form.get("code_challenge_method") != Some("S256") {
         return Err("code_challenge_method must be S256");
     }
@@ -334,7 +338,8 @@ struct Prompt {
 }
 
 impl Prompt {
-    /// Words between blanks; those that are not known are passed over, as parameters are. The error says what is wrong.
+    /// Parses a space-separated list. Unknown values are ignored, like unknown parameters. The error says what is
+    /// wrong.
     fn parse(text: &str) -> Result<Prompt, &'static str> {
         let has = |word: &str| text.split(' ').any(|w| w == word);
         let prompt = Prompt {
@@ -348,7 +353,8 @@ impl Prompt {
     }
 }
 
-/// The redirect URI, if it is the client's; with none in the request, the only registered one (RFC 6749 3.1.2.3).
+/// Returns the requested redirect URI if the client has registered it. Without one in the request, returns the
+/// registered one if it is the only one (RFC 6749 section 3.1.2.3). The flag tells whether the request had one.
 fn proven_redirect(client: &Client, requested: Option<&str>) -> Option<(RedirectUri, bool)> {
     let registered = || client.redirect_uris.iter().filter_map(|u| RedirectUri::parse(u).ok());
     match requested {
@@ -363,7 +369,7 @@ fn proven_redirect(client: &Client, requested: Option<&str>) -> Option<(Redirect
     }
 }
 
-/// The redirect back to the client, with `state` and `iss` (RFC 9207) in every case.
+/// Builds the redirect back to the client. Adds `iss` (RFC 9207), and `state` if the client sent one.
 fn answer(core: &Core, redirect: &RedirectUri, state: Option<&str>, parameters: &[(&str, &str)]) -> Response {
     let mut all = parameters.to_vec();
     all.extend(state.map(|s| ("state", s)));

@@ -15,18 +15,18 @@ use crate::identity::ClientId;
 use crate::store::rows::{AuthMethod, Client};
 use crate::tokens::{Kind, equal};
 
-/// Credentials as they were sent.
+/// A client's credentials as it sent them.
 #[derive(Debug, PartialEq)]
 pub struct Credentials {
-    /// Who the client says it is.
+    /// The client id that the client claims.
     pub id: String,
     /// Its secret, where it sent one.
     pub secret: Option<String>,
-    /// In the Authorization field.
+    /// True if they came in the Authorization field, false if in the form.
     pub basic: bool,
 }
 
-/// Takes the credentials out of the Authorization field or the form, never out of both.
+/// Reads the credentials from the Authorization field or from the form. Credentials in both are an error.
 pub fn credentials(headers: &HeaderMap, form: &Form) -> Result<Credentials, OAuthError> {
     let in_form = form.get("client_id");
     let Some(field) = headers.get(AUTHORIZATION) else {
@@ -41,7 +41,8 @@ pub fn credentials(headers: &HeaderMap, form: &Form) -> Result<Credentials, OAut
     }
     let decoded = STANDARD.decode(encoded.trim()).ok().and_then(|b| String::from_utf8(b).ok()).ok_or_else(malformed)?;
     let (id, secret) = decoded.split_once(':').ok_or_else(malformed)?;
-    // Section 2.3.1 has both parts form-encoded; ids and secrets made here read the same either way.
+    // RFC 6749 section 2.3.1 requires form-encoding for both parts. Our own ids and secrets have no characters that the
+    // encoding changes, so clients that skip it work as well.
     let decode = |part: &str| percent_decode_str(part).decode_utf8().map(|s| s.into_owned()).map_err(|_| malformed());
     let (id, secret) = (decode(id)?, decode(secret)?);
     if form.get("client_secret").is_some() || in_form.is_some_and(|f| f != id) {
@@ -75,7 +76,8 @@ fn invalid_client(description: &str) -> OAuthError {
     OAuthError { status: StatusCode::UNAUTHORIZED, code: "invalid_client", description: description.into() }
 }
 
-/// The error answer; a client that used the Authorization field gets the matching challenge (RFC 6749 section 5.2).
+/// Builds the error response. A client that used the Authorization field gets the matching challenge (RFC 6749 section
+/// 5.2).
 pub fn refusal(error: &OAuthError, headers: &HeaderMap) -> Response {
     let response = error.response();
     if error.status == StatusCode::UNAUTHORIZED && headers.contains_key(AUTHORIZATION) {

@@ -1,4 +1,4 @@
-//! Consents that are remembered, and the newest grant of each user and client.
+//! Remembered consents, and the newest grant for each pair of user and client.
 
 use crate::core::Core;
 use crate::encoding::digest;
@@ -16,8 +16,8 @@ pub(super) fn newest_grant_key(user: &UserId, client: &ClientId) -> String {
     digest(format!("{user}\0{client}").as_bytes())
 }
 
-/// Has the user allowed this before? A redirect to the user's machine can lead to any program there, so such a client
-/// always asks (RFC 8252 section 8.6).
+/// Has the user allowed this client before, with a redirect to the same host? Any program on the user's machine can
+/// receive a redirect to that machine, so such a client always needs a new consent (RFC 8252 section 8.6).
 pub(super) fn is_remembered(
     core: &Core,
     user: &User,
@@ -30,7 +30,8 @@ pub(super) fn is_remembered(
     Ok(core.state.get::<Consent>(&key(user, client, redirect))?.is_some())
 }
 
-/// Remembers a consent, where the page may be skipped the next time.
+/// Remembers a consent, so that the page can be skipped next time. Does nothing for a redirect to the user's own
+/// machine, where the page is always shown.
 pub fn remember(core: &Core, user: &User, client: &ClientId, redirect: &RedirectUri) -> Result<(), StoreError> {
     if redirect.destination() != Destination::Web {
         return Ok(());
@@ -43,7 +44,7 @@ pub fn remember(core: &Core, user: &User, client: &ClientId, redirect: &Redirect
     })
 }
 
-/// Has the user an authorization of this client that is in use?
+/// Is the user's newest grant for this client active?
 pub fn has_active_grant(core: &Core, user: &UserId, client: &ClientId) -> Result<bool, StoreError> {
     let Some(consent) = core.state.get::<Consent>(&newest_grant_key(user, client))? else { return Ok(false) };
     let Some(grant) = consent.grant else { return Ok(false) };

@@ -13,19 +13,19 @@ use crate::store::StoreError;
 pub struct OAuthError {
     /// HTTP status.
     pub status: StatusCode,
-    /// The code that clients act upon.
+    /// The error code, which clients evaluate.
     pub code: &'static str,
     /// A sentence for the developer who reads it.
     pub description: String,
 }
 
 impl OAuthError {
-    /// 400 with a code.
+    /// An error with status 400.
     pub fn new(code: &'static str, description: impl Into<String>) -> OAuthError {
         OAuthError { status: StatusCode::BAD_REQUEST, code, description: description.into() }
     }
 
-    /// As JSON.
+    /// The error as a JSON response.
     pub fn response(&self) -> Response {
         no_store(Response::json(self.status, &json!({"error": self.code, "error_description": self.description})))
     }
@@ -47,12 +47,12 @@ impl From<FormError> for OAuthError {
     }
 }
 
-/// 400 `invalid_grant`: the code or refresh token is not good (RFC 6749 section 5.2).
+/// 400 `invalid_grant`: the code or refresh token is not valid (RFC 6749 section 5.2).
 pub(super) fn invalid_grant(description: &str) -> OAuthError {
     OAuthError::new("invalid_grant", description)
 }
 
-/// Answers with secrets are kept by nobody on the way (RFC 6749 section 5.1).
+/// Forbids caches to store a response that contains secrets (RFC 6749 section 5.1).
 pub fn no_store(response: Response) -> Response {
     response
         .with(CACHE_CONTROL, HeaderValue::from_static("no-store"))

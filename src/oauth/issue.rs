@@ -1,4 +1,4 @@
-//! Access and refresh tokens, made from a grant.
+//! Issues access and refresh tokens for a grant.
 
 use http::StatusCode;
 use serde_json::json;
@@ -13,15 +13,15 @@ use crate::tokens::access::AccessToken;
 use crate::tokens::artefacts::RefreshToken;
 use crate::tokens::random_name;
 
-/// What stands behind a token of a user.
+/// Claims for an access token of a user who may enter.
 pub(super) struct Vouched {
-    /// Digest of the provider's rules that let the user in; `None` for a password's user.
+    /// Digest of the provider's allow rules that admitted the user; `None` for a user who signed in by password.
     rules: Option<String>,
-    /// The address that the provider gave last.
+    /// The e-mail address that the provider gave last.
     email: Option<String>,
 }
 
-/// `None` when the user may not enter any more.
+/// Applies the allow rules to what the provider last said about the user; `None` if the user may not enter any more.
 pub(super) fn vouch(login: &Login, user: &User) -> Result<Option<Vouched>, OAuthError> {
     let Some(provider) = login.providers.of_credential(&user.credential) else {
         return Ok(Some(Vouched { rules: None, email: user.email.clone() }));
@@ -34,7 +34,8 @@ pub(super) fn vouch(login: &Login, user: &User) -> Result<Option<Vouched>, OAuth
     Ok(Some(Vouched { rules: Some(rules.digest()), email }))
 }
 
-/// RFC 6749 section 5.1. The refresh token has nothing but what the grant row has, so that it can be made again.
+/// Builds the token response (RFC 6749 section 5.1). The refresh token contains only values of the grant row, so that
+/// the same token can be issued again.
 pub(super) fn tokens(core: &Core, grant: &Grant, vouched: Vouched) -> Response {
     let Phase::Active { rotation: Rotation { generation, attempt, since, .. }, .. } = grant.phase else {
         return invalid_grant("the authorization has ended").response();

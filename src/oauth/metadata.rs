@@ -1,5 +1,5 @@
-//! Discovery documents: authorization server metadata (RFC 8414), the same as OpenID discovery, and an empty key set.
-//! That of the protected resource is in [`resource::metadata`](crate::resource::metadata).
+//! Discovery documents: authorization server metadata (RFC 8414), the same as OpenID discovery document, and an empty
+//! key set. The metadata of the protected resource is in [`resource::metadata`](crate::resource::metadata).
 
 use http::header::CACHE_CONTROL;
 use http::{HeaderValue, StatusCode};
@@ -14,7 +14,7 @@ const AUTHORIZATION_SERVER: &str = "/.well-known/oauth-authorization-server";
 const OPENID_CONFIGURATION: &str = "/.well-known/openid-configuration";
 const JWKS: &str = "/.well-known/jwks.json";
 
-/// Answers for everything below `/.well-known/`. `endpoint` is the path of the MCP endpoint where there is just one.
+/// Answers every request below `/.well-known/`. `endpoint` is the path of the MCP endpoint if there is only one.
 pub fn well_known(core: &Core, path: &str, endpoint: Option<&str>) -> Response {
     let below = |prefix: &str| path.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'));
     let document = if let Some(resource) = below(metadata::PROTECTED_RESOURCE) {
@@ -54,7 +54,7 @@ fn authorization_server(core: &Core) -> Value {
 fn openid_configuration(core: &Core) -> Value {
     let mut document = authorization_server(core);
     document["subject_types_supported"] = json!(["public"]);
-    // Clients' schemas want the field; there are no ID tokens.
+    // The schemas of some clients require this field, although this server issues no ID tokens.
     document["id_token_signing_alg_values_supported"] = json!([]);
     document
 }

@@ -1,13 +1,13 @@
-//! The authorization server (OAuth 2.1, RFC 6749): a file for each endpoint, and one for each grant type.
+//! The authorization server (OAuth 2.1, RFC 6749). Each endpoint and each grant type has its own file.
 //!
 //! - [`server`] – what the endpoints share
 //! - [`metadata`] – `/.well-known/…` (RFC 8414)
 //! - [`register`] – `/.idp/register` (RFC 7591)
-//! - [`authorize`] – `/.idp/auth`, whose pages are in `interaction`; [`consent`] – what is remembered; [`pending`] – how
-//!   many codes may wait
+//! - [`authorize`] – `/.idp/auth`, whose pages are in `interaction`; [`consent`] – remembered consents; [`pending`] –
+//!   limits the authorization codes that wait to be redeemed
 //! - [`token`] – `/.idp/token`: [`authorization_code`] and [`refresh_token`], with the rules of [`rotation`]; [`issue`]
-//!   makes the tokens
-//! - [`client_auth`] – who the client is (RFC 6749 section 2.3)
+//!   creates the tokens
+//! - [`client_auth`] – client authentication (RFC 6749 section 2.3)
 //! - [`revoke`] – `/.idp/revoke` (RFC 7009)
 //! - [`resource`] – resource indicators (RFC 8707); [`error`] – error answers
 

@@ -1,4 +1,5 @@
-//! A bound on authorization codes that wait to be redeemed: each is a row, and a page can be sent in again and again.
+//! Limits the authorization codes that wait to be redeemed. Each code is a row in the store, and a user can submit a
+//! page many times.
 
 use crate::lock::Unpoisoned;
 use std::sync::Mutex;
@@ -7,20 +8,20 @@ use crate::bounded_map::BoundedMap;
 use crate::clock::Timestamp;
 use crate::identity::UserId;
 
-/// Codes that one page may lead to, so that a double click or the back button does no harm.
+/// Maximum number of codes from one page. More than one, so that a double click or the back button does no harm.
 const OF_ONE_PAGE: usize = 3;
-/// Codes of one user that may wait at one time.
+/// Maximum number of unexpired codes of one user.
 const OF_ONE_USER: usize = 30;
-/// Pages, and users, remembered at one time.
+/// Maximum number of pages, and of users, that are remembered.
 const MAX_ENTRIES: usize = 20_000;
 
-/// What has been given out.
+/// Counts the codes that were issued, for each page and each user.
 pub struct PendingCodes(Mutex<State>);
 
 struct State {
-    /// How many a page has led to, and until when it is good.
+    /// For each page, how many codes it has produced and when the page expires.
     pages: BoundedMap<String, (usize, Timestamp)>,
-    /// When the codes of a user run out.
+    /// For each user, when their codes expire.
     users: BoundedMap<UserId, Vec<Timestamp>>,
 }
 
@@ -31,17 +32,17 @@ impl Default for PendingCodes {
     }
 }
 
-/// Which bound is reached.
+/// Which limit is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
-    /// That of the page.
+    /// The limit for one page.
     Page,
-    /// That of the user.
+    /// The limit for one user.
     User,
 }
 
 impl PendingCodes {
-    /// Takes note of a code that `user` is about to get from a page that is good until `page_exp`.
+    /// Counts a code for `user` from a page that expires at `page_exp`, or says which limit is reached.
     pub fn take(
         &self,
         page: &str,

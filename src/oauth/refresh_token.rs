@@ -18,13 +18,13 @@ use crate::store::{StoreError, Tx};
 use crate::tokens::artefacts::RefreshToken;
 
 enum Refresh {
-    /// With a word for the log.
+    /// New tokens are issued; the text tells the log how: rotated, repeated or replaced.
     Done(Box<Grant>, &'static str),
     Reuse(Box<Grant>),
     Refused(&'static str),
 }
 
-/// Gives new tokens for a refresh token (RFC 6749 section 6).
+/// Exchanges a refresh token for new tokens (RFC 6749 section 6).
 pub(super) fn refresh(
     server: &AuthorizationServer,
     client: &Client,
@@ -41,7 +41,7 @@ pub(super) fn refresh(
 
     let presented = Presented { generation: token.generation, attempt: token.attempt, since: token.since };
     let email = match is_copy(server, client, &token, presented)? {
-        // A copy ends the grant, whatever the provider would say of the user, and whether it can be asked or not.
+        // A reused token ends the grant whatever the provider says, so the provider is not asked.
         true => None,
         false => ask_after(server, client, &token)?,
     };
@@ -55,7 +55,8 @@ pub(super) fn refresh(
     let outcome = server.core.state.transact(move |tx| settle(tx, &token.grant, attempt))?;
     match outcome {
         Refresh::Done(grant, how) => {
-            // They have been changed this very moment; the next try asks by the new ones, and this token serves again.
+            // The allow rules changed during this request. The client can retry with the same refresh token, and the
+            // retry applies the new rules.
             let Some(vouched) = issue::vouch(&server.login, &grant.user)? else { return Err(put_off()) };
             log::info!(
                 request:% = caller.id, user:% = grant.user.id, client:% = client.id, client_name = client.shown_name(), grant:% = grant.id, address:% = caller.address, how = how;
@@ -77,18 +78,19 @@ pub(super) fn refresh(
     }
 }
 
-/// What comes with a refresh token, and what is known beside its grant.
+/// The input of [`settle`]: what the client presented, and what is known besides the grant.
 struct Attempt {
     client: ClientId,
     presented: Presented,
-    /// The address that the user's provider gives now, if it was asked.
+    /// The user's e-mail address according to the provider, if it gives one; outer `None` if the provider was not
+    /// asked.
     email: Option<Option<String>>,
-    /// All ways to sign in that are configured.
+    /// All credentials (passwords and providers) that are configured.
     current: Vec<CredentialId>,
     lifetimes: Lifetimes,
 }
 
-/// Decides on a refresh token, and writes what follows.
+/// Checks a refresh token and updates its grant, in one transaction.
 fn settle(tx: &mut Tx<'_>, id: &GrantId, attempt: Attempt) -> Result<Refresh, StoreError> {
     let Attempt { client, presented, email, current, lifetimes } = attempt;
     let Some(mut grant) = tx.get::<Grant>(id.as_str())? else {
@@ -119,7 +121,8 @@ fn settle(tx: &mut Tx<'_>, id: &GrantId, attempt: Attempt) -> Result<Refresh, St
         Verdict::Repeat => Ok(Refresh::Done(Box::new(grant), "repeated")),
         Verdict::Replace(next) => {
             *rotation = next;
-            // Whoever holds the one that is replaced, client or thief, is told apart from here on.
+            // Refuse access tokens of the replaced attempt from now on. Client and thief then no longer hold the same
+            // tokens, so they can be distinguished.
             let until = now + lifetimes.access_token.max(grant.access_token_lifetime);
             if !tx.supersede(&grant.id, next.generation, next.attempt, until)? {
                 tx.revoke(grant.clone(), lifetimes.access_token);
@@ -136,7 +139,7 @@ fn settle(tx: &mut Tx<'_>, id: &GrantId, attempt: Attempt) -> Result<Refresh, St
     }
 }
 
-/// Is the token a copy of an old one, as far as is known before the transaction that settles it?
+/// Is this the reuse of an old token? This is a preliminary check; the transaction in [`settle`] decides.
 fn is_copy(
     server: &AuthorizationServer,
     client: &Client,
@@ -152,8 +155,8 @@ fn is_copy(
     })
 }
 
-/// Asks the provider after a user who signed in there: may they still enter? The address that it gives now; `None` for
-/// those who signed in by password.
+/// Asks the provider whether a user who signed in there may still enter. Returns the e-mail address according to the
+/// provider, or `None` if it was not asked: the user signed in by password, or the grant is not active.
 fn ask_after(
     server: &AuthorizationServer,
     client: &Client,

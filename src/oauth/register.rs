@@ -1,8 +1,9 @@
 //! `POST /.idp/register`: dynamic client registration (RFC 7591).
 //!
-//! Strangers may register: a public client's id derives from its metadata, so that registering again writes nothing;
-//! addresses, networks and all together have a rate; when room is needed, what no user ever authorized goes first, of the
-//! network that has the most of it. Users have a bound as well.
+//! Anyone may register. A public client's id is derived from its metadata, so that the same client does not fill the
+//! store by registering again. Registrations are rate-limited per address, per network and in total. When the table is
+//! full, registrations that no user ever authorized are evicted first, from the network that has the most of them. The
+//! number of registrations that one user was the first to use is limited as well.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -28,21 +29,22 @@ use crate::store::StoreError;
 use crate::store::rows::{AuthMethod, Client, Grant, Phase};
 use crate::tokens::{Kind, random_name};
 
-/// Longest registration.
+/// Longest registration request, in bytes.
 const MAX_BODY: usize = 32 << 10;
 const MAX_REDIRECT_URIS: usize = 32;
 const MAX_NAME: usize = 256;
-/// All redirect URIs of a client together, in bytes: strangers must not fill the disk.
+/// Maximum total size of a client's redirect URIs, in bytes: anyone may register, and must not fill the disk.
 const MAX_REDIRECT_BYTES: usize = 4 << 10;
-/// How long a registration that no user authorized is kept.
+/// How long a registration that no user has authorized is kept, in seconds.
 const UNUSED_LIFETIME: u64 = 30 * 86_400;
-/// How long one that was used is kept beyond its newest grant's longest life.
+/// How long a used registration is kept after the maximum lifetime of its newest grant, in seconds.
 pub const USED_MARGIN: u64 = 30 * 86_400;
-/// Registrations kept at one time; with more, unused ones make room.
+/// Maximum number of registrations. When it is reached, unused ones are evicted first.
 const MAX_CLIENTS: u64 = 10_000;
-/// How many make room at once.
+/// How many registrations are evicted at once.
 const EVICTED_AT_ONCE: usize = 100;
-/// Registrations that one user may have been the first to use; with more, one without a live grant makes room.
+/// Maximum number of registrations that one user was the first to use. When it is reached, one of them is evicted,
+/// preferably one without a live grant.
 const MAX_OF_ONE_USER: usize = 256;
 
 #[derive(Deserialize)]
@@ -66,7 +68,7 @@ pub fn handle(server: &AuthorizationServer, request: &mut Request<'_>, caller: C
 }
 
 fn register(server: &AuthorizationServer, request: &mut Request<'_>, caller: Caller) -> Result<Value, OAuthError> {
-    // RFC 7591 section 3.1. Other types can be sent by any page without asking.
+    // RFC 7591 section 3.1 requires JSON. Any web page could send form or plain text bodies without a CORS preflight.
     let content_type = request.parts.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     if !content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
         return Err(OAuthError {
@@ -82,14 +84,15 @@ fn register(server: &AuthorizationServer, request: &mut Request<'_>, caller: Cal
     let core = &*server.core;
     let (client, scope) = parse(&body, core.keys.issuer(), core.now())?;
     let client = match core.state.get::<Client>(client.id.as_str())? {
-        // Registering again costs nothing while the registration has half its life left.
+        // While half of the lifetime of an unused registration is left, registering again writes nothing and is not
+        // rate-limited.
         Some(known) if known.expires_at >= core.now() + UNUSED_LIFETIME / 2 => known,
         known => store(server, client, known, caller)?,
     };
     Ok(document(core, &client, scope))
 }
 
-/// Checks a registration request and makes the client of it, with the scope that it asked for.
+/// Checks a registration request. Returns the client and the scope that it asked for.
 pub fn parse(body: &[u8], issuer: &str, now: Timestamp) -> Result<(Client, Option<String>), OAuthError> {
     let bad = |text: &str| OAuthError::new("invalid_client_metadata", text);
     let metadata: Metadata = serde_json::from_slice(body)
@@ -104,10 +107,10 @@ pub fn parse(body: &[u8], issuer: &str, now: Timestamp) -> Result<(Client, Optio
         return Err(bad("response_types must include code"));
     }
     let auth_method = match metadata.token_endpoint_auth_method.as_deref() {
-        // RFC 7591 section 2: the default.
+        // RFC 7591 section 2: `client_secret_basic` is the default.
         None | Some("client_secret_basic") => AuthMethod::ClientSecretBasic,
         Some("client_secret_post") => AuthMethod::ClientSecretPost,
-        // Others are replaced, as RFC 7591 section 3.2.1 lets a server do; PKCE protects the client.
+        // Replace unsupported methods by `none`, as RFC 7591 section 3.2.1 allows. PKCE protects the client.
         Some(_) => AuthMethod::None,
     };
     let application_type = match metadata.application_type.as_deref() {
@@ -192,8 +195,9 @@ fn store(
     Ok(stored)
 }
 
-/// Removes registrations that nobody used, the oldest of whichever network has the most at that moment; where all are
-/// used, those without a live grant, of whichever user has the most. False when there are none.
+/// Removes expired rows and, if that is not enough, unused registrations, oldest first, each from the network that has
+/// the most at that moment. If all are used, removes those without a live grant, each from the user who has the most.
+/// Returns false if there was nothing to remove.
 fn make_room(core: &Core, address: IpAddr) -> Result<bool, StoreError> {
     core.state.collect()?;
     if core.state.count::<Client>()? < MAX_CLIENTS {
@@ -218,8 +222,9 @@ fn make_room(core: &Core, address: IpAddr) -> Result<bool, StoreError> {
     Ok(removed > 0)
 }
 
-/// The oldest `count` of `groups`, each taken from the group that is the largest at that moment. Of equal ones it is that of
-/// the larger `family`, then the one with the oldest: whoever spreads over many networks loses before who has one.
+/// Takes `count` entries, each time the oldest entry of the group that is the largest at that moment. Among equally
+/// large groups, it prefers the one with the larger `family`, then the one with the oldest entry: a client that spreads
+/// over many networks of a family loses entries before one that uses a single network.
 fn of_the_largest<K, F, T: Ord + Clone>(groups: HashMap<K, Vec<T>>, family: impl Fn(&K) -> F, count: usize) -> Vec<T>
 where
     F: Hash + Eq,
@@ -251,7 +256,7 @@ where
                 *members -= 1;
             }
         }
-        // Its family may have lost some since.
+        // Push the group back with its current rank: the group or its family may have lost entries.
         heap.extend(rank(&families, &groups[at]).map(|rank| (rank, at)));
     }
     taken
@@ -261,7 +266,7 @@ fn remove(core: &Core, clients: Vec<(Timestamp, ClientId)>) -> Result<usize, Sto
     core.state.remove::<Client>(clients.into_iter().map(|(_, id)| id.0).collect())
 }
 
-/// The users of each client that has grants, with those grants.
+/// The grants of each client, without revoked ones.
 fn live_grants(core: &Core) -> Result<HashMap<ClientId, Vec<Grant>>, StoreError> {
     let mut live = HashMap::<_, Vec<_>>::new();
     core.state.scan::<Grant>(|_, grant| {
@@ -272,8 +277,8 @@ fn live_grants(core: &Core) -> Result<HashMap<ClientId, Vec<Grant>>, StoreError>
     Ok(live)
 }
 
-/// Sees to it that `user` may be the first to use one more client. One without a live grant makes room, else the oldest
-/// that nobody else uses, whose grants end.
+/// Makes room so that `user` can be the first to use one more client. At the limit, evicts the user's oldest
+/// registration without a live grant; if there is none, the oldest that no other user uses, and revokes its grants.
 pub fn make_room_for(core: &Core, user: &UserId) -> Result<(), StoreError> {
     if core.state.count::<Client>()? < MAX_OF_ONE_USER as u64 {
         return Ok(());
@@ -301,7 +306,7 @@ pub fn make_room_for(core: &Core, user: &UserId) -> Result<(), StoreError> {
     remove(core, vec![(at, id)]).map(drop)
 }
 
-/// RFC 7591 section 3.2.1.
+/// The client information response (RFC 7591 section 3.2.1).
 fn document(core: &Core, client: &Client, scope: Option<String>) -> Value {
     let mut document = Map::new();
     let mut put = |name: &str, value: Value| drop(document.insert(name.into(), value));
@@ -328,7 +333,7 @@ fn document(core: &Core, client: &Client, scope: Option<String>) -> Value {
     Value::Object(document)
 }
 
-/// A confidential client's secret: derived from its id, so that it need not be kept.
+/// A confidential client's secret. It is derived from the client's id, so that it does not have to be stored.
 fn secret(core: &Core, id: &ClientId) -> String {
     base64url(core.keys.mac(Kind::ClientSecret, id.as_str().as_bytes()))
 }

@@ -1,10 +1,10 @@
-//! Resource indicators (RFC 8707): there is one resource, the external origin.
+//! Resource indicators (RFC 8707). There is only one resource, the external origin.
 
 use super::error::OAuthError;
 use crate::http::form::Form;
 use crate::url::ExternalUrl;
 
-/// Checks every `resource` parameter: absent, the origin, or any URL on it.
+/// Checks every `resource` parameter. Each must be a URL on the external origin; without any, the check passes.
 pub fn check(form: &Form, external: &ExternalUrl) -> Result<(), OAuthError> {
     match form.all("resource").all(|r| is_ours(r, external)) {
         true => Ok(()),

@@ -1,4 +1,5 @@
-//! `POST /.idp/revoke`: a client gives its authorization back (RFC 7009). Either token ends the whole grant.
+//! `POST /.idp/revoke`: token revocation by a client (RFC 7009). Revoking an access or a refresh token ends the whole
+//! grant.
 
 use http::StatusCode;
 
@@ -13,7 +14,7 @@ use crate::store::rows::{Grant, Phase};
 use crate::tokens::access::AccessToken;
 use crate::tokens::artefacts::RefreshToken;
 
-/// Answers a revocation request: 200 also for tokens that mean nothing (section 2.2).
+/// Answers a revocation request. Invalid tokens get 200 as well (RFC 7009 section 2.2).
 pub fn handle(server: &AuthorizationServer, request: &mut Request<'_>, caller: Caller) -> Response {
     let result =
         Form::read(request).map_err(OAuthError::from).and_then(|form| revoke(&server.core, request, &form, caller));
@@ -24,7 +25,7 @@ pub fn handle(server: &AuthorizationServer, request: &mut Request<'_>, caller: C
 }
 
 enum Outcome {
-    /// The token means nothing any more.
+    /// There is nothing to revoke: the grant is gone or already revoked.
     Nothing,
     Revoked,
     Anothers,
@@ -51,7 +52,7 @@ fn revoke(core: &Core, request: &Request<'_>, form: &Form, caller: Caller) -> Re
         Outcome::Revoked => {
             log::info!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address; "a client gave its authorization back");
         }
-        // Section 2.1: the request is refused, and the client is told.
+        // RFC 7009 section 2.1: refuse the request and inform the client.
         Outcome::Anothers => {
             log::warn!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address; "a client wanted to revoke another client's token");
             return Err(OAuthError::new("invalid_grant", "the token was issued to another client"));

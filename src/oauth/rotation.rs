@@ -1,20 +1,27 @@
-//! The rules of refresh token rotation (OAuth 2.1 section 4.3.1), apart from storage and transport.
+//! The rules of refresh token rotation (OAuth 2.1 section 4.3.1), independent of storage and transport.
 //!
-//! Every refresh begins a new generation. Clients send the same token twice when requests race, so within a short grace
-//! the parent of the newest token gives the same successor again. Later, for up to a day, and only while nothing of the
-//! successor was ever seen, the parent gives *another* one, which takes its place: a laptop can fall asleep before the
-//! answer reaches it. If it was not a lost answer but a thief who rotated first and waits, thief and client now hold
-//! different tokens, and the first use of the one that was replaced ends the grant. So does anything older.
+//! Every refresh starts a new generation. The *parent* is the token that was used for it, the *successor* the token
+//! that was issued.
+//!
+//! - Clients send the same token twice when requests race. For [`GRACE`] seconds, the parent gets the same successor
+//!   again.
+//! - The answer can get lost, for example when a laptop goes to sleep. For up to [`UNSEEN_GRACE`] seconds after the
+//!   rotation, and only while no token of the successor's attempt was ever used, the parent gets *another* successor,
+//!   which replaces the first one.
+//! - If a thief had rotated first, thief and client now hold different tokens. The first use of the replaced refresh
+//!   token ends the grant.
+//! - The use of any older token ends the grant too.
 
 use crate::clock::Timestamp;
 use crate::store::rows::Rotation;
 
-/// How long the parent gives the same successor again.
+/// How long after the newest token was issued its parent gets the same token again, in seconds.
 pub const GRACE: u64 = 60;
-/// How long after the rotation it gives another one, while nothing of the successor has been seen.
+/// How long after the rotation the parent gets another successor, in seconds, while no token of the current one was
+/// used.
 pub const UNSEEN_GRACE: u64 = 86_400;
 
-/// A refresh token, as it was presented.
+/// The fields of the refresh token that a client presented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Presented {
     /// Its generation.
@@ -28,15 +35,17 @@ pub struct Presented {
 /// What a presented refresh token leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is the newest: a new generation begins.
+    /// It is the newest token: start a new generation.
     Rotate(Rotation),
-    /// It is the parent, a moment later: the same successor again.
+    /// It is the parent within [`GRACE`]: issue the same successor again.
     Repeat,
-    /// It is the parent, and its client missed the answer: another successor takes the place of the one before.
+    /// It is the parent, and the client did not get the answer: issue another successor, which replaces the previous
+    /// one.
     Replace(Rotation),
-    /// It is a copy: the grant ends.
+    /// It is an old token that must not be used again, so it may have been copied: the grant ends.
     Reuse,
-    /// It was never given out: the state was set back. It is refused and nothing ends.
+    /// According to the stored state it was never issued, so the state was set back to an earlier one. The token is
+    /// refused, but the grant does not end.
     Unknown,
 }
 
@@ -54,7 +63,7 @@ pub fn judge(newest: Rotation, token: Presented, now: Timestamp) -> Verdict {
         return Verdict::Rotate(Rotation { generation, attempt: 0, since: now, parent, rotated_at: now, seen: false });
     }
     if token.generation == generation {
-        // Of the attempts before the newest, all were given out.
+        // All attempts before the newest were issued; anything else of this generation was not.
         return if token.attempt < attempt { Verdict::Reuse } else { Verdict::Unknown };
     }
     if token.generation > generation {

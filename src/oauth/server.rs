@@ -13,13 +13,13 @@ use crate::resource::open_streams::OpenStreams;
 pub struct AuthorizationServer {
     /// Issuer, keys, state and lifetimes.
     pub core: Arc<Core>,
-    /// Who users are, and whether they may still sign in.
+    /// Authenticates users, and tells whether they may still sign in.
     pub login: Arc<Login>,
-    /// Registrations per address, per network and in all.
+    /// Rate limit for registrations: per address, per network and in total.
     pub registrations: NestedRateLimit,
     /// Authorization codes that wait to be redeemed.
     pub pending: PendingCodes,
-    /// Streams that end with the grant that they were opened with.
+    /// Open event streams, which are cut when their grant ends.
     pub streams: OpenStreams,
     consent_listener: OnceLock<ConsentListener>,
 }
@@ -27,12 +27,12 @@ pub struct AuthorizationServer {
 type ConsentListener = Box<dyn Fn(&User, &ClientId) + Send + Sync>;
 
 impl AuthorizationServer {
-    /// Nothing has been registered or authorized in this process yet.
+    /// Creates the server with full rate limit buckets and no pending codes.
     pub fn new(core: Arc<Core>, login: Arc<Login>, streams: OpenStreams) -> AuthorizationServer {
         AuthorizationServer {
             core,
             login,
-            // A hosted client registers for many users from few addresses.
+            // A hosted client registers for many users from few addresses, so the limit per address must not be small.
             registrations: NestedRateLimit::new((100, 1), (200, 2), (2_000, 20)),
             pending: PendingCodes::default(),
             streams,

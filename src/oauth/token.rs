@@ -1,4 +1,4 @@
-//! `POST /.idp/token`: the token endpoint (RFC 6749 section 3.2). A file for each grant type does the work.
+//! `POST /.idp/token`: the token endpoint (RFC 6749 section 3.2). Each grant type is handled in its own file.
 
 use super::error::OAuthError;
 use super::server::AuthorizationServer;

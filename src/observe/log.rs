@@ -1,8 +1,8 @@
 //! The log: text lines for people, JSON lines for machines, on standard error.
 //!
-//! Messages are constant sentences; what varies comes as key-value pairs, so that both forms stay easy to search.
-//! Control characters are escaped in both. Libraries are heard from `warn` up, since their debug lines repeat
-//! header fields, which hold secrets.
+//! Messages are constant sentences; variable parts are key-value pairs, so that both forms are easy to search. Control
+//! characters are escaped in both. Lines of libraries are logged only from `warn` up, because their debug lines repeat
+//! header fields, which contain secrets.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use log::kv::{Key, Value, VisitSource};
 use log::{Level, LevelFilter, Metadata, Record};
 
-/// Form of the log lines.
+/// Format of the log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
@@ -25,7 +25,7 @@ struct Logger {
     level: LevelFilter,
 }
 
-/// Starts logging; the first call in a process wins.
+/// Starts logging. Only the first call in a process has an effect.
 pub fn init(format: LogFormat, level: LevelFilter) {
     if log::set_boxed_logger(Box::new(Logger { format, level })).is_ok() {
         log::set_max_level(level);
@@ -46,7 +46,7 @@ impl log::Log for Logger {
             LogFormat::Text => text(record),
             LogFormat::Json => json(record),
         };
-        // A log that can't be written must not take a request down with it.
+        // A log line that can't be written must not make a request fail.
         let _ = std::io::stderr().lock().write_all(line.as_bytes());
     }
 
@@ -94,7 +94,7 @@ fn json(record: &Record) -> String {
     line
 }
 
-/// Each with the type that it was logged with: a name made of digits is text all the same.
+/// The key-value pairs, each with the type that it was logged with: a name made of digits stays a string.
 struct Fields(Vec<(String, serde_json::Value)>);
 
 impl<'kvs> VisitSource<'kvs> for Fields {
@@ -106,7 +106,8 @@ impl<'kvs> VisitSource<'kvs> for Fields {
     }
 }
 
-/// Control characters, and what rearranges a terminal's line, as `\u{…}`.
+/// Appends `text`, with `\u{…}` for control characters and for characters that could break or rearrange a terminal's
+/// line.
 fn escape_into(line: &mut String, text: &str) {
     for c in text.chars() {
         match c {
@@ -123,7 +124,7 @@ pub fn is_bidi_control(c: char) -> bool {
     matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-/// Now, by RFC 3339 in UTC with milliseconds.
+/// The current time in UTC with milliseconds, in the format of RFC 3339.
 fn timestamp() -> String {
     let now = OffsetDateTime::now_utc();
     let (date, time) = (now.date(), now.time());
@@ -139,7 +140,7 @@ fn timestamp() -> String {
     )
 }
 
-/// Logs the first error of an episode and the recovery after it, not the thousand in between.
+/// Tracks a period of failures, so that only its first error and the recovery are logged.
 #[derive(Default)]
 pub struct Episode(std::sync::atomic::AtomicBool);
 

@@ -1,10 +1,10 @@
-//! A bound on log lines that others can cause: so many at once, so many a second, and the count of those left out.
+//! Limits log lines that others can cause: a burst, a rate per second, and a count of the lines left out.
 
 use std::time::Instant;
 
 use crate::token_bucket::{Rate, TokenBucket};
 
-/// The bound.
+/// A limit for log lines.
 #[derive(Debug)]
 pub struct Quota {
     rate: Rate,
@@ -19,7 +19,8 @@ impl Quota {
         Quota { rate, bucket: TokenBucket::full(rate, Instant::now()), omitted: 0 }
     }
 
-    /// May a line be written now? If so, how many were not since the last one that was.
+    /// Returns `None` if no line may be written now, else the number of lines that were left out since the last written
+    /// one.
     pub fn take(&mut self) -> Option<u64> {
         self.take_at(Instant::now())
     }

@@ -1,4 +1,4 @@
-//! Who asks for access to what, and the button that gives it.
+//! The consent page: which client requests access to what, with the buttons to allow or deny it.
 
 use http::StatusCode;
 use maud::{Markup, html};
@@ -10,15 +10,15 @@ use crate::identity::User;
 use crate::redirect_uri::{Destination, RedirectUri};
 use crate::url::ExternalUrl;
 
-/// The client that asks for access.
+/// The client that requests access, as shown on a page.
 pub struct RequestingClient<'a> {
     /// The name that it registered, unverified.
     pub name: Option<&'a str>,
-    /// Where the answer goes.
+    /// Where the authorization response goes.
     pub redirect: &'a RedirectUri,
 }
 
-/// Consent of somebody who is signed in.
+/// The consent page for a person who is signed in.
 pub fn consent(site: &ExternalUrl, client: &RequestingClient, user: &User, request: &str) -> Response {
     let title = "Allow access?";
     let body = html! {
@@ -37,7 +37,8 @@ pub fn consent(site: &ExternalUrl, client: &RequestingClient, user: &User, reque
     page(site, None, StatusCode::OK, title, Some(client.redirect), body)
 }
 
-/// A faulty request of a client that this user has not let in: the way back is a link, not a redirect.
+/// The error page for a faulty request of a client without a grant from this user: it links to the client instead of
+/// redirecting.
 pub fn leave(site: &ExternalUrl, id: RequestId, redirect: &RedirectUri, answer: &Response, why: &str) -> Response {
     let target = answer.headers.get(http::header::LOCATION).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let place = place_of(redirect);
@@ -52,7 +53,7 @@ pub fn leave(site: &ExternalUrl, id: RequestId, redirect: &RedirectUri, answer: 
 
 pub(super) fn who_asks(site: &ExternalUrl, client: &RequestingClient) -> Markup {
     let name = client.name.map(display_name).filter(|n| !n.is_empty());
-    // Where the answer to this request goes, whatever else the client has registered.
+    // Uses the redirect URI of this request, not the other ones that the client has registered.
     let is_local = client.redirect.destination() != Destination::Web;
     html! {
         dl {
@@ -61,8 +62,8 @@ pub(super) fn who_asks(site: &ExternalUrl, client: &RequestingClient) -> Markup 
                 dd .host { (place_of(client.redirect)) }
             }
             div {
-                dt { "It calls itself (unverified)" }
-                dd { (name.as_deref().unwrap_or("no name")) }
+                dt { "Name (unverified)" }
+                dd { (name.as_deref().unwrap_or("Unnamed application")) }
             }
             div {
                 dt { "It will be able to" }

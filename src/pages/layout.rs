@@ -1,4 +1,4 @@
-//! What all pages share: the frame around a body, the style sheet, and the policy that lets a page do nothing else.
+//! The layout that all pages share: the frame around a body, the style sheet, and a strict content security policy.
 
 use std::sync::LazyLock;
 
@@ -20,8 +20,8 @@ const STYLE: &str = include_str!("style.css");
 /// The style sheet's hash: the policy allows this one and no other.
 static STYLE_HASH: LazyLock<String> = LazyLock::new(|| STANDARD.encode(Sha256::digest(STYLE)));
 
-/// A whole page. `id` is shown where an operator may be asked about the request. `redirect` is where a form on the page may
-/// lead in the end.
+/// Builds a whole page. `id` is shown if the person may have to ask the operator about the request. `redirect` is the
+/// redirect URI that a form on the page may lead to; it is added to `form-action`.
 pub(super) fn page(
     site: &ExternalUrl,
     id: Option<RequestId>,
@@ -62,7 +62,7 @@ pub(super) fn page(
         .with(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"))
         .with(CONTENT_SECURITY_POLICY, policy)
         .with(CACHE_CONTROL, HeaderValue::from_static("no-store"))
-        // With no-referrer, browsers send Origin: null with forms.
+        // Not no-referrer: with it, browsers send `Origin: null` with forms, and the origin check would refuse them.
         .with(REFERRER_POLICY, HeaderValue::from_static("same-origin"))
         .with(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"))
         .with(HeaderName::from_static("x-frame-options"), HeaderValue::from_static("DENY"))

@@ -1,4 +1,4 @@
-//! Pages that tell a person something.
+//! Pages with only a message.
 
 use http::StatusCode;
 use maud::html;
@@ -7,7 +7,7 @@ use super::layout::page;
 use crate::http::{RequestId, Response};
 use crate::url::ExternalUrl;
 
-/// Something a person has to be told, with the id of the request by which the operator finds it in the log.
+/// An error page. It shows the request id, so that the operator can find the request in the log.
 pub fn error(
     site: &ExternalUrl,
     id: RequestId,

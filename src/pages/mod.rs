@@ -1,9 +1,9 @@
-//! The pages that people see: HTML from values. No script, no image, nothing from elsewhere.
+//! The HTML pages that people see. They contain no scripts and no images, and load nothing from other servers.
 //!
 //! - [`mod@sign_in`] – signing in and out
-//! - [`mod@consent`] – who asks for access to what
-//! - [`mod@message`] – errors, and what else a person is told
-//! - [`layout`] – the frame that all share; [`text`] – names, places and times in words
+//! - [`mod@consent`] – which client requests access to what
+//! - [`mod@message`] – errors and other messages
+//! - [`layout`] – the frame that all pages share; [`text`] – formats names, redirect targets and times
 
 mod consent;
 mod layout;

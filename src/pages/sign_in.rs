@@ -11,12 +11,12 @@ use crate::http::{RequestId, Response};
 use crate::identity::{ProviderId, User};
 use crate::url::ExternalUrl;
 
-/// What went wrong with a sign-in, for the form.
+/// Why a password sign-in failed, shown above the form.
 #[derive(Clone, Copy)]
 pub enum Problem {
     /// Wrong password.
     Wrong,
-    /// Too many wrong ones: seconds to wait.
+    /// Too many wrong passwords; seconds to wait.
     Slow(u64),
     /// Too many sign-ins at this moment.
     Busy,
@@ -28,7 +28,7 @@ pub struct ProviderButton<'a> {
     pub id: ProviderId,
     /// What the button calls it.
     pub label: &'a str,
-    /// It could not be reached the last time.
+    /// The provider could not be reached the last time.
     pub is_down: bool,
 }
 
@@ -40,7 +40,8 @@ pub struct SignInOptions<'a> {
     pub has_password: bool,
 }
 
-/// Sign-in and, where a client asks, consent on one page: the sealed request travels in the form.
+/// The sign-in page. If a client requests access, it is also the consent page. `request` is the signed value in the
+/// hidden form field.
 pub fn sign_in(
     site: &ExternalUrl,
     options: &SignInOptions,
@@ -70,7 +71,7 @@ pub fn sign_in(
         @if options.has_password && !options.providers.is_empty() { p .or { "or" } }
         @if options.has_password { form method="post" action="/.auth/login" {
             input type="hidden" name="request" value=(request);
-            // For password managers, which file passwords under a name.
+            // Password managers store passwords together with a user name.
             input type="text" name="username" value="owner" autocomplete="username" hidden;
             label for="password" { "Password" }
             input #password type="password" name="password" required autofocus autocomplete="current-password" maxlength="72"
@@ -98,7 +99,7 @@ pub fn sign_in(
     response
 }
 
-/// A button for each provider. The word on it says that pressing it allows access, where a client asks.
+/// A button for each provider. If a client requests access (`is_asked`), its label says that pressing it allows access.
 fn providers(options: &SignInOptions, is_asked: bool, request: &str, another_account: bool) -> Markup {
     html! {
         @for provider in &options.providers {
@@ -118,7 +119,8 @@ fn providers(options: &SignInOptions, is_asked: bool, request: &str, another_acc
     }
 }
 
-/// The way to a provider: by a page, since Chromium would apply this origin's form-action to the provider's redirects.
+/// Sends the browser to a provider. Uses a page with a Refresh field instead of a redirect, since Chromium would apply
+/// this origin's form-action to the provider's redirects.
 pub fn hop(site: &ExternalUrl, provider: &str, url: &str) -> Response {
     let body = html! {
         h1 { "Signing in with " (provider) }
@@ -128,7 +130,7 @@ pub fn hop(site: &ExternalUrl, provider: &str, url: &str) -> Response {
         .with(HeaderName::from_static("refresh"), format!("0;url={url}"))
 }
 
-/// The provider sent the browser back without anybody signed in.
+/// The page for a callback with an error: the provider did not sign the person in.
 pub fn not_signed_in(
     site: &ExternalUrl,
     id: RequestId,
@@ -151,7 +153,8 @@ pub fn not_signed_in(
     page(site, Some(id), StatusCode::FORBIDDEN, "Not signed in", client.map(|c| c.redirect), body)
 }
 
-/// Somebody has signed in as `account` who may not use this server. The page does not say which rule is missing.
+/// The page for a person who signed in at a provider as `account` but matches no allow rule. It does not reveal the
+/// rules.
 pub fn not_allowed(
     site: &ExternalUrl,
     id: RequestId,
@@ -174,7 +177,7 @@ pub fn not_allowed(
     page(site, Some(id), StatusCode::FORBIDDEN, "No access", client.map(|c| c.redirect), body)
 }
 
-/// Somebody is signed in and no client asks.
+/// The page for a person who is signed in, without a requesting client; it has the sign-out button.
 pub fn signed_in(site: &ExternalUrl, mcp_url: &str, user: &User, form: &str) -> Response {
     let body = html! {
         h1 { "You are signed in" }
@@ -188,7 +191,7 @@ pub fn signed_in(site: &ExternalUrl, mcp_url: &str, user: &User, form: &str) -> 
     page(site, None, StatusCode::OK, "Signed in", None, body)
 }
 
-/// After signing out.
+/// The page after signing out.
 pub fn signed_out(site: &ExternalUrl) -> Response {
     let body = html! {
         h1 { "You are signed out" }

@@ -1,4 +1,4 @@
-//! Names, places and times in words. What strangers chose is cleaned before it is shown.
+//! Formats names, redirect targets and times for pages. Names chosen by clients are cleaned before they are shown.
 
 use crate::identity::User;
 use crate::observe::log::is_bidi_control;
@@ -27,7 +27,8 @@ fn is_invisible(c: char) -> bool {
     )
 }
 
-/// A client's own name: control and direction characters taken out, at most 64 characters.
+/// Cleans a name for display, for example one that a client registered: removes control, direction and invisible
+/// characters, and cuts it after 64 characters.
 pub fn display_name(name: &str) -> String {
     let clean: String = name.chars().filter(|c| !c.is_control() && !is_bidi_control(*c) && !is_invisible(*c)).collect();
     let clean = clean.split_whitespace().collect::<Vec<_>>().join(" ");

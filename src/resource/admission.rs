@@ -1,8 +1,8 @@
-//! How many upstream requests and streams there may be at one time, in all and for one user.
+//! Limits concurrent upstream requests and event streams, in total and per user.
 //!
-//! Whatever may be answered by an event stream has a place for one reserved before it is passed on: a request that the
-//! server has carried out must not be refused afterwards. A request whose answer takes long becomes a stream as well, and
-//! an upload that takes long makes room when there is none.
+//! A request that may be answered by an event stream reserves a stream slot before it is forwarded, because a request
+//! that the upstream server has already processed must not be refused afterwards. A request whose answer takes long is
+//! counted as a stream as well. When all request slots are taken, an upload that takes long is cut to make room.
 
 use crate::lock::Unpoisoned;
 use std::collections::HashMap;
@@ -18,12 +18,12 @@ use crate::http::{Payload, Response};
 use crate::identity::UserId;
 use crate::net::client_connection::ClientConnection;
 
-/// An answer that has gone on for so long is a stream, whatever its type says.
+/// An answer that takes longer than this is counted as a stream, whatever its Content-Type is.
 const LONG_ANSWER: Duration = Duration::from_secs(10);
-/// An upload that has gone on for so long makes room for another request.
+/// An upload that takes longer than this may be cut to make room for another request.
 const LONG_UPLOAD: Duration = Duration::from_secs(30);
 
-/// The bounds.
+/// The limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Requests in flight.
@@ -36,7 +36,7 @@ pub struct Bounds {
     pub streams_per_user: usize,
 }
 
-/// The counts and their bounds.
+/// Counts requests and streams, and enforces the limits.
 pub struct Admission(Arc<Inner>);
 
 struct Inner {
@@ -58,7 +58,7 @@ struct Counts {
     streams: usize,
 }
 
-/// One request that was let in.
+/// One admitted request.
 struct Entry {
     user: UserId,
     is_request: bool,
@@ -66,33 +66,34 @@ struct Entry {
     since: Instant,
     /// When its answer began.
     answered: Option<Instant>,
-    /// Its client, and whether that still sends.
+    /// See [`Newcomer::upload`].
     upload: Option<(Weak<ClientConnection>, Arc<AtomicBool>)>,
 }
 
-/// What is to be let in.
+/// A request that asks for admission.
 pub struct Newcomer {
-    /// Whose it is.
+    /// The user who sent it.
     pub user: UserId,
     /// May it be answered by an event stream?
     pub wants_stream: bool,
-    /// Its client, and whether that still sends, where the body has not arrived.
+    /// The client's connection, and a flag that is true while the body is arriving; `None` if the body was already
+    /// complete.
     pub upload: Option<(Weak<ClientConnection>, Arc<AtomicBool>)>,
 }
 
-/// A request that was let in; dropping it makes room.
+/// An admitted request. Dropping it frees its slots.
 pub struct Permit {
     inner: Arc<Inner>,
     number: u64,
 }
 
 impl Admission {
-    /// Nothing is let in yet.
+    /// Creates the limits without any admitted request.
     pub fn new(bounds: Bounds) -> Admission {
         Admission(Arc::new(Inner { bounds, table: Mutex::default() }))
     }
 
-    /// Lets a request in, or says why not.
+    /// Admits a request, or returns the response that refuses it.
     pub fn enter(&self, newcomer: Newcomer) -> Result<Permit, Box<Response>> {
         self.enter_at(newcomer, Instant::now())
     }
@@ -175,7 +176,7 @@ impl Table {
         Some(entry)
     }
 
-    /// It is no request any more but a stream, where there is a place for it.
+    /// Counts a request as a stream from now on, if it has a reserved stream slot or one is free.
     fn become_stream(&mut self, number: u64, bounds: &Bounds) {
         let Some(mut entry) = self.leave(number) else { return };
         let own = self.users.get(&entry.user).copied().unwrap_or_default();
@@ -186,7 +187,7 @@ impl Table {
         self.enter(number, entry);
     }
 
-    /// What is answered without end is no request in flight.
+    /// Counts requests with long answers as streams, so that they no longer occupy request slots.
     fn reclassify(&mut self, bounds: &Bounds, now: Instant) {
         let is_long = |entry: &Entry| {
             entry.is_request && entry.answered.is_some_and(|at| now.saturating_duration_since(at) > LONG_ANSWER)
@@ -195,7 +196,7 @@ impl Table {
         long.into_iter().for_each(|number| self.become_stream(number, bounds));
     }
 
-    /// The upload that has gone on the longest, of those that take long.
+    /// The oldest request that is still uploading after [`LONG_UPLOAD`].
     fn longest_upload(&self, now: Instant) -> Option<u64> {
         let is_long = |entry: &Entry| {
             let is_under_way = entry.upload.as_ref().is_some_and(|(_, arriving)| arriving.load(Ordering::Relaxed));
@@ -207,7 +208,8 @@ impl Table {
 }
 
 impl Permit {
-    /// Keeps the permit for as long as the answer takes. An event stream, which may take hours, is counted as such.
+    /// Holds the permit until the response body is dropped. An event stream, which may take hours, is counted as a
+    /// stream.
     pub fn attach(self, mut response: Response, is_stream: bool) -> Response {
         let Payload::Stream { reader, length } = response.body else { return response };
         let mut table = self.inner.table();
@@ -284,7 +286,7 @@ mod tests {
         let _b = enter(&admission, "b", true).unwrap().attach(answer(), true);
         assert_eq!(enter(&admission, "c", true).err(), Some(503));
         assert!(enter(&admission, "c", false).is_ok(), "what wants no stream needs no place");
-        // It finds its place, and is not refused once it has been carried out.
+        // It uses its reserved slot: a request must not be refused after the server has processed it.
         assert_eq!(reserved.attach(answer(), true).status, 200);
         drop(open);
         assert!(enter(&admission, "c", true).is_ok());
@@ -327,7 +329,7 @@ mod tests {
         let newcomer = |user| Newcomer { user, wants_stream: false, upload: None };
         let _b = admission.enter_at(newcomer(user("b")), later).ok().unwrap();
         assert!(admission.enter_at(newcomer(user("c")), later).is_err(), "there was one to be cut");
-        // The one that was cut comes to its end, and is not counted twice.
+        // Dropping the permit of the request that was cut must not reduce the counts a second time.
         drop(slow);
         assert_eq!(admission.0.table().all.requests, 2);
     }

@@ -1,4 +1,4 @@
-//! From the bearer token of a request (RFC 6750) to the principal, or to the reason why there is none.
+//! Checks the bearer token of a request (RFC 6750). The result is the principal, or the reason why there is none.
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -12,27 +12,27 @@ use crate::tokens::access::AccessToken;
 /// Why a request has no principal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denial {
-    /// It has no bearer token: some clients start OAuth only when there is no `error` in the challenge.
+    /// It has no bearer token. The challenge then has no `error`, because some clients start OAuth only without one.
     NoToken,
-    /// Its token is not good; the reason is for the developer who reads it.
+    /// Its token is not valid. The reason is for the developer who reads the response.
     BadToken(&'static str),
 }
 
-/// The principal of the request's bearer token. Reads memory only.
+/// The principal of the request's bearer token. Reads memory only, except for a user record that is not cached yet.
 pub fn principal(login: &Login, seen: &Seen, headers: &HeaderMap) -> Result<Principal, Denial> {
     let token = verify(login, headers)?;
     seen.note(&token);
     let person = match login.providers.of_credential(&token.credential) {
-        // Memory, but for the first request of a user after a start.
+        // Cached in memory, except for the first request of a user after a start.
         Some(_) => match login.people.get(&token.sub) {
-            Ok(None) => return Err(Denial::BadToken("the user was turned away since")),
+            Ok(None) => return Err(Denial::BadToken("the user was denied access since")),
             known => known.unwrap_or_default(),
         },
         None => None,
     };
     Ok(Principal {
         user: token.sub,
-        // What the provider said last.
+        // The address that the provider gave last; it may be newer than the one in the token.
         email: person.as_ref().map_or(token.email, |person| person.profile.email.clone()),
         client: token.client_id,
         grant: token.grant,
@@ -41,7 +41,7 @@ pub fn principal(login: &Login, seen: &Seen, headers: &HeaderMap) -> Result<Prin
     })
 }
 
-/// The request's bearer token, if it is good.
+/// The request's bearer token, if it is valid.
 pub fn verify(login: &Login, headers: &HeaderMap) -> Result<AccessToken, Denial> {
     let mut fields = headers.get_all(AUTHORIZATION).iter();
     let Some(field) = fields.next() else { return Err(Denial::NoToken) };
@@ -65,7 +65,7 @@ pub fn verify(login: &Login, headers: &HeaderMap) -> Result<AccessToken, Denial>
     match login.providers.of_credential(&token.credential) {
         // Refreshing re-evaluates the allow rules.
         Some(provider) if token.rules.as_ref() != Some(&provider.rules().digest()) => {
-            return Err(Denial::BadToken("who may enter has been changed since; the token has to be refreshed"));
+            return Err(Denial::BadToken("the allow rules have changed since; the token has to be refreshed"));
         }
         Some(_) => {}
         None if !login.passwords.is_current(&token.credential) => {

@@ -1,4 +1,5 @@
-//! The answer to a request without a good token: 401 with the way to one (RFC 6750 section 3, RFC 9728 section 5.1).
+//! The response to a request without a valid token: 401 with the URL of the resource metadata (RFC 6750 section 3, RFC
+//! 9728 section 5.1).
 
 use http::header::{ACCEPT, CACHE_CONTROL, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -11,7 +12,7 @@ use crate::http::Response;
 use crate::identity::SCOPE;
 use crate::pages;
 
-/// 401 with the way to a token. `path` is that of the request.
+/// Builds the 401 response with the URL of the resource metadata. `path` is the request's path.
 pub fn challenge(core: &Core, mcp_url: &str, path: &str, headers: &HeaderMap, denial: Denial) -> Response {
     let metadata = resource_metadata_url(core, path);
     let mut value = format!("Bearer resource_metadata=\"{metadata}\", scope=\"{SCOPE}\"");
@@ -32,7 +33,7 @@ pub fn challenge(core: &Core, mcp_url: &str, path: &str, headers: &HeaderMap, de
     response.with(WWW_AUTHENTICATE, value).with(CACHE_CONTROL, HeaderValue::from_static("no-store"))
 }
 
-/// A person's browser asks for HTML by name; MCP clients never do.
+/// Browsers name `text/html` in the Accept field; MCP clients never do.
 fn is_browser(headers: &HeaderMap) -> bool {
     headers.get(ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("text/html"))
 }

@@ -5,10 +5,11 @@ use serde_json::{Value, json};
 use crate::core::Core;
 use crate::identity::SCOPE;
 
-/// Where the metadata is found; the path of the resource follows.
+/// Path of the metadata document; the path of the resource is appended.
 pub const PROTECTED_RESOURCE: &str = "/.well-known/oauth-protected-resource";
 
-/// `resource` is what the user typed into the client, so it answers with the path that was asked for.
+/// The metadata document. `resource` has to be the URL that the user typed into the client, so it is built from the
+/// requested path.
 pub fn protected_resource(core: &Core, path: &str) -> Value {
     json!({
         "resource": core.url(path),
@@ -18,7 +19,8 @@ pub fn protected_resource(core: &Core, path: &str) -> Value {
     })
 }
 
-/// The URL of the metadata for a request at `path`. A path that may not stand in a quoted header parameter is left out.
+/// The URL of the metadata for a request at `path`. Leaves out a path that is longer than 256 bytes or has characters
+/// that are not safe in a quoted header parameter.
 pub fn resource_metadata_url(core: &Core, path: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:@".contains(&b);
     let suffix = if path == "/" || path.len() > 256 || !path.bytes().all(plain) { "" } else { path };

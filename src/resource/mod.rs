@@ -1,10 +1,10 @@
 //! The protected resource (RFC 6750, RFC 9728): who may reach the MCP server, how many at once, and for how long.
 //!
-//! - [`bearer`] – bearer token → principal; [`challenge`] – else the way to a token; [`metadata`] – the document that says
-//!   which authorization server that is
-//! - [`seen`] – which tokens are in use, so that the refresh tokens before them end
-//! - [`admission`] – requests and streams at one time, in all and for one user
-//! - [`open_streams`] – the event streams that are open; [`recheck`] – ends those of users who may not enter any more
+//! - [`bearer`] – bearer token → principal; [`challenge`] – the 401 response without a valid token; [`metadata`] – the
+//!   document that names the authorization server
+//! - [`seen`] – records which tokens are in use, so that the previous refresh tokens end
+//! - [`admission`] – limits concurrent requests and streams, in total and per user
+//! - [`open_streams`] – the open event streams; [`recheck`] – cuts the streams of users who may not enter any more
 
 pub mod admission;
 pub mod bearer;

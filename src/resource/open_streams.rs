@@ -1,5 +1,5 @@
-//! Event streams that are open, so that they can be cut when their user may not enter any more: a stream outlives the
-//! token that it was opened with.
+//! Tracks open event streams, so that they can be cut when their user may not enter any more. This is needed because a
+//! stream can outlive the token that it was opened with.
 
 use crate::lock::Unpoisoned;
 use std::collections::HashMap;
@@ -26,12 +26,12 @@ struct Open {
     grant: GrantId,
     /// The client's connection.
     client: Weak<ClientConnection>,
-    /// When the token runs out that vouches for it.
+    /// When the user has to be checked again; at first, when the token that opened the stream expires.
     due: Timestamp,
 }
 
 impl OpenStreams {
-    /// Takes note of an event stream that is about to be sent to `client`, and of its end.
+    /// Registers an event stream that is about to be sent to `client`. Dropping the response body removes it.
     pub fn attach(&self, mut response: Response, principal: &Principal, client: &ClientHandle) -> Response {
         let Payload::Stream { reader, length } = response.body else { return response };
         let mut state = self.state();
@@ -49,7 +49,7 @@ impl OpenStreams {
         response
     }
 
-    /// The grants whose streams are open though the token that they were opened with has run out by now.
+    /// The grants with open streams whose user has to be checked again at `now`.
     pub fn due(&self, now: Timestamp) -> Vec<GrantId> {
         let mut grants: Vec<GrantId> =
             self.state().open.values().filter(|o| o.due <= now).map(|o| o.grant.clone()).collect();
@@ -63,19 +63,19 @@ impl OpenStreams {
         self.due(Timestamp::MAX)
     }
 
-    /// The grant's streams may go on until then without a new look.
+    /// Sets when the user of the grant's streams has to be checked again.
     pub fn vouch(&self, grant: &GrantId, until: Timestamp) {
         self.state().open.values_mut().filter(|o| o.grant == *grant).for_each(|o| o.due = until);
     }
 
-    /// Ends the grant's streams; their number.
+    /// Cuts the client connections of the grant's streams, and returns their number.
     pub fn cut(&self, grant: &GrantId) -> usize {
         let state = self.state();
         let concerned: Vec<_> =
             state.open.values().filter(|o| o.grant == *grant).filter_map(|o| o.client.upgrade()).collect();
         drop(state);
         for client in &concerned {
-            // Whoever waits on the client's behalf takes it for gone.
+            // A thread that works for this client sees a closed connection.
             client.cut();
         }
         concerned.len()

@@ -1,4 +1,4 @@
-//! What follows when somebody may not enter any more: grants end, and streams that are open are cut.
+//! Ends the grants and cuts the open streams of users who may not enter any more.
 
 use super::open_streams::OpenStreams;
 use crate::core::Core;
@@ -7,7 +7,7 @@ use crate::login::Login;
 use crate::login::providers::people::Standing;
 use crate::store::rows::{Grant, Phase};
 
-/// Ends a grant: its refresh tokens, its access tokens, its streams. `why` is for the log.
+/// Ends a grant with its refresh tokens, access tokens and streams. `why` is for the log.
 pub fn end_grant(core: &Core, streams: &OpenStreams, id: &GrantId, user: &User, why: &str) {
     let (grant, lifetime) = (id.clone(), core.lifetimes.access_token);
     let ended = core.state.transact(move |tx| {
@@ -23,11 +23,11 @@ pub fn end_grant(core: &Core, streams: &OpenStreams, id: &GrantId, user: &User, 
     log::warn!(user:% = user.id, grant:% = id, streams = cut, reason = why; "a user may not enter any more: the authorization has ended");
 }
 
-/// Looks after streams that are open: those whose grant has ended are cut, and where the token that vouched for one has
-/// run out, its user is asked after, as at a refresh.
+/// Checks all open streams. Cuts those whose grant has ended. When a stream is due, because the token that it was
+/// opened with has expired, asks the provider whether the user may still enter, as at a refresh.
 pub fn look_after_streams(login: &Login, streams: &OpenStreams) {
     cut_ended(login, streams);
-    // One that began while rules were changed, and those of users turned away elsewhere.
+    // Finds streams that were opened while the rules changed, and streams of users who were turned away elsewhere.
     apply_rules(login, streams);
     for id in streams.due(login.core.now()) {
         match login.core.state.get::<Grant>(id.as_str()) {
@@ -40,14 +40,14 @@ pub fn look_after_streams(login: &Login, streams: &OpenStreams) {
                         log::warn!(user:% = grant.user.id, grant:% = id, streams = cut, reason = why.as_str(); "streams were cut: the provider can't be asked after their user, and what it said last is too old (--identity-lifetime, IDENTITY_LIFETIME)");
                     }
                 }
-                // Asking may take its time.
+                // Asking the provider may have taken long: other grants may have ended meanwhile.
                 cut_ended(login, streams);
             }
             Ok(Some(grant)) if login.is_current(&grant.user.credential) => prolong(login, streams, &id),
             Ok(_) => {
                 streams.cut(&id);
             }
-            // They stay due.
+            // The store can't be read: the streams stay due, and the next call checks them.
             Err(_) => {}
         }
     }
@@ -65,8 +65,8 @@ fn prolong(login: &Login, streams: &OpenStreams, id: &GrantId) {
     streams.vouch(id, login.core.now() + login.core.lifetimes.access_token);
 }
 
-/// Has streams looked at whose user is not let in as far as is known. Tokens made under rules that have been changed are
-/// refused, so that all others come to be looked at as well.
+/// Marks streams as due for a check if their user is not admitted by what is known now. All other users are checked
+/// when they refresh, because access tokens issued under the old rules are refused.
 fn apply_rules(login: &Login, streams: &OpenStreams) {
     for id in streams.grants() {
         if let Ok(Some(grant)) = login.core.state.get::<Grant>(id.as_str())

@@ -1,4 +1,4 @@
-//! Which access tokens have been used, so that the refresh tokens before them end.
+//! Records which access tokens have been used, so that the previous refresh tokens end.
 
 use crate::lock::Unpoisoned;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -10,26 +10,28 @@ use crate::store::rows::{Grant, Phase};
 use crate::store::{State, StoreError};
 use crate::tokens::access::AccessToken;
 
-/// Notes that a client uses the newest generation of its tokens, so that the refresh token before it dies.
+/// Records that a client uses the newest generation of its tokens, so that the previous refresh token ends.
 ///
-/// The guard does no I/O: the row is written by a thread of its own, once for each generation.
+/// `resource::bearer` calls this for every request, so it does no I/O: a separate thread writes the row, once for each
+/// attempt of a generation.
 pub struct Seen {
     noted: Mutex<BoundedMap<GrantId, (u64, u64)>>,
     queue: SyncSender<(GrantId, u64, u64)>,
 }
 
-/// Generations remembered as noted; forgetting one costs a needless write.
+/// Maximum number of grants whose newest recorded generation is remembered. Forgetting one costs a needless
+/// transaction.
 const MAX_NOTED: usize = 10_000;
-/// Notes that may wait to be written; one more is made again with the next request.
+/// Maximum number of records in the queue. If it is full, the record is dropped, and the next request tries again.
 const MAX_WAITING: usize = 1_000;
 
 impl Seen {
-    /// Starts the thread that writes the notes.
+    /// Starts the thread that writes the records.
     pub fn start(state: Arc<State>) -> std::io::Result<Seen> {
         let (queue, notes) = sync_channel::<(GrantId, u64, u64)>(MAX_WAITING);
         std::thread::Builder::new().name("seen".into()).spawn(move || {
             for (grant, generation, attempt) in notes {
-                // A failure is told by the state itself; the grace then simply lasts longer.
+                // `State` logs the failure. The previous refresh token then stays usable for longer.
                 let _ = mark_seen(&state, grant, generation, attempt);
             }
         })?;
@@ -37,7 +39,7 @@ impl Seen {
     }
 
     pub(super) fn note(&self, token: &AccessToken) {
-        // The first generation has no predecessor that could be alive.
+        // The first generation has no previous refresh token.
         if token.generation < 2 {
             return;
         }

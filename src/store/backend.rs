@@ -1,4 +1,4 @@
-//! What a store of rows has to do, so that there can be another one.
+//! The interface of a row store, so that there can be other implementations.
 
 use std::fmt;
 
@@ -15,9 +15,9 @@ pub enum Table {
     Consents,
     /// Browser sessions.
     Sessions,
-    /// Grants whose access tokens must be refused though their time is not over.
+    /// Grants whose access tokens must be refused although they have not expired.
     Revocations,
-    /// Access tokens that must be refused since others took their place.
+    /// Access tokens that must be refused because others replaced them.
     Superseded,
     /// MCP sessions with stdio servers.
     McpSessions,
@@ -60,7 +60,7 @@ impl Table {
 /// A stored value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// From here on it counts as absent, and is collected in time.
+    /// From this time on the row counts as absent; it is deleted later.
     pub expires_at: Timestamp,
     /// JSON.
     pub value: Vec<u8>,
@@ -88,7 +88,7 @@ pub trait Transaction {
     fn delete(&mut self, table: Table, key: &str);
 }
 
-/// What a transaction does. When it fails, nothing of it is kept.
+/// The body of a transaction. If it returns an error, none of its changes are kept.
 pub type Job = Box<dyn FnOnce(&mut dyn Transaction) -> Result<(), StoreError> + Send>;
 
 /// A store of rows.
@@ -96,12 +96,12 @@ pub trait Store: Send + Sync {
     /// One row.
     fn get(&self, table: Table, key: &str) -> Result<Option<Row>, StoreError>;
 
-    /// Runs `job` alone among all transactions; when this returns `Ok`, what it wrote survives a crash.
+    /// Runs `job`, isolated from all other transactions. When this returns `Ok`, its changes survive a crash.
     fn transact(&self, job: Job) -> Result<(), StoreError>;
 
     /// How many rows a table has, expired ones included.
     fn count(&self, table: Table) -> Result<u64, StoreError>;
 
-    /// Shows every row of a table as it is at one moment.
+    /// Calls `visit` with every row of a consistent snapshot of the table.
     fn scan(&self, table: Table, visit: &mut dyn FnMut(&str, Row)) -> Result<(), StoreError>;
 }

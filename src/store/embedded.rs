@@ -1,7 +1,7 @@
-//! The embedded store: one redb file, one writer thread that groups commits.
+//! The embedded store: one redb file, and one writer thread that commits several jobs at once.
 //!
-//! A write error leaves redb unusable until it is opened anew; that is done here, so that a full disk that has room
-//! again heals without a restart.
+//! After an I/O error, redb is unusable until the file is reopened. This module reopens it, so that the store recovers
+//! without a restart, for example when a full disk has room again.
 
 use crate::lock::Unpoisoned;
 use std::collections::HashMap;
@@ -20,11 +20,11 @@ use redb::{
 
 use super::backend::{Job, Row, Store, StoreError, Table, Transaction};
 
-/// redb would take 1 GiB.
+/// Cache size in bytes. The default of redb is 1 GiB.
 const CACHE: usize = 1 << 20;
-/// Jobs that share one commit.
+/// Maximum number of jobs in one commit.
 const GROUP: usize = 256;
-/// Pause between attempts to open the file anew.
+/// Pause between attempts to reopen the file.
 const REOPEN_PAUSE: Duration = Duration::from_millis(500);
 
 /// Rows in a redb database.
@@ -49,7 +49,7 @@ struct Queued {
 /// Why a data directory's store can't be opened.
 #[derive(Debug)]
 pub enum OpenError {
-    /// Another process has it.
+    /// Another process has it open.
     InUse,
     /// Anything else.
     Failed(String),
@@ -65,7 +65,7 @@ impl From<DatabaseError> for OpenError {
 }
 
 impl EmbeddedStore {
-    /// Opens or makes the file at `path`, mode 0600.
+    /// Opens the file at `path`, or creates it with mode 0600.
     pub fn open(path: &Path) -> Result<EmbeddedStore, OpenError> {
         let path: PathBuf = path.to_path_buf();
         EmbeddedStore::with_opener(Box::new(move || {
@@ -74,12 +74,13 @@ impl EmbeddedStore {
         }))
     }
 
-    /// A store in memory, gone with the process.
+    /// A store in memory, lost when the process ends.
     pub fn in_memory() -> Result<EmbeddedStore, OpenError> {
         EmbeddedStore::with_backend(InMemoryBackend::new)
     }
 
-    /// A store on backends that `make` opens, each seeing what the one before it kept.
+    /// A store on a backend from `make`. `make` is called again whenever the store is reopened; the new backend must
+    /// have the data of the previous one.
     pub fn with_backend<B: StorageBackend>(
         make: impl Fn() -> B + Send + Sync + 'static,
     ) -> Result<EmbeddedStore, OpenError> {
@@ -145,7 +146,7 @@ fn definition(table: Table) -> TableDefinition<'static, &'static str, &'static [
     TableDefinition::new(table.name())
 }
 
-/// Eight bytes of expiry, then the value.
+/// Encodes a row: eight bytes of expiry (big-endian), then the value.
 fn pack(row: &Row) -> Vec<u8> {
     let mut out = Vec::with_capacity(8 + row.value.len());
     out.extend_from_slice(&row.expires_at.to_be_bytes());
@@ -192,7 +193,7 @@ impl Shared {
 
     fn make_tables(&self) -> Result<(), StoreError> {
         let db = self.database()?;
-        // Reading first: a start that finds its tables writes nothing.
+        // Check with a read transaction first, so that a start with existing tables writes nothing.
         let read = db.begin_read().map_err(failed)?;
         let missing =
             Table::ALL.iter().any(|t| matches!(read.open_table(definition(*t)), Err(TableError::TableDoesNotExist(_))));
@@ -219,12 +220,12 @@ impl Shared {
         }
     }
 
-    /// One transaction and one commit for the whole group; jobs that fail by themselves take no other down.
+    /// Runs the whole group in one transaction with one commit. A job that returns an error does not affect the others.
     fn write_group(&self, group: Vec<Queued>) {
         let (jobs, senders): (Vec<Job>, Vec<_>) = group.into_iter().map(|q| (q.job, q.done)).unzip();
-        // A fault within the database must not end the only thread that writes.
+        // A panic in the database or in a job must not end the only writer thread.
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.commit(jobs)))
-            .unwrap_or_else(|_| Err(StoreError("a transaction failed by a fault of this program".into())));
+            .unwrap_or_else(|_| Err(StoreError("internal error: a transaction panicked".into())));
         if result.is_err() {
             self.close();
         }
@@ -233,7 +234,7 @@ impl Shared {
                 Ok(outcomes) => outcomes[i].clone(),
                 Err(e) => Err(e.clone()),
             };
-            // A caller that no longer listens has gone with its connection.
+            // Sending fails only if the caller no longer waits; then nobody needs the result.
             let _ = done.send(outcome);
         }
     }
@@ -258,7 +259,7 @@ impl Shared {
 fn begin(db: &Database) -> Result<WriteTransaction, StoreError> {
     let mut write = db.begin_write().map_err(failed)?;
     write.set_durability(Durability::Immediate).map_err(failed)?;
-    // Without it, the start after a crash would walk the whole file.
+    // Without quick repair, the first start after a crash would scan the whole file.
     write.set_quick_repair(true);
     Ok(write)
 }
@@ -267,7 +268,7 @@ fn failed(error: impl std::fmt::Display) -> StoreError {
     StoreError(error.to_string())
 }
 
-/// What a job has changed so far: kept aside until it has succeeded.
+/// The changes of one job, buffered until the job has succeeded.
 struct Overlay<'w> {
     write: &'w WriteTransaction,
     changes: HashMap<(Table, String), Option<Row>>,

@@ -1,8 +1,9 @@
-//! What must survive a restart.
+//! Storage for everything that must survive a restart.
 //!
-//! [`backend`] is small enough for a second implementation: rows by table and key, each with an expiry, and transactions
-//! that are durable when they return. [`embedded`] keeps them in a file. [`State`] is what the rest of the program
-//! sees: typed rows ([`rows`]), expiry applied, revocations mirrored in memory.
+//! [`backend`] is the interface, small enough for a second implementation: rows by table and key, each with an expiry,
+//! and
+//! transactions that are durable when they return. [`embedded`] stores the rows in a file. The rest of the program uses
+//! [`State`], which has typed rows ([`rows`]), hides expired rows, and mirrors revocations in memory.
 
 mod backend;
 pub mod embedded;

@@ -1,4 +1,4 @@
-//! The rows.
+//! The types of the stored rows.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ pub trait Stored: Serialize + DeserializeOwned {
     /// Its table.
     const TABLE: Table;
 
-    /// When it counts as absent.
+    /// The time from which the row counts as absent.
     fn expires_at(&self) -> Timestamp;
 }
 
@@ -23,11 +23,11 @@ pub trait Stored: Serialize + DeserializeOwned {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AuthMethod {
-    /// A public client: PKCE is what protects it.
+    /// A public client, protected by PKCE.
     None,
     /// HTTP Basic.
     ClientSecretBasic,
-    /// In the form.
+    /// Secret in the form.
     ClientSecretPost,
 }
 
@@ -36,19 +36,19 @@ pub enum AuthMethod {
 pub struct Client {
     /// Its id.
     pub id: ClientId,
-    /// What it calls itself; unverified.
+    /// The name that it registered; unverified.
     pub name: Option<String>,
-    /// Where answers may go.
+    /// Where authorization responses may be sent.
     pub redirect_uris: Vec<String>,
     /// How it authenticates.
     pub auth_method: AuthMethod,
-    /// `web` or `native`, as it said.
+    /// `web` or `native`, as registered, or else derived from the redirect URIs.
     pub application_type: Option<String>,
-    /// Registered at.
+    /// When it was registered.
     pub issued_at: Timestamp,
-    /// Has a user ever authorized it? Those that nobody did go first.
+    /// Has a user ever authorized it? Unused clients are evicted first.
     pub used: bool,
-    /// Who did so first.
+    /// The user who authorized it first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used_by: Option<UserId>,
     /// The network that it was registered from.
@@ -59,7 +59,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// What it calls itself, for the log; empty where it has no name.
+    /// The name that it registered, for the log; empty if it has none.
     pub fn shown_name(&self) -> &str {
         self.name.as_deref().unwrap_or_default()
     }
@@ -76,63 +76,66 @@ pub struct Grant {
     pub client: ClientId,
     /// How the client authenticates.
     pub auth_method: AuthMethod,
-    /// Where it stands.
+    /// Its phase.
     pub phase: Phase,
-    /// Longest lifetime of an access token of it, in seconds, whatever the configuration says later.
+    /// Longest lifetime of the access tokens issued for it, in seconds. Kept because the configured lifetime may be
+    /// shortened later.
     pub access_token_lifetime: u64,
-    /// When the user gave it; it ends a fixed time later however busy it is.
+    /// When its code was issued, then when the code was redeemed. The grant ends a fixed time later, however often it
+    /// is refreshed.
     pub created_at: Timestamp,
     /// End.
     pub expires_at: Timestamp,
 }
 
-/// Where a grant stands.
+/// The phase of a grant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Waits for its authorization code.
+    /// Waits for its authorization code to be redeemed.
     Pending {
         /// PKCE challenge.
         code_challenge: String,
         /// Must be repeated at the token endpoint, if it was given at the authorization endpoint.
         redirect_uri: String,
-        /// Was it?
+        /// Was it given there?
         redirect_uri_given: bool,
     },
-    /// Its code was redeemed; refresh tokens follow one another.
+    /// Its code was redeemed, and its refresh tokens rotate.
     Active {
-        /// Which of its refresh tokens are good.
+        /// Which of its refresh tokens are valid.
         #[serde(flatten)]
         rotation: Rotation,
-        /// Kept so that a second redemption of the code is recognised as genuine.
+        /// Kept to check a second redemption of the code: only one with the right parameters revokes the grant.
         code_challenge: String,
         /// Likewise.
         redirect_uri: String,
         /// Likewise.
         redirect_uri_given: bool,
     },
-    /// Ended before its time.
+    /// Ended before it expired.
     Revoked,
 }
 
-/// Where the refresh tokens of a grant stand. Each rotation begins a generation; where the answer was lost, another
-/// attempt takes the place of the one before.
+/// The state of a grant's refresh token rotation. Each rotation starts a new generation. If the answer was lost, a new
+/// attempt replaces the previous one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rotation {
-    /// The newest token's number.
+    /// The generation of the newest token.
     pub generation: u64,
-    /// Which of that generation's attempts it is; earlier ones were replaced.
+    /// The attempt of the newest token within its generation; earlier attempts were replaced.
     #[serde(default)]
     pub attempt: u64,
     /// When it was made.
     pub since: Timestamp,
-    /// Attempt and making of the token that was rotated into this generation.
+    /// `attempt` and `since` of the token that was exchanged to start this generation; `None` for the first generation.
     #[serde(default)]
     pub parent: Option<(u64, Timestamp)>,
     /// When this generation began.
     #[serde(default)]
     pub rotated_at: Timestamp,
-    /// Has a token of the newest attempt been seen? Then the client has it, and the parent is dead.
+    /// Has an access token of the newest attempt been used? Then the client has received it, and the parent can't get
+    /// another attempt.
     pub seen: bool,
 }
 
@@ -143,17 +146,18 @@ pub struct Session {
     pub id: SessionId,
     /// Who signed in.
     pub user: User,
-    /// When. How long it lasts is judged by the lifetime of the moment.
+    /// When the user signed in. The session also ends when the currently configured lifetime has passed since then.
     #[serde(default)]
     pub created_at: Timestamp,
     /// End.
     pub expires_at: Timestamp,
 }
 
-/// A remembered consent: user × client × redirect host is its key. That of user × client tells the newest grant.
+/// A remembered consent, with user × client × redirect host as its key. A row with user × client as its key names their
+/// newest grant instead.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Consent {
-    /// The newest grant of the user to the client, where that is what the row is for.
+    /// The user's newest grant for the client; `None` in a remembered consent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grant: Option<GrantId>,
     /// End.
@@ -163,34 +167,34 @@ pub struct Consent {
 /// A grant whose access tokens are refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Revocation {
-    /// When the last of its access tokens has run out by itself.
+    /// When the last of its access tokens has expired.
     pub expires_at: Timestamp,
 }
 
-/// Access tokens of a grant that are refused, since another attempt took the place of theirs.
+/// Access tokens of a grant that are refused because a later attempt replaced theirs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Superseded {
-    /// Of each generation, the first attempt that is good, and until when that matters.
+    /// For each generation: its number, the first valid attempt, and when the last refused access token has expired.
     pub generations: Vec<(u64, u64, Timestamp)>,
     /// End.
     pub expires_at: Timestamp,
 }
 
-/// A session of an MCP client with a stdio server: what another child has to be told to go on with it.
+/// A session of an MCP client with a stdio server: the messages that another child process needs to continue it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct McpSession {
     /// Its name.
     pub name: String,
-    /// Whose it is.
+    /// Its user.
     pub user: UserId,
     /// The user's verified address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
-    /// With which client.
+    /// Its client.
     pub client: ClientId,
     /// The client's `initialize` request.
     pub initialize: String,
-    /// The result of it.
+    /// The result of the `initialize` request.
     pub answer: String,
     /// The client's `notifications/initialized`, once it has sent it.
     pub initialized: Option<String>,
@@ -202,10 +206,11 @@ pub struct McpSession {
     pub expires_at: Timestamp,
 }
 
-/// A password that is or was configured, under the name of its credential.
+/// A password that is or was configured. The key is its credential id, computed without `returns`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KnownPassword {
-    /// How often it was taken up again after it had been dropped: what it began before has ended.
+    /// How often it was configured again after it had been removed. Each time it gets a new credential id, so that what
+    /// was started with the old one stays ended.
     pub returns: u32,
     /// Was it configured at the last start?
     pub is_configured: bool,

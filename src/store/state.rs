@@ -1,4 +1,4 @@
-//! The store with types, expiry and the in-memory mirror of revocations.
+//! Typed access to the store. It hides expired rows and mirrors revocations in memory.
 
 use crate::lock::Unpoisoned;
 use std::collections::HashMap;
@@ -10,26 +10,28 @@ use crate::clock::{Clock, Timestamp};
 use crate::identity::GrantId;
 use crate::observe::log::Episode;
 
-/// Expired rows are kept a day longer: a clock that jumped ahead must not sweep away what is valid.
+/// How long expired rows are kept, in seconds: a clock that jumped ahead for less than a day must not delete valid
+/// rows.
 const COLLECT_AFTER: u64 = 86_400;
-/// Rows removed in one transaction, so that requests get in between.
+/// Maximum number of rows removed in one transaction, so that transactions of requests can run in between.
 const COLLECT_BATCH: usize = 500;
 
-/// Generations of one grant of which some access tokens are refused: with the usual lifetimes, sixty can't be reached.
+/// Maximum number of generations of one grant with replaced access tokens. With the usual lifetimes, there are fewer
+/// than sixty.
 const MAX_SUPERSEDED: usize = 256;
 
 /// Typed access to a [`Store`].
 pub struct State {
     store: Box<dyn Store>,
     clock: Arc<Clock>,
-    /// Grants whose access tokens are refused, until when.
+    /// Grants whose access tokens are all refused, and until when.
     revoked: RwLock<HashMap<GrantId, Timestamp>>,
-    /// Grants of which some access tokens are.
+    /// Grants of which only some access tokens are refused.
     superseded: RwLock<HashMap<GrantId, Superseded>>,
     trouble: Episode,
 }
 
-/// A transaction with types.
+/// A typed transaction.
 pub struct Tx<'t> {
     inner: &'t mut dyn Transaction,
     now: Timestamp,
@@ -58,19 +60,20 @@ impl Tx<'_> {
         self.inner.delete(T::TABLE, key);
     }
 
-    /// Ends a grant: its refresh tokens at once, its access tokens by the revocation set for as long as they could live.
+    /// Revokes a grant. Its refresh tokens end at once. Its access tokens are in the revocation set until the last one
+    /// has expired.
     pub fn revoke(&mut self, mut grant: Grant, access_token_lifetime: u64) {
         let until = self.now + access_token_lifetime.max(grant.access_token_lifetime);
         grant.phase = Phase::Revoked;
-        // The row stays as long as the set needs it, to answer for what is left of the grant.
+        // The row is not needed longer than the revocation: until then it answers requests with tokens of the grant.
         grant.expires_at = grant.expires_at.min(until);
         self.put(grant.id.as_str(), &grant);
         self.put(grant.id.as_str(), &Revocation { expires_at: until });
         self.revoked.push((grant.id, until));
     }
 
-    /// Refuses access tokens of the grant's `generation` whose attempt is an earlier one, for as long as they could live.
-    /// False when there are too many to be told apart.
+    /// Refuses access tokens of the grant's `generation` with an earlier attempt than `attempt`, until `until`, when
+    /// all of them have expired. Returns false and writes nothing if the grant already has too many such generations.
     pub fn supersede(
         &mut self,
         grant: &GrantId,
@@ -93,7 +96,7 @@ impl Tx<'_> {
 }
 
 impl State {
-    /// Reads the revocations; everything else is read on demand.
+    /// Loads the revocations and the replaced tokens into memory. Everything else is read on demand.
     pub fn new(store: Box<dyn Store>, clock: Arc<Clock>) -> Result<State, StoreError> {
         let mut revoked = HashMap::new();
         store.scan(Table::Revocations, &mut |key, row| {
@@ -109,7 +112,7 @@ impl State {
         Ok(State { store, clock, revoked, superseded, trouble: Episode::default() })
     }
 
-    /// The clock by which rows expire.
+    /// The clock that decides when rows expire.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
@@ -156,11 +159,11 @@ impl State {
     /// Must access tokens of this grant be refused? Reads memory only.
     pub fn is_revoked(&self, grant: &GrantId) -> bool {
         let revoked = self.revoked.read().unpoisoned();
-        // The usual case is an empty set: it costs no hashing.
+        // The set is usually empty; then skip the hashing.
         !revoked.is_empty() && revoked.contains_key(grant)
     }
 
-    /// Must access tokens of this attempt be refused, since another took its place? Reads memory only.
+    /// Must access tokens of this attempt be refused because a later one replaced it? Reads memory only.
     pub fn is_superseded(&self, grant: &GrantId, generation: u64, attempt: u64) -> bool {
         let superseded = self.superseded.read().unpoisoned();
         let is_replaced =
@@ -173,7 +176,7 @@ impl State {
         self.store.count(T::TABLE)
     }
 
-    /// Shows every row that has not expired.
+    /// Calls `visit` with every row that has not expired. Skips rows that can't be decoded.
     pub fn scan<T: Stored>(&self, mut visit: impl FnMut(&str, T)) -> Result<(), StoreError> {
         let now = self.clock.now();
         self.store.scan(T::TABLE, &mut |key, row| {
@@ -188,7 +191,7 @@ impl State {
         self.remove_keys(T::TABLE, keys, Timestamp::MAX)
     }
 
-    /// Removes rows whose time is over; returns their number.
+    /// Removes rows that expired at least a day ago, and returns their number.
     pub fn collect(&self) -> Result<usize, StoreError> {
         let now = self.clock.now();
         let mut removed = 0;
@@ -208,7 +211,8 @@ impl State {
         Ok(removed)
     }
 
-    /// Removes those of `keys` that still expire at or before `expired_by`: a row renewed in between stays.
+    /// Removes the rows with these keys if they expire at or before `expired_by`, so that a row renewed in between
+    /// stays.
     fn remove_keys(&self, table: Table, keys: Vec<String>, expired_by: Timestamp) -> Result<usize, StoreError> {
         let total = keys.len();
         for batch in keys.chunks(COLLECT_BATCH) {

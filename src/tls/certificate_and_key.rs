@@ -13,16 +13,16 @@ use super::x509::CertificateInfo;
 /// A chain and a key that belong together.
 #[derive(Debug)]
 pub struct CertificateAndKey {
-    /// As TLS wants it.
+    /// Chain and key in the form that rustls uses.
     pub certified: Arc<CertifiedKey>,
-    /// What the first certificate says.
+    /// The fields of the first certificate in the chain.
     pub info: CertificateInfo,
-    /// Can clients that trust the right authorities trust it? A self-made one is there so that the port answers.
+    /// Can clients that trust the right authorities trust it? A self-signed one is there so that the port answers.
     pub is_trusted: bool,
 }
 
 impl CertificateAndKey {
-    /// Reads both from PEM; the error says what is wrong, for behind a file's name.
+    /// Reads both from PEM. The error says what is wrong, and is meant to follow the name of the file.
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<CertificateAndKey, String> {
         let chain = CertificateDer::pem_slice_iter(chain)
             .collect::<Result<Vec<_>, _>>()
@@ -42,19 +42,19 @@ impl CertificateAndKey {
         let certified = CertifiedKey::new(chain, key);
         certified.keys_match().map_err(|e| match e {
             rustls::Error::InconsistentKeys(_) => "certificate and key do not belong together".to_string(),
-            // One of version 1, for instance, has no extensions and so no names.
+            // For example, a certificate of version 1 has no extensions and so no names.
             other => format!("clients will refuse the certificate: {other}"),
         })?;
         let is_trusted = !info.is_self_issued;
         Ok(CertificateAndKey { certified: Arc::new(certified), info, is_trusted })
     }
 
-    /// A certificate for `host` that vouches for itself alone.
-    pub fn self_made(host: &str) -> Result<CertificateAndKey, String> {
+    /// A self-signed certificate for `host`, for use until an authority has issued one.
+    pub fn self_signed(host: &str) -> Result<CertificateAndKey, String> {
         let failed = |e: &dyn std::fmt::Display| format!("no certificate could be made for {host}: {e}");
         let key = KeyPair::generate().map_err(|e| failed(&e))?;
         let mut parameters = CertificateParams::new(vec![host.to_string()]).map_err(|e| failed(&e))?;
-        // Whoever looks at it sees why.
+        // A user who inspects the certificate sees why it is self-signed.
         parameters.distinguished_name.push(DnType::CommonName, "mcp-auth-proxy has no certificate yet: see its log");
         let certificate = parameters.self_signed(&key).map_err(|e| failed(&e))?;
         CertificateAndKey::from_pem(certificate.pem().as_bytes(), key.serialize_pem().as_bytes())

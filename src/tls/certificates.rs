@@ -16,32 +16,34 @@ use super::acme::challenges::{ACME_TLS, Challenges};
 use super::certificate_and_key::CertificateAndKey;
 use crate::http::{Handler, Request, Response};
 
-/// Two years, as browsers want it, and without other hosts: they may be somebody else's (RFC 6797).
+/// HSTS (RFC 6797) for two years, as browsers want it. It does not include subdomains: they may belong to somebody
+/// else.
 const STRICT_TRANSPORT: HeaderValue = HeaderValue::from_static("max-age=63072000");
 
-/// The certificate that connections are shown from now on. It is replaced without touching those that are open.
+/// The certificate for new connections. Replacing it does not affect open ones.
 pub struct Certificates {
     current: RwLock<Arc<CertificateAndKey>>,
     challenges: Arc<Challenges>,
 }
 
 impl Certificates {
-    /// To begin with `pair`; `challenges` are answered beside it.
+    /// Starts with the certificate `pair`. Validation handshakes are answered from `challenges`.
     pub fn new(pair: CertificateAndKey, challenges: Arc<Challenges>) -> Arc<Certificates> {
         Arc::new(Certificates { current: RwLock::new(Arc::new(pair)), challenges })
     }
 
-    /// The one in use.
+    /// The certificate in use.
     pub fn current(&self) -> Arc<CertificateAndKey> {
         self.current.read().unpoisoned().clone()
     }
 
-    /// Shows `pair` from now on.
+    /// Uses `pair` for all handshakes from now on.
     pub fn replace(&self, pair: CertificateAndKey) {
         *self.current.write().unpoisoned() = Arc::new(pair);
     }
 
-    /// A TLS server that shows them: TLS 1.2 and 1.3, sessions resumed by sealed tickets, which cost no memory here.
+    /// The settings of a TLS server with this certificate: TLS 1.2 and 1.3. Sessions resume with encrypted tickets,
+    /// which need no memory on the server.
     pub fn server_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, String> {
         let failed = |e: rustls::Error| format!("TLS can't be set up: {e}");
         let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
@@ -56,7 +58,7 @@ impl Certificates {
     }
 }
 
-/// With the cipher first that this machine is fast at: small boards lack instructions for AES.
+/// Prefers ChaCha20-Poly1305 on machines without AES instructions, such as small boards: it is faster there.
 fn provider() -> CryptoProvider {
     let mut provider = ring::default_provider();
     if !has_aes() {
@@ -87,7 +89,7 @@ fn has_aes() -> bool {
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        // RFC 8737 section 3: the challenge's certificate is shown to who asks for that protocol and no other.
+        // Only a handshake that offers acme-tls/1 gets the certificate of a challenge (RFC 8737 section 3).
         match hello.alpn().is_some_and(|mut offered| offered.any(|p| p == ACME_TLS)) {
             true => self.challenges.certificate(hello.server_name()?),
             false => Some(self.current().certified.clone()),
@@ -101,10 +103,10 @@ impl fmt::Debug for Certificates {
     }
 }
 
-/// Tells browsers that this host speaks https only, while its certificate is one that they can trust: with another
-/// they would not let anybody pass.
+/// Adds HSTS to every response, but only while the certificate is trusted: with HSTS, browsers let no user pass the
+/// warning about an untrusted one.
 pub struct StrictTransport<H> {
-    /// Who answers.
+    /// The handler that answers the requests.
     pub handler: H,
     /// The certificate in use.
     pub certificates: Arc<Certificates>,

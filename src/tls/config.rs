@@ -1,13 +1,13 @@
-//! Which TLS is spoken, and where its certificate comes from.
+//! The TLS settings: where to listen, and where the certificate comes from.
 
 use super::acme::AcmeConfig;
 use super::files::CertificateFiles;
 use crate::url::Listen;
 
-/// TLS at the front.
+/// The settings of the TLS server.
 #[derive(Clone)]
 pub struct TlsConfig {
-    /// Where TLS is spoken.
+    /// The address and port to listen on with TLS.
     pub listen: Listen,
     /// Where the certificate comes from.
     pub source: Source,
@@ -16,8 +16,8 @@ pub struct TlsConfig {
 /// Where a certificate comes from.
 #[derive(Clone)]
 pub enum Source {
-    /// The user's files.
+    /// Files that the user provides.
     Files(CertificateFiles),
-    /// An authority.
+    /// An ACME authority.
     Acme(Box<AcmeConfig>),
 }

@@ -1,4 +1,4 @@
-//! Certificate files of the user's: read at the start, and again when they change.
+//! The user's certificate files: read at the start, and again when they change.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -9,10 +9,10 @@ use super::certificate_and_key::CertificateAndKey;
 use super::certificates::Certificates;
 use crate::url::ExternalUrl;
 
-/// Pause between two looks at the files.
+/// Pause between two checks of the files.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// A pair of files.
+/// The files of a certificate and its key.
 #[derive(Clone, Debug)]
 pub struct CertificateFiles {
     /// The chain, PEM.
@@ -21,11 +21,12 @@ pub struct CertificateFiles {
     pub key: PathBuf,
 }
 
-/// Tells one state of both files from another: a replaced file has another number, a written one another time.
+/// Inode, change time (seconds, nanoseconds) and size of both files, to notice a change: a replaced file has another
+/// inode, and a rewritten one another change time.
 pub type Mark = [(u64, i64, i64, u64); 2];
 
 impl CertificateFiles {
-    /// Reads both; the error is one line and names the flags.
+    /// Reads both files. The error is one line and names the flags.
     pub fn load(&self) -> Result<CertificateAndKey, String> {
         let read = |path: &Path, flag: &str| {
             fs::read(path).map_err(|e| format!("{flag}: {} can't be read: {e}", path.display()))
@@ -38,8 +39,8 @@ impl CertificateFiles {
         })
     }
 
-    /// Looks at the files now and then, for as long as the process lives; a pair that is of no use changes nothing, and is
-    /// tried again until it is. `loaded` is the state of those in use.
+    /// Reloads the files when they change, for as long as the process lives. Unusable files change nothing, and are
+    /// tried again until they are usable. `loaded` is the state of the files in use.
     pub fn watch(&self, mut loaded: Option<Mark>, certificates: &Certificates) {
         let mut told = None;
         loop {
@@ -56,14 +57,15 @@ impl CertificateFiles {
                 }
                 Err(e) if told.as_ref() == Some(&e) => {}
                 Err(e) => {
-                    log::error!(error = e.as_str(); "the certificate files have changed, but are of no use; the old certificate stays in use");
+                    log::error!(error = e.as_str(); "the certificate files have changed but can't be used; the old certificate stays in use");
                     told = Some(e);
                 }
             }
         }
     }
 
-    /// The state that both are in; to be taken before they are read.
+    /// The current state of both files; `None` if it can't be found out. Take it before reading the files, so that a
+    /// change in between is noticed.
     pub fn mark(&self) -> Option<Mark> {
         let mark = |path: &Path| {
             let found = fs::metadata(path).ok()?;
@@ -73,7 +75,7 @@ impl CertificateFiles {
     }
 }
 
-/// Says what clients will object to in `pair`.
+/// Logs a warning if clients will refuse `pair`: it is for another host, or not valid now.
 pub fn warn_of_traps(pair: &CertificateAndKey, external: &ExternalUrl, now: u64) {
     let info = &pair.info;
     if !info.is_for(&external.host) && !external.is_address() {
@@ -90,7 +92,7 @@ pub fn warn_of_traps(pair: &CertificateAndKey, external: &ExternalUrl, now: u64)
     }
 }
 
-/// A time for a log line.
+/// A time, given in seconds since 1970, as text for the log.
 pub fn date(seconds: u64) -> String {
     let latest = Duration::from_secs(seconds.min(253_402_300_799));
     httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + latest)

@@ -1,4 +1,4 @@
-//! The port without TLS, while the other has it: it answers challenges, and sends everybody else to https.
+//! The plain HTTP port beside the TLS port: it answers ACME challenges, and redirects every other request to https.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use super::acme::challenges::Challenges;
 use crate::http::{Handler, Request, Response};
 use crate::net::client_address::TrustedProxies;
 
-/// RFC 8555 section 8.3.
+/// Path of the HTTP challenges (RFC 8555 section 8.3).
 const CHALLENGE_PATH: &str = "/.well-known/acme-challenge/";
 
-/// Answers there.
+/// The handler of the plain HTTP port.
 pub struct HttpsRedirect {
-    /// What an authority may ask for.
+    /// The open challenges of the authority.
     pub challenges: Arc<Challenges>,
-    /// The origin of the external URL: where people are sent, whatever host they asked for.
+    /// The origin of the external URL, which is the redirect target whatever host the request names.
     pub origin: String,
     /// Reverse proxies whose connections are not counted per address.
     pub trusted_proxies: Vec<IpNet>,
@@ -39,7 +39,7 @@ impl Handler for HttpsRedirect {
             };
         }
         let target = uri.path_and_query().map_or("/", |p| p.as_str());
-        // `*`, which is the target of OPTIONS, is no path.
+        // The request target `*` of OPTIONS is not a path.
         let target = if target.starts_with('/') { target } else { "/" };
         Response::text(StatusCode::PERMANENT_REDIRECT, "this server speaks https")
             .with(LOCATION, format!("{}{target}", self.origin))

@@ -1,4 +1,4 @@
-//! TLS made ready: the first certificate, and the thread that looks after those that follow.
+//! Provides the first certificate, and starts the thread that reloads or renews it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,14 +19,14 @@ use crate::net::tls;
 use crate::thread::spawn;
 use crate::url::ExternalUrl;
 
-/// How long an answer of the authority may take: some sign while they are asked.
+/// How long an answer of the authority may take. It is long, since some authorities sign before they answer.
 const AUTHORITY_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// What the TLS port shows, and who sees to it.
+/// The certificate of the TLS port, and what replaces it later.
 pub struct CertificateManager {
     /// The certificate in use.
     pub certificates: Arc<Certificates>,
-    /// What an authority may ask for.
+    /// The open challenges of the authority.
     pub challenges: Arc<Challenges>,
     keeper: Keeper,
 }
@@ -37,7 +37,7 @@ enum Keeper {
 }
 
 impl CertificateManager {
-    /// Has a certificate at hand for the start: the user's, the one that was kept, or a self-made one.
+    /// Has a certificate at hand for the start: the user's, the one that was kept, or a self-signed one.
     pub fn prepare(
         config: &TlsConfig,
         external: &ExternalUrl,
@@ -58,7 +58,8 @@ impl CertificateManager {
         Ok(CertificateManager { certificates: Certificates::new(pair, challenges.clone()), challenges, keeper })
     }
 
-    /// Looks after the certificate from now on. The retry has a failed order tried again.
+    /// Starts the thread that reloads or renews the certificate. With an authority, returns a trigger to retry a failed
+    /// order at once.
     pub fn look_after(self, clock: Arc<Clock>) -> Result<Option<Arc<RetryTrigger>>, String> {
         let CertificateManager { certificates, challenges, keeper } = self;
         match keeper {
@@ -79,15 +80,15 @@ impl CertificateManager {
 fn obtained(config: &AcmeConfig, data_path: &Path, proxies: &Proxies) -> Result<(CertificateAndKey, Keeper), String> {
     let trust = tls::client_config("--acme-ca-file (ACME_CA_FILE)", config.ca_file.as_deref())?;
     let storage = Storage::open(data_path, &config.directory, &config.host)
-        .map_err(|e| format!("--data-path (DATA_PATH): {} has no room for certificates: {e}", data_path.display()))?;
+        .map_err(|e| format!("--data-path (DATA_PATH): {} can't hold certificates: {e}", data_path.display()))?;
     let pair = match storage.pair() {
         Some(pair) => pair,
         None => {
             log::warn!(
                 host = config.host.as_str(), authority = config.directory.host();
-                "there is no certificate yet, so one is ordered; until it has come, a self-made one is shown, which clients refuse"
+                "there is no certificate yet, so one is ordered; until it has come, a self-signed one is used, which clients refuse"
             );
-            CertificateAndKey::self_made(&config.host)?
+            CertificateAndKey::self_signed(&config.host)?
         }
     };
     let fetcher = Fetcher::new(trust, proxies.clone(), AUTHORITY_TIMEOUT);

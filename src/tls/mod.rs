@@ -1,13 +1,13 @@
-//! TLS at the front: which certificate is shown, where it comes from, and what the plain port answers beside it.
+//! TLS for incoming connections: the certificate in use, where it comes from, and what the plain HTTP port answers.
 //!
-//! - [`manager`] – made ready, and looked after
-//! - [`certificates`] – the one in use, and the settings of the server
+//! - [`manager`] – provides the first certificate and starts the thread that reloads or renews it
+//! - [`certificates`] – the certificate in use, and the settings of the TLS server
 //! - [`certificate_and_key`] – a certificate chain with its key, read and checked
-//! - [`x509`] – what is said in a certificate
-//! - [`files`] – certificate files of the user's, read again when they change
-//! - [`acme`] – certificates obtained and renewed from an authority
-//! - [`https_redirect`] – answers of the port without TLS
-//! - [`config`] – which of all that was asked for
+//! - [`x509`] – reads the fields of a certificate
+//! - [`files`] – the user's certificate files, read again when they change
+//! - [`acme`] – certificates that an authority issues and renews
+//! - [`https_redirect`] – what the plain HTTP port answers
+//! - [`config`] – the TLS settings
 
 pub mod acme;
 pub mod certificate_and_key;

@@ -1,4 +1,4 @@
-//! What is said in a certificate (RFC 5280), as far as it is needed to renew it and to warn of a wrong one. Nothing is
+//! Reads the fields of a certificate (RFC 5280) that are needed to renew it and to warn about a wrong one. Nothing is
 //! verified here: clients do that.
 
 use yasna::tags::TAG_UTCTIME;
@@ -11,25 +11,25 @@ const AUTHORITY_KEY_IDENTIFIER: &[u64] = &[2, 5, 29, 35];
 const DNS_NAME: Tag = Tag { tag_class: TagClass::ContextSpecific, tag_number: 2 };
 const KEY_ID: Tag = Tag { tag_class: TagClass::ContextSpecific, tag_number: 0 };
 
-/// What is said in one certificate.
+/// The fields of one certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateInfo {
-    /// Serial number, as its DER integer has it.
+    /// Serial number: the content bytes of its DER integer.
     pub serial: Vec<u8>,
-    /// Names the key that signed it, where the certificate says so.
+    /// Identifies the key that signed it (authority key identifier), if the certificate has one.
     pub authority_key_id: Option<Vec<u8>>,
-    /// Valid from then on, in seconds since 1970.
+    /// Start of the validity period, in seconds since 1970.
     pub not_before: u64,
-    /// Valid until then, in seconds since 1970.
+    /// End of the validity period, in seconds since 1970.
     pub not_after: u64,
     /// Issuer and subject are the same.
     pub is_self_issued: bool,
-    /// The DNS names that it is for, lower case; a wildcard as it stands.
+    /// The DNS names that it is for, in lower case; wildcards such as `*.example.com` are not expanded.
     pub names: Vec<String>,
 }
 
 impl CertificateInfo {
-    /// Reads a certificate in DER. `None` when it is none.
+    /// Reads a certificate in DER. `None` if it is malformed.
     pub fn of(der: &[u8]) -> Option<CertificateInfo> {
         yasna::parse_der(der, |reader| {
             reader.read_sequence(|certificate| {

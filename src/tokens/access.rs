@@ -9,7 +9,8 @@ use crate::clock::Timestamp;
 use crate::encoding::base64url;
 use crate::identity::{ClientId, CredentialId, GrantId, UserId};
 
-/// `{"alg":"HS256","typ":"at+jwt"}`. A token with any other header is not looked at: there is no algorithm to choose.
+/// `{"alg":"HS256","typ":"at+jwt"}`. A token with any other header is refused, so that a token can't choose the
+/// algorithm.
 const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6ImF0K2p3dCJ9";
 
 /// The claims.
@@ -23,9 +24,9 @@ pub struct AccessToken {
     pub sub: UserId,
     /// The client.
     pub client_id: ClientId,
-    /// What it allows.
+    /// The scope that it grants.
     pub scope: String,
-    /// Tells it from the others of its generation.
+    /// Random id; distinguishes it from other tokens of its generation.
     pub jti: String,
     /// Issued at.
     pub iat: Timestamp,
@@ -33,23 +34,23 @@ pub struct AccessToken {
     pub exp: Timestamp,
     /// The grant, so that revoking it ends this token too.
     pub grant: GrantId,
-    /// The refresh token's generation that it came with.
+    /// The generation of the refresh token that was issued with it.
     pub generation: u64,
-    /// And its attempt.
+    /// The attempt of that refresh token.
     #[serde(default)]
     pub attempt: u64,
-    /// What the user signed in with.
+    /// The credential that the user signed in with.
     pub credential: CredentialId,
     /// The user's verified address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
-    /// Digest of the provider's allow rules that the user was looked at by.
+    /// Digest of the provider's allow rules that admitted the user; `None` for a user who signed in by password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rules: Option<String>,
 }
 
 impl AccessToken {
-    /// The token's text.
+    /// Signs the token and returns its text.
     pub fn sign(&self, keys: &Keys) -> String {
         let claims = serde_json::to_vec(self).expect("claims are plain data");
         let mut out = format!("{HEADER}.{}", base64url(claims));
@@ -59,7 +60,8 @@ impl AccessToken {
         out
     }
 
-    /// Checks form, signature, issuer, audience and lifetime (RFC 9068 section 4). Revocation is the caller's.
+    /// Checks form, signature, issuer, audience and lifetime (RFC 9068 section 4). The caller has to check for
+    /// revocation.
     pub fn verify(text: &str, keys: &Keys, now: Timestamp) -> Result<AccessToken, TokenError> {
         let (signed, mac) = text.rsplit_once('.').ok_or(TokenError::Invalid)?;
         let claims = signed.strip_prefix(HEADER).and_then(|s| s.strip_prefix('.')).ok_or(TokenError::Invalid)?;

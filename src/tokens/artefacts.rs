@@ -1,4 +1,4 @@
-//! The signed artefacts besides access tokens.
+//! All signed artefacts except access tokens.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,14 +8,14 @@ use crate::identity::ProviderId;
 use crate::identity::{ClientId, CredentialId, GrantId, SessionId};
 use crate::store::rows::Client;
 
-/// How long an authorization code is good for (RFC 6749 section 4.1.2 allows ten minutes at most).
+/// Lifetime of an authorization code, in seconds (RFC 6749 section 4.1.2 recommends ten minutes at most).
 pub const CODE_LIFETIME: u64 = 60;
-/// How long a user may take over sign-in and consent.
+/// How long a user may take for sign-in and consent, in seconds.
 pub const REQUEST_LIFETIME: u64 = 15 * 60;
-/// How long a browser is remembered as one that has signed in.
+/// How long a browser is remembered as a known device after a sign-in by password, in seconds.
 pub const DEVICE_LIFETIME: u64 = 180 * 86_400;
 
-/// An authorization code: names the grant row that waits for it.
+/// An authorization code. It names the row of the pending grant.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct AuthorizationCode {
     /// The pending grant.
@@ -24,35 +24,36 @@ pub struct AuthorizationCode {
     pub exp: Timestamp,
 }
 
-/// A refresh token. It has nothing but what the grant row has too, so that the same one can be made again.
+/// A refresh token. It contains only values of the grant row, so that the same token can be issued again.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct RefreshToken {
     /// The grant.
     pub grant: GrantId,
-    /// Which of the grant's refresh tokens.
+    /// Its generation: each rotation starts a new one.
     pub generation: u64,
-    /// Which attempt to hand that one out.
+    /// Its attempt within the generation: a lost answer leads to another attempt.
     #[serde(default)]
     pub attempt: u64,
     /// When it was made.
     pub since: Timestamp,
 }
 
-/// What a client asked for, carried by the pages while the user decides. Bound to one browser.
+/// A client's authorization request. The pages carry it while the user decides. It is bound to one browser.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AuthorizationRequest {
-    /// Tells it from others: each leads to a few grants at most.
+    /// Random id, used to limit the number of grants from one request.
     pub id: String,
     /// The client, known and checked.
     pub client: ClientId,
-    /// Its registration, where that may be gone by the time that the user has decided: nobody has used it before.
+    /// A copy of the registration if nobody has used the client before. Such a registration may be evicted before the
+    /// user has decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registration: Option<Box<Client>>,
-    /// Where the answer goes, proven to be the client's.
+    /// The redirect URI, checked to be one of the client's.
     pub redirect_uri: String,
-    /// The redirect URI was in the request and not supplied by the registration (RFC 6749 section 4.1.3).
+    /// True if the redirect URI was in the request, false if it came from the registration (RFC 6749 section 4.1.3).
     pub redirect_uri_given: bool,
-    /// The client's own, returned as it came.
+    /// The client's `state` parameter, returned unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
     /// PKCE challenge, S256 (RFC 7636).
@@ -63,7 +64,7 @@ pub struct AuthorizationRequest {
     /// The client asked that the user choose an account.
     #[serde(default)]
     pub select_account: bool,
-    /// Digest of the session that the page was made for: the consent is its user's and nobody else's.
+    /// Digest of the session that the page was made for: only the user of that session can give the consent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
     /// Digest of the browser cookie.
@@ -81,14 +82,14 @@ pub struct SessionCookie {
     pub exp: Timestamp,
 }
 
-/// Cookie that tells browsers apart; forms are bound to it, which is what defeats forged requests.
+/// Cookie that identifies a browser. Forms are bound to it, which prevents cross-site request forgery.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct BrowserCookie {
     /// Random.
     pub browser: String,
 }
 
-/// Proves that a form was made for the browser that sends it: sign-in without a client, sign-out.
+/// Proves that a form was made for the browser that submits it. Used for sign-in without a client and for sign-out.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlainForm {
     /// Digest of the browser cookie.
@@ -97,18 +98,19 @@ pub struct PlainForm {
     pub exp: Timestamp,
 }
 
-/// Cookie of a browser in which somebody has signed in by password before: it has a throttle of its own.
+/// Cookie of a browser in which somebody has signed in by password before. Such a browser has its own password
+/// throttle.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeviceCookie {
     /// Random.
     pub device: String,
-    /// The password that was right; with another, the browser is a stranger's.
+    /// The password that was used. Once it is no longer configured, the browser counts as unknown.
     pub credential: CredentialId,
     /// End.
     pub exp: Timestamp,
 }
 
-/// An `Mcp-Session-Id`: names a session, and is of no use to anyone but its owner.
+/// An `Mcp-Session-Id`. It names a session, and only the session's owner can use it.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct McpSessionId {
     /// The session.
@@ -117,17 +119,18 @@ pub struct McpSessionId {
     pub owner: String,
 }
 
-/// A sign-in at a provider that is under way: comes back in `state`, to the browser that it was made for.
+/// A sign-in at a provider that is in progress. The provider returns it in the `state` parameter, and only the browser
+/// that it was made for may bring it back.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProviderState {
-    /// At which provider.
+    /// The provider.
     pub provider: ProviderId,
-    /// What for; `None` when no client asks.
+    /// The authorization request behind it; `None` for a sign-in without a client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<Box<AuthorizationRequest>>,
-    /// Tells it from others.
+    /// Random id.
     pub id: String,
-    /// The person is asked for consent at the provider for a second time, so as to get a refresh token.
+    /// True for a second attempt, in which the provider is made to ask for consent so that it issues a refresh token.
     #[serde(default)]
     pub consent: bool,
     /// Digest of the browser cookie.

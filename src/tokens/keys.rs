@@ -19,7 +19,7 @@ use crate::encoding::base64url;
 pub struct Secret([u8; 32]);
 
 impl Secret {
-    /// A new one.
+    /// A new random secret.
     pub fn generate() -> Secret {
         Secret(random())
     }
@@ -31,7 +31,7 @@ impl Secret {
         Some(Secret(bytes.try_into().ok()?))
     }
 
-    /// As the data directory has it: base64, or the bytes themselves, as sigbit/mcp-auth-proxy keeps them.
+    /// From the content of a file: base64, or the raw bytes as sigbit/mcp-auth-proxy stores them.
     pub fn from_file(bytes: &[u8]) -> Option<Secret> {
         if let Ok(secret) = bytes.try_into() {
             return Some(Secret(secret));
@@ -51,7 +51,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What is signed; each kind has a key of its own.
+/// What a key is used for; each kind has its own key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Bearer token for the resource.
@@ -60,27 +60,27 @@ pub enum Kind {
     RefreshToken,
     /// Gets the first tokens.
     AuthorizationCode,
-    /// What a client asked for, while the user makes up their mind.
+    /// A client's authorization request, while the user decides.
     AuthorizationRequest,
     /// Cookie of a signed-in browser.
     Session,
-    /// Cookie that tells browsers apart before anybody signs in.
+    /// Cookie that identifies a browser before anybody signs in.
     Browser,
-    /// Cookie of a browser that has signed in before.
+    /// Cookie of a browser in which somebody has signed in by password before.
     Device,
-    /// Form that no client asked for: sign-in, sign-out.
+    /// Form without a client's request: sign-in, sign-out.
     PlainForm,
     /// Secret of a confidential client, derived from its id.
     ClientSecret,
-    /// Stands for a credential in rows and tokens.
+    /// Id of a credential, used in rows and tokens instead of the credential itself.
     Credential,
-    /// Names a session of an MCP client.
+    /// Session id of an MCP client.
     McpSession,
-    /// A sign-in at a provider that is under way.
+    /// A sign-in at a provider that is in progress.
     ProviderState,
-    /// PKCE verifier and nonce of such a sign-in.
+    /// PKCE verifier and nonce of a sign-in at a provider.
     HopSecret,
-    /// What providers gave for later; encrypted.
+    /// Tokens that providers issued, stored encrypted.
     ProviderTokens,
 }
 
@@ -126,9 +126,9 @@ impl Kind {
 /// Why a token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenError {
-    /// Not one of ours, or altered, or another kind.
+    /// Not signed by us, or altered, or of another kind.
     Invalid,
-    /// Genuine, but its time is over.
+    /// Genuine, but expired.
     Expired,
 }
 
@@ -137,13 +137,13 @@ pub trait Artefact: Serialize + DeserializeOwned {
     /// Which key signs it.
     const KIND: Kind;
 
-    /// When it stops being accepted; `None` where a row decides.
+    /// When it stops being accepted; `None` if it has no expiry of its own.
     fn expires_at(&self) -> Option<Timestamp>;
 }
 
 type HmacSha256 = Hmac<Sha256>;
 
-/// The keys of one issuer: the current secret's sign, all of them verify.
+/// The keys of one issuer. Keys from the current secret sign; keys from all secrets verify.
 pub struct Keys {
     issuer: String,
     /// For each kind, the current key first.
@@ -184,12 +184,13 @@ impl Keys {
         self.of(kind).iter().map(|k| k.clone().chain_update(data).finalize().into_bytes().into()).collect()
     }
 
-    /// True when `mac` is that of `data` under any key of `kind`; takes the same time whatever differs.
+    /// True if `mac` is the MAC of `data` under any key of `kind`. Compares in constant time.
     pub fn verify_mac(&self, kind: Kind, data: &[u8], mac: &[u8]) -> bool {
         self.of(kind).iter().any(|k| k.clone().chain_update(data).verify_slice(mac).is_ok())
     }
 
-    /// Encrypts `data` under the current key of `kind` (ChaCha20-Poly1305), tied to `owner`: base64url of nonce and text.
+    /// Encrypts `data` under the current key of `kind` (ChaCha20-Poly1305), with `owner` as associated data. Returns
+    /// base64url of nonce and ciphertext.
     pub fn encrypt(&self, kind: Kind, owner: &[u8], data: &[u8]) -> String {
         let nonce = random::<12>();
         let mut text = data.to_vec();
@@ -199,7 +200,7 @@ impl Keys {
         base64url([nonce.as_slice(), &text].concat())
     }
 
-    /// Reads what [`Keys::encrypt`] made, under any key of `kind`.
+    /// Decrypts the result of [`Keys::encrypt`] with any key of `kind`.
     pub fn decrypt(&self, kind: Kind, owner: &[u8], text: &str) -> Option<Vec<u8>> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (nonce, text) = bytes.split_first_chunk::<12>()?;

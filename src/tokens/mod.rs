@@ -1,7 +1,7 @@
-//! Everything that is signed. One master secret; for each kind of artefact a key of its own, derived from the secret,
-//! the kind and the issuer, so that no artefact passes as another kind's and none passes at another external URL.
+//! Everything that is signed or encrypted. Each kind of artefact has its own key, derived from the master secret, the
+//! kind and the issuer. So an artefact is accepted neither as another kind nor at another external URL.
 //!
-//! - [`keys`] – the secret, the keys and what they do
+//! - [`keys`] – the secret, the derived keys, and their use
 //! - [`access`] – access tokens, JWTs by RFC 9068
 //! - [`artefacts`] – authorization codes, refresh tokens, pending authorizations and cookies
 

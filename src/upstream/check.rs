@@ -1,4 +1,5 @@
-//! Is there an MCP server? Asked at the start, so that the operator learns of it and not the first user.
+//! Checks at startup whether there is an MCP server, so that the operator learns of a problem before the first user
+//! does.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -11,13 +12,13 @@ use crate::http::client::{Client, ClientError, Incoming, Outgoing};
 use crate::http::h1::head::Framing;
 use crate::net::cancellation::Cancellation;
 
-/// The `id` of the request, which nothing else has.
+/// The `id` of the check's request; no other request has it.
 pub(super) const ID: &str = "mcp-auth-proxy-check";
 /// How long an answer may take.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the body of an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Most of an answer that is read.
+/// Most bytes of an answer that are read.
 const ENOUGH: usize = 64 << 10;
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
@@ -40,7 +41,7 @@ pub(super) fn initialize() -> Vec<u8> {
     .into_bytes()
 }
 
-/// Does `text` have a JSON-RPC response in it, in an event or alone? What only repeats the request is none.
+/// Does `text` contain a JSON-RPC response, alone or in a server-sent event? An echo of the request does not count.
 pub(super) fn has_response(text: &[u8]) -> bool {
     let has = |key: &[u8]| text.windows(key.len()).any(|w| w == key);
     has(br#""jsonrpc""#) && (has(br#""result""#) || has(br#""error""#))
@@ -79,12 +80,12 @@ pub(super) fn check(client: &Arc<Client>, endpoint: &str, stream: &str, fixed: &
         return Ok(());
     }
     Err(Trouble {
-        what: "what answers at the upstream URL does not speak MCP there: give the URL with the path of its MCP endpoint, such as http://127.0.0.1:3001/mcp or, for an older server, …/sse",
+        what: "the server at the upstream URL answers, but it does not speak MCP at this path: give the URL with the path of its MCP endpoint, such as http://127.0.0.1:3001/mcp or, for an older server, …/sse",
         seen: format!("POST {endpoint}: {status}, GET {stream}: {}", older.status),
     })
 }
 
-/// Reads until a message has been seen.
+/// Does the body contain a JSON-RPC response? Reads until one has been seen, or until the limit of time or size.
 fn speaks_mcp(mut answer: Incoming) -> bool {
     let deadline = Instant::now() + PATIENCE;
     answer.body.set_deadline(deadline);
@@ -127,7 +128,7 @@ fn ask(
             ClientError::Io(e) if e.kind() != std::io::ErrorKind::InvalidData => {
                 "the MCP server takes a connection but breaks it off without an answer: its own log may say why"
             }
-            _ => "the upstream URL is reached, but its answer is no HTTP/1.1: is the scheme right, http:// or https://?",
+            _ => "the server at the upstream URL does not answer with HTTP/1.1: is the scheme right, http:// or https://?",
         },
         seen: error.to_string(),
     })

@@ -7,20 +7,20 @@ use http::{HeaderName, HeaderValue};
 
 use crate::url::UpstreamUrl;
 
-/// The upstream server and what it gets to see.
+/// The upstream server and how the proxy talks to it.
 #[derive(Clone)]
 pub struct UpstreamConfig {
     /// Its URL; the path is a prefix. Absent in the demo, whose server is built in.
     pub url: Option<UpstreamUrl>,
-    /// `Authorization: Bearer …` for it.
+    /// Value of the Authorization field for it (`Bearer …`).
     pub bearer_token: Option<HeaderValue>,
-    /// Further fields.
+    /// Further header fields to send to it.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Ask at the start whether the server is there.
     pub is_checked: bool,
     /// Answer 405 to GET requests for a stream.
     pub streaming_only: bool,
-    /// Authorities to trust beside the public ones (PEM).
+    /// File of CA certificates (PEM) to trust in addition to the public ones.
     pub ca_file: Option<PathBuf>,
     /// Trust any certificate.
     pub insecure_skip_verify: bool,

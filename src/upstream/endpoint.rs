@@ -1,5 +1,5 @@
-//! The `endpoint` event of HTTP+SSE (MCP 2024-11-05): the server names the path for messages as it knows it, which is
-//! not how the client reaches it when the upstream URL has a path of its own.
+//! Rewrites the `endpoint` event of HTTP+SSE (MCP 2024-11-05). In it the server announces its path for messages, but
+//! the client has to use another path if the upstream URL has a path of its own.
 
 use crate::bounded_map::BoundedMap;
 use crate::lock::Unpoisoned;
@@ -10,12 +10,12 @@ use ::http::Uri;
 
 use crate::url::UpstreamUrl;
 
-/// The first event, and each block before it, may have so many bytes.
+/// Most bytes of the first event, and of each block before it; a longer one is not rewritten.
 const MAX_EVENT: usize = 8 << 10;
 /// Announced paths remembered at one time.
 const MAX_PATHS: usize = 64;
 
-/// Paths that the server announced and that are not below the prefix: requests for them go there as they are.
+/// Announced paths that are not below the prefix: requests for them are forwarded without adding the prefix.
 #[derive(Clone)]
 pub(super) struct Announced(Arc<Mutex<BoundedMap<String, ()>>>);
 
@@ -36,12 +36,12 @@ impl Announced {
     }
 }
 
-/// An event stream whose first event, if it is `endpoint`, is put in the client's terms.
+/// Passes on an event stream; if its first event is `endpoint`, rewrites the path for the client.
 pub(super) struct EndpointRewriter<R> {
     inner: R,
     url: UpstreamUrl,
     announced: Announced,
-    /// What has been read of the first event, while it is looked for.
+    /// The bytes read so far while looking for the first event; `None` afterwards.
     looking: Option<Vec<u8>>,
     /// What is ready to be passed on.
     ready: Vec<u8>,
@@ -52,7 +52,7 @@ impl<R: Read> EndpointRewriter<R> {
         EndpointRewriter { inner, url, announced, looking: Some(Vec::new()), ready: Vec::new() }
     }
 
-    /// The event in the client's terms.
+    /// The event with its path as the client has to use it.
     fn rewrite(&self, event: &str) -> String {
         let is_endpoint = event.lines().any(|l| l.strip_prefix("event:").is_some_and(|v| v.trim() == "endpoint"));
         let data = event.lines().find_map(|l| l.strip_prefix("data:")).map(str::trim);
@@ -62,7 +62,7 @@ impl<R: Read> EndpointRewriter<R> {
         }
     }
 
-    /// Looks for the first event in `seen`; what cannot be it is ready to be passed on.
+    /// Looks for the first event in `seen`. Moves to `ready` what can be passed on, rewritten if it is `endpoint`.
     fn look(&mut self, mut seen: Vec<u8>, is_last: bool) {
         while let Some(end) = end_of_block(&seen) {
             let rest = seen.split_off(end);
@@ -72,7 +72,7 @@ impl<R: Read> EndpointRewriter<R> {
                     self.ready.extend_from_slice(self.rewrite(text).as_bytes());
                     return self.ready.append(&mut seen);
                 }
-                // Comments and `retry` are none.
+                // A block with only comments or `retry` is not an event.
                 _ => self.ready.extend_from_slice(&block),
             }
         }
@@ -121,7 +121,7 @@ fn has_event(block: &str) -> bool {
     block.lines().any(|line| line == "data" || line.starts_with("data:") || line.starts_with("event:"))
 }
 
-/// Behind the empty line that ends the first block.
+/// The index behind the empty line that ends the first block.
 fn end_of_block(bytes: &[u8]) -> Option<usize> {
     let at = |needle: &[u8]| bytes.windows(needle.len()).position(|w| w == needle).map(|i| i + needle.len());
     [at(b"\n\n"), at(b"\r\n\r\n"), at(b"\r\r")].into_iter().flatten().min()

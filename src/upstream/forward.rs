@@ -1,4 +1,4 @@
-//! What every MCP server behind the proxy can do.
+//! The trait that every kind of MCP server behind the proxy implements.
 
 use std::net::IpAddr;
 
@@ -6,9 +6,9 @@ use super::check::Trouble;
 use crate::http::{Request, Response};
 use crate::identity::Principal;
 
-/// On whose behalf, and from where, a request is passed on.
+/// The user and client that a request is forwarded for, and the addresses that it came from.
 pub struct ForwardedIdentity {
-    /// Who.
+    /// The user and the client.
     pub principal: Principal,
     /// The client's address, then the trusted proxies it came through.
     pub chain: Vec<IpAddr>,
@@ -19,15 +19,15 @@ pub trait Upstream: Send + Sync + 'static {
     /// Passes a request on and its answer back.
     fn forward(&self, request: &mut Request<'_>, identity: &ForwardedIdentity) -> Response;
 
-    /// Asks whether it is there and speaks MCP. May take its time.
+    /// Checks whether the server is there and speaks MCP. May take several seconds.
     fn check(&self) -> Result<(), Trouble> {
         Ok(())
     }
 
-    /// Gives back what has not been used for a while; called now and then.
+    /// Releases what has not been used for a while; called from time to time.
     fn tidy(&self) {}
 
-    /// Ends what it runs; called once, when requests have been answered.
+    /// Ends the processes that it runs, if any; called once, when requests have been answered.
     fn end(&self) {}
 
     /// The path of its MCP endpoint, where there is just one.

@@ -1,4 +1,4 @@
-//! Which fields pass, in both directions.
+//! Which header fields are forwarded, in both directions.
 
 use std::borrow::Cow;
 
@@ -19,7 +19,7 @@ fn is_hop_by_hop(name: &str) -> bool {
         name,
         "connection"
             | "keep-alive"
-            // CGI has it as HTTP_PROXY, which many programs take for the proxy to use (httpoxy).
+            // CGI passes it on as HTTP_PROXY, which many programs use as their outbound proxy (httpoxy).
             | "proxy"
             | "proxy-authenticate"
             | "proxy-authorization"
@@ -31,7 +31,7 @@ fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-/// Is it by this field that a server learns who a request is from, or which path it is for?
+/// Can a server learn from this field who a request is from, or which host or path it is for? Clients must not set it.
 fn is_identity(name: &str) -> bool {
     name.starts_with(FORWARDED_PREFIX)
         || matches!(
@@ -53,7 +53,7 @@ fn is_identity(name: &str) -> bool {
         )
 }
 
-/// Is the field written here? ForwardedIdentity and CORS are this server's affair: it has answered them.
+/// Does the proxy set or handle this field itself? It has already handled Origin and CORS.
 fn is_own(name: &str) -> bool {
     matches!(
         name,
@@ -66,13 +66,13 @@ fn is_own(name: &str) -> bool {
     )
 }
 
-/// What percent-encoding leaves alone in an identity field: visible ASCII but the percent sign.
+/// What is percent-encoded in an identity field, besides non-ASCII: control characters, space and the percent sign.
 const VISIBLE: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
-/// Of a list whose percent signs are encoded already.
+/// The same for a list whose percent signs are already encoded.
 const VISIBLE_LIST: &AsciiSet = &CONTROLS.add(b' ');
 
-/// The one spelling of a field that servers may take for one: those that follow CGI or WSGI, and PHP, read `X_Api.Key` as
-/// `X-Api-Key`.
+/// The field name with every character except letters and digits replaced by `-`. Servers that follow CGI or WSGI, and
+/// PHP, read `X_Api.Key` as `X-Api-Key`.
 fn folded(name: &str) -> Cow<'_, str> {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
     match name.bytes().all(is_plain) {
@@ -81,7 +81,7 @@ fn folded(name: &str) -> Cow<'_, str> {
     }
 }
 
-/// Fields that the proxy writes itself, so that no configuration may.
+/// Does the proxy set this field itself? The configuration must not set it then.
 pub fn is_managed_field(name: &HeaderName) -> bool {
     let name = &*folded(name.as_str());
     is_hop_by_hop(name) || matches!(name, "content-length" | "expect" | "host") || name.starts_with(FORWARDED_PREFIX)
@@ -90,13 +90,13 @@ pub fn is_managed_field(name: &HeaderName) -> bool {
 /// The fields that every request to the upstream server has.
 pub struct Fixed {
     fields: Vec<(HeaderName, HeaderValue)>,
-    /// Their names, as a server may read them.
+    /// Their names, normalized by [`folded`].
     folded: Vec<String>,
 }
 
 impl Fixed {
-    /// What `config` names, and the public face: it is what was configured, whatever a request or a proxy before this one
-    /// says.
+    /// The fields of `config`, and X-Forwarded-Host, -Proto and -Port. These come from the configured external URL,
+    /// whatever a request or a reverse proxy in front of this one says.
     pub fn new(external: &ExternalUrl, config: &UpstreamConfig) -> Fixed {
         let host = external.origin.split_once("://").map_or("", |(_, authority)| authority);
         let scheme = if external.secure { "https" } else { "http" };
@@ -153,7 +153,7 @@ pub fn request(from: &HeaderMap, origin: &ForwardedIdentity, fixed: &Fixed) -> H
     out
 }
 
-/// May a client's field go on, in whatever spelling?
+/// May a client's field be forwarded? Checks all spellings of its name.
 fn passes(name: &str, fixed: &Fixed) -> bool {
     let name = &*folded(name);
     !is_hop_by_hop(name) && !is_own(name) && !is_identity(name) && !fixed.folded.iter().any(|f| f == name)
@@ -175,7 +175,7 @@ pub fn response(mut from: HeaderMap) -> HeaderMap {
     from
 }
 
-/// Where a redirect of the upstream server leads, if it is on its own host: the path and query there.
+/// The path and query that a redirect of the upstream server leads to, if scheme, host and port stay the same.
 pub fn location_on_host(headers: &HeaderMap, base: &::http::Uri) -> Option<String> {
     let location = headers.get(LOCATION)?.to_str().ok()?;
     let location = location.split('#').next().unwrap_or_default();

@@ -27,10 +27,10 @@ use crate::url::{ExternalUrl, UpstreamUrl};
 /// Redirects followed for one request.
 const MAX_REDIRECTS: usize = 3;
 
-/// The server.
+/// An MCP server at a URL.
 pub struct HttpUpstream {
     client: Arc<Client>,
-    /// The one that asks at the start, with less patience.
+    /// The client for the check at startup, which waits less long for an answer.
     checker: Arc<Client>,
     url: UpstreamUrl,
     config: UpstreamConfig,
@@ -58,7 +58,8 @@ impl HttpUpstream {
         })
     }
 
-    /// The path and query at the upstream server: its own path is a prefix.
+    /// The path and query for the upstream server: the path of the upstream URL is a prefix. An announced path gets no
+    /// prefix.
     fn target(&self, uri: &Uri) -> String {
         let asked = uri.path_and_query().map_or("/", |p| p.as_str());
         if !self.url.prefix.is_empty() && self.announced.contains(uri.path()) {
@@ -70,7 +71,7 @@ impl HttpUpstream {
             return uri.query().map_or(path.clone(), |query| format!("{path}?{query}"));
         }
         match asked.strip_prefix('/') {
-            // The prefix itself, as the user typed it: without a slash at its end.
+            // A request for `/` goes to the prefix itself, without a slash at its end.
             Some(rest) if !self.url.prefix.is_empty() && (rest.is_empty() || rest.starts_with('?')) => {
                 format!("{}{rest}", self.url.prefix)
             }
@@ -78,7 +79,8 @@ impl HttpUpstream {
         }
     }
 
-    /// Is `path` the end of the upstream URL's own? People type `/mcp` where the upstream URL ends in `/mcp` already.
+    /// Does the path of the upstream URL end in `path`? People type `/mcp` in the client even if the upstream URL
+    /// already ends in `/mcp`.
     fn is_habitual(&self, path: &str) -> bool {
         let path = path.strip_suffix('/').unwrap_or(path);
         !path.is_empty() && self.url.prefix.ends_with(path)
@@ -90,7 +92,8 @@ impl HttpUpstream {
         headers::location_on_host(fields, &url.path_and_query(target).build().ok()?)
     }
 
-    /// A redirect of the upstream server, as the client sees it.
+    /// The target of a redirect as the client has to request it: without the prefix. `None` if it is outside the
+    /// prefix.
     fn location_for_client(&self, target: &str) -> Option<String> {
         let rest = target.strip_prefix(self.url.prefix.as_str())?;
         match rest.chars().next() {
@@ -167,14 +170,15 @@ impl HttpUpstream {
         let mut response = Response::new(status);
         response.headers = headers::response(fields);
         if is_stream {
-            // Reverse proxies before this one would hold events back.
+            // Without it, reverse proxies in front of this one would buffer events.
             const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
             response.headers.entry(X_ACCEL_BUFFERING).or_insert(HeaderValue::from_static("no"));
         }
         response.body = if *method == Method::HEAD || matches!(status.as_u16(), 204 | 304) {
             Payload::Head(length)
         } else {
-            // A GET stream is there for whatever may come; the answer to a POST is a request that is being served.
+            // A GET stream is open-ended, so it is cut as soon as streams are told to stop. A stream that answers a
+            // POST belongs to a request in progress, which may still finish.
             let endless = is_stream && *method == Method::GET;
             if endless {
                 body.set_cancellation(Cancellation::of_stream(&request.client));
@@ -190,8 +194,8 @@ impl HttpUpstream {
     }
 }
 
-/// May the request be sent a second time, when the first attempt may have been heard or not? By its method (RFC 9110
-/// section 9.2.2), or by the JSON-RPC methods in its body, which all have to be of those that only ask.
+/// May the request be sent again if the server may have received the first attempt? Decided by the HTTP method (RFC
+/// 9110 section 9.2.2), or for a POST by the JSON-RPC methods in its body, which must all be safe to repeat.
 fn is_repeatable(method: &Method, held: &Held) -> bool {
     match *method {
         Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE => true,
@@ -200,9 +204,9 @@ fn is_repeatable(method: &Method, held: &Held) -> bool {
     }
 }
 
-/// What would make servers read `path` in different ways. A segment `.` or `..`, in any spelling that some server would
-/// read as one, could lead out of the prefix, or past a rule of a server in between; a control character, or what only
-/// looks like percent-encoding, ends or changes the path for some.
+/// Why servers could read `path` in different ways, or `None`. A segment `.` or `..`, in any spelling that some server
+/// accepts, could lead out of the prefix, or past a rule of a server in between. Some servers end or change the path at
+/// a control character or at invalid percent-encoding.
 fn ambiguity(path: &str) -> Option<&'static str> {
     if !path.contains(['.', '%']) {
         return None;
@@ -267,7 +271,7 @@ impl Upstream for HttpUpstream {
     }
 }
 
-/// Whom to believe that they are the server at `url`.
+/// The TLS configuration, and the name that the certificate of the server at `url` must have.
 fn trust(url: &UpstreamUrl, config: &UpstreamConfig) -> Result<(Arc<ClientConfig>, ServerName<'static>), String> {
     let host = url.authority.host().trim_matches(['[', ']']);
     let name = ServerName::try_from(host.to_string())
@@ -275,7 +279,7 @@ fn trust(url: &UpstreamUrl, config: &UpstreamConfig) -> Result<(Arc<ClientConfig
     if !config.insecure_skip_verify {
         return Ok((tls::client_config("--ca-file (CA_FILE)", config.ca_file.as_deref())?, name));
     }
-    log::warn!(upstream:% = url; "--upstream-insecure-skip-verify (UPSTREAM_INSECURE_SKIP_VERIFY): the upstream server's certificate is not checked, so whoever is in between can read and change everything; give its certificate with --ca-file (CA_FILE) instead");
+    log::warn!(upstream:% = url; "--upstream-insecure-skip-verify (UPSTREAM_INSECURE_SKIP_VERIFY): the upstream server's certificate is not checked, so anyone on the network path can read and change the traffic; give its certificate with --ca-file (CA_FILE) instead");
     Ok((tls::unverified_config()?, name))
 }
 
@@ -283,7 +287,7 @@ fn trust(url: &UpstreamUrl, config: &UpstreamConfig) -> Result<(Arc<ClientConfig
 struct Held {
     bytes: Vec<u8>,
     framing: Framing,
-    /// Nothing follows.
+    /// True if `bytes` is the whole body.
     complete: bool,
 }
 
@@ -308,7 +312,7 @@ impl Read for Answer {
         let result = self.body.read(buffer);
         let Err(error) = &result else { return result };
         match Cancelled::of(error) {
-            // The stream ends as if the server had ended it: clients connect again.
+            // End the stream as if the server had ended it, so that clients reconnect.
             Some(Cancelled::ShuttingDown) if self.is_stream => return Ok(0),
             Some(Cancelled::ShuttingDown) => log::info!(request:% = self.id; "an answer was cut: the process stops"),
             Some(Cancelled::ClientGone) => {
@@ -324,7 +328,7 @@ impl Read for Answer {
 enum Failure {
     /// The client's body can't be read.
     Body(BodyError),
-    /// The client's request can't be expressed.
+    /// The path of the client's request can't be forwarded safely.
     BadRequest(&'static str),
     ClientGone,
     Draining,
@@ -332,9 +336,9 @@ enum Failure {
     Down(String),
     /// No answer in time.
     Slow(&'static str),
-    /// An answer that is none.
+    /// No valid answer: malformed, missing, or an endless redirect.
     Broken(String),
-    /// The upstream server wants credentials of its own.
+    /// The upstream server answered 401: it wants credentials from the proxy.
     Unauthorized,
 }
 
@@ -374,7 +378,7 @@ impl From<ClientError> for Failure {
     }
 }
 
-/// Where trouble with the upstream server arose, for the log.
+/// The request and the server that a failure belongs to, for the log.
 struct Told<'t> {
     id: RequestId,
     identity: &'t ForwardedIdentity,
@@ -391,7 +395,7 @@ impl Told<'_> {
     }
 }
 
-/// What the client is told, and what the operator is told in the log.
+/// The response to the client for a failure; also logs it for the operator.
 fn refusal(failure: &Failure, body: &[u8], told: &Told<'_>) -> Response {
     let answer = |status, text: &str| jsonrpc::error(status, Some(body), jsonrpc::INTERNAL_ERROR, text);
     match failure {
@@ -415,7 +419,7 @@ fn refusal(failure: &Failure, body: &[u8], told: &Told<'_>) -> Response {
             answer(StatusCode::BAD_GATEWAY, "the MCP server's answer is broken")
         }
         Failure::Unauthorized => {
-            // Passed on, it would send the client into an OAuth loop.
+            // A 401 that is passed on would send the client into an OAuth loop.
             let way_out =
                 "give it its token with --proxy-bearer-token (PROXY_BEARER_TOKEN) or --proxy-headers (PROXY_HEADERS)";
             told.log(log::Level::Error, way_out, "the upstream server answered 401");

@@ -1,12 +1,12 @@
-//! The MCP server behind the proxy, behind one trait.
+//! The MCP server behind the proxy. All kinds of servers implement the trait [`Upstream`].
 //!
-//! - [`forward`] – the trait; [`config`] – how to talk to it
-//! - [`http`] – a server at a URL, streamed through
-//! - [`headers`] – what it gets to see, and what of its answer goes on
+//! - [`forward`] – the trait; [`config`] – how to talk to a server
+//! - [`http`] – a server at a URL; requests and answers are streamed through
+//! - [`headers`] – the header fields that are forwarded, in both directions
 //! - [`endpoint`] – the path for messages that an HTTP+SSE server announces
-//! - [`redirects`] – 307 and 308 on its own host
-//! - [`check`] – whether there is one
-//! - [`stdio`] – a server that speaks over stdio, as child processes
+//! - [`redirects`] – remembers redirects (307 and 308) of the server
+//! - [`check`] – checks at startup whether there is an MCP server
+//! - [`stdio`] – a server that uses stdio, as child processes
 
 pub mod check;
 mod config;

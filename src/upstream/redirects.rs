@@ -1,7 +1,7 @@
-//! 307 and 308 of the upstream server that only add or drop a slash at the end of the path, remembered.
+//! Remembers redirects (307 and 308) of the upstream server that only add or drop a slash at the end of the path.
 //!
-//! Many servers answer `/mcp` with a redirect to `/mcp/`; clients would have to send each body twice. Any other
-//! redirect may be meant for one request alone, and is followed anew each time.
+//! Many servers redirect `/mcp` to `/mcp/`; otherwise each body would have to be sent twice. Any other redirect may be
+//! meant for one request alone, so it is followed but not remembered.
 
 use crate::bounded_map::BoundedMap;
 use crate::lock::Unpoisoned;
@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use ::http::Method;
 
-/// How long a redirect is believed.
+/// How long a redirect is remembered.
 const FRESH: Duration = Duration::from_secs(600);
 /// Paths remembered at one time.
 const MAX_PATHS: usize = 256;
 
-/// Method and path to path.
+/// Maps method and path to the path of the redirect, and to the time it was learned.
 pub(super) struct Redirects(Mutex<BoundedMap<(Method, String), (String, Instant)>>);
 
 impl Default for Redirects {
@@ -25,7 +25,7 @@ impl Default for Redirects {
 }
 
 impl Redirects {
-    /// Where a request for `target` (path and query) goes at once.
+    /// The remembered redirect for `target` (path and query), if there is one.
     pub(super) fn follow(&self, method: &Method, target: &str) -> Option<String> {
         let map = self.0.lock().unpoisoned();
         if map.is_empty() {
@@ -45,7 +45,7 @@ impl Redirects {
         map.insert((method.clone(), from.into()), (to.into(), Instant::now()));
     }
 
-    /// Forgets what `from` led to, since it does no more.
+    /// Forgets the redirect of `from`, because it does not work any more.
     pub(super) fn forget(&self, method: &Method, from: &str) {
         self.0.lock().unpoisoned().remove(&(method.clone(), from.to_string()));
     }

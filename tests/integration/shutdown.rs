@@ -78,7 +78,7 @@ fn a_second_signal_ends_the_process_at_once() {
     stuck.write(request("POST", "/mcp", &proxy.host(), &[("Authorization", &format!("Bearer {token}"))], b"{}"));
     eventually("the request is upstream", || upstream.received().len() == 1);
     proxy.signal("TERM");
-    eventually("the first signal is told", || proxy.log().contains("told to stop"));
+    eventually("the first signal is told", || proxy.log().contains("stopping: requests in flight"));
     proxy.signal("TERM");
     assert_eq!(proxy.wait().code(), Some(128 + 15));
 }

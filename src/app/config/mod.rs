@@ -1,4 +1,4 @@
-//! The typed, validated configuration. Each error names the flag, its environment variable and the way out.
+//! The typed, validated configuration. Each error names the flag and its environment variable, and says what to do.
 
 pub mod providers;
 pub mod tls;
@@ -30,31 +30,31 @@ use crate::upstream::UpstreamConfig;
 use crate::upstream::stdio::{RunAs, StdioConfig};
 use crate::url::{ExternalUrl, Listen, UpstreamUrl};
 
-/// Everything that the program was told, checked.
+/// All settings, validated.
 pub struct Config {
-    /// Where to listen; without TLS.
+    /// Where to listen without TLS.
     pub listen: Listen,
-    /// TLS, if it is spoken here.
+    /// The TLS server; `None` if this proxy serves plain HTTP only.
     pub tls: Option<TlsConfig>,
-    /// Why it is not, though the external URL has it.
+    /// Why this proxy serves no TLS although the external URL is https.
     pub tls_notice: TlsNotice,
     /// The issuer and audience of every token.
     pub external: ExternalUrl,
-    /// Holds the secret and the state.
+    /// The data directory, which holds the secret and the state.
     pub data_path: PathBuf,
-    /// What signs in; empty means that nobody can.
+    /// The passwords that users can sign in with; empty if there is no sign-in by password.
     pub passwords: Vec<Password>,
     /// Sign-ins that may wait for a password check.
     pub password_queue: usize,
-    /// Others who say who somebody is.
+    /// External identity providers.
     pub providers: Vec<ProviderConfig>,
-    /// A sole provider is gone to at once.
+    /// With one provider and no password, skip the sign-in page.
     pub auto_select: bool,
-    /// Whom requests of the program's own trust.
+    /// TLS settings (trust anchors) of the proxy's own requests to identity providers.
     pub outbound_tls: Arc<ClientConfig>,
-    /// The proxies that they go through.
+    /// HTTP proxies for the requests to identity providers and to the certificate authority.
     pub outbound_proxies: Proxies,
-    /// `AUTH_HMAC_SECRET`, else the one in the data directory is used.
+    /// `AUTH_HMAC_SECRET`; without it, the secret in the data directory is used.
     pub secret: Option<Secret>,
     /// Earlier secrets that still verify.
     pub previous_secrets: Vec<Secret>,
@@ -62,19 +62,19 @@ pub struct Config {
     pub upstream: UpstreamConfig,
     /// The stdio server to run, instead of one at a URL.
     pub stdio: Option<StdioConfig>,
-    /// Which requests are let in.
+    /// Trusted reverse proxies, and the web origins and host names that are accepted.
     pub surface: Surface,
-    /// How long things last.
+    /// Lifetimes of tokens, sessions, consents and identities.
     pub lifetimes: Lifetimes,
-    /// Bounds of the HTTP layer.
+    /// Limits of the HTTP layer.
     pub http: crate::http::Limits,
-    /// Upstream requests in flight, and open streams.
+    /// Limits on upstream requests in flight and on open streams.
     pub admission: Bounds,
-    /// How long requests may take to finish when told to stop.
+    /// How long requests may take to finish after SIGTERM or SIGINT.
     pub drain_timeout: Duration,
 }
 
-/// The level and form of the log: what was asked for, else what suits `terminal`.
+/// Format and level of the log. The default format is text on a terminal and JSON elsewhere.
 pub fn log_settings(settings: &Settings, terminal: bool) -> (LogFormat, log::LevelFilter) {
     let level =
         settings.log_level.unwrap_or(if settings.debug { log::LevelFilter::Debug } else { log::LevelFilter::Info });
@@ -82,7 +82,7 @@ pub fn log_settings(settings: &Settings, terminal: bool) -> (LogFormat, log::Lev
 }
 
 impl Config {
-    /// Checks `settings` for serving an upstream URL; each failure is one line.
+    /// Validates `settings` for serving, which needs an upstream server and a way to sign in. The error is one line.
     pub fn for_serving(settings: Settings) -> Result<Config, String> {
         if settings.upstream.is_none() && settings.command.is_empty() {
             return Err(
@@ -102,20 +102,21 @@ impl Config {
         Ok(config)
     }
 
-    /// The URL to type into a client: the usual path, unless the upstream URL has another of its own.
+    /// The URL to configure in clients: the external origin with `/mcp`, or with `/` if the upstream URL has a path
+    /// that does not end in `/mcp`.
     pub fn client_url(&self) -> String {
         let prefix = self.upstream.url.as_ref().map_or("", |u| u.prefix.as_str());
         let is_usual = prefix.is_empty() || prefix.ends_with("/mcp");
         format!("{}{}", self.external.origin, if is_usual { "/mcp" } else { "/" })
     }
 
-    /// The upstream server in a word, for the log: arguments of a command may be secrets.
+    /// The upstream URL or the program of the stdio server, for the log. Omits arguments, since they may be secrets.
     pub fn upstream_name(&self) -> String {
         let program = self.stdio.as_ref().and_then(|s| s.command.first()).map(|p| p.to_string_lossy().into_owned());
         program.or(self.upstream.url.as_ref().map(UpstreamUrl::to_string)).unwrap_or_default()
     }
 
-    /// Checks `settings`, without asking for an upstream URL or a password.
+    /// Validates `settings`, but does not require an upstream server or a way to sign in.
     pub fn build(settings: Settings) -> Result<Config, String> {
         let s = settings;
         let external =
@@ -140,7 +141,8 @@ impl Config {
             data_path: PathBuf::from(&s.data_path),
             passwords: passwords(s.password.clone(), s.password_hash.clone())?,
             password_queue: s.password_queue,
-            // Others' proxies are no concern of a program that speaks to no provider and no authority.
+            // Only requests to providers and to a certificate authority use the environment's HTTP proxy. Without them,
+            // ignore its variables, even malformed ones.
             outbound_proxies: match speaks_to_others {
                 false => Proxies::default(),
                 true => Proxies::from_env(|name| std::env::var(name).ok())?,
@@ -197,7 +199,7 @@ fn http_limits(s: &Settings) -> crate::http::Limits {
         idle_timeout: s.idle_timeout,
         body_size: s.max_body_size,
         body_timeout: s.body_timeout,
-        // Besides requests upstream there are sign-ins, which queue, and what is answered at once.
+        // For upstream requests, for sign-ins that wait for a password check, and for requests answered at once.
         workers: s.max_requests + s.password_queue + 64,
     }
 }

@@ -1,4 +1,4 @@
-//! What the options say of providers, checked.
+//! Reads and validates the options of identity providers.
 
 use crate::flags::Settings;
 use crate::http::client::RemoteUrl;
@@ -11,12 +11,13 @@ use crate::rules::{Rules, check_glob};
 const PUBLIC_GITHUB: &str = "https://github.com";
 const PUBLIC_GITHUB_API: &str = "https://api.github.com";
 
-/// The providers that are configured, with their allow rules, which may be empty. The error is one line.
+/// The configured providers with their allow rules, which may be empty: SIGHUP may reload lists without entries. The
+/// error is one line.
 pub fn configure_anew(s: &Settings) -> Result<Vec<ProviderConfig>, String> {
     Ok([google(s)?, github(s)?, oidc(s)?].into_iter().flatten().collect())
 }
 
-/// Likewise, but each must have a rule by which somebody could enter.
+/// Like [`configure_anew`], but a provider without an allow rule is an error: nobody could sign in with it.
 pub fn configure(s: &Settings) -> Result<Vec<ProviderConfig>, String> {
     let all = configure_anew(s)?.into_iter();
     all.map(|provider| {
@@ -36,7 +37,7 @@ pub fn configure(s: &Settings) -> Result<Vec<ProviderConfig>, String> {
     .collect()
 }
 
-/// Both of id and secret, or an error that names what lacks; `None` when neither is there.
+/// Client id and secret. `None` if neither is set; if only one is, the error names the missing one.
 fn credentials(id: &Option<String>, secret: &Option<String>, prefix: &str) -> Result<Option<(String, String)>, String> {
     let name = |what: &str| {
         let flag = format!("{}-client-{what}", prefix.to_lowercase());
@@ -50,12 +51,12 @@ fn credentials(id: &Option<String>, secret: &Option<String>, prefix: &str) -> Re
     }
 }
 
-/// Is there an allow list of this provider, be it one in a file without entries?
+/// True if the provider has an allow list. One from a file without entries counts.
 fn has_list(s: &Settings, provider: &str, lists: &[&Vec<String>]) -> bool {
     lists.iter().any(|list| !list.is_empty()) || s.empty_lists.iter().any(|flag| flag.starts_with(provider))
 }
 
-/// Rules, or a provider's other options, without the provider are a mistake.
+/// Fails if one of the `given` options is set although its provider is not configured.
 fn refuse_leftovers(given: &[(&str, bool)], what_lacks: &str) -> Result<(), String> {
     match given.iter().find(|(_, is_given)| *is_given) {
         Some((name, _)) => Err(format!("{name} is set, but {what_lacks}")),
@@ -189,7 +190,7 @@ fn oidc(s: &Settings) -> Result<Option<ProviderConfig>, String> {
     }
     if config.assumes_verified_email {
         log::warn!(
-            "--oidc-assume-email-verified (OIDC_ASSUME_EMAIL_VERIFIED): an e-mail address counts although the provider does not say that it is verified; if people can choose theirs freely there, they can choose somebody else's"
+            "--oidc-assume-email-verified (OIDC_ASSUME_EMAIL_VERIFIED): e-mail addresses are trusted although the provider does not say that they are verified; if users can set their own address there, they can set somebody else's"
         );
     }
     Ok(Some(ProviderConfig {
@@ -209,7 +210,7 @@ fn oidc(s: &Settings) -> Result<Option<ProviderConfig>, String> {
     }))
 }
 
-/// Looks at pointers, patterns and attributes.
+/// Validates the JSON pointers, the user patterns and the attributes.
 fn check_oidc_rules(s: &Settings) -> Result<(), String> {
     let pointers = [
         ("--oidc-user-id-field (OIDC_USER_ID_FIELD)", &s.oidc_user_id_field),

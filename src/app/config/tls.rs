@@ -1,4 +1,4 @@
-//! Which TLS was asked for, and what to say where it can't be had.
+//! Validates the TLS options, and explains why this proxy serves no TLS for an https URL.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,8 @@ use crate::tls::config::{Source, TlsConfig};
 use crate::tls::files::CertificateFiles;
 use crate::url::{ExternalUrl, Listen, is_address};
 
-/// Names that no public authority certifies: RFC 6761, RFC 6762, RFC 7686, RFC 8375, RFC 9476, and what home routers and companies use.
+/// Domains that no public authority certifies: those of RFC 6761, RFC 6762, RFC 7686, RFC 8375 and RFC 9476, and those
+/// that home routers and companies use.
 const PRIVATE_DOMAINS: [&str; 15] = [
     "alt",
     "corp",
@@ -32,7 +33,7 @@ const PRIVATE_DOMAINS: [&str; 15] = [
     "test",
 ];
 
-/// Reads the options; the error is one line. `None` means that this program speaks no TLS.
+/// Validates the TLS options. `None` means that this proxy serves no TLS. The error is one line.
 pub fn configure(s: &Settings, external: &ExternalUrl) -> Result<Option<TlsConfig>, String> {
     if s.auto_tls && s.no_auto_tls {
         return Err("--auto-tls (AUTO_TLS) and --no-auto-tls (NO_AUTO_TLS) contradict each other; drop one".into());
@@ -113,7 +114,7 @@ fn acme(s: &Settings, external: &ExternalUrl) -> Result<AcmeConfig, String> {
     Ok(AcmeConfig { directory, host, email, external_account, ca_file })
 }
 
-/// Authorities write it with the URL-safe alphabet, some people with the other.
+/// Decodes a base64 key. Authorities use the URL-safe alphabet, but some users write the standard one.
 fn decoded(key: &str) -> Result<Vec<u8>, String> {
     let text = key.trim_end_matches('=');
     let bytes = URL_SAFE_NO_PAD.decode(text).or_else(|_| STANDARD.decode(key));
@@ -154,7 +155,7 @@ pub fn is_public(host: &str) -> bool {
     host.contains('.') && !is_address(host) && !PRIVATE_DOMAINS.iter().any(is_private)
 }
 
-/// What to say at the start of an https URL for which no TLS is spoken here.
+/// The log message at the start, if the external URL is https but this proxy serves no TLS.
 pub fn notice(s: &TlsNotice) -> Option<String> {
     match s {
         TlsNotice::None => None,
@@ -168,19 +169,19 @@ pub fn notice(s: &TlsNotice) -> Option<String> {
     }
 }
 
-/// Why an https URL has no TLS here.
+/// Why this proxy serves no TLS although the external URL is https.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TlsNotice {
-    /// It has, or the URL is plain.
+    /// It serves TLS, or the URL is http.
     None,
-    /// It was asked for so.
+    /// `--no-auto-tls` is set: a reverse proxy in front is expected to terminate TLS.
     Elsewhere,
-    /// The host has no public name.
+    /// No public authority certifies this host.
     NotPublic(String),
 }
 
 impl TlsNotice {
-    /// Of the options.
+    /// Derives the notice from the options. `tls` is what [`configure`] has returned for them.
     pub fn of(s: &Settings, external: &ExternalUrl, tls: Option<&TlsConfig>) -> TlsNotice {
         match (tls, external.secure) {
             (Some(_), _) | (_, false) => TlsNotice::None,

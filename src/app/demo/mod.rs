@@ -1,5 +1,5 @@
-//! `mcp-auth-proxy demo`: the proxy before a small stdio server, which is the same binary again. Nothing is kept after it
-//! ends: the state, the secret and the password live in memory.
+//! `mcp-auth-proxy demo`: runs the proxy in front of a small stdio server, which is the same binary. The state, the
+//! secret and the password are in memory only, so nothing remains after it ends.
 
 pub mod server;
 
@@ -17,16 +17,16 @@ use crate::store::embedded::EmbeddedStore;
 use crate::tokens::{Secret, random};
 use crate::upstream::stdio::self_exec::own_program;
 
-/// Where the demo listens unless told otherwise; with the port taken, any free one does.
+/// Default listen address of the demo. If the port is in use, the demo takes any free one.
 const LISTEN: &str = "127.0.0.1:8080";
 const ANY_PORT: &str = "127.0.0.1:0";
 
-/// Runs the demo until it is told to stop.
+/// Runs the demo until SIGTERM or SIGINT.
 pub fn run(mut settings: Settings) -> Result<(), String> {
     serve::start_log(&settings);
     let stop = serve::stop_signal()?;
     let defaults = Settings::default();
-    // Whoever tries it has no certificate.
+    // A user who tries the demo has no certificate.
     settings.no_auto_tls = true;
     let listener = if settings.listen.is_none() {
         settings.listen = Some(LISTEN.into());
@@ -68,7 +68,7 @@ fn listen(settings: &Settings) -> Result<TcpListener, String> {
     listen::listen("--listen (LISTEN)", Config::build(settings.clone())?.listen)
 }
 
-/// What to do next, for each client.
+/// The text that says how to connect each client.
 fn welcome(origin: &str, password: &str) -> String {
     let url = format!("{origin}/mcp");
     format!(

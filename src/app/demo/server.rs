@@ -1,4 +1,4 @@
-//! The demo's MCP server: the revisions up to 2025-11-25 over stdio, as the proxy's own child.
+//! The demo's MCP server, a child process of the proxy. It speaks MCP over stdio, in revisions up to 2025-11-25.
 
 use crate::lock::Unpoisoned;
 use std::collections::HashMap;
@@ -8,15 +8,15 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-/// The word on the command line that makes the program the demo's server.
+/// The command-line argument that runs this program as the demo's server.
 pub const COMMAND: &str = "stdio-demo";
 
-/// Revisions spoken, the newest first.
+/// Supported MCP revisions, the newest first.
 const REVISIONS: [&str; 3] = ["2025-11-25", "2025-06-18", "2025-03-26"];
 const MAX_STEPS: u64 = 60;
-/// How long the user may take to answer a question.
+/// How long the user may take to answer an elicitation request.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(300);
-/// Tools that take their time, at one time.
+/// Limit on slow tool calls that run at the same time.
 const MAX_AT_WORK: usize = 8;
 
 /// Answers the requests on stdin until it ends.
@@ -40,7 +40,7 @@ struct Server(Mutex<State>);
 struct State {
     can_ask: bool,
     asked: u64,
-    /// Questions that the client has not answered.
+    /// Elicitation requests that the client has not answered.
     questions: HashMap<u64, mpsc::Sender<Value>>,
     at_work: usize,
 }
@@ -59,7 +59,7 @@ impl Server {
         reply(&id, result(method, &params));
     }
 
-    /// Runs a tool that takes its time, while other requests are answered.
+    /// Runs a slow tool on its own thread, so that other requests are answered meanwhile.
     fn work(self: &Arc<Self>, id: Value, tool: impl FnOnce(&Server) -> Outcome + Send + 'static) {
         let mut state = self.state();
         if state.at_work >= MAX_AT_WORK {
@@ -101,7 +101,7 @@ impl Server {
     fn answered(&self, message: Value) {
         let question = message["id"].as_u64().and_then(|id| self.state().questions.remove(&id));
         if let Some(sender) = question {
-            // Who asked may have given up.
+            // The tool that waits for the answer may have timed out.
             let _ = sender.send(message["result"].clone());
         }
     }
@@ -120,7 +120,7 @@ fn reply(id: &Value, outcome: Outcome) {
     });
 }
 
-/// Writes one line. When nobody reads it any more, stdin is about to end too.
+/// Writes one line. Ignores errors: if nobody reads stdout any more, stdin is about to end too.
 fn send(message: &Value) {
     let _ = io::stdout().lock().write_all(format!("{message}\n").as_bytes());
 }

@@ -1,4 +1,4 @@
-//! HTTP/1.1 towards one server (RFC 9112): connections kept for further requests, bodies streamed both ways.
+//! HTTP/1.1 with one server (RFC 9112): keeps connections for further requests, streams bodies in both directions.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -26,32 +26,32 @@ use crate::url::UpstreamUrl;
 
 const MAX_HEAD: usize = 64 << 10;
 
-/// Opens connections and keeps them.
+/// Sends requests to one server: opens connections and keeps them.
 pub(crate) struct Client {
     url: UpstreamUrl,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     resolver: CachingResolver,
     connect_timeout: Duration,
     response_timeout: Duration,
-    /// The proxy on the way, if there is one.
+    /// The outbound proxy, if there is one.
     proxy: Option<OutboundProxy>,
     latency: LatencyEstimate,
     idle: Arc<IdleConnections>,
 }
 
-/// A request. Its fields are those of the message; Host and framing are written here.
+/// A request. `fields` are sent as they are; Host and the framing fields are added here.
 pub(crate) struct Outgoing<'r> {
     pub(crate) method: &'r Method,
     /// Path and query.
     pub(crate) target: &'r str,
     pub(crate) fields: &'r HeaderMap,
-    /// What is at hand of the body: all of it, if `rest` is absent.
+    /// The part of the body that has arrived: all of it if `rest` is absent.
     pub(crate) held: &'r [u8],
     pub(crate) rest: Option<&'r mut dyn Arriving>,
     pub(crate) framing: Framing,
     /// What ends its waits early.
     pub(crate) cancellation: Cancellation,
-    /// May it be sent again when it is not known whether the first attempt was heard (RFC 9110 section 9.2.2)?
+    /// May it be sent again if it is unknown whether the server received the first attempt (RFC 9110 section 9.2.2)?
     pub(crate) is_repeatable: &'r dyn Fn() -> bool,
 }
 
@@ -65,19 +65,19 @@ pub(crate) struct Incoming {
 /// Why there is no answer.
 #[derive(Debug)]
 pub(crate) enum ClientError {
-    /// The server's name is not known.
+    /// The name of the server could not be resolved.
     UnknownHost,
-    /// No connection.
+    /// Connecting failed.
     Connect(io::Error),
-    /// No connection in time.
+    /// Connecting took too long.
     ConnectTimeout,
-    /// No answer in time.
+    /// The answer took too long.
     AnswerTimeout,
     /// The request's own body could not be read.
     Body(io::Error),
     /// The connection failed.
     Io(io::Error),
-    /// An answer that is none.
+    /// The answer is not valid.
     Malformed(&'static str),
 }
 
@@ -94,17 +94,17 @@ impl fmt::Display for ClientError {
     }
 }
 
-/// How an attempt failed, and whether the server can have heard of it.
+/// How an attempt failed, and whether it can be repeated.
 struct Failed {
     error: ClientError,
-    /// Its connection had been used before and ended before a byte of the answer.
+    /// It used an idle connection, which ended before the first byte of the answer.
     stale: bool,
-    /// Bytes of the body were passed on that can't be had again.
+    /// Bytes of the body were sent that can't be read again.
     streamed: bool,
 }
 
 impl Client {
-    /// For the server at `url`; nothing is opened yet.
+    /// A client for the server at `url`. It opens no connection yet.
     pub(crate) fn new(
         url: UpstreamUrl,
         tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
@@ -123,7 +123,7 @@ impl Client {
         }
     }
 
-    /// By way of a proxy (RFC 9110 section 9.3.6).
+    /// Makes the client connect through `proxy` with CONNECT (RFC 9110 section 9.3.6).
     pub(crate) fn through(self, proxy: Option<OutboundProxy>) -> Client {
         Client { proxy, ..self }
     }
@@ -146,7 +146,7 @@ impl Client {
         self.attempt(self.open(&outgoing.cancellation)?, false, &mut outgoing).map_err(|f| f.error)
     }
 
-    /// Closes connections that nobody has used for a while.
+    /// Closes connections that have been idle for too long.
     pub(crate) fn tidy(&self) {
         self.idle.tidy();
     }
@@ -175,7 +175,7 @@ impl Client {
             Some((config, name)) => {
                 let deadline = Instant::now() + self.connect_timeout;
                 Transport::encrypted(socket, config.clone(), name.clone(), deadline).map_err(|e| match e.kind() {
-                    // What came is no TLS, or no certificate to be trusted.
+                    // The server does not speak TLS, or its certificate is not trusted.
                     io::ErrorKind::InvalidData => ClientError::Io(e),
                     _ => timed_out(e),
                 })?
@@ -184,7 +184,7 @@ impl Client {
         Ok(Input::new(transport))
     }
 
-    /// Has the proxy connect `socket` to the server.
+    /// Asks the proxy to connect `socket` to the server.
     fn tunnel(&self, mut socket: Socket, proxy: &OutboundProxy) -> Result<Socket, ClientError> {
         let port = self.url.authority.port_u16().unwrap_or(443);
         let place = format!("{}:{port}", self.url.authority.host());
@@ -196,7 +196,7 @@ impl Client {
         socket.set_deadline(Some(Instant::now() + self.connect_timeout));
         socket.write_all(head.as_bytes()).map_err(ClientError::Connect)?;
         let mut answer = Vec::new();
-        // Byte by byte: what follows the head is the server's.
+        // Reads byte by byte, because the bytes after the head come from the server already.
         while !answer.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
             match socket.read(&mut byte) {
@@ -276,8 +276,8 @@ impl Client {
         Ok(Incoming { status: head.status, fields: head.fields, body })
     }
 
-    /// Sends the request. False when the server answered before it had all of it. `streamed` is set with the first byte
-    /// of the body that can't be had again.
+    /// Sends the request. False if the server answered or closed before it had received all of it. Sets `streamed` at
+    /// the first byte of the body that can't be read again.
     fn send(
         &self,
         transport: &mut Transport,
@@ -290,7 +290,7 @@ impl Client {
         if chunked && !outgoing.held.is_empty() {
             bytes.extend_from_slice(format!("{:x}\r\n", outgoing.held.len()).as_bytes());
         }
-        // One write where a copy is cheap.
+        // Sends head and body in one write if copying the body is cheap.
         if outgoing.held.len() <= PIECE {
             bytes.extend_from_slice(outgoing.held);
         }
@@ -308,8 +308,8 @@ impl Client {
         }
     }
 
-    /// Passes on the body as it comes. Client and server are both watched: the server may have said all that it has to
-    /// say while the client still sends, or pauses.
+    /// Sends the body as it arrives. Waits for client and server at the same time, because the server may send its
+    /// answer while the client still sends, or pauses.
     fn stream(
         &self,
         transport: &mut Transport,
@@ -342,7 +342,7 @@ impl Client {
             if chunked {
                 bytes.extend_from_slice(b"\r\n");
             }
-            // The time runs while the server is silent, not while the client sends.
+            // The response timeout counts only while the server is silent, not while the client sends.
             transport.set_deadline(Some(Instant::now() + self.response_timeout));
             if !transport.send(&bytes).map_err(unsent)? {
                 return Ok(false);
@@ -361,7 +361,7 @@ impl Client {
         for (name, value) in outgoing.fields {
             field(out, name.as_str(), value.as_bytes());
         }
-        // RFC 9110 section 8.6: methods that usually have a body say so when it is empty.
+        // RFC 9110 section 8.6: methods that usually have a body announce an empty one with `Content-Length: 0`.
         let usually_has_body = matches!(*outgoing.method, Method::POST | Method::PUT | Method::PATCH);
         match (outgoing.framing, &outgoing.rest) {
             (Framing::Chunked, Some(_)) => field(out, "transfer-encoding", b"chunked"),
@@ -379,7 +379,7 @@ fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     }
 }
 
-/// Why bytes could not be sent.
+/// The error for bytes that could not be sent.
 fn unsent(error: io::Error) -> ClientError {
     match error.kind() {
         io::ErrorKind::TimedOut => ClientError::AnswerTimeout,
@@ -387,7 +387,7 @@ fn unsent(error: io::Error) -> ClientError {
     }
 }
 
-/// Is this the end of a connection, and not the end of a wait?
+/// True if the connection has ended; false for a timeout and other errors.
 fn has_ended(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)

@@ -1,5 +1,5 @@
-//! Requests of the program's own to other servers, such as identity providers: small, with a deadline and a bound on
-//! the answer, no redirects, through a proxy where the environment names one.
+//! The proxy's own requests to other servers, such as identity providers. They are small, with a deadline and a size
+//! limit for the answer. Redirects are not followed. They go through an outbound proxy if the environment names one.
 
 use crate::lock::Unpoisoned;
 use std::fmt;
@@ -22,19 +22,19 @@ use crate::http::h1::head::Framing;
 use crate::net::cancellation::Cancellation;
 use crate::url::UpstreamUrl;
 
-/// How long a connection may take, unless told otherwise.
+/// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long it may take until the answer is there; connecting and sending have shorter times of their own.
+/// How long a request may take until its answer is complete. Connecting and sending have shorter timeouts of their own.
 pub const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of an answer.
+/// Most bytes of the body of an answer.
 const MAX_BODY: usize = 1 << 20;
-/// Requests under way at one time.
+/// Most requests in progress at one time.
 const MAX_RUNNING: usize = 64;
-/// Servers whose connections are kept.
+/// Most servers whose connections are kept.
 const MAX_SERVERS: usize = 16;
 const AGENT: &str = concat!("mcp-auth-proxy/", env!("CARGO_PKG_VERSION"));
 
-/// An answer, read whole.
+/// A complete answer.
 #[derive(Debug)]
 pub struct Answer {
     /// Status.
@@ -45,7 +45,7 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// There is no answer; says why in words for the log.
+/// Why there is no answer, as a text for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchError(pub String);
 
@@ -55,7 +55,7 @@ impl fmt::Display for FetchError {
     }
 }
 
-/// Sends requests.
+/// Sends the proxy's own requests to other servers.
 pub struct Fetcher {
     tls: Arc<ClientConfig>,
     proxies: Proxies,
@@ -64,7 +64,8 @@ pub struct Fetcher {
     timeout: Duration,
 }
 
-/// One of the requests that may be under way at one time: threads that wait for other servers are few.
+/// Permits one request to be in progress. There are [`MAX_RUNNING`] permits, because few threads may wait for other
+/// servers.
 struct Turn<'r>(&'r AtomicUsize);
 
 impl<'r> Turn<'r> {
@@ -81,7 +82,8 @@ impl Drop for Turn<'_> {
 }
 
 impl Fetcher {
-    /// With the trust of `tls`, by way of `proxies`; an answer must be there within `timeout`.
+    /// A fetcher that trusts servers as `tls` says and goes through `proxies`. An answer must be complete within
+    /// `timeout`.
     pub fn new(tls: Arc<ClientConfig>, proxies: Proxies, timeout: Duration) -> Fetcher {
         Fetcher {
             tls,
@@ -92,12 +94,12 @@ impl Fetcher {
         }
     }
 
-    /// GET, with further fields.
+    /// Sends a GET request with additional header fields.
     pub fn get(&self, url: &RemoteUrl, fields: &[(HeaderName, &str)]) -> Result<Answer, FetchError> {
         self.send(Method::GET, url, fields, Vec::new())
     }
 
-    /// POST of a form, with further fields.
+    /// Sends a form by POST, with additional header fields.
     pub fn post_form(
         &self,
         url: &RemoteUrl,
@@ -110,7 +112,7 @@ impl Fetcher {
         self.send(Method::POST, url, &fields, body.into_bytes())
     }
 
-    /// A request with a body, which may be empty.
+    /// Sends a request with a body, which may be empty.
     pub fn send(
         &self,
         method: Method,
@@ -133,7 +135,8 @@ impl Fetcher {
             held: &body,
             rest: None,
             framing: if body.is_empty() { Framing::None } else { Framing::Length(body.len() as u64) },
-            // What is asked of a provider or an authority can't be asked twice: a client that goes away changes nothing.
+            // A request to a provider or a certificate authority can't be repeated, so it goes on when the client goes
+            // away.
             cancellation: Cancellation::none(),
             is_repeatable: &|| method != Method::POST,
         };

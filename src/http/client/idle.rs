@@ -1,4 +1,4 @@
-//! Connections that are kept for further requests.
+//! Idle connections that are kept for further requests.
 
 use crate::lock::Unpoisoned;
 use std::io;
@@ -9,9 +9,11 @@ use crate::http::h1::input::{Input, Source};
 use crate::net::cancellation::Cancellation;
 use crate::net::transport::Transport;
 
-/// Node ends an idle connection after five seconds; a request that races with that end would be lost.
+/// How long an idle connection is kept. Node.js closes idle connections after five seconds, and a request sent at that
+/// moment would be lost.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(4);
-/// Idle connections kept: as many as there are requests in flight, since each that is closed costs another handshake.
+/// Most idle connections that are kept: as many as there are requests in flight by default, because each closed
+/// connection costs another handshake.
 const MAX_IDLE: usize = 256;
 
 pub(super) type Connection = Input<Transport>;
@@ -22,12 +24,12 @@ impl Source for Transport {
     }
 }
 
-/// The idle connections to one server, and since when.
+/// The idle connections to one server, each with the time since when it is idle.
 #[derive(Default)]
 pub(super) struct IdleConnections(Mutex<Vec<(Instant, Connection)>>);
 
 impl IdleConnections {
-    /// Closes connections that nobody has used for a while.
+    /// Closes connections that have been idle for [`MAX_IDLE_TIME`].
     pub(super) fn tidy(&self) {
         let old = {
             let mut idle = self.idle();
@@ -41,7 +43,8 @@ impl IdleConnections {
         self.0.lock().unpoisoned()
     }
 
-    /// The connection that was used last, if it is still good; older ones are older.
+    /// Takes the connection that was used last, if it is still usable. If its idle time is over, closes all others as
+    /// well, since they have been idle for longer.
     pub(super) fn take(&self) -> Option<Connection> {
         loop {
             let (at, mut connection) = self.idle().pop()?;
@@ -57,7 +60,7 @@ impl IdleConnections {
     }
 
     pub(super) fn put(&self, mut connection: Connection) {
-        // It holds on to no client while it waits for the next one.
+        // Releases the handle of the last client.
         connection.source_mut().set_cancellation(Cancellation::none());
         let mut idle = self.idle();
         let full = (idle.len() >= MAX_IDLE).then(|| idle.remove(0));

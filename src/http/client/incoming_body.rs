@@ -9,16 +9,16 @@ use crate::http::h1::framing::{Framed, Progress};
 use crate::http::h1::head::Framing;
 use crate::net::cancellation::Cancellation;
 
-/// One read of an answer or of a request body that is passed on.
+/// Bytes per read of an answer, or of a request body that is streamed.
 pub(super) const PIECE: usize = 16 << 10;
 
-/// The body of an answer, read on demand. Once it has been read, its connection is good for another request.
+/// The body of an answer, read on demand. When it has been read completely, its connection is kept for another request.
 pub(crate) struct IncomingBody {
     /// Absent once the body has ended.
     connection: Option<Connection>,
     /// Absent when the body ends with the connection.
     progress: Option<Progress>,
-    /// Where the connection goes.
+    /// The pool that the connection goes back to; absent if it can't be used again.
     home: Option<Arc<IdleConnections>>,
 }
 
@@ -38,7 +38,7 @@ impl IncomingBody {
         if !self.progress.as_ref().is_some_and(Progress::is_done) {
             return;
         }
-        // What the server said beyond the answer belongs to nobody.
+        // Bytes after the end of the answer belong to no request, so the connection is not used again.
         let is_clean = |c: &mut Connection| c.buffered().is_empty() && c.source_mut().holds_nothing();
         if let (Some(mut connection), Some(home)) = (self.connection.take(), self.home.take())
             && is_clean(&mut connection)
@@ -49,21 +49,22 @@ impl IncomingBody {
 }
 
 impl IncomingBody {
-    /// What ends its waits early from now on.
+    /// Sets what ends its waits early from now on.
     pub(crate) fn set_cancellation(&mut self, cancellation: Cancellation) {
         if let Some(connection) = &mut self.connection {
             connection.source_mut().set_cancellation(cancellation);
         }
     }
 
-    /// By when the rest of it must have come, else reading fails with `TimedOut`.
+    /// Sets the deadline for the rest of the body; reading after it fails with `TimedOut`.
     pub(crate) fn set_deadline(&mut self, deadline: Instant) {
         if let Some(connection) = &mut self.connection {
             connection.source_mut().set_deadline(Some(deadline));
         }
     }
 
-    /// All of it, if it has at most `limit` bytes (else `FileTooLarge`) and comes by `deadline` (else `TimedOut`).
+    /// Reads the whole body. Fails with `FileTooLarge` if it has more than `limit` bytes, and with `TimedOut` at
+    /// `deadline`.
     pub(crate) fn read_all(&mut self, limit: usize, deadline: Instant) -> io::Result<Vec<u8>> {
         let mut out = Vec::new();
         let mut piece = vec![0; PIECE];

@@ -1,9 +1,9 @@
 //! Requests to other servers.
 //!
-//! - [`exchange`] – HTTP/1.1 towards one server: connections kept, bodies streamed both ways; [`idle`] –
-//!   connections kept; [`response_head`], [`incoming_body`] – its answer
-//! - [`fetch`] – small requests in one piece, to identity providers and certificate authorities; [`remote_url`] – where to;
-//!   [`proxies`] – by way of what
+//! - [`exchange`] – HTTP/1.1 with one server: keeps connections, streams bodies in both directions; [`idle`] – the idle
+//!   connections; [`response_head`], [`incoming_body`] – the head and the body of an answer
+//! - [`fetch`] – small, complete requests to identity providers and certificate authorities; [`remote_url`] – their
+//!   URLs; [`proxies`] – the outbound proxies
 
 mod exchange;
 mod fetch;

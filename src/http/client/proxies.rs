@@ -1,4 +1,4 @@
-//! Proxies on the way out, as the environment names them.
+//! Outbound HTTP proxies, as configured in the environment.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -7,17 +7,17 @@ use percent_encoding::percent_decode_str;
 use super::remote_url::RemoteUrl;
 use crate::url::is_loopback_host;
 
-/// An HTTP proxy on the way out.
+/// An outbound HTTP proxy.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct OutboundProxy {
     /// Its host and port.
     pub(crate) host: String,
     pub(crate) port: u16,
-    /// `Proxy-Authorization`.
+    /// The value of the `Proxy-Authorization` field.
     pub(crate) credentials: Option<String>,
 }
 
-/// Which proxy leads to which host: `HTTPS_PROXY` and `NO_PROXY` of the environment, in either case.
+/// Which proxy to use for which host: `HTTPS_PROXY` and `NO_PROXY` from the environment, in upper or lower case.
 #[derive(Clone, Default)]
 pub struct Proxies {
     https: Option<OutboundProxy>,
@@ -25,7 +25,7 @@ pub struct Proxies {
 }
 
 impl Proxies {
-    /// What the environment says. The error is one line.
+    /// Reads the settings from the environment. The error is one line.
     pub fn from_env(env: impl Fn(&str) -> Option<String>) -> Result<Proxies, String> {
         let either = |name: &str| {
             let value = env(name).or_else(|| env(&name.to_lowercase()));
@@ -49,7 +49,7 @@ impl Proxies {
 }
 
 fn parse_proxy(text: &str) -> Result<OutboundProxy, String> {
-    // Its own text may hold a password.
+    // The error does not quote the value, which may contain a password.
     let refuse = || "HTTPS_PROXY is not a URL such as http://proxy.example.com:3128".to_string();
     let text = text.strip_prefix("http://").or((!text.contains("://")).then_some(text)).ok_or_else(refuse)?;
     let (credentials, place) = text.trim_end_matches('/').rsplit_once('@').map_or((None, text), |(c, p)| (Some(c), p));

@@ -1,4 +1,4 @@
-//! URLs of servers that the proxy asks on its own behalf.
+//! URLs of servers to which the proxy sends requests of its own.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use form_urlencoded::Serializer;
 
 use crate::url::is_loopback_host;
 
-/// The URL of something on another server: https, or http on this machine.
+/// A URL on another server: https, or http if the host is this machine (loopback).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteUrl(Uri);
 
@@ -33,12 +33,12 @@ impl RemoteUrl {
         }
     }
 
-    /// The URL with another path and query behind its own path.
+    /// This URL with `path`, which may include a query, appended.
     pub fn join(&self, path: &str) -> Result<RemoteUrl, String> {
         RemoteUrl::parse(&format!("{}{path}", self.to_string().trim_end_matches('/')))
     }
 
-    /// The URL with parameters added to its query.
+    /// This URL with parameters added to its query.
     pub fn with_query(&self, parameters: &[(&str, &str)]) -> String {
         let query = Serializer::new(String::new()).extend_pairs(parameters).finish();
         let separator = if self.0.query().is_some() { '&' } else { '?' };

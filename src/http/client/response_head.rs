@@ -9,7 +9,7 @@ use crate::http::h1::head::{self, Framing, connection_tokens};
 
 /// The head of an answer.
 pub(super) struct ResponseHead {
-    /// Bytes, with the empty line.
+    /// Its length in bytes, including the empty line.
     pub(super) size: usize,
     pub(super) status: StatusCode,
     pub(super) fields: HeaderMap,
@@ -18,7 +18,7 @@ pub(super) struct ResponseHead {
 }
 
 impl ResponseHead {
-    /// The head at the beginning of `bytes`, if it is whole.
+    /// Parses the head at the beginning of `bytes`; `None` if it is not complete yet.
     pub(super) fn parse(bytes: &[u8]) -> Result<Option<ResponseHead>, &'static str> {
         if bytes.is_empty() {
             return Ok(None);
@@ -40,11 +40,11 @@ impl ResponseHead {
         Ok(Some(ResponseHead { size, status, fields, keep_alive, is_http11 }))
     }
 
-    /// How the end of the body is found, or `None` for the end of the connection (RFC 9112 section 6.3).
+    /// How the end of the body is found; `None` if the body ends with the connection (RFC 9112 section 6.3).
     pub(super) fn framing(&self, method: &Method) -> Result<Option<Framing>, &'static str> {
         let mut encodings = self.fields.get_all(TRANSFER_ENCODING).iter();
         let encoding = encodings.next();
-        // Others between here and there may go by the second, or take no notice of either.
+        // Intermediaries on the way may use the second field, or ignore both.
         if encodings.next().is_some() {
             return Err("its answer has two Transfer-Encoding fields");
         }

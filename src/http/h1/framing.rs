@@ -9,12 +9,14 @@ use http::StatusCode;
 use super::head::Framing;
 use super::input::{FOREVER, Input, STEP, Source, append_what_comes};
 
-/// Slower than this on average, beyond the first pause that is allowed, is no client but a siege: bytes a second.
+/// Lowest average rate of a request body, in bytes per second, after one pause of the allowed length. A slower client
+/// is treated as an attack.
 const SLOWEST: u64 = 1 << 10;
 
-/// Bytes of chunk extensions and trailers that one request body may carry; they mean nothing here.
+/// Most bytes of chunk extensions and trailers in one request body; they are ignored here.
 const MAX_ORNAMENT: usize = 8 << 10;
-/// Bytes of a framing line of an answer, and of all its trailers: some servers pad each size, or sign each chunk.
+/// Most bytes of one framing line of an answer, and of all its trailers. They are larger, because some servers pad each
+/// chunk size or sign each chunk.
 const MAX_LINE: usize = 8 << 10;
 const MAX_TRAILERS: usize = 64 << 10;
 
@@ -27,12 +29,12 @@ pub enum BodyError {
     Timeout,
     /// Bad chunk framing.
     Malformed,
-    /// The connection ended first.
+    /// The connection ended before the end of the body.
     Gone,
 }
 
 impl BodyError {
-    /// The status that answers it.
+    /// The status of the answer to this error.
     pub fn status(self) -> StatusCode {
         match self {
             BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -72,15 +74,16 @@ enum State {
     Data(u64),
     /// Before a chunk's size line.
     Size,
-    /// Behind a chunk's data.
+    /// After the data of a chunk, before its CRLF.
     DataEnd,
-    /// Behind the last chunk.
+    /// After the size line of the last chunk.
     Trailers,
     Done,
     Failed(BodyError),
 }
 
-/// How far a body has been read, and whether it comes fast enough. Knows no socket, so that it can be set aside.
+/// How far a body has been read, and whether it comes fast enough. It has no reference to the connection, so that it
+/// can be stored between reads.
 #[derive(Debug)]
 pub struct Progress {
     chunked: bool,
@@ -88,9 +91,10 @@ pub struct Progress {
     /// Body bytes still allowed.
     allowance: u64,
     ornament: usize,
-    /// An answer of a server that is trusted to mean well: ornaments are bounded by the line, not in all.
+    /// The body belongs to an answer of a server that is trusted: the size of its framing lines is limited, but not
+    /// their sum.
     is_answer: bool,
-    /// The beginning of a framing line whose end has not arrived.
+    /// The beginning of a framing line that has not fully arrived.
     line: Vec<u8>,
     wait: Duration,
     begun: Instant,
@@ -98,7 +102,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// The beginning of the body that `framing` announces, of at most `limit` bytes, with no pause longer than `wait`.
+    /// The start of the body that `framing` announces: of at most `limit` bytes, with no pause longer than `wait`.
     pub fn new(framing: Framing, limit: u64, wait: Duration) -> Progress {
         let state = match framing {
             Framing::None | Framing::Length(0) => State::Done,
@@ -120,7 +124,7 @@ impl Progress {
         }
     }
 
-    /// The beginning of an answer's body: of any size, and it may take as long as it takes.
+    /// The start of an answer's body, without limits on its size and time.
     pub fn of_answer(framing: Framing) -> Progress {
         Progress { is_answer: true, ..Progress::new(framing, u64::MAX, FOREVER) }
     }
@@ -130,7 +134,7 @@ impl Progress {
         self.state == State::Done
     }
 
-    /// Body bytes still to come, where the framing tells.
+    /// Body bytes that are left, if the body has a Content-Length.
     pub(in crate::http) fn left(&self) -> Option<u64> {
         match self.state {
             State::Data(left) if !self.chunked => Some(left),
@@ -153,12 +157,12 @@ pub struct Framed<'i, S> {
 }
 
 impl<'i, S: Source> Framed<'i, S> {
-    /// A reader that goes on where `progress` stands, waiting for the client.
+    /// A reader that continues at `progress` and waits for more bytes if necessary.
     pub fn new(input: &'i mut Input<S>, progress: &'i mut Progress) -> Framed<'i, S> {
         Framed { input, progress, waits: true }
     }
 
-    /// A reader of what is there: the rest is `WouldBlock`.
+    /// A reader that returns only what has arrived, then `WouldBlock`.
     pub(in crate::http) fn of_what_is_there(input: &'i mut Input<S>, progress: &'i mut Progress) -> Framed<'i, S> {
         Framed { input, progress, waits: false }
     }
@@ -189,7 +193,7 @@ impl<'i, S: Source> Framed<'i, S> {
         Ok(())
     }
 
-    /// Reads of the data before which `progress` stands.
+    /// Reads from the data at which `progress` stands.
     fn read_data(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let State::Data(left) = self.progress.state else { return Ok(0) };
         let room = usize::try_from(left).unwrap_or(usize::MAX).min(out.len());
@@ -208,7 +212,7 @@ impl<'i, S: Source> Framed<'i, S> {
         Ok(n)
     }
 
-    /// Remembers `error`, unless it is that nothing is there.
+    /// Stores `error` as the final state, unless it is `WouldBlock`.
     fn failed(&mut self, error: io::Error) -> io::Error {
         if error.kind() != io::ErrorKind::WouldBlock {
             self.progress.state = State::Failed(BodyError::of(&error).unwrap_or(BodyError::Gone));
@@ -235,7 +239,7 @@ impl<'i, S: Source> Framed<'i, S> {
                 self.progress.state = if size == 0 { State::Trailers } else { State::Data(size) };
             }
             State::Trailers => {
-                // RFC 9112 section 7.1.2: fields that nothing here uses, up to an empty line.
+                // RFC 9112 section 7.1.2: trailer fields up to an empty line. They are ignored.
                 if self.line()?.is_empty() {
                     self.progress.state = State::Done;
                 }
@@ -277,7 +281,7 @@ impl<'i, S: Source> Framed<'i, S> {
         if self.progress.is_answer && self.progress.state != State::Trailers {
             self.progress.ornament = 0;
         } else if self.progress.state != State::Trailers {
-            // A plain size line or empty line is no ornament, however many of them a body has.
+            // A plain size line or empty line does not count, however many of them a body has.
             self.progress.ornament -= line.len().min(16) + 2;
         }
         Ok(line)
@@ -285,7 +289,7 @@ impl<'i, S: Source> Framed<'i, S> {
 }
 
 impl<S: Source> Framed<'_, S> {
-    /// Reads what is there; `WouldBlock` says that nothing is.
+    /// Reads what has arrived, without blocking; `WouldBlock` if nothing has.
     pub(in crate::http) fn read_now(&mut self, out: &mut [u8]) -> io::Result<usize> {
         self.waits = false;
         let result = self.read(out);
@@ -317,15 +321,15 @@ impl<S: Source> Read for Framed<'_, S> {
 fn typed(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::WouldBlock => error,
-        // It says by itself why.
+        // The error already carries its reason.
         _ if error.get_ref().is_some() => error,
         io::ErrorKind::TimedOut => BodyError::Timeout.into(),
         _ => BodyError::Gone.into(),
     }
 }
 
-/// RFC 9112 section 7.1: hexadecimal digits, then perhaps extensions. With `may_be_padded`, blanks or zeros may make a
-/// size as long as the one before it, as some servers have it.
+/// RFC 9112 section 7.1: hexadecimal digits, then optionally extensions. With `may_be_padded`, leading zeros and
+/// trailing blanks are allowed, because some servers pad sizes to a fixed width.
 fn chunk_size(line: &[u8], may_be_padded: bool) -> Result<u64, BodyError> {
     let end = line.iter().position(|b| !b.is_ascii_hexdigit()).unwrap_or(line.len());
     let (mut digits, rest) = line.split_at(end);
@@ -418,7 +422,7 @@ mod tests {
         assert_eq!(read_answer(&[signed.repeat(5_000), b"0\r\n\r\n".to_vec()].concat()).unwrap().len(), 5_000);
         let padded = b"00000000000000000000005\r\nhello\r\n1     \r\n!\r\n000000000000000000\r\n\r\n";
         assert_eq!(read_answer(padded), Ok(b"hello!".to_vec()));
-        // A line without an end, and trailers without one, stay bounded.
+        // A line without an end, and too many trailers, are refused.
         let endless = [b"1;".to_vec(), vec![b'x'; 20_000]].concat();
         assert_eq!(read_answer(&endless), Err(BodyError::Malformed));
         let trailers = [b"0\r\n".to_vec(), b"A: b\r\n".repeat(20_000)].concat();
@@ -428,7 +432,7 @@ mod tests {
         }
     }
 
-    /// Bytes that come one at a time, and then no more for now.
+    /// A source that delivers bytes one at a time, and then `WouldBlock`.
     struct Trickle(usize);
 
     impl Source for Trickle {

@@ -1,6 +1,6 @@
-//! The request head (RFC 9112 sections 2 to 6), read strictly.
+//! The request head (RFC 9112 sections 2 to 6), parsed strictly.
 //!
-//! What two parsers may read differently is refused, since the difference is what request smuggling lives on.
+//! Everything that two parsers may read differently is refused, because request smuggling exploits such differences.
 
 use std::mem::MaybeUninit;
 
@@ -10,10 +10,10 @@ use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 
-/// Fields for which there is room on the stack.
+/// Most header fields that fit into the parser's buffer on the stack.
 pub const FIELDS: usize = 128;
 
-/// A parsed head with what it says about the message and the connection.
+/// A parsed head, and what it says about the body and the connection.
 #[derive(Debug)]
 pub struct Head {
     /// Method, target, version and fields.
@@ -50,14 +50,15 @@ const fn bad(reason: &'static str) -> HeadError {
     HeadError { status: StatusCode::BAD_REQUEST, reason }
 }
 
-/// Looks for the end of the head in `buffer`, having looked at the first `seen` bytes before.
+/// Looks for the end of the head in `buffer`; the first `seen` bytes have been searched before.
 ///
-/// Returns the length of the head with its empty line. Bytes that no head may hold are refused as soon as they are
-/// seen, so that a line without an end can't hide them.
+/// Returns the length of the head, including its empty line. Bytes that are not allowed in a head are refused as soon
+/// as they arrive, even if their line has no end yet.
 pub fn find_end(buffer: &[u8], seen: usize) -> Result<Option<usize>, HeadError> {
     let is_end = |i: &usize| buffer[..=*i].ends_with(b"\r\n\r\n");
     let end = memchr::memchr_iter(b'\n', &buffer[seen..]).map(|i| seen + i).find(is_end).map(|i| i + 1);
-    // A CR at the end of what was seen is judged with its successor. No branches: most of a head is long and harmless.
+    // Starts one byte earlier, so that a CR at the end of the last part is checked together with the byte after it. The
+    // checks are folds without branches, because most heads are long and harmless.
     let new = &buffer[seen.saturating_sub(1)..end.unwrap_or(buffer.len())];
     let is_control = |b: &u8| (*b < 0x20 && !matches!(b, b'\t' | b'\r' | b'\n')) || *b == 0x7f;
     if new.iter().fold(false, |found, b| found | is_control(b)) {
@@ -119,7 +120,7 @@ pub fn parse(bytes: &[u8], max_fields: usize) -> Result<Head, HeadError> {
     Ok(Head { parts, framing, keep_alive, expects_continue })
 }
 
-/// The fields that httparse has found in `head`. Their values share one copy of it.
+/// The header fields that httparse found in `head`. Their values share one copy of `head`.
 pub fn fields(head: &[u8], found: &[httparse::Header<'_>]) -> Option<HeaderMap> {
     let mut fields = HeaderMap::with_capacity(found.len());
     let copy = Bytes::copy_from_slice(head);
@@ -149,7 +150,7 @@ fn host(headers: &HeaderMap, version: Version) -> Result<Option<Authority>, Head
     }
 }
 
-/// Letters, digits and what names, addresses and ports are punctuated with: less than RFC 3986 would allow.
+/// Letters, digits, and the punctuation of host names, addresses and ports. Stricter than RFC 3986.
 fn is_host_byte(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"-._:[]".contains(&b)
 }
@@ -179,7 +180,7 @@ fn target(text: &str, method: &Method, host: Option<&Authority>) -> Result<Uri, 
     uri.path_and_query().and_then(|p| p.as_str().parse().ok()).ok_or(bad("the request target is malformed"))
 }
 
-/// RFC 9112 section 6.3, without its lenience: one plain length, or `chunked` and nothing else.
+/// Stricter than RFC 9112 section 6.3: one plain length, or `chunked` and nothing else.
 fn framing(headers: &HeaderMap, version: Version) -> Result<Framing, HeadError> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();

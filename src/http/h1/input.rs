@@ -1,20 +1,20 @@
-//! Bytes that come from a connection, and those of them that have not been used.
+//! Buffers the bytes that come from a connection until they are used.
 
 use std::cell::RefCell;
 use std::io::{self, Read};
 use std::mem::take;
 use std::time::Duration;
 
-/// A wait without an end of its own.
+/// Stands for no timeout.
 pub(super) const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Where a connection's bytes come from.
 pub trait Source {
-    /// Reads bytes into `buffer`, waiting at most `wait`: with zero, `WouldBlock` says that none are there.
+    /// Reads bytes into `buffer`, waiting at most `wait`. With zero, returns `WouldBlock` if there are none.
     fn read(&mut self, buffer: &mut [u8], wait: Duration) -> io::Result<usize>;
 }
 
-/// Appends what `read` puts into `room` bytes behind `buffer`: never more, since what follows is another message.
+/// Appends what `read` delivers to `buffer`, at most `room` bytes: further bytes belong to another message.
 fn append_with(
     buffer: &mut Vec<u8>,
     room: usize,
@@ -27,11 +27,11 @@ fn append_with(
     result
 }
 
-/// One read into a thread's own memory, of which every thread has so much.
+/// Size of the thread-local buffer that bodies are read through. Each thread that reads one has such a buffer.
 const AT_A_TIME: usize = 16 << 10;
 
-/// Likewise for bytes of which few may come: they are read into memory of the thread's, so that a connection that waits
-/// for the rest has no more than what has arrived.
+/// Like [`append_with`], if possibly only few bytes come: reads through a thread-local buffer, so that a connection
+/// that waits for the rest uses only memory for what has arrived.
 pub(super) fn append_what_comes(
     buffer: &mut Vec<u8>,
     room: usize,
@@ -58,18 +58,18 @@ pub struct Input<S> {
     start: usize,
 }
 
-/// Bytes asked for at a time, where no more are known to come.
+/// Bytes requested per read if it is not known how many will come.
 pub(super) const STEP: usize = 4 << 10;
 
 thread_local! {
-    /// The buffer that was released last: most requests begin with one and end with none.
+    /// The buffer that was released last, for reuse: most requests need one at the beginning and release it at the end.
     static SPARE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    /// Bodies are read through it.
+    /// The buffer that bodies are read through.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl<S: Source> Input<S> {
-    /// Nothing read yet.
+    /// An input from which nothing has been read yet.
     pub fn new(source: S) -> Input<S> {
         Input { source, buffer: Vec::new(), start: 0 }
     }
@@ -79,7 +79,7 @@ impl<S: Source> Input<S> {
         &mut self.source
     }
 
-    /// What has been read and not been consumed.
+    /// The bytes that have been read but not consumed.
     pub fn buffered(&self) -> &[u8] {
         &self.buffer[self.start..]
     }
@@ -93,12 +93,13 @@ impl<S: Source> Input<S> {
         }
     }
 
-    /// Reads more into the buffer, up to `size` bytes in it altogether. 0 means the end of the connection.
+    /// Reads more, until the buffer holds at most `size` bytes; fails with `OutOfMemory` if it holds that many already.
+    /// 0 means the end of the connection.
     pub fn fill(&mut self, size: usize, wait: Duration) -> io::Result<usize> {
         self.buffer.drain(..self.start);
         self.start = 0;
         let old = self.buffer.len();
-        // Most heads fit the first step; a large one grows towards the limit.
+        // Most heads fit into one [`STEP`]; for larger ones the buffer doubles up to the limit.
         let target = size.min((old * 2).max(STEP));
         if target <= old {
             return Err(io::ErrorKind::OutOfMemory.into());
@@ -109,7 +110,7 @@ impl<S: Source> Input<S> {
         append_with(&mut self.buffer, target - old, |free| self.source.read(free, wait))
     }
 
-    /// Gives the buffer's memory back while nothing is in it.
+    /// Releases the memory of the buffer if the buffer is empty.
     pub fn release(&mut self) {
         if self.buffered().is_empty() {
             let mut buffer = take(&mut self.buffer);
@@ -135,7 +136,7 @@ impl<S: Source> Input<S> {
 }
 
 impl<S: Source> Read for Input<S> {
-    /// Waits for as long as it takes.
+    /// Waits without a timeout.
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         self.read(out, FOREVER)
     }

@@ -1,4 +1,4 @@
-//! Listening sockets, accepting, draining.
+//! Listening sockets, accepting connections, shutting down.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -32,13 +32,13 @@ pub struct Server {
     shared: Arc<Shared>,
 }
 
-/// A port, and what answers there.
+/// A listening socket and its handler.
 pub struct Listener {
-    /// Its socket.
+    /// The listening socket.
     pub socket: TcpListener,
-    /// Answers what comes in.
+    /// Handles the requests that come in through it.
     pub handler: Box<dyn Handler>,
-    /// Present where TLS is spoken.
+    /// Present if clients must use TLS.
     pub tls: Option<Arc<ServerConfig>>,
 }
 
@@ -51,9 +51,10 @@ struct Shared {
     trouble: Episode,
 }
 
-/// Takes the first of `candidates` that the machine has; connections are refused there until [`Server::new`].
+/// Binds to the first of `candidates` that this machine has. It does not listen yet: connections are refused until
+/// [`Server::new`].
 ///
-/// An IPv6 wildcard also takes IPv4, whatever the system's default is.
+/// An IPv6 wildcard address also accepts IPv4, whatever the default of the system is.
 pub fn bind(candidates: &[SocketAddr]) -> io::Result<TcpListener> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in candidates {
@@ -73,7 +74,7 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, !address.ip().is_unspecified())?;
     }
-    // Connections inherit these.
+    // Accepted connections inherit these options.
     sockopt::set_tcp_nodelay(&socket, true)?;
     sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(crate::net::poll::BRIEF))?;
     crate::net::poll::keep_alive(&socket);
@@ -82,13 +83,13 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 impl Server {
-    /// A server on `listeners`, under the same limits together. From now on clients can connect; they are answered once
-    /// [`Server::run`] is called.
+    /// A server on `listeners`, which share one set of limits. From now on clients can connect; their requests are
+    /// answered once [`Server::run`] is called.
     pub fn new(listeners: Vec<Listener>, limits: Limits, shutdown: Shutdown) -> io::Result<Server> {
         let poller = Poller::new(&limits)?;
         for (listener_index, listener) in listeners.iter().enumerate() {
             net::listen(&listener.socket, BACKLOG)?;
-            // Another worker may have taken the connection that this one was woken for.
+            // Non-blocking, because another worker may have accepted the connection that this one was woken for.
             listener.socket.set_nonblocking(true)?;
             poller.add_listener(&listener.socket, listener_index)?;
         }
@@ -101,9 +102,8 @@ impl Server {
         Ok(Server { shared })
     }
 
-    /// Serves until told to drain, then lets requests finish within `drain_timeout`.
-    ///
-    /// `stop` becomes readable when the process is told to stop.
+    /// Serves until `stop` becomes readable, which means that the process should stop. Then lets requests finish within
+    /// `drain_timeout`.
     pub fn run(self, stop: BorrowedFd<'_>, drain_timeout: Duration) -> io::Result<()> {
         let shared = self.shared;
         shared.workers.start()?;
@@ -126,7 +126,7 @@ impl Server {
 }
 
 impl Shared {
-    /// What a connection works with that came in by the listener of number `listener_index`.
+    /// What a connection needs that was accepted on the listener with the index `listener_index`.
     fn services(&self, listener_index: usize) -> Services<'_> {
         Services {
             handler: &*self.listeners[listener_index].handler,
@@ -136,14 +136,14 @@ impl Shared {
         }
     }
 
-    /// A leader's turn.
+    /// Takes one event from the poller and handles it. A leader calls this in a loop.
     fn lead(&self) -> Outcome {
         match self.poller.next(workers::IDLE) {
             Event::Ready(key, mut connection) => {
                 self.workers.is_busy();
                 let services = self.services(connection.listener_index());
                 let mut next = connection.go_on(true, &services);
-                // Saves a quick client two system calls and a change of threads for each request.
+                // Saves two system calls and a thread switch for each request of a quick client.
                 while matches!(next, Next::Wait(Wait { for_what: WaitFor::Request, .. }))
                     && connection.is_brisk()
                     && self.workers.am_alone()
@@ -171,7 +171,7 @@ impl Shared {
         while let Next::Wait(wait) = next {
             match self.poller.park(key, connection, wait) {
                 None => return,
-                // What it waits for has come before it was put back.
+                // The event came before the connection was back in the table.
                 Some(called) => connection = called,
             }
             next = connection.go_on(true, &self.services(connection.listener_index()));
@@ -222,7 +222,7 @@ impl Shared {
         self.shutdown.begin();
         for listener in &self.listeners {
             self.poller.remove_listener(&listener.socket);
-            // The port is given up at once, though the descriptor lives as long as the workers.
+            // Frees the port at once, although the descriptor stays open as long as the workers live.
             let _ = net::shutdown(&listener.socket, net::Shutdown::Both);
         }
         self.poller.shut_down();

@@ -1,8 +1,8 @@
-//! One connection: read a head, have the request answered, send the answer, again.
+//! One connection: reads a request head, calls the handler, sends the answer, and starts again.
 //!
-//! A connection is a state machine that never waits for its client, except while the body of an answer is passed on or
-//! a long request body is read for a handler that wants it. Wherever it would wait, it says for what and how long, and
-//! goes back to the poller.
+//! A connection is a state machine that never blocks on its client, with three exceptions: while the body of an answer
+//! is streamed, while a handler reads a long request body, and for some milliseconds in [`Connection::await_request`].
+//! In all other places it returns what to wait for and until when, and goes back to the poller.
 
 use std::io;
 use std::net::IpAddr;
@@ -31,20 +31,21 @@ use crate::net::client_connection::{ClientConnection, Flushed, Handshake};
 use crate::net::client_handle::ClientHandle;
 use crate::net::shutdown::Shutdown;
 
-/// Bytes of a body that the handler did not want which are read away to keep the connection.
+/// Most bytes of an unread request body that are discarded in order to keep the connection.
 const MAX_LEFTOVER: u64 = 64 << 10;
-/// How long that may take, after the answer.
+/// How long discarding them may take, after the answer.
 const LEFTOVER_TIME: Duration = Duration::from_secs(2);
-/// How long a client may go on sending a body that was refused, in all and without a byte. Cutting it sooner would
-/// reset the connection and take the answer with it.
+/// How long a client may go on sending after the last answer: in total, and without sending a byte. Closing earlier
+/// would reset the connection, and the client could lose the answer.
 const LINGER: Duration = Duration::from_secs(30);
 const LINGER_SILENCE: Duration = Duration::from_secs(2);
 /// Pipelined requests that are answered before other connections get their turn.
 const IN_A_ROW: usize = 16;
-/// A client that sends its next request within this time is waited for in person, if there is nothing else to do.
+/// If a client sends its next request within this time, the worker itself waits for the following one (if there is
+/// nothing else to do) instead of giving the connection back to the poller.
 const BRISK: Duration = Duration::from_millis(1);
 
-/// What a connection works with.
+/// What a connection needs from its server.
 pub(super) struct Services<'s> {
     pub(super) handler: &'s dyn Handler,
     pub(super) limits: &'s Limits,
@@ -52,7 +53,7 @@ pub(super) struct Services<'s> {
     pub(super) workers: &'s Workers,
 }
 
-/// One client.
+/// The connection of one client.
 pub(super) struct Connection {
     socket: Arc<ClientConnection>,
     peer: IpAddr,
@@ -68,7 +69,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// A client that came in by the listener of number `listener_index`, and what is waited for.
+    /// A connection that was accepted on the listener with the index `listener_index`, and what it waits for first.
     pub(super) fn new(
         socket: ClientConnection,
         peer: IpAddr,
@@ -113,7 +114,7 @@ impl Connection {
         self.socket.has_bytes()
     }
 
-    /// Goes on as far as it can. `ready` says that the socket is.
+    /// Does all that is possible without blocking. `ready` says that the poller reported the socket as ready.
     pub(super) fn go_on(&mut self, ready: bool, services: &Services<'_>) -> Next {
         self.readable = ready;
         if let Some(since) = self.idle_since.take() {
@@ -148,25 +149,25 @@ impl Connection {
         }
     }
 
-    /// Is there something that can be read without asking the system?
+    /// True if there may be more to read: the socket was reported as ready, or bytes are buffered.
     fn knows_of_more(&self) -> bool {
         self.readable || !self.input.buffered().is_empty() || self.socket.has_more()
     }
 
-    /// Does this client, as a rule, send the next request as soon as it has the answer to the one before?
+    /// True if the last wait for a request of this client was at most [`BRISK`] long.
     pub(super) fn is_brisk(&self) -> bool {
         self.is_brisk
     }
 
-    /// Waits for the next request itself, for [`BRIEF`](crate::net::poll::BRIEF): whether its bytes come, and not the connection's end, if
-    /// either does.
+    /// Blocks this thread for the next request, for up to [`BRIEF`](crate::net::poll::BRIEF). `Some(true)` if bytes
+    /// came, `Some(false)` if the connection ended or failed, `None` if neither happened.
     pub(super) fn await_request(&mut self, limits: &Limits) -> Option<bool> {
         self.input.source_mut().in_person = true;
         self.readable = true;
         self.fill(limits.head_size).map(|read| matches!(read, Ok(1..)))
     }
 
-    /// The time that it asked for is up.
+    /// Called when the deadline of the last [`Wait`] has passed.
     pub(super) fn time_is_up(&mut self, services: &Services<'_>) -> Next {
         let step = match std::mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Head(HeadStage { deadline: Some(_), .. }) => {
@@ -202,7 +203,7 @@ impl Connection {
     fn shake_hands(&mut self, deadline: Instant, limits: &Limits) -> Step {
         let wait = |for_what| Step::Wait(Stage::Handshake(deadline), Wait { for_what, deadline });
         match self.socket.handshake() {
-            // Something else than HTTP was agreed on, which ends with the handshake (RFC 8737 section 3).
+            // ALPN selected another protocol than HTTP: such a connection ends with the handshake (RFC 8737 section 3).
             Ok(Handshake::Done) if !self.socket.speaks(b"http/1.1") => {
                 self.socket.end();
                 Step::Close
@@ -224,7 +225,7 @@ impl Connection {
         }
     }
 
-    /// Reads what is there, once for each time that the socket was ready. `None` when nothing is.
+    /// Reads what has arrived, once each time the socket was reported as ready. `None` if there is nothing.
     fn fill(&mut self, size: usize) -> Option<io::Result<usize>> {
         if !std::mem::take(&mut self.readable) && !self.socket.has_more() {
             return None;
@@ -280,7 +281,7 @@ impl Connection {
         }
     }
 
-    /// A head has been read.
+    /// Continues after a head was parsed: reads a short body first if the handler needs it, then calls the handler.
     fn begin(&mut self, mut head: Head, services: &Services<'_>) -> Step {
         let limits = services.limits;
         let mut progress = Progress::new(head.framing, limits.body_size, limits.body_timeout);
@@ -325,7 +326,7 @@ impl Connection {
         }
     }
 
-    /// Has the request answered.
+    /// Calls the handler and sends its answer.
     fn answer(&mut self, head: Head, mut progress: Progress, held: Vec<u8>, services: &Services<'_>) -> Step {
         let expects = head.expects_continue && held.is_empty() && !progress.is_done();
         let mut framing = framing(&head, true);
@@ -341,14 +342,14 @@ impl Connection {
         let body = Body::new(held, rest, head.framing);
         let request = Request { body, parts: head.parts, peer, id, client: client.clone() };
         let response = catch_unwind(AssertUnwindSafe(|| services.handler.handle(request))).unwrap_or_else(|_| {
-            log::error!(request:% = id; "a request failed by a fault of this program and was answered with 500");
+            log::error!(request:% = id; "internal error: the request handler panicked; answered with 500");
             Response::text(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
         });
         is_under_way.store(false, Ordering::Relaxed);
         framing.keep_alive &= !services.shutdown.has_begun();
         if !progress.is_done() && (head.expects_continue || progress.left().is_none_or(|n| n > MAX_LEFTOVER)) {
-            // A client that waits for 100 will not send its body; a long one, or one of unknown length, is not worth
-            // reading away.
+            // A client that waits for 100 Continue may never send its body. A long body, or one of unknown length,
+            // costs too much to discard.
             framing.keep_alive = false;
         }
         let Prepared { bytes, stream, keep_alive } = write::prepare(response, framing);
@@ -359,13 +360,13 @@ impl Connection {
         }
     }
 
-    /// Sends an answer that is in memory, or its beginning.
+    /// Starts to send an answer that is completely in memory.
     fn send(&mut self, bytes: Vec<u8>, then: After, limits: &Limits) -> Step {
         let deadline = Instant::now() + limits.body_timeout;
         self.flush(Box::new(FlushStage { bytes, sent: 0, deadline, then }), limits)
     }
 
-    /// Sends an answer while it is read.
+    /// Sends an answer whose body is streamed.
     fn pass_on(
         &mut self,
         client: ClientHandle,
@@ -419,7 +420,7 @@ impl Connection {
         }
     }
 
-    /// An answer has been sent whole.
+    /// Decides what follows after an answer was sent completely.
     fn after(&mut self, then: After, limits: &Limits) -> Step {
         match then {
             After::Keep(progress) if progress.is_done() => Step::Go(Stage::Head(HeadStage::default())),
@@ -467,12 +468,12 @@ impl Connection {
         }
     }
 
-    /// Answers in memory, and closes.
+    /// Sends an answer that is completely in memory, then closes the connection.
     fn answer_and_close(&mut self, response: Response, framing: write::Framing, limits: &Limits) -> Step {
         self.send(write::prepare(response, framing).bytes, After::Close, limits)
     }
 
-    /// Answers a head that can't be read, and closes.
+    /// Answers a request head that is refused, then closes the connection.
     fn refuse(&mut self, error: HeadError, limits: &Limits) -> Step {
         log::debug!(status = error.status.as_u16(), reason = error.reason; "a request was refused");
         let framing = write::Framing { head: false, http11: true, keep_alive: false };

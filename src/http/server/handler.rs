@@ -1,4 +1,4 @@
-//! What the server is given: who answers requests, and the bounds on clients.
+//! The interface to the code that answers requests, and the limits on clients.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use http::request::Parts;
 use crate::http::request::Request;
 use crate::http::response::Response;
 
-/// Bounds on what one client, and all of them, can use up.
+/// Limits on the resources that one client, and all clients together, can use.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Connections at one time.
@@ -21,15 +21,15 @@ pub struct Limits {
     pub head_fields: usize,
     /// From the first byte of a head to its end.
     pub head_timeout: Duration,
-    /// From a connection to the end of its TLS handshake.
+    /// From accepting a connection to the end of its TLS handshake.
     pub handshake_timeout: Duration,
-    /// Between requests.
+    /// How long a connection may be idle between requests.
     pub idle_timeout: Duration,
     /// Bytes of a request body.
     pub body_size: u64,
-    /// Between two reads of a body, and between two writes of an answer.
+    /// Longest pause between two reads of a body, and between two writes of an answer.
     pub body_timeout: Duration,
-    /// Threads for requests, but for those whose answer is a stream.
+    /// Threads for requests, not counting those that send a stream.
     pub workers: usize,
 }
 
@@ -38,8 +38,9 @@ pub trait Handler: Send + Sync + 'static {
     /// Answers one request.
     fn handle(&self, request: Request<'_>) -> Response;
 
-    /// Will the answer to a request with this head from `peer` depend on its body? Then a short body is read before the
-    /// request is handled. A request that is refused whatever its body says is answered at once.
+    /// True if the answer to a request with this head from `peer` depends on its body. Then the server reads a short
+    /// body before it calls [`Handler::handle`]. A request that is refused whatever its body contains is answered at
+    /// once.
     fn wants_body(&self, head: &Parts, peer: IpAddr) -> bool;
 
     /// True when connections from `peer` are not counted per address.

@@ -1,12 +1,13 @@
-//! The server: it reads requests, has a [`Handler`] answer them, and sends the answers.
+//! The server: reads requests, passes them to a [`Handler`], and sends its answers.
 //!
 //! - [`accept`] – listening sockets, accepting, shutting down
-//! - [`poller`] – where connections wait without a thread; the bounds on them and their deadlines
-//! - [`workers`] – the threads that requests run on
-//! - [`connection`] – one connection as a state machine that never waits for its client; [`stage`] – how far it has come;
-//!   [`wait`] – what it waits for; [`refusals`] – answers to what can't be read
-//! - [`request_body`] – a body that is still on its way; [`held`] – memory of unfinished requests; [`mod@write`] – answers
-//! - [`handler`] – what the server is given
+//! - [`poller`] – holds the waiting connections (without a thread for each), with their limits and deadlines
+//! - [`workers`] – the threads that handle requests
+//! - [`connection`] – one connection as a state machine; [`stage`] – its states; [`wait`] – what it waits for;
+//!   [`refusals`] – answers to requests that can't be read
+//! - [`request_body`] – bodies that have not fully arrived; [`held`] – memory of unfinished requests; [`mod@write`] –
+//!   writes answers
+//! - [`handler`] – the interface to the code that answers requests, and the limits on clients
 
 mod accept;
 mod connection;

@@ -1,7 +1,8 @@
-//! Where connections wait for their clients: one epoll set and a table, no thread for any of them.
+//! Holds the connections that wait for their clients, in one epoll set and a table. A waiting connection uses no
+//! thread.
 //!
-//! Every worker takes its next event from here itself, so that a request costs no hand-over between threads. A thread of
-//! the poller's own looks after deadlines and sleeps until the next one.
+//! Each worker takes its next event from here directly, so that no request is handed from one thread to another. A
+//! separate thread, the poller thread, handles deadlines; it sleeps until the next one.
 
 use crate::lock::Unpoisoned;
 use std::collections::{BTreeSet, HashMap};
@@ -19,21 +20,21 @@ use super::wait::{Wait, WaitFor};
 use crate::net::address::address_group;
 use crate::wake::Waker;
 
-/// When there is no deadline to look after.
+/// How long the poller thread sleeps if there is no deadline.
 const LONG: Duration = Duration::from_secs(3_600);
-/// Connections looked at to find one that makes room.
+/// Most idle connections that are checked to find one that can be closed to make room.
 const LOOKED_AT: usize = 8;
-/// Event data of the end and of the first listening socket, others counting down from there; connections have their
-/// keys, which are smaller.
+/// epoll event data that means the end of the server ([`END`]), and that of the first listening socket ([`LISTENER`];
+/// the others count down from there). Connections use their keys, which are smaller.
 const END: u64 = u64::MAX;
 const LISTENER: u64 = u64::MAX - 1;
 
-/// The waiting connections, and the bounds on all of them.
+/// The waiting connections, and the limits on the number of all connections.
 pub(super) struct Poller {
     epoll: OwnedFd,
     end: Waker,
     table: Mutex<Table>,
-    /// An earlier deadline than the one slept for, or the end.
+    /// Wakes the poller thread: there is an earlier deadline than the one it sleeps for, or the server has ended.
     sooner: Condvar,
     all_gone: Condvar,
     most: usize,
@@ -44,14 +45,16 @@ pub(super) struct Poller {
 struct Table {
     slots: Vec<Slot>,
     free: Vec<u32>,
-    /// By deadline: those that may be closed at any time, and the others.
+    /// Waiting connections by deadline: `idle` ones wait for a request and may be closed at any time; `begun` are the
+    /// others.
     idle: BTreeSet<(Instant, u32)>,
     begun: BTreeSet<(Instant, u32)>,
-    /// Those that may be closed at any time, by the moment since when: their deadlines differ.
+    /// The idle connections by the start of their wait. Their deadlines do not give this order, because timeouts
+    /// differ.
     idle_since: BTreeSet<(Instant, u32)>,
     addresses: HashMap<IpAddr, Vec<u32>>,
     open: usize,
-    /// Tells a slot's present connection from the one before it.
+    /// Distinguishes the current connection of a slot from earlier ones.
     generation: u32,
     next_look: Option<Instant>,
     is_shutting_down: bool,
@@ -63,7 +66,7 @@ struct Slot {
     group: Option<IpAddr>,
     /// `None` while a worker has it.
     waiting: Option<Waiting>,
-    /// Its event came while a worker had it, which had armed it and not yet put it back.
+    /// The event came while a worker held the connection, after it was re-armed and before it was put back.
     was_called: bool,
 }
 
@@ -73,18 +76,18 @@ struct Waiting {
     since: Instant,
 }
 
-/// Names a connection in the table.
+/// Identifies a connection in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
     slot: u32,
     generation: u32,
 }
 
-/// What a worker is to do.
+/// What a worker should do next.
 pub(super) enum Event {
     /// Go on with a connection.
     Ready(Key, Box<Connection>),
-    /// Accept connections on the listening socket of that number, then call [`Poller::listen`] again.
+    /// Accept connections on the listening socket with this index, then call [`Poller::listen`] again.
     Arrivals(usize),
     /// Nothing came in time.
     Timeout,
@@ -107,12 +110,13 @@ impl Poller {
         Ok(poller)
     }
 
-    /// Adds the listening socket of number `listener_index`; [`Poller::listen`] makes it heard.
+    /// Adds the listening socket with the index `listener_index`. It reports nothing until [`Poller::listen`] is
+    /// called.
     pub(super) fn add_listener(&self, listener: &TcpListener, listener_index: usize) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, listener, listener_data(listener_index), EventFlags::empty())?)
     }
 
-    /// Hears the listening socket once.
+    /// Makes the listening socket report its next event, once (`EPOLLONESHOT`).
     pub(super) fn listen(&self, listener: &TcpListener, listener_index: usize) {
         let flags = EventFlags::IN | EventFlags::ONESHOT;
         if let Err(e) = epoll::modify(&self.epoll, listener, listener_data(listener_index), flags) {
@@ -120,12 +124,12 @@ impl Poller {
         }
     }
 
-    /// Hears the listening socket no more.
+    /// Removes the listening socket from the epoll set.
     pub(super) fn remove_listener(&self, listener: &TcpListener) {
         let _ = epoll::delete(&self.epoll, listener);
     }
 
-    /// Waits for something to do.
+    /// Waits up to `patience` for the next event.
     pub(super) fn next(&self, patience: Duration) -> Event {
         let mut events = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }];
         loop {
@@ -140,7 +144,8 @@ impl Poller {
                 _ if data > u64::MAX >> 1 => return Event::Arrivals((LISTENER - data) as usize),
                 _ => {
                     let key = Key { slot: data as u32, generation: (data >> 32) as u32 };
-                    // Another worker, or the deadline, may have it: then it hears of this when it puts it back.
+                    // If a worker or the poller thread holds the connection, `answer` notes the event, and `put_back`
+                    // will find it.
                     if let Some(connection) = self.table().answer(key) {
                         return Event::Ready(key, connection);
                     }
@@ -149,8 +154,8 @@ impl Poller {
         }
     }
 
-    /// Takes a new connection in. At a bound the one that has been idle the longest makes room; when none is idle,
-    /// the one that has waited the longest; when none waits, there is no room.
+    /// Adds a new connection. At a limit, the connection that has been idle the longest is closed to make room; if none
+    /// is idle, the waiting one with the nearest deadline. If none waits, the new connection is closed.
     pub(super) fn admit(&self, connection: Connection, wait: Wait, peer: IpAddr, exempt: bool) {
         let group = (!exempt).then(|| address_group(peer));
         let mut table = self.table();
@@ -182,14 +187,14 @@ impl Poller {
             table.remove(key.slot);
             return;
         }
-        // Whoever hears of it waits for the table.
+        // A worker that gets its event before it is stored has to wait for the lock of the table.
         self.store(&mut table, key, connection, wait);
         drop(table);
-        // Closing takes a moment that nobody has to wait for.
+        // Closes the evicted connection after the lock is released, because closing takes a moment.
         drop(evicted);
     }
 
-    /// Takes a connection back that waits for its client; returns it when what it waits for has come meanwhile.
+    /// Takes back a connection that waits for its client. Returns it if its event has come in the meantime.
     #[must_use]
     pub(super) fn park(&self, key: Key, connection: Box<Connection>, wait: Wait) -> Option<Box<Connection>> {
         if let Err(e) = self.arm(key, &connection, wait.for_what) {
@@ -200,8 +205,8 @@ impl Poller {
         self.put_back(key, connection, wait)
     }
 
-    /// From here on the event is heard, although nobody can have the connection yet. Its owner does this, so that none
-    /// who has lost it meanwhile can change what another waits for.
+    /// Re-arms the event of the connection in epoll, before the connection is back in the table. Only the thread that
+    /// holds the connection may do this: after `put_back` another thread may have it, and would get its wait changed.
     fn arm(&self, key: Key, connection: &Connection, for_what: WaitFor) -> io::Result<()> {
         Ok(epoll::modify(&self.epoll, &**connection.socket(), key.data(), flags(for_what))?)
     }
@@ -219,7 +224,7 @@ impl Poller {
         None
     }
 
-    /// A connection has ended.
+    /// Removes a connection that has ended.
     pub(super) fn forget(&self, key: Key, connection: Box<Connection>) {
         self.close(self.table(), key, connection);
     }
@@ -246,7 +251,7 @@ impl Poller {
         }
     }
 
-    /// Hands out each connection whose time is up, until the end.
+    /// Calls `time_is_up` with each connection whose deadline has passed, until [`Poller::end`].
     pub(super) fn look_after_deadlines(&self, mut time_is_up: impl FnMut(Key, Box<Connection>)) {
         let mut table = self.table();
         while !table.ended {
@@ -265,7 +270,7 @@ impl Poller {
         }
     }
 
-    /// From now on, connections that wait for a request are closed, but for those whose request is already there.
+    /// From now on, closes connections that wait for a request, except those whose request has already arrived.
     pub(super) fn shut_down(&self) {
         let mut table = self.table();
         table.is_shutting_down = true;
@@ -278,7 +283,7 @@ impl Poller {
         }
     }
 
-    /// Waits until all connections are gone; how many are left at `deadline`.
+    /// Waits until all connections are closed, but not longer than `deadline`. Returns how many are left.
     pub(super) fn wait_until_empty(&self, deadline: Instant) -> usize {
         let mut table = self.table();
         while table.open > 0 {
@@ -291,7 +296,7 @@ impl Poller {
         table.open
     }
 
-    /// Sends the workers and the poller's thread home.
+    /// Makes the workers and the poller thread exit.
     pub(super) fn end(&self) {
         self.table().ended = true;
         self.sooner.notify_all();
@@ -318,7 +323,7 @@ fn flags(for_what: WaitFor) -> EventFlags {
         | match for_what {
             WaitFor::Request | WaitFor::Readable => EventFlags::IN,
             WaitFor::Writable => EventFlags::OUT,
-            // A socket has room at once, as a rule.
+            // A socket is usually writable at once, so the event comes as soon as the others have had their turn.
             WaitFor::Turn => EventFlags::IN | EventFlags::OUT,
         }
 }
@@ -344,11 +349,11 @@ impl Table {
         Key { slot, generation: self.generation }
     }
 
-    /// Frees a slot, with whatever waits in it.
+    /// Frees a slot, and returns the connection that waits in it, if any.
     fn remove(&mut self, slot: u32) -> Option<Box<Connection>> {
         let waiting = self.unpark(slot);
         let Slot { generation, group, .. } = &mut self.slots[slot as usize];
-        // No event of the old connection finds the next one.
+        // So late events of the old connection are not delivered to the next one.
         *generation = u32::MAX;
         if let Some(group) = group.take()
             && let Some(slots) = self.addresses.get_mut(&group)
@@ -361,13 +366,13 @@ impl Table {
         self.open -= 1;
         self.free.push(slot);
         if self.open == 0 {
-            // A crowd that has gone leaves no room behind.
+            // Gives back the memory that many connections needed.
             (self.slots, self.free, self.addresses) = Default::default();
         }
         waiting
     }
 
-    /// The connection whose event came; where somebody has it, that is noted.
+    /// Takes out the connection whose event came. If a thread holds it, notes the event instead.
     fn answer(&mut self, key: Key) -> Option<Box<Connection>> {
         let slot = self.slots.get_mut(key.slot as usize).filter(|slot| slot.generation == key.generation)?;
         slot.was_called = slot.waiting.is_none();
@@ -387,15 +392,15 @@ impl Table {
         if for_what == WaitFor::Request { &mut self.idle } else { &mut self.begun }
     }
 
-    /// The order in which connections make room.
+    /// Sort key: the connection with the lowest rank is closed first to make room. `None` while a thread holds it.
     fn rank(&self, slot: u32) -> Option<(bool, Instant, u32)> {
         let Waiting { wait, since, .. } = self.slots[slot as usize].waiting.as_ref()?;
         let is_idle = wait.for_what == WaitFor::Request;
         Some((!is_idle, if is_idle { *since } else { wait.deadline }, slot))
     }
 
-    /// The one that has been idle the longest, unless its next request has just come; else the one that has waited the
-    /// longest.
+    /// Which connection to close to make room: the one that has been idle the longest and whose next request has not
+    /// arrived (of the first [`LOOKED_AT`]), else the begun one with the nearest deadline, else the longest idle one.
     fn who_makes_room(&self) -> Option<u32> {
         let quiet = |slot: &&(Instant, u32)| {
             self.slots[slot.1 as usize].waiting.as_ref().is_some_and(|w| !w.connection.has_bytes())
@@ -426,7 +431,7 @@ mod tests {
         crate::app::config::Config::build(crate::flags::Settings::default()).unwrap().http
     }
 
-    /// A poller with a worker that has its one connection, and the client's end of that.
+    /// A poller with one connection, which the test holds like a worker, and the client's end of that connection.
     fn poller() -> (Poller, Key, Box<Connection>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -447,10 +452,10 @@ mod tests {
     fn an_event_before_its_connection_is_put_back_is_not_lost() {
         let (poller, key, connection, _client) = poller();
         poller.arm(key, &connection, WaitFor::Readable).unwrap();
-        // Another worker hears of the byte, and finds nobody.
+        // Another worker gets the event, but not the connection.
         assert!(matches!(poller.next(PATIENCE), Event::Timeout));
         let connection = poller.put_back(key, connection, wait(WaitFor::Readable)).expect("it is called at once");
-        // It is called once.
+        // The noted event is delivered only once.
         poller.arm(key, &connection, WaitFor::Readable).unwrap();
         assert!(poller.put_back(key, connection, wait(WaitFor::Readable)).is_none());
         assert!(matches!(poller.next(PATIENCE), Event::Ready(..)));
@@ -459,7 +464,8 @@ mod tests {
     #[test]
     fn whoever_comes_late_changes_nothing_of_what_another_waits_for() {
         let (poller, key, connection, _client) = poller();
-        // Its time is up as soon as it is put back, so the poller's thread has it, and has it wait for room.
+        // Its deadline passes as soon as it is put back. The poller thread takes it and then makes it wait for room to
+        // write.
         let overdue = Wait { for_what: WaitFor::Writable, deadline: Instant::now() };
         assert!(poller.park(key, connection, overdue).is_none());
         let (key, connection) = poller.table().overdue(Instant::now()).unwrap();

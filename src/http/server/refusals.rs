@@ -1,4 +1,4 @@
-//! The plain answers to requests that can't be read.
+//! Plain-text answers to requests that are refused before they reach the handler.
 
 use http::header::RETRY_AFTER;
 use http::{Method, StatusCode, Version};
@@ -8,7 +8,7 @@ use crate::http::h1::framing::BodyError;
 use crate::http::h1::head::{Head, HeadError};
 use crate::http::response::Response;
 
-/// Unfinished requests take too much memory together.
+/// The answer if all unfinished requests together use too much memory.
 pub(super) fn too_much_held() -> Response {
     log::debug!("an unfinished request was refused: all of them together hold too much");
     let response =
@@ -36,7 +36,7 @@ pub(super) fn framing(head: &Head, may_keep_alive: bool) -> write::Framing {
     }
 }
 
-/// The plain answer to a body that can't be read.
+/// The plain-text answer to a body that can't be read.
 pub(super) fn body_refusal(error: BodyError) -> Response {
     Response::text(error.status(), error.to_string())
 }

@@ -1,4 +1,4 @@
-//! A request body that is still on its way.
+//! Reads request bodies that have not fully arrived yet.
 
 use std::io;
 use std::mem::take;
@@ -15,10 +15,10 @@ use crate::http::h1::framing::{Framed, Progress};
 use crate::http::h1::input::{Input, Source};
 use crate::net::client_connection::{ClientConnection, Flushed};
 
-/// A socket that is asked before it is waited for.
+/// Reads from the client's socket without blocking first; waits in `poll` only if nothing has arrived.
 pub(super) struct SocketSource {
     pub(super) socket: Arc<ClientConnection>,
-    /// The next read waits for the time that the socket itself has been given.
+    /// The next read blocks for the receive timeout of the socket ([`BRIEF`](crate::net::poll::BRIEF)) first.
     pub(super) in_person: bool,
 }
 
@@ -37,10 +37,10 @@ impl Source for SocketSource {
     }
 }
 
-/// How much of a body there is.
+/// How much of a body has arrived.
 pub(super) enum Collected {
     Whole,
-    /// As much as may be held.
+    /// [`HELD`] bytes, the most that are buffered; more follows.
     Full,
     Missing,
 }
@@ -68,12 +68,12 @@ pub(super) fn send_continue(socket: &ClientConnection) -> io::Result<()> {
     const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
     match socket.send_now(CONTINUE)? {
         n if n == CONTINUE.len() && socket.flush_now()? == Flushed::All => Ok(()),
-        // A client that leaves so much unread waits for nothing.
+        // The send buffer is full: the client has not read earlier answers, so it can't be waiting for this one.
         _ => Err(io::ErrorKind::WriteZero.into()),
     }
 }
 
-/// A body that is asked for with `100 Continue` before it is first read.
+/// A body that sends `100 Continue` before the first read, if the client expects it.
 pub(super) struct Continuing<'c, 'i> {
     pub(super) expects: bool,
     pub(super) socket: &'c ClientConnection,

@@ -1,4 +1,4 @@
-//! How far a connection has come.
+//! The states of a connection, and the data of each.
 
 use std::time::Instant;
 
@@ -8,18 +8,18 @@ use crate::http::h1::framing::Progress;
 use crate::http::h1::head::Head;
 
 pub(super) enum Stage {
-    /// Before the end of the TLS handshake, which must come by then.
+    /// TLS handshake in progress, with its deadline.
     Handshake(Instant),
-    /// Before or within a head.
+    /// Waiting for a request head, or in the middle of one.
     Head(HeadStage),
-    /// Within a body that the handler is going to want.
+    /// Reading a body that the handler needs (`Handler::wants_body`).
     Body(Box<BodyStage>),
-    /// Sending an answer that is in memory.
+    /// Sending an answer that is completely in memory.
     Flush(Box<FlushStage>),
-    /// Reading the rest of a body away.
+    /// Discarding the unread rest of a request body after its answer, with the deadline for that.
     Leftover(Box<(Progress, Instant)>),
-    /// The last answer has been sent; what the client still sends is read away: closing with unread bytes would reset
-    /// the connection and take the answer with it (RFC 9112 section 9.6).
+    /// The last answer has been sent; what the client still sends is discarded. Closing the socket with unread bytes
+    /// would reset the connection, and the client could lose the answer (RFC 9112 section 9.6).
     Linger {
         until: Instant,
         left: u64,
@@ -29,11 +29,11 @@ pub(super) enum Stage {
 
 #[derive(Default)]
 pub(super) struct HeadStage {
-    /// Bytes that have been looked at.
+    /// Bytes already searched for the end of the head.
     pub(super) seen: usize,
-    /// RFC 9112 section 2.2: one empty line before the request line is forgiven.
+    /// One empty line before the request line has been skipped (RFC 9112 section 2.2).
     pub(super) forgiven: bool,
-    /// Starts with the first read that did not bring the whole head.
+    /// Set when a part of the head has arrived and the rest must be waited for.
     pub(super) deadline: Option<Instant>,
     pub(super) share: Share,
 }
@@ -52,14 +52,14 @@ pub(super) struct FlushStage {
     pub(super) then: After,
 }
 
-/// What becomes of a connection once its answer has been sent.
+/// What happens to a connection after its answer has been sent.
 pub(super) enum After {
-    /// Another request may follow, behind the rest of this body.
+    /// Keep it open: after the rest of this body, another request may follow.
     Keep(Progress),
     Close,
 }
 
-/// One step of the machine.
+/// The result of one step of the state machine.
 pub(super) enum Step {
     Go(Stage),
     Wait(Stage, Wait),

@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-/// What a connection wants after it has done what it could.
+/// What a connection needs after it has done all that is possible without blocking.
 pub(super) enum Next {
-    /// To be called again when the socket is ready, or when the time is up.
+    /// Call it again when the socket is ready, or when the deadline has passed.
     Wait(Wait),
-    /// Nothing: it has ended.
+    /// The connection has ended.
     Close,
 }
 
@@ -19,12 +19,12 @@ pub(super) struct Wait {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WaitFor {
-    /// The next request: the connection may be closed at any time.
+    /// The next request. Meanwhile the connection may be closed at any time.
     Request,
-    /// More of what has begun.
+    /// More bytes of something that has begun: a handshake, a request, or a body to discard.
     Readable,
-    /// Room for the answer.
+    /// Room in the send buffer.
     Writable,
-    /// Its turn, since others wait.
+    /// Nothing from the client: other connections are handled first.
     Turn,
 }

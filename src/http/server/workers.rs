@@ -1,9 +1,10 @@
-//! The threads that requests run on.
+//! The worker threads that handle requests.
 //!
-//! A few *lead*: they take what is ready from the poller and see it through, and nobody else has to be woken for it. A
-//! leader that is about to wait for long, for a slow server, a slow client, the disk or a password hash, steps aside
-//! first, so that another leads in its place. So fast requests run on few threads, which the system schedules well, and
-//! slow ones on as many as there are. A leader that takes long without a word is put aside by a watchdog.
+//! A few of them are *leaders*: a leader takes the next event from the poller and handles it itself, so no other thread
+//! has to be woken. Before a leader blocks for long (on a slow server, a slow client, the disk or a password hash), it
+//! announces this ([`blocking::announce`]) and stops being a leader, and another thread becomes leader in its place. So
+//! fast requests run on few threads, which the system schedules well, and slow requests on as many threads as there
+//! are. A watchdog replaces a leader that is busy for too long without an announcement.
 
 use crate::lock::Unpoisoned;
 use std::cell::RefCell;
@@ -13,37 +14,39 @@ use std::time::{Duration, Instant};
 
 use crate::blocking;
 
-/// Stack of a worker: pages that are not touched cost nothing.
+/// Stack size of a worker thread; untouched pages use no memory.
 const STACK: usize = 256 << 10;
-/// A worker that had nothing to do for so long goes, unless it is the last that leads.
+/// A worker that had nothing to do for this long exits, unless it is the only leader that waits for events.
 pub(super) const IDLE: Duration = Duration::from_secs(10);
 
-/// Leaders for each core, and as many again.
+/// Leaders per core, and the same number once more in addition.
 const LEADERS: usize = 2;
 
-/// While all leaders are busy, the watchdog looks at them so often.
+/// How often the watchdog checks the leaders while all of them are busy.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// It puts aside those that have been busy for longer than this, when nothing at all was done since it looked last: where
-/// something was, they wait for a core, as a rule, and more threads would only make that longer.
+/// The watchdog replaces leaders that have been busy for longer than this, if no leader finished anything since the
+/// last check. If one did, the others are usually waiting for a core, and more threads would only make that wait
+/// longer.
 const TOO_LONG: Duration = Duration::from_millis(20);
-/// So long is no wait for a core.
+/// The watchdog replaces leaders that have been busy for longer than this in any case: a wait for a core is shorter.
 const TOO_LONG_BY_ITSELF: Duration = Duration::from_millis(500);
 
 thread_local! {
-    /// This thread's turn as a leader.
+    /// The current or last turn of this thread as a leader.
     static TURN: RefCell<Option<Arc<Turn>>> = const { RefCell::new(None) };
 }
 
-/// One thread's turn as a leader. It ends when the thread steps aside, or is put aside.
+/// One thread's turn as a leader. It ends when the thread announces that it will block, when the watchdog replaces the
+/// thread, or when the thread exits.
 #[derive(Default)]
 struct Turn {
     is_over: AtomicBool,
-    /// Milliseconds from the start of the workers to the moment when it found something to do; 0 while it has not.
+    /// When the leader became busy, in milliseconds since the start of the workers; 0 while it is not busy.
     busy_since: AtomicU64,
 }
 
 impl Turn {
-    /// Ends the turn; false when it was over.
+    /// Ends the turn; false if it was over already.
     fn end(&self) -> bool {
         !self.is_over.swap(true, Ordering::AcqRel)
     }
@@ -53,9 +56,9 @@ impl Turn {
     }
 }
 
-/// All of them.
+/// The pool of worker threads.
 pub(super) struct Workers {
-    /// Threads at one time, but for those that are busy with a stream.
+    /// Most threads at one time, not counting those that send a stream.
     most: usize,
     most_leaders: usize,
     run: Box<dyn Fn() -> Outcome + Send + Sync>,
@@ -66,29 +69,30 @@ pub(super) struct Workers {
     started: Instant,
 }
 
-/// What came of a leader's turn.
+/// What one call of `run` did.
 pub(super) enum Outcome {
-    /// Something was done.
+    /// It handled an event.
     Worked,
-    /// There was nothing to do for [`IDLE`].
+    /// No event came for [`IDLE`].
     Timeout,
-    /// There will be nothing to do any more.
+    /// The server has stopped; the worker exits.
     End,
 }
 
 #[derive(Default)]
 struct Counts {
-    /// Threads that are not busy with a stream.
+    /// Threads, not counting those that send a stream.
     present: usize,
     leaders: usize,
-    /// Leaders that have found something to do.
+    /// Leaders that are handling an event.
     busy: usize,
-    /// Things that leaders have done.
+    /// Events handled by leaders so far; tells the watchdog whether there is progress.
     done: u64,
-    /// Threads that wait until they may lead, and how many of them have been told to.
+    /// Threads that wait to become a leader (`spare`), and threads that were notified but have not woken up yet
+    /// (`called`).
     spare: usize,
     called: usize,
-    /// Turns that are not known to be over.
+    /// Turns that may still be going on; ended ones are removed from time to time.
     turns: Vec<Arc<Turn>>,
     /// The watchdog is awake.
     is_watched: bool,
@@ -96,7 +100,8 @@ struct Counts {
 }
 
 impl Workers {
-    /// Up to `most` threads that call `run`, which takes one thing from the poller and sees it through; none yet.
+    /// A pool of up to `most` threads, or as many as there may be leaders if that is more. `run` takes one event from
+    /// the poller and handles it. No thread is started yet.
     pub(super) fn new(most: usize, run: impl Fn() -> Outcome + Send + Sync + 'static) -> Arc<Workers> {
         // Enough to keep each core busy while some wait for a fast server.
         let most_leaders = LEADERS + LEADERS * std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -112,7 +117,7 @@ impl Workers {
         })
     }
 
-    /// Starts the first, and the watchdog.
+    /// Starts the first worker and the watchdog.
     pub(super) fn start(self: &Arc<Self>) -> std::io::Result<()> {
         self.fill_vacancy(self.counts());
         let workers = self.clone();
@@ -120,13 +125,14 @@ impl Workers {
         Ok(())
     }
 
-    /// Nothing is to be done any more.
+    /// Stops the watchdog. The workers stop when `run` returns [`Outcome::End`].
     pub(super) fn end(&self) {
         self.counts().has_ended = true;
         self.saturated.notify_all();
     }
 
-    /// This thread has found something to do: another waits for the next, if not too many lead.
+    /// Marks this leader as busy, and makes sure that another leader waits for the next event, unless there are already
+    /// too many leaders.
     pub(super) fn is_busy(self: &Arc<Self>) {
         let now = (self.started.elapsed().as_millis() as u64).max(1);
         TURN.with_borrow(|turn| turn.iter().for_each(|t| t.busy_since.store(now, Ordering::Relaxed)));
@@ -135,14 +141,14 @@ impl Workers {
         self.fill_vacancy(counts);
     }
 
-    /// Is this leader the only one that has something to do, and another there for what comes next?
+    /// True if this is the only busy leader and another leader waits for the next event.
     pub(super) fn am_alone(&self) -> bool {
         let counts = self.counts();
         leads() && counts.busy == 1 && counts.leaders > 1
     }
 
-    /// Puts leaders aside that take long without a word, whenever all are busy: a call that blocks and that nobody
-    /// thought of must not keep everybody else waiting.
+    /// Whenever all leaders are busy, replaces those that are busy for too long without an announcement. So a blocking
+    /// call that lacks [`blocking::announce`] does not hold up all other requests.
     fn watch(self: Arc<Self>) {
         let mut done = 0;
         loop {
@@ -169,10 +175,10 @@ impl Workers {
         }
     }
 
-    /// Another leads in the place of a leader that is busy.
+    /// Ends the turn of a busy leader, so that another thread leads in its place.
     fn put_aside(self: &Arc<Self>, turn: &Turn) {
         let mut counts = self.counts();
-        // Under the lock: the thread may be done this very moment.
+        // Checked under the lock, because the thread may finish at this very moment.
         if turn.busy_since.load(Ordering::Relaxed) > 0 && turn.end() {
             counts.leaders -= 1;
             counts.busy -= 1;
@@ -180,7 +186,7 @@ impl Workers {
         }
     }
 
-    /// Runs `work`, which may take hours, without counting this thread.
+    /// Runs `work`, which may take hours, without counting this thread as present.
     pub(super) fn without_me<R>(&self, work: impl FnOnce() -> R) -> R {
         blocking::announce();
         self.counts().present -= 1;
@@ -189,7 +195,8 @@ impl Workers {
         result
     }
 
-    /// Sees to it that a leader waits for what comes next.
+    /// Makes sure that a leader waits for the next event: wakes a waiting thread or starts a new one. If there are too
+    /// many leaders already, wakes the watchdog.
     fn fill_vacancy(self: &Arc<Self>, mut counts: MutexGuard<'_, Counts>) {
         if counts.busy < counts.leaders {
             return;
@@ -223,7 +230,7 @@ impl Workers {
         }
     }
 
-    /// A thread's life; it begins as a leader.
+    /// The main loop of a worker thread, which starts as a leader.
     fn live(self: Arc<Self>) {
         self.lead();
         loop {
@@ -247,7 +254,8 @@ impl Workers {
         }
     }
 
-    /// What it did is done: leads on, or waits until it may lead again. False when it is not needed any more.
+    /// Called after an event was handled: stays a leader, or waits until it can be one again. False if the thread
+    /// should exit.
     fn go_on(self: &Arc<Self>) -> bool {
         let mut counts = self.counts();
         if leads() {
@@ -278,7 +286,7 @@ impl Workers {
         true
     }
 
-    /// This thread leads, until it is about to wait for long.
+    /// Makes this thread a leader until it announces that it will block, or the watchdog replaces it.
     fn lead(self: &Arc<Self>) {
         let turn = Arc::new(Turn::default());
         let mut counts = self.counts();
@@ -297,7 +305,7 @@ impl Workers {
     }
 }
 
-/// Does this thread lead?
+/// True while this thread is a leader.
 fn leads() -> bool {
     TURN.with_borrow(|turn| turn.as_ref().is_some_and(|t| !t.is_over()))
 }
@@ -318,14 +326,14 @@ mod tests {
         let made = Workers::new(64, move || {
             let Ok(job) = queue.lock().unwrap().recv() else { return Outcome::End };
             own.get().unwrap().is_busy();
-            // It says nothing of this.
+            // Blocks without an announcement.
             let _ = job.recv();
             count.fetch_add(1, Ordering::SeqCst);
             Outcome::Worked
         });
         let _ = workers.set(made.clone());
         made.start().unwrap();
-        // More than there may be leaders.
+        // More jobs than there may be leaders.
         let blocked: Vec<_> = (0..made.most_leaders + 3)
             .map(|_| {
                 let (release, job) = channel::<()>();

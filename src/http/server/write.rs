@@ -1,4 +1,4 @@
-//! How answers are written (RFC 9112 sections 4 and 7.1).
+//! Writes answers (RFC 9112 sections 4 and 7.1).
 
 use std::io::{self, Read};
 use std::time::SystemTime;
@@ -9,7 +9,7 @@ use http::{HeaderValue, StatusCode};
 use crate::http::response::{Payload, Response};
 use crate::net::client_handle::ClientHandle;
 
-/// One read from a streamed body, and so one write to the client.
+/// Bytes per read from a streamed body, and so the largest piece that is passed on at once.
 const STREAM_BUFFER: usize = 16 << 10;
 
 /// What the connection decides about an answer.
@@ -18,7 +18,7 @@ pub(super) struct Framing {
     pub head: bool,
     /// The client speaks HTTP/1.1.
     pub http11: bool,
-    /// May the connection go on?
+    /// May the connection be kept open after this answer?
     pub keep_alive: bool,
 }
 
@@ -26,13 +26,13 @@ pub(super) struct Framing {
 pub(super) struct Prepared {
     /// The head, with the body behind it where the body is in memory.
     pub(super) bytes: Vec<u8>,
-    /// What follows.
+    /// The rest of the body, if it must be streamed.
     pub(super) stream: Option<Stream>,
     /// May the connection carry another answer?
     pub(super) keep_alive: bool,
 }
 
-/// A body that is passed on while it is read.
+/// A body that is sent piece by piece while it is read.
 pub(super) struct Stream {
     reader: Box<dyn Read + Send>,
     /// Its length, when known.
@@ -40,7 +40,7 @@ pub(super) struct Stream {
     chunked: bool,
 }
 
-/// Puts `response` in the form that the connection needs.
+/// Serializes `response` as the connection requires; a streamed body is left for [`Stream::copy`].
 pub(super) fn prepare(response: Response, framing: Framing) -> Prepared {
     let Response { status, headers, body } = response;
     let bodiless = framing.head || status.is_informational() || matches!(status.as_u16(), 204 | 304);
@@ -52,7 +52,7 @@ pub(super) fn prepare(response: Response, framing: Framing) -> Prepared {
         Payload::Stream { length: None, .. } => (None, framing.http11 && !bodiless),
     };
     if length.is_none() && !chunked && !bodiless {
-        // HTTP/1.0 has no other end of a body of unknown length.
+        // HTTP/1.0 can mark the end of a body of unknown length only by closing the connection.
         keep_alive = false;
     }
 
@@ -73,7 +73,7 @@ pub(super) fn prepare(response: Response, framing: Framing) -> Prepared {
         field(&mut head, "date", httpdate::fmt_http_date(SystemTime::now()).as_bytes());
     }
     match length {
-        // RFC 9110 section 8.6: not in 1xx and 204.
+        // RFC 9110 section 8.6: no Content-Length in 1xx and 204.
         Some(n) if !status.is_informational() && status != StatusCode::NO_CONTENT => {
             field(&mut head, "content-length", HeaderValue::from(n).as_bytes());
         }
@@ -105,10 +105,12 @@ fn field(head: &mut Vec<u8>, name: &str, value: &[u8]) {
 }
 
 impl Stream {
-    /// Passes the body on to `client`. The reader sends each piece before it waits for the next
-    /// ([`Cancellation`](crate::net::cancellation::Cancellation)): an event must not wait for the one after it.
+    /// Sends the body to `client`. The reader flushes what is queued for the client before it waits for the next piece
+    /// ([`Cancellation`](crate::net::cancellation::Cancellation)), so that an event is not held back until the next one
+    /// comes.
     ///
-    /// An error ends the connection without the end of the framing, so that the client can tell.
+    /// After an error the connection is closed before the end of the framing, so that the client can tell that the body
+    /// is incomplete.
     pub(super) fn copy(self, client: &ClientHandle) -> io::Result<()> {
         let Stream { reader, length, chunked } = self;
         match length {
@@ -130,7 +132,7 @@ fn copy_exactly(client: &ClientHandle, mut reader: Box<dyn Read + Send>, length:
         buffer = client.put(buffer, 0..n)?;
     }
     client.flush()?;
-    // The reader learns that it has been read to its end: an upstream connection goes back to its pool.
+    // One more read lets the reader see its end, so that an upstream connection goes back to its pool.
     match reader.read(&mut [0])? {
         0 => Ok(()),
         _ => Err(io::ErrorKind::InvalidData.into()),
@@ -138,7 +140,7 @@ fn copy_exactly(client: &ClientHandle, mut reader: Box<dyn Read + Send>, length:
 }
 
 fn copy_pieces(client: &ClientHandle, mut reader: Box<dyn Read + Send>, chunked: bool) -> io::Result<()> {
-    // Room before and after the piece, for a chunk's framing.
+    // Leaves space for the framing of a chunk: its size line before the piece, CRLF after it.
     const PREFIX: usize = 10;
     let mut buffer = vec![0; PREFIX + STREAM_BUFFER + 2];
     loop {

@@ -1,27 +1,27 @@
-//! One sign-in at a provider: what the proxy sends the browser there with, and what it gets.
+//! One sign-in at a provider: the parameters of the authorization request, and the tokens that result.
 
 use serde::{Deserialize, Serialize};
 
 use crate::encoding::base64url;
 use crate::tokens::{Keys, Kind};
 
-/// What goes with the browser to the provider and back.
+/// Parameters of one authorization request to a provider.
 pub struct Hop<'h> {
-    /// Where it comes back to.
+    /// The proxy's callback URL at this provider.
     pub redirect_uri: &'h str,
-    /// Names the sign-in.
+    /// The `state` parameter, which identifies the sign-in.
     pub state: &'h str,
     /// PKCE challenge (RFC 7636).
     pub challenge: &'h str,
-    /// Comes back in the ID token.
+    /// The `nonce` that the ID token must contain.
     pub nonce: &'h str,
     /// The person wants to choose another account.
     pub another_account: bool,
-    /// The person is to be asked for consent, though it was given before.
+    /// The provider should ask for consent again, even if the person gave it before.
     pub consent: bool,
 }
 
-/// What the provider gave for later; sealed where it is kept.
+/// Tokens of the provider for later requests; encrypted in the store.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProviderTokens {
     /// Refresh token.
@@ -32,20 +32,21 @@ pub struct ProviderTokens {
     pub access: Option<String>,
 }
 
-/// New tokens: those to keep, and those to ask with.
+/// Result of a token refresh at a provider.
 pub struct Renewed {
-    /// To keep.
+    /// Tokens to store.
     pub tokens: ProviderTokens,
-    /// Access token.
+    /// Access token for requests to the provider now.
     pub access: String,
     /// ID token, if one came.
     pub id_token: Option<String>,
-    /// None came where one could: what is known now may be less than before.
+    /// The provider sent no ID token although the `openid` scope was requested: claims may be missing that were there
+    /// before.
     pub lacks_claims: bool,
 }
 
-/// PKCE verifier and nonce of a sign-in: derived from its state and the browser's secret name, so that neither is kept
-/// anywhere, and nobody who sees the state can make them.
+/// PKCE verifier and nonce of a sign-in. Both are derived from the `state` and the browser's secret name, so that the
+/// proxy stores neither, and somebody who sees the `state` cannot compute them.
 pub fn hop_secrets(keys: &Keys, state: &str, browser: &str) -> (String, String) {
     let make = |what: &str| base64url(keys.mac(Kind::HopSecret, format!("{what}\0{browser}\0{state}").as_bytes()));
     (make("verifier"), make("nonce"))

@@ -1,4 +1,4 @@
-//! What the claims of an OpenID Connect provider say of a person.
+//! Builds a user's profile from the claims of an OpenID Connect provider.
 
 use serde_json::{Map, Value};
 
@@ -8,7 +8,8 @@ use crate::identity::UserId;
 use crate::identity::{ProviderUser, UserProfile};
 use crate::rules::{Rules, strings};
 
-/// What the claims of the ID token and of the userinfo endpoint say together.
+/// Merges the claims of the ID token and of the userinfo response into a profile. An error if `sub` is missing, or if
+/// the two disagree about `sub` or `email`.
 pub(super) fn person(
     config: &OidcConfig,
     rules: &Rules,
@@ -26,7 +27,7 @@ pub(super) fn person(
         let is_same = said.all(|other| first.as_ref().is_some_and(|f| f.eq_ignore_ascii_case(&other)));
         if is_same { Ok(first) } else { Err(format!("ID token and userinfo disagree about {name}")) }
     };
-    let subject = agree("sub")?.ok_or("the provider does not say who it is (sub)")?;
+    let subject = agree("sub")?.ok_or("the provider sent no subject claim (sub)")?;
     if sources.len() == 2 && text(sources[0], "sub") != text(sources[1], "sub") {
         return Err("ID token and userinfo are of different people".into());
     }
@@ -37,7 +38,7 @@ pub(super) fn person(
     let mut all = userinfo.clone().unwrap_or_default();
     all.extend(token.clone().unwrap_or_default());
     if email.is_none() {
-        // Nor by a pointer to it.
+        // No JSON pointer of the configuration may read an unverified address.
         all.remove("email");
     }
     let all = Value::Object(all);
@@ -49,7 +50,7 @@ pub(super) fn person(
     groups.sort();
     groups.dedup();
     if groups.is_empty() && all.get("_claim_names").and_then(|c| c.get("groups")).is_some() {
-        log::warn!(subject = subject.as_str(); "the provider names no groups of a person who is in too many (Entra ID: over 200); use app roles with --oidc-groups-field /roles (OIDC_GROUPS_FIELD), or assign only the groups that matter to the application");
+        log::warn!(subject = subject.as_str(); "the provider left out the groups because the user is in too many (Entra ID: over 200); use app roles with --oidc-groups-field /roles (OIDC_GROUPS_FIELD), or assign only the groups that matter to the application");
     }
     let has = |attribute: &&String| {
         let (pointer, value) = attribute.split_once('=').unwrap_or_default();
@@ -68,10 +69,10 @@ pub(super) fn person(
     Ok(ProviderUser { user: UserId(user), profile })
 }
 
-/// Does the provider vouch for the address? It has to say so, unless the operator says that one that serves a single
-/// organisation always does.
+/// Is the e-mail address verified? The provider has to say so in a claim, unless the provider serves a single
+/// organisation and the operator configured that its addresses are always verified.
 fn is_email_verified(config: &OidcConfig, metadata: &Metadata, sources: &[&Map<String, Value>]) -> bool {
-    // What is said where no address stands is said of another one.
+    // Uses only sources that contain `email`: in a source without it, `email_verified` is about another address.
     let naming = || sources.iter().filter(|s| s.get("email").is_some_and(Value::is_string));
     let said = |name: &str| -> Vec<bool> {
         let values = naming().filter_map(|s| s.get(name));
@@ -88,7 +89,7 @@ fn is_email_verified(config: &OidcConfig, metadata: &Metadata, sources: &[&Map<S
     if !verified.is_empty() {
         return verified.iter().all(|v| *v);
     }
-    // Entra ID: the domain of the address belongs to the tenant.
+    // Entra ID sends `xms_edov` instead: the domain of the address belongs to the tenant.
     let of_domain = said("xms_edov");
     let serves_many = config.is_google || config.serves_many_tenants() || metadata.issuer.contains(TENANT);
     let is_assumed = config.assumes_verified_email && !serves_many;

@@ -1,4 +1,4 @@
-//! The discovery document of a provider (OpenID Connect Discovery 1.0) and its keys, read again now and then.
+//! Fetches and caches a provider's discovery document (OpenID Connect Discovery 1.0) and its keys.
 
 use crate::lock::Unpoisoned;
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
@@ -12,12 +12,12 @@ use super::id_token::KeySet;
 use super::oidc_config::{OidcConfig, TENANT};
 use crate::http::client::{Answer, Fetcher, RemoteUrl};
 
-/// How long document and keys are used without a look at newer ones.
+/// How long the discovery document and the keys are used before they are fetched again.
 pub(super) const FRESH: Duration = Duration::from_secs(3_600);
-/// How soon after a look at the document that was in vain another is worth it.
+/// After the document could not be fetched, the next attempt waits this long.
 const READ_AGAIN: Duration = Duration::from_secs(5);
 
-/// What was read.
+/// Cached discovery document and keys of one provider.
 #[derive(Default)]
 pub(super) struct Discovery {
     metadata: Mutex<Option<(Instant, Arc<Metadata>)>>,
@@ -27,7 +27,8 @@ pub(super) struct Discovery {
 }
 
 impl Discovery {
-    /// What the document says, read anew when that is some time ago.
+    /// The discovery document, fetched again if the cached one is older than `FRESH`. If fetching fails, or another
+    /// thread is already fetching, returns the cached one, however old it is.
     pub(super) fn metadata(&self, config: &OidcConfig, fetcher: &Fetcher) -> Result<Arc<Metadata>, ProviderError> {
         let known = lock(&self.metadata).clone();
         if let Some((at, metadata)) = &known
@@ -40,18 +41,18 @@ impl Discovery {
         {
             return known.map(|(_, metadata)| metadata).ok_or_else(|| ProviderError::Unreachable(why.clone()));
         }
-        // One thread reads; others go by what is known.
+        // Only one thread fetches; meanwhile the others use the cached document.
         let _reading = match self.reading.try_lock() {
             Ok(reading) => reading,
             Err(TryLockError::Poisoned(e)) => e.into_inner(),
             Err(TryLockError::WouldBlock) => {
-                let nothing = ProviderError::Unreachable("its discovery document is not there yet".into());
+                let nothing = ProviderError::Unreachable("its discovery document is still being fetched".into());
                 return known.map(|(_, metadata)| metadata).ok_or(nothing);
             }
         };
         match (self.read(config, fetcher), known) {
             (Ok(metadata), _) => Ok(metadata),
-            // What was true an hour ago is better than nothing.
+            // Continue with the cached document, although it is older than `FRESH`.
             (Err(why), Some((_, metadata))) => {
                 log::debug!(reason = why.as_str(); "a discovery document could not be read again");
                 Ok(metadata)
@@ -77,7 +78,7 @@ impl Discovery {
         found
     }
 
-    /// The keys, not older than `max_age`.
+    /// The keys, fetched again if the cached ones are older than `max_age`.
     pub(super) fn keys(
         &self,
         fetcher: &Fetcher,
@@ -99,7 +100,7 @@ impl Discovery {
     }
 }
 
-/// The discovery document, as far as it is used.
+/// The fields of the discovery document that the proxy uses.
 #[derive(Debug)]
 pub(super) struct Metadata {
     pub(super) issuer: String,
@@ -107,11 +108,12 @@ pub(super) struct Metadata {
     pub(super) token_endpoint: RemoteUrl,
     pub(super) userinfo_endpoint: Option<RemoteUrl>,
     pub(super) jwks_uri: Option<RemoteUrl>,
-    /// RFC 9207: the answer names the issuer.
+    /// RFC 9207: authorization responses contain `iss`.
     pub(super) has_iss: bool,
-    /// The secret goes into the form (`client_secret_post`), where nothing has to be agreed on about its encoding.
+    /// The provider supports `client_secret_post`. The proxy tries it first, because the encoding of the secret in a
+    /// form is not ambiguous.
     pub(super) secret_in_form: bool,
-    /// It may go into a field as well (`client_secret_basic`).
+    /// The provider supports both `client_secret_post` and `client_secret_basic` (the Authorization header field).
     pub(super) has_both_ways: bool,
 }
 
@@ -146,11 +148,11 @@ impl Metadata {
     }
 }
 
-/// What the path of a discovery document ends with (OpenID Connect Discovery 1.0 section 4).
+/// Suffix of the path of a discovery document (OpenID Connect Discovery 1.0 section 4).
 const WELL_KNOWN: &str = "/.well-known/openid-configuration";
 
-/// OpenID Connect Discovery 1.0 section 4.3: the issuer is what the document was found by. One that serves many tenants
-/// has a placeholder for the one in the URL.
+/// OpenID Connect Discovery 1.0 section 4.3: the issuer must be the URL of the document without the well-known suffix,
+/// or the configured issuer. The issuer of a multi-tenant provider has a placeholder where the URL has a tenant.
 fn is_expected_issuer(config: &OidcConfig, issuer: &str) -> bool {
     if let Some(expected) = &config.issuer {
         return issuer == expected;
@@ -180,7 +182,8 @@ fn check(config: &OidcConfig, metadata: Metadata) -> Result<Metadata, String> {
                 .into(),
         );
     }
-    // One that is reached over the network has nothing to do on this machine.
+    // Plain http is allowed for loopback hosts only, and a provider on the network must not name endpoints on this
+    // machine.
     let is_plain = |url: &RemoteUrl| url.origin().starts_with("http://");
     let has_plain = is_plain(&metadata.authorization_endpoint)
         || is_plain(&metadata.token_endpoint)
@@ -195,7 +198,7 @@ fn check(config: &OidcConfig, metadata: Metadata) -> Result<Metadata, String> {
     Ok(metadata)
 }
 
-/// The body of an answer that is the document asked for.
+/// The body of a response with status 200; other statuses are an error.
 fn document(answer: &Answer) -> Result<Vec<u8>, &'static str> {
     if answer.status == StatusCode::OK { Ok(answer.body.clone()) } else { Err("the document is not there") }
 }

@@ -1,15 +1,16 @@
-//! Why a provider is of no help.
+//! Errors of requests to an identity provider.
 
 use std::fmt;
 
-/// Why a provider is of no help.
+/// Why a request to an identity provider failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProviderError {
-    /// It could not be asked, or the proxy is not set up as it wants: that says nothing of the person.
+    /// The provider could not be reached, or it does not accept the proxy as its client. This says nothing about the
+    /// user.
     Unreachable(String),
-    /// It says no: the person, or the proxy on their behalf, may not any more.
+    /// The provider refused: it does not let the user in, or does not accept the user's code or tokens (any more).
     Refused(String),
-    /// What it says can't be believed.
+    /// The provider's response is malformed or fails a check.
     Invalid(String),
 }
 

@@ -1,4 +1,4 @@
-//! GitHub, with an OAuth App or a GitHub App: its own flavour of OAuth, and an API instead of claims.
+//! GitHub, with an OAuth App or a GitHub App. It has its own variant of OAuth, and an API instead of claims.
 
 use http::header::{ACCEPT, AUTHORIZATION, LINK};
 use http::{HeaderName, StatusCode};
@@ -16,15 +16,15 @@ use crate::rules::Rules;
 const PUBLIC: &str = "https://github.com";
 const API_VERSION: HeaderName = HeaderName::from_static("x-github-api-version");
 const SSO: HeaderName = HeaderName::from_static("x-github-sso");
-/// Pages of addresses that are read.
+/// Maximum number of pages to fetch from the list of e-mail addresses.
 const MAX_PAGES: usize = 20;
 
-/// How to speak to GitHub.
+/// Configuration of GitHub as an identity provider.
 #[derive(Clone)]
 pub struct GitHubConfig {
-    /// Where people sign in.
+    /// The web URL, where people sign in.
     pub url: RemoteUrl,
-    /// The API.
+    /// The URL of the REST API.
     pub api_url: RemoteUrl,
     /// Client id.
     pub client_id: String,
@@ -32,7 +32,7 @@ pub struct GitHubConfig {
     pub client_secret: String,
 }
 
-/// GitHub.
+/// Client for GitHub's OAuth endpoints and API.
 pub struct GitHubClient {
     config: GitHubConfig,
 }
@@ -64,17 +64,18 @@ struct Membership {
 }
 
 impl GitHubClient {
-    /// Nothing is asked yet.
+    /// Creates the client; sends no request yet.
     pub fn new(config: GitHubConfig) -> GitHubClient {
         GitHubClient { config }
     }
 
-    /// Tells this provider from others, in credentials.
+    /// Identifies this provider and client id; part of the credential id.
     pub fn mark(&self) -> String {
         format!("{}\0{}", self.config.url, self.config.client_id)
     }
 
-    /// Checks what came back besides the code: GitHub names itself, lately.
+    /// Checks the `iss` of an authorization response (RFC 9207), which GitHub has sent only recently: it may be
+    /// missing.
     pub fn check_issuer(&self, iss: Option<&str>) -> Result<(), ProviderError> {
         let own = format!("{}/login/oauth", self.config.url.to_string().trim_end_matches('/'));
         match iss {
@@ -83,7 +84,7 @@ impl GitHubClient {
         }
     }
 
-    /// Where the browser goes. A GitHub App passes the scopes over: it has permissions.
+    /// The URL of the authorization request. A GitHub App ignores the scopes, because it has permissions instead.
     pub fn authorize_url(&self, rules: &Rules, hop: &Hop<'_>) -> Result<String, ProviderError> {
         let scope = if rules.groups.is_empty() { "user:email" } else { "user:email read:org" };
         let mut parameters = vec![
@@ -100,7 +101,7 @@ impl GitHubClient {
         Ok(self.page("/login/oauth/authorize")?.with_query(&parameters))
     }
 
-    /// Redeems a code and learns who it is.
+    /// Exchanges the code for tokens and reads the user's profile.
     pub fn redeem(
         &self,
         fetcher: &Fetcher,
@@ -115,7 +116,8 @@ impl GitHubClient {
         Ok((person, ProviderTokens { refresh, access: Some(access) }))
     }
 
-    /// Gets new tokens where they expire; else those that there are serve on.
+    /// Refreshes the tokens if there is a refresh token; else returns the existing access token. `None` if there is
+    /// neither.
     pub fn renew(&self, fetcher: &Fetcher, tokens: &ProviderTokens) -> Result<Option<Renewed>, ProviderError> {
         let (access, tokens) = match (&tokens.refresh, &tokens.access) {
             (Some(refresh), _) => {
@@ -129,11 +131,11 @@ impl GitHubClient {
         Ok(Some(Renewed { tokens, access, id_token: None, lacks_claims: false }))
     }
 
-    /// Who the tokens belong to, and where the person is a member.
+    /// Reads the user of the access token, and which of the groups in the allow rules the user is a member of.
     pub fn identify(&self, fetcher: &Fetcher, rules: &Rules, access: &str) -> Result<ProviderUser, ProviderError> {
         let account: Account = match self.ask(fetcher, "/user", access)? {
             answer if answer.status == StatusCode::OK => parse(&answer)?,
-            // Suspended, say.
+            // For example, the account is suspended.
             answer if answer.status == StatusCode::FORBIDDEN && !tells_of_limit(&answer) => {
                 return Err(ProviderError::Refused("GitHub's API answered 403 for the account".into()));
             }
@@ -161,7 +163,8 @@ impl GitHubClient {
         self.config.url.join(path).map_err(ProviderError::Invalid)
     }
 
-    /// A refusal comes with status 200 too.
+    /// Sends a request to the token endpoint. GitHub also sends errors with status 200, so the body is checked for
+    /// `error`.
     fn ask_token_endpoint(
         &self,
         fetcher: &Fetcher,
@@ -224,7 +227,8 @@ impl GitHubClient {
         Ok(None)
     }
 
-    /// Is the person an active member? Asked for each by name: what a list leaves out can't be told from what is not.
+    /// Is the person an active member? Asks for each organisation or team by name: if it is missing from a list, the
+    /// person may still be a member whose membership is hidden.
     fn is_member(
         &self,
         fetcher: &Fetcher,
@@ -264,13 +268,13 @@ fn parse<T: DeserializeOwned>(answer: &Answer) -> Result<T, ProviderError> {
     serde_json::from_slice(&answer.body).map_err(|_| ProviderError::Invalid("GitHub's answer is malformed".into()))
 }
 
-/// Some limits are told in words only.
+/// GitHub reports some rate limits only in the text of the body.
 fn tells_of_limit(answer: &Answer) -> bool {
     let text = String::from_utf8_lossy(&answer.body).to_ascii_lowercase();
     ["rate limit", "abuse"].iter().any(|words| text.contains(words))
 }
 
-/// A limit on requests, which says nothing of the person.
+/// Is this a temporary error, a rate limit or a 5xx status? It says nothing about the person.
 fn is_passing(answer: &Answer) -> bool {
     let is_used_up = answer.fields.get("x-ratelimit-remaining").is_some_and(|v| v == "0");
     let is_limited =
@@ -280,7 +284,7 @@ fn is_passing(answer: &Answer) -> bool {
 
 fn trouble(answer: &Answer) -> ProviderError {
     match answer.status {
-        StatusCode::UNAUTHORIZED => ProviderError::Refused("GitHub does not know the token any more".into()),
+        StatusCode::UNAUTHORIZED => ProviderError::Refused("GitHub does not accept the access token any more".into()),
         status => ProviderError::Unreachable(format!("GitHub's API answered {status}")),
     }
 }

@@ -9,11 +9,11 @@ use serde_json::{Map, Value};
 use crate::clock::Timestamp;
 use crate::tokens::equal;
 
-/// How far clocks may differ.
+/// Allowed clock difference, in seconds.
 const LEEWAY: u64 = 60;
-/// Bytes of a token.
+/// Maximum length of a token, in bytes.
 const MAX_TOKEN: usize = 64 << 10;
-/// Keys of a provider.
+/// Maximum number of keys of a provider; further ones are ignored.
 const MAX_KEYS: usize = 64;
 
 /// The provider's keys (RFC 7517).
@@ -23,7 +23,7 @@ pub struct KeySet(Vec<Key>);
 #[derive(Clone, Debug)]
 struct Key {
     kid: Option<String>,
-    /// The issuer that it signs for, where the set belongs to many (Entra ID).
+    /// The only issuer that this key may sign for, if the JWK set is shared by several issuers (Entra ID).
     issuer: Option<String>,
     material: Material,
 }
@@ -54,7 +54,8 @@ struct Jwk {
 }
 
 impl KeySet {
-    /// The usable keys of a JWK set; others are passed over, since providers publish keys for other ends too.
+    /// Parses a JWK set. Ignores keys that cannot be used here, since providers publish keys for other purposes too. An
+    /// error if no key is left.
     pub fn parse(document: &[u8]) -> Result<KeySet, &'static str> {
         #[derive(Deserialize)]
         struct Document {
@@ -92,7 +93,7 @@ impl Key {
         Some(Key { kid: jwk.kid, issuer: jwk.issuer, material })
     }
 
-    /// The algorithm goes with the key, not with what the token says.
+    /// Verifies a signature. `algorithm`, from the token's header, must fit the type of the key.
     fn verify(&self, algorithm: &str, message: &[u8], signature: &[u8]) -> bool {
         match (&self.material, algorithm) {
             (Material::Rsa { n, e }, "RS256") => {
@@ -106,13 +107,13 @@ impl Key {
     }
 }
 
-/// What a token must say.
+/// What the claims are checked against.
 pub struct Expected<'e> {
-    /// Does this issuer, with these claims, belong to the provider?
+    /// Is this the provider's issuer? Gets `iss` and all claims.
     pub issuer: &'e dyn Fn(&str, &Map<String, Value>) -> bool,
     /// The client id at the provider.
     pub audience: &'e str,
-    /// Ties the token to this sign-in; `None` for one that came with a refresh (OpenID Connect Core section 12.2).
+    /// The nonce of this sign-in; `None` for a token from a refresh response (OpenID Connect Core section 12.2).
     pub nonce: Option<&'e str>,
     /// Now.
     pub now: Timestamp,
@@ -121,13 +122,13 @@ pub struct Expected<'e> {
 /// Why a token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// No known key signed it; another look at the provider's keys may help.
+    /// None of the known keys verifies the signature; fetching the provider's keys again may help.
     UnknownKey,
     /// Anything else.
     Invalid(&'static str),
 }
 
-/// Checks signature and claims; the claims.
+/// Checks signature and claims of a token, and returns the claims.
 pub fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<Map<String, Value>, Refusal> {
     use Refusal::Invalid;
     #[derive(Deserialize)]
@@ -185,15 +186,15 @@ fn check_claims(claims: &Map<String, Value>, issuer: &str, key: &Key, expected: 
     {
         return Err(Invalid("it is for another audience"));
     }
-    // Some write whole numbers with a fraction.
+    // Some providers send times as numbers with a fraction, such as 1700000000.0.
     let time = |name: &str| claims.get(name).and_then(Value::as_f64).filter(|t| *t >= 0.0).map(|t| t as u64);
-    let exp = time("exp").ok_or(Invalid("it has no end"))?;
+    let exp = time("exp").ok_or(Invalid("it has no expiry time (exp)"))?;
     if expected.now >= exp.saturating_add(LEEWAY) {
         return Err(Invalid("it has expired"));
     }
-    let iat = time("iat").ok_or(Invalid("it has no beginning"))?;
+    let iat = time("iat").ok_or(Invalid("it has no issue time (iat)"))?;
     if [Some(iat), time("nbf")].into_iter().flatten().any(|t| t > expected.now.saturating_add(LEEWAY)) {
-        return Err(Invalid("it is of the future"));
+        return Err(Invalid("it is not valid yet (iat or nbf)"));
     }
     if let Some(nonce) = expected.nonce {
         let found = claims.get("nonce").and_then(Value::as_str).unwrap_or_default();
@@ -202,7 +203,7 @@ fn check_claims(claims: &Map<String, Value>, issuer: &str, key: &Key, expected: 
         }
     }
     if claims.get("sub").and_then(Value::as_str).is_none_or(str::is_empty) {
-        return Err(Invalid("it names nobody"));
+        return Err(Invalid("it has no subject (sub)"));
     }
     Ok(())
 }

@@ -1,11 +1,11 @@
 //! External identity providers: Google, GitHub and OpenID Connect, and who of their users may sign in.
 //!
-//! - [`registry`] – the providers that are configured; [`authorization`] – one sign-in at a provider; [`error`] – why one is of
-//!   no help
-//! - [`oidc`] – OpenID Connect, Google included, as in [`oidc_config`]: [`discovery`], [`id_token`] checks what it signs,
-//!   [`claims`] says who it is
+//! - [`registry`] – the configured providers; [`authorization`] – one sign-in at a provider; [`error`] – why a request
+//!   to a provider failed
+//! - [`oidc`] – OpenID Connect, including Google, configured by [`oidc_config`]: [`discovery`] fetches its metadata and
+//!   keys, [`id_token`] checks ID tokens, [`claims`] builds the profile
 //! - [`github`] – GitHub
-//! - [`people`] – what is known about those who have signed in, and asking the provider about them again
+//! - [`people`] – the records of users who have signed in, and asking the provider about them again
 
 mod authorization;
 mod claims;

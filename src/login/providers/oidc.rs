@@ -22,20 +22,20 @@ use crate::http::client::{Fetcher, RemoteUrl};
 use crate::identity::ProviderUser;
 use crate::rules::Rules;
 
-/// How soon after a look at the keys another is worth it.
+/// If no cached key verifies an ID token, the keys are fetched again, unless they are younger than this.
 const KEYS_AGAIN: Duration = Duration::from_secs(1);
 
-/// The provider.
+/// Client for one OpenID Connect provider.
 pub struct OidcClient {
     config: OidcConfig,
     discovery: Discovery,
-    /// The secret has proved to go where it was not tried first.
+    /// The provider accepted the client secret by the method that the proxy does not try first.
     other_way: AtomicBool,
 }
 
 /// Why the token endpoint gave no tokens.
 enum NoTokens {
-    /// It does not know who asks: its word for it.
+    /// It does not accept the proxy as its client; the OAuth error code.
     Client(String),
     Other(ProviderError),
 }
@@ -66,17 +66,17 @@ struct TokenAnswer {
 }
 
 impl OidcClient {
-    /// Nothing is asked yet.
+    /// Creates the client; sends no request yet.
     pub fn new(config: OidcConfig) -> OidcClient {
         OidcClient { config, discovery: Discovery::default(), other_way: AtomicBool::new(false) }
     }
 
-    /// Tells this provider from others, in credentials.
+    /// Identifies this provider and client id; part of the credential id.
     pub fn mark(&self) -> String {
         format!("{}\0{}", self.config.configuration_url, self.config.client_id)
     }
 
-    /// Looks at the discovery document.
+    /// Fetches the discovery document.
     pub fn look(&self, fetcher: &Fetcher) -> Result<(), ProviderError> {
         self.discovery.read(&self.config, fetcher).map(drop).map_err(ProviderError::Unreachable)
     }
@@ -91,12 +91,12 @@ impl OidcClient {
         self.config.is_google
     }
 
-    /// Checks what came back besides the code (RFC 9207).
+    /// Checks the `iss` of an authorization response (RFC 9207).
     pub fn check_issuer(&self, fetcher: &Fetcher, iss: Option<&str>) -> Result<(), ProviderError> {
         let metadata = self.discovery.metadata(&self.config, fetcher)?;
         match iss {
             Some(iss) if iss == metadata.issuer || self.is_google_in_short(&metadata, iss) => Ok(()),
-            // Which tenant's it is, the token says.
+            // The provider is multi-tenant: `iss` names a tenant, so the issuer is checked in the ID token instead.
             Some(_) if metadata.issuer.contains(TENANT) => Ok(()),
             Some(_) => Err(ProviderError::Invalid("the answer came from another issuer (iss)".into())),
             None if metadata.has_iss => Err(ProviderError::Invalid(
@@ -137,7 +137,7 @@ impl OidcClient {
         Ok(metadata.authorization_endpoint.with_query(&parameters))
     }
 
-    /// Redeems a code and learns who it is.
+    /// Exchanges the code for tokens and reads the user's profile.
     pub fn redeem(
         &self,
         fetcher: &Fetcher,
@@ -158,7 +158,7 @@ impl OidcClient {
         Ok((person, ProviderTokens { refresh: answer.refresh_token, access: None }))
     }
 
-    /// Gets new tokens for the refresh token.
+    /// Refreshes the tokens; `None` if there is no refresh token.
     pub fn renew(&self, fetcher: &Fetcher, tokens: &ProviderTokens) -> Result<Option<Renewed>, ProviderError> {
         let Some(refresh) = &tokens.refresh else { return Ok(None) };
         let scopes = self.config.scopes.join(" ");
@@ -174,7 +174,7 @@ impl OidcClient {
         }))
     }
 
-    /// Who the new tokens belong to.
+    /// The user that the refreshed tokens belong to, with a new profile.
     pub fn whose(
         &self,
         fetcher: &Fetcher,
@@ -190,7 +190,9 @@ impl OidcClient {
         self.identify(fetcher, rules, &answer, None, now)
     }
 
-    /// Proves who asks in the way that the provider knows; which of two it knows for this client, only trying shows.
+    /// Sends a request to the token endpoint with client authentication. If the provider supports both
+    /// `client_secret_post` and `client_secret_basic` and rejects the client, tries the other method: the metadata does
+    /// not say which of them this client must use.
     fn ask_token_endpoint(&self, fetcher: &Fetcher, form: &[(&str, &str)]) -> Result<TokenAnswer, ProviderError> {
         let metadata = self.discovery.metadata(&self.config, fetcher)?;
         let first = metadata.secret_in_form != self.other_way.load(Ordering::Relaxed);
@@ -262,7 +264,7 @@ impl OidcClient {
             _ => None,
         };
         let userinfo = match &metadata.userinfo_endpoint {
-            // Google's ID token says it all.
+            // Google's ID token has all the claims that are needed.
             Some(_) if self.config.is_google && token.is_some() => None,
             Some(url) => Some(self.userinfo(fetcher, url, &answer.access_token)?),
             None => None,
@@ -282,7 +284,7 @@ impl OidcClient {
         let expected = Expected { issuer: &issuer, audience: &self.config.client_id, nonce, now };
         let mut outcome = id_token::verify(token, &*self.discovery.keys(fetcher, metadata, FRESH)?, &expected);
         if outcome == Err(id_token::Refusal::UnknownKey) {
-            // They may have been replaced since.
+            // The provider may have rotated its keys: fetch them again.
             outcome = id_token::verify(token, &*self.discovery.keys(fetcher, metadata, KEYS_AGAIN)?, &expected);
         }
         outcome.map_err(|refusal| {
@@ -312,7 +314,7 @@ impl OidcClient {
         match answer.status.as_u16() {
             200 => serde_json::from_slice(&answer.body)
                 .map_err(|_| ProviderError::Invalid("the userinfo endpoint's answer is no JSON object".into())),
-            // Some 403 are of a firewall on the way.
+            // A 403 counts as the provider's refusal only with WWW-Authenticate: other 403s may come from a firewall.
             401 => Err(ProviderError::Refused(format!("the userinfo endpoint answered {}", answer.status))),
             403 if answer.fields.contains_key(WWW_AUTHENTICATE) => {
                 Err(ProviderError::Refused(format!("the userinfo endpoint answered {}", answer.status)))
@@ -322,7 +324,7 @@ impl OidcClient {
     }
 }
 
-/// A provider's word, for the log only.
+/// Shortens and cleans a provider's error code; the result goes to the log only.
 fn shorten(text: &str) -> String {
     text.chars().filter(|c| c.is_ascii_graphic()).take(40).collect()
 }

@@ -1,13 +1,13 @@
-//! How an OpenID Connect provider is spoken to, as configured.
+//! Configuration of an OpenID Connect provider.
 
 use crate::http::client::RemoteUrl;
 
-/// The user id field that allow rules compare without case, and only when it is verified.
+/// The `id_field` that means the e-mail address: allow rules ignore its case, and it counts only if it is verified.
 pub const EMAIL_FIELD: &str = "/email";
-/// What stands for the tenant in the issuer of a provider that serves many.
+/// Placeholder for the tenant in the issuer of a multi-tenant provider.
 pub(super) const TENANT: &str = "{tenantid}";
 
-/// How to speak to the provider.
+/// Configuration of an OpenID Connect provider.
 #[derive(Clone)]
 pub struct OidcConfig {
     /// The discovery document.
@@ -18,28 +18,29 @@ pub struct OidcConfig {
     pub client_secret: String,
     /// Scopes.
     pub scopes: Vec<String>,
-    /// JSON pointer to what allow rules compare.
+    /// JSON pointer to the claim that allow rules compare as the user's id.
     pub id_field: String,
     /// JSON pointer to the groups.
     pub groups_field: String,
-    /// Tenants that are let in.
+    /// Tenants whose users may sign in.
     pub tenants: Vec<String>,
-    /// The issuer, where the discovery document has another than its own URL says.
+    /// The expected issuer, if it does not follow from the URL of the discovery document.
     pub issuer: Option<String>,
-    /// An address is verified unless the provider says that it is not.
+    /// Treat an e-mail address as verified unless the provider says that it is not. Not applied to multi-tenant
+    /// providers.
     pub assumes_verified_email: bool,
-    /// It is Google, whose habits differ a little.
+    /// The provider is Google, which needs some special cases.
     pub is_google: bool,
 }
 
 impl OidcConfig {
-    /// Does the URL of the discovery document stand for many tenants?
+    /// Is the URL of the discovery document one of a multi-tenant endpoint?
     pub fn serves_many_tenants(&self) -> bool {
         let url = self.configuration_url.to_string();
         ["/common/", "/organizations/", "/consumers/"].iter().any(|p| url.contains(p)) || url.contains(TENANT)
     }
 
-    /// Is there an ID token to expect?
+    /// Is an ID token expected (scope `openid`)?
     pub fn wants_id_token(&self) -> bool {
         self.scopes.iter().any(|s| s == "openid")
     }

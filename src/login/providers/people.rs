@@ -1,5 +1,5 @@
-//! What is known of those who have signed in at a provider, and asking after them again: at each refresh of a client's
-//! tokens, so that whoever was taken off a list, or out of a group, is out.
+//! Records of users who have signed in at a provider. The proxy asks the provider about them again at each refresh of a
+//! client's tokens, so that a user who was removed from a list or a group loses access.
 
 use crate::lock::Unpoisoned;
 use std::collections::HashMap;
@@ -19,21 +19,21 @@ use crate::rules::Rules;
 use crate::store::StoreError;
 use crate::tokens::Kind;
 
-/// Answers of a provider that are this fresh are not asked for again, in seconds: clients refresh in parallel.
+/// The provider is not asked again about a user within this time, in seconds, because clients refresh in parallel.
 const FRESH: u64 = 30;
-/// People remembered in memory; a forgotten one is read again.
+/// Maximum number of users cached in memory; others are read from the store again.
 const MAX_REMEMBERED: usize = 10_000;
-/// How long to wait for another thread that asks after the same person.
+/// How long to wait for another thread that is asking the provider about the same user.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Threads that wait so at one time, in all and for one person.
+/// Maximum number of threads that wait in this way, in all and for one user.
 const MAX_WAITING: usize = 64;
 const MAX_WAITING_FOR_ONE: usize = 16;
-/// How soon after somebody was asked after in vain it is tried again, in seconds.
+/// After the provider could not be asked about a user, the next attempt for this user waits this long, in seconds.
 const ASK_AGAIN: u64 = 15;
-/// People remembered who were asked after in vain.
+/// Maximum number of users whose last failed attempt is remembered.
 const MAX_IN_VAIN: usize = 10_000;
 
-/// What is known, the rows in memory.
+/// The records of users, with a cache in memory.
 pub struct People {
     core: Arc<Core>,
     providers: Arc<Providers>,
@@ -43,15 +43,17 @@ pub struct People {
     in_vain: Mutex<BoundedMap<UserId, Timestamp>>,
 }
 
-/// Who is being asked after: one thread for each person, since refresh tokens of providers are good once.
+/// Users that a thread is asking the provider about. Only one thread per user, since a provider's refresh token may be
+/// valid only once.
 #[derive(Default)]
 struct Desk {
-    /// With the number of threads that wait for them.
+    /// Locked users, with the number of threads that wait for each.
     busy: HashMap<UserId, usize>,
     waiting: usize,
 }
 
-/// The only thread that asks after a person, or writes what is known of them.
+/// Lock on one user: while a thread has it, no other thread asks the provider about the user or writes the user's
+/// record. Dropping it releases the lock.
 struct Alone<'p>(&'p People, UserId);
 
 impl Drop for Alone<'_> {
@@ -61,29 +63,29 @@ impl Drop for Alone<'_> {
     }
 }
 
-/// What asking after somebody came to.
+/// Result of asking the provider about a user.
 #[derive(Debug)]
 pub enum Standing {
-    /// They may enter.
+    /// The user may sign in.
     Allowed(Arc<UserRecord>),
-    /// They may not, or have to sign in again; says why, for the log.
+    /// The user may not sign in, or has to sign in again; the reason, for the log.
     Denied(String),
-    /// It can't be told now.
+    /// It is not known at the moment; the reason, for the log.
     Unknown(String),
 }
 
-/// Why the provider has said nothing new of somebody.
+/// Why there is no new profile from the provider.
 enum Silence {
-    /// It says no.
+    /// The provider refused.
     Refused(String),
-    /// There is nothing to ask with: only signing in again helps.
+    /// The provider can't be asked without the user, or its response can't be accepted: the user has to sign in again.
     NothingToAskWith(String),
-    /// It may say more later.
+    /// A temporary failure: a later attempt may succeed.
     Later(String),
 }
 
 impl People {
-    /// Nobody is known yet but those in the store.
+    /// Starts with an empty cache.
     pub fn new(core: Arc<Core>, providers: Arc<Providers>) -> People {
         People {
             core,
@@ -95,7 +97,7 @@ impl People {
         }
     }
 
-    /// What is known of a user; `None` for those who signed in by password.
+    /// The record of a user; `None` if there is none, as for users who signed in by password.
     pub fn get(&self, user: &UserId) -> Result<Option<Arc<UserRecord>>, StoreError> {
         let remembered = self.remembered.read().unpoisoned().get(user).cloned();
         if let Some(person) = remembered.filter(|p| p.expires_at > self.core.now()) {
@@ -113,7 +115,7 @@ impl People {
         remembered.insert(person.user.clone(), person);
     }
 
-    /// Nothing is known any more: sessions and other grants of the user are good for nothing.
+    /// Deletes the user's record, which makes the user's sessions and grants invalid.
     fn forget(&self, known: &UserRecord) {
         let key = known.user.clone();
         let deleted = self.core.state.transact(move |tx| {
@@ -124,7 +126,7 @@ impl People {
             Ok(()) => {
                 self.remembered.write().unpoisoned().remove(&known.user);
             }
-            // The row is still there; what is remembered hides it.
+            // The row could not be deleted: cache an empty record without tokens, which hides the row.
             Err(_) => self.remember(Arc::new(UserRecord {
                 profile: UserProfile::default(),
                 tokens: None,
@@ -134,7 +136,7 @@ impl People {
         }
     }
 
-    /// `None` when others have the person for too long, or too many wait.
+    /// Locks a user; `None` if other threads hold the lock for too long, or too many threads wait.
     fn alone(&self, user: &UserId) -> Option<Alone<'_>> {
         crate::blocking::announce();
         let deadline = Instant::now() + PATIENCE;
@@ -158,7 +160,8 @@ impl People {
         Some(Alone(self, user.clone()))
     }
 
-    /// Keeps what a sign-in brought. A provider that gives no refresh token this time may have given one before.
+    /// Stores the profile and tokens of a sign-in. If the provider sent no tokens this time, keeps the ones from
+    /// before.
     pub fn learn(
         &self,
         provider: &Provider,
@@ -166,13 +169,13 @@ impl People {
         tokens: &ProviderTokens,
     ) -> Result<Arc<UserRecord>, StoreError> {
         let Some(_alone) = self.alone(&person.user) else {
-            return Err(StoreError("others are asking after the same user".into()));
+            return Err(StoreError("too many requests about the same user are under way".into()));
         };
         let sealed = match tokens.refresh.is_some() || tokens.access.is_some() {
             true => Some(seal(&self.core, &person.user, tokens)),
             false => self.tokens_of(provider, &person.user)?,
         };
-        // Whoever was forgotten begins anew: older sessions and grants are not theirs any more.
+        // A user whose record was deleted gets a new `since`, so that older sessions and grants stay invalid.
         let since =
             self.get(&person.user)?.filter(|known| known.asked_at > 0).map_or(self.core.now(), |known| known.since);
         self.in_vain.lock().unpoisoned().remove(&person.user);
@@ -180,18 +183,19 @@ impl People {
         self.put(row)
     }
 
-    /// Has the provider given something to ask after the user with?
+    /// Are there tokens to ask the provider about the user?
     pub fn can_be_asked_after(&self, provider: &Provider, user: &UserId) -> Result<bool, StoreError> {
         Ok(self.tokens_of(provider, user)?.is_some())
     }
 
     fn tokens_of(&self, provider: &Provider, user: &UserId) -> Result<Option<String>, StoreError> {
         let known = self.get(user)?;
-        // Given to another client, they are good for nothing.
+        // Tokens that the provider issued to another client id can't be used.
         Ok(known.filter(|k| k.credential == provider.credential).and_then(|k| k.tokens.clone()))
     }
 
-    /// In memory first: what a provider gives once must not be lost because the disk is full.
+    /// Writes a record, to the cache first: tokens that a provider issues only once must not be lost if the store can't
+    /// write.
     fn put(&self, row: UserRecord) -> Result<Arc<UserRecord>, StoreError> {
         let row = Arc::new(row);
         self.remember(row.clone());
@@ -203,7 +207,7 @@ impl People {
         Ok(row)
     }
 
-    /// May the user enter, as far as is known? Asks nobody.
+    /// May the user sign in, according to the stored profile and the current allow rules? Does not ask the provider.
     pub fn is_admitted(&self, user: &User) -> Result<bool, StoreError> {
         match self.providers.of_credential(&user.credential) {
             Some(provider) => self.is_admitted_by(&user.id, &provider.rules()),
@@ -211,14 +215,14 @@ impl People {
         }
     }
 
-    /// Likewise, by these rules.
+    /// The same for a user of a provider, with these rules.
     pub fn is_admitted_by(&self, user: &UserId, rules: &Rules) -> Result<bool, StoreError> {
         let known = self.get(user)?;
         Ok(known.is_some_and(|known| is_recent(&self.core, &known) && rules.admit(&known.profile).is_some()))
     }
 
-    /// May the user enter with what began at `begun`, a session or a grant? The provider is asked when its word is as old
-    /// as an access token gets.
+    /// Is a session or grant that began at `begun` still valid for the user? Asks the provider if its last response is
+    /// older than the lifetime of an access token or of a profile, whichever is shorter.
     pub fn is_welcome(&self, user: &User, begun: Timestamp) -> Result<bool, StoreError> {
         if self.providers.of_credential(&user.credential).is_none() {
             return Ok(true);
@@ -231,13 +235,14 @@ impl People {
         Ok(matches!(self.ask_after(user, begun), Standing::Allowed(_)))
     }
 
-    /// Asks the provider after the user of what began at `begun`, where it can be asked, and applies the allow rules.
+    /// Asks the provider about the user of a session or grant that began at `begun`, if possible, and applies the allow
+    /// rules.
     pub fn ask_after(&self, user: &User, begun: Timestamp) -> Standing {
         let Some(provider) = self.providers.of_credential(&user.credential) else {
             return Standing::Denied("the provider is not configured any more".into());
         };
         let Some(_alone) = self.alone(&user.id) else {
-            return Standing::Unknown("others are asking after the same user".into());
+            return Standing::Unknown("too many requests about the same user are under way".into());
         };
         let known = match self.get(&user.id) {
             Ok(Some(known)) => known,
@@ -245,14 +250,14 @@ impl People {
             Err(e) => return Standing::Unknown(e.to_string()),
         };
         if begun < known.since {
-            return Standing::Denied("the user was turned away since, and has signed in anew".into());
+            return Standing::Denied("the user was denied and has signed in again since".into());
         }
         let rules = provider.rules();
         let is_fresh =
             self.core.now().checked_sub(known.asked_at).is_some_and(|age| age < FRESH) && known.rules == rules.digest();
         let asked = if is_fresh { Ok(known.clone()) } else { self.ask(provider, &rules, &known) };
         if provider.rules() != rules {
-            return Standing::Unknown("who may enter has been changed meanwhile".into());
+            return Standing::Unknown("the allow rules changed while the provider was asked".into());
         }
         let is_believed = is_recent(&self.core, &known) && rules.admit(&known.profile).is_some();
         let before = known.clone();
@@ -261,14 +266,16 @@ impl People {
             Ok(_) => Standing::Denied("no allow rule fits".into()),
             Err(Silence::Refused(why)) => Standing::Denied(format!("the provider says no: {why}")),
             Err(Silence::NothingToAskWith(why) | Silence::Later(why)) if is_believed => {
-                log::debug!(user:% = user.id, reason = why.as_str(); "the provider was not asked after a user; what it said before is believed");
+                log::debug!(user:% = user.id, reason = why.as_str(); "the provider could not be asked about a user, so the stored profile is used");
                 Standing::Allowed(known)
             }
-            // That is no verdict: when they have signed in again, their other clients go on.
+            // Returns before `forget`: the provider did not refuse the user, so the user's other clients go on after a
+            // new sign-in.
             Err(Silence::NothingToAskWith(why)) => {
                 return Standing::Denied(format!("the user has to sign in again: {why}"));
             }
-            // What was asked under other rules may lack what these want.
+            // The stored profile is too old or matches no rule. That is no denial: it may have been fetched for other
+            // rules, and lack data that the current rules need.
             Err(Silence::Later(why)) => Standing::Unknown(why),
         };
         if let Standing::Denied(_) = standing {
@@ -281,14 +288,15 @@ impl People {
         let failed = |e: StoreError| Silence::Later(e.to_string());
         let sealed = known.tokens.as_ref().filter(|_| known.credential == provider.credential);
         let Some(tokens) = sealed.and_then(|sealed| open(&self.core, &known.user, sealed)) else {
-            return Err(Silence::NothingToAskWith("the provider gave nothing to ask with".into()));
+            return Err(Silence::NothingToAskWith("the provider gave no token to ask it with".into()));
         };
         if self.was_in_vain(&known.user) {
-            return Err(Silence::Later("it did not answer a moment ago".into()));
+            return Err(Silence::Later("it could not be reached a moment ago".into()));
         }
         let heard = |trouble: ProviderError| match trouble {
             ProviderError::Refused(why) => Silence::Refused(why),
-            // What can't be believed is no verdict: keys may have just been replaced. If that lasts, signing in helps.
+            // An invalid response is not a refusal: the provider may have just rotated its keys. If it persists, the
+            // user can sign in again.
             ProviderError::Invalid(why) => Silence::NothingToAskWith(why),
             ProviderError::Unreachable(why) => {
                 self.note_in_vain(&known.user);
@@ -297,20 +305,20 @@ impl People {
         };
         let renewed = match self.providers.renew(provider, &tokens).map_err(heard) {
             Ok(Some(renewed)) => renewed,
-            Ok(None) => return Err(Silence::NothingToAskWith("the provider gave nothing to ask with".into())),
-            // The session that the person had there is over, which says nothing of the person.
+            Ok(None) => return Err(Silence::NothingToAskWith("the provider gave no token to ask it with".into())),
+            // Only the user's session at the provider has ended; that says nothing about the user.
             Err(Silence::Refused(why)) if !provider.lasts() => {
                 self.put(UserRecord { tokens: None, ..known.clone() }).map_err(failed)?;
                 return Err(Silence::NothingToAskWith(format!("the session at the provider is over ({why})")));
             }
             Err(silence) => return Err(silence),
         };
-        // First of all: the old ones may be good for nothing now.
+        // Store the new tokens before anything else: the old refresh token may be invalid now.
         let sealed = seal(&self.core, &known.user, &renewed.tokens);
         let kept = self.put(UserRecord { tokens: Some(sealed.clone()), ..known.clone() });
         let person = self.providers.whose(provider, rules, &renewed, self.core.now()).map_err(heard)?;
         if person.user != known.user {
-            return Err(Silence::Refused("it speaks of somebody else".into()));
+            return Err(Silence::Refused("its answer is about another user".into()));
         }
         let is_admitted = rules.admit(&person.profile).is_some();
         if renewed.lacks_claims && !is_admitted {
@@ -318,7 +326,7 @@ impl People {
         }
         let row = row(&self.core, provider, rules, person, Some(sealed), known.since);
         if !is_admitted {
-            // A no holds whatever becomes of the row.
+            // The user is denied, so it does not matter whether the tokens could be stored.
             return Ok(Arc::new(row));
         }
         kept.map_err(failed)?;
@@ -336,7 +344,7 @@ impl People {
     }
 }
 
-/// What the provider has just said, looked at by `rules`.
+/// A record of what the provider has just said, fetched for `rules`.
 fn row(
     core: &Core,
     provider: &Provider,
@@ -359,7 +367,7 @@ fn row(
     }
 }
 
-/// Is what the provider said still believed without asking again?
+/// Is the stored profile recent enough to use without asking the provider again?
 fn is_recent(core: &Core, known: &UserRecord) -> bool {
     core.now().saturating_sub(known.asked_at) < core.lifetimes.identity
 }

@@ -15,10 +15,10 @@ use crate::identity::{CredentialId, ProviderId, ProviderUser};
 use crate::rules::Rules;
 use crate::tokens::Keys;
 
-/// Pause between two looks at a provider that answers, and at one that does not.
+/// Pause between two checks of the providers: if all can be reached, and if one can't.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
-/// How long one that nobody looks at is taken for down.
+/// How long a provider without periodic checks (GitHub) counts as down after a failure.
 const BELIEVED_DOWN: Duration = Duration::from_secs(60);
 
 /// A provider as configured.
@@ -28,28 +28,28 @@ pub struct ProviderConfig {
     pub slug: ProviderId,
     /// What the button calls it.
     pub label: String,
-    /// How to speak to it.
+    /// Protocol, with its configuration.
     pub dialect: Dialect,
-    /// Who may enter.
+    /// The allow rules.
     pub rules: Rules,
 }
 
-/// How to speak to a provider.
+/// Protocol of a provider, with its configuration.
 #[derive(Clone)]
 pub enum Dialect {
     /// OpenID Connect.
     Oidc(OidcConfig),
-    /// GitHub's.
+    /// GitHub's own variant of OAuth.
     GitHub(GitHubConfig),
 }
 
-/// A provider.
+/// A configured provider.
 pub struct Provider {
     /// Which.
     pub slug: ProviderId,
     /// What the button calls it.
     pub label: String,
-    /// Stands for it in grants and tokens: with another client id or another address it is another.
+    /// Identifies the provider in grants and tokens. It changes when the client id or the provider's URL changes.
     pub credential: CredentialId,
     rules: RwLock<Arc<Rules>>,
     backend: Backend,
@@ -62,24 +62,25 @@ enum Backend {
 }
 
 impl Provider {
-    /// The rules at this moment.
+    /// The current allow rules; a SIGHUP may replace them.
     pub fn rules(&self) -> Arc<Rules> {
         self.rules.read().unpoisoned().clone()
     }
 
-    /// Was it out of reach the last time it was looked at?
+    /// Could the provider not be reached the last time?
     pub fn is_down(&self) -> bool {
         let since = *self.is_down.lock().unpoisoned();
-        // Nothing but a sign-in shows that GitHub is back.
+        // GitHub is not checked periodically: only a sign-in could show that it is back, so it counts as down for a
+        // while only.
         since.is_some_and(|since| matches!(self.backend, Backend::Oidc(_)) || since.elapsed() < BELIEVED_DOWN)
     }
 
-    /// Would it give a refresh token if it asked the person for consent again?
+    /// Would the provider issue a refresh token if the person were asked for consent again?
     pub fn gives_more_with_consent(&self) -> bool {
         matches!(&self.backend, Backend::Oidc(client) if client.gives_more_with_consent())
     }
 
-    /// Does what it gave for later last beyond the session that the person has there?
+    /// Do the provider's tokens outlive the person's session at the provider?
     pub fn lasts(&self) -> bool {
         match &self.backend {
             Backend::Oidc(client) => client.lasts(),
@@ -87,7 +88,7 @@ impl Provider {
         }
     }
 
-    /// Takes note of whether it could be reached.
+    /// Records whether the provider could be reached, and logs a change.
     fn note<T>(&self, outcome: Result<T, ProviderError>) -> Result<T, ProviderError> {
         let is_down = matches!(outcome, Err(ProviderError::Unreachable(_)));
         let since = is_down.then(Instant::now);
@@ -109,7 +110,7 @@ pub struct Providers {
 }
 
 impl Providers {
-    /// Takes the configured ones; nothing is asked yet.
+    /// Creates the providers; sends no request yet.
     pub fn new(configs: Vec<ProviderConfig>, fetcher: Fetcher, keys: &Keys) -> Providers {
         let all = configs.into_iter().map(|config| {
             let (backend, mark) = match config.dialect {
@@ -124,7 +125,8 @@ impl Providers {
                     (Backend::GitHub(client), mark)
                 }
             };
-            // Not a secret, so that rotating the secret ends nothing: the kind keeps it apart from passwords'.
+            // A digest without the secret, so that rotating the secret does not end sessions and grants. The prefix
+            // keeps it distinct from the ids of passwords.
             let mac =
                 crate::encoding::digest(format!("provider\0{}\0{mark}\0{}", config.slug, keys.issuer()).as_bytes());
             Provider {
@@ -144,21 +146,22 @@ impl Providers {
         &self.all
     }
 
-    /// The one that is called so.
+    /// The provider with this id.
     pub fn of_slug(&self, slug: ProviderId) -> Option<&Provider> {
         self.all.iter().find(|p| p.slug == slug)
     }
 
-    /// The one that a credential stands for.
+    /// The provider that a credential belongs to.
     pub fn of_credential(&self, credential: &CredentialId) -> Option<&Provider> {
         self.all.iter().find(|p| p.credential == *credential)
     }
 
-    /// Takes on other rules; those of providers that are not there are passed over.
+    /// Replaces the allow rules; rules of providers that are not configured are ignored.
     pub fn replace_rules(&self, configs: &[ProviderConfig]) {
         for provider in &self.all {
             if let Some(config) = configs.iter().find(|c| c.slug == provider.slug) {
-                // A list that has become empty lets nobody in, and one that is new shuts the door.
+                // New rules never open a provider to everybody: if a list became empty, nobody may sign in. A new list
+                // closes a provider that was open to everybody.
                 let anyone = config.rules.anyone && provider.rules().anyone;
                 let rules = Rules { anyone, ..config.rules.clone() };
                 *provider.rules.write().unpoisoned() = Arc::new(rules);
@@ -166,8 +169,8 @@ impl Providers {
         }
     }
 
-    /// Looks at the providers that have a discovery document, so that the sign-in page knows whether they are there; the
-    /// pause until the next look.
+    /// Fetches the discovery documents of all OpenID Connect providers, so that the sign-in page can show which ones
+    /// are down. Returns the pause until the next check.
     pub fn look(&self) -> Duration {
         for provider in &self.all {
             if let Backend::Oidc(client) = &provider.backend {
@@ -177,13 +180,13 @@ impl Providers {
         if self.all.iter().any(Provider::is_down) { LOOK_AGAIN } else { LOOK_EVERY }
     }
 
-    /// Where the browser goes.
+    /// The URL of the authorization request.
     pub fn authorize_url(&self, provider: &Provider, hop: &Hop<'_>) -> Result<String, ProviderError> {
         let outcome = match &provider.backend {
             Backend::Oidc(client) => client.authorize_url(&self.fetcher, hop),
             Backend::GitHub(client) => client.authorize_url(&provider.rules(), hop),
         };
-        // The way there may be known from before: that it is known tells nothing.
+        // Only errors are recorded: a URL from cached metadata does not prove that the provider can be reached.
         if outcome.is_err() { provider.note(outcome) } else { outcome }
     }
 
@@ -195,7 +198,7 @@ impl Providers {
         }
     }
 
-    /// Redeems a code and learns who it is.
+    /// Exchanges the code for tokens and reads the user's profile.
     pub fn redeem(
         &self,
         provider: &Provider,
@@ -211,7 +214,7 @@ impl Providers {
         })
     }
 
-    /// Gets new tokens; `None` when the provider gave nothing to ask with.
+    /// Refreshes the tokens; `None` if there are none that can be used.
     pub(super) fn renew(&self, provider: &Provider, tokens: &ProviderTokens) -> Result<Option<Renewed>, ProviderError> {
         provider.note(match &provider.backend {
             Backend::Oidc(client) => client.renew(&self.fetcher, tokens),
@@ -219,7 +222,7 @@ impl Providers {
         })
     }
 
-    /// Who new tokens belong to.
+    /// The user that refreshed tokens belong to, with a new profile.
     pub(super) fn whose(
         &self,
         provider: &Provider,

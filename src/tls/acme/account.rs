@@ -14,12 +14,12 @@ pub struct AccountKey {
     pem: String,
 }
 
-/// Who vouches for the account elsewhere.
+/// A non-ACME account at the authority, which the ACME account is bound to (RFC 8555 section 7.3.4).
 #[derive(Clone)]
 pub struct ExternalAccount {
     /// The key identifier that the authority gave.
     pub kid: String,
-    /// The key that it gave, decoded.
+    /// The HMAC key that the authority gave, decoded.
     pub hmac_key: Vec<u8>,
 }
 
@@ -30,7 +30,7 @@ impl AccountKey {
         AccountKey::from_pem(pem)
     }
 
-    /// A key that was kept.
+    /// Reads a stored key.
     pub fn from_pem(pem: String) -> Result<AccountKey, String> {
         let failed = |e: &dyn std::fmt::Display| format!("the account's key can't be read: {e}");
         let der = rcgen::KeyPair::from_pem(&pem).map_err(|e| failed(&e))?;
@@ -40,12 +40,12 @@ impl AccountKey {
         Ok(AccountKey { pair, pem })
     }
 
-    /// For keeping.
+    /// The key in PEM, for storage.
     pub fn pem(&self) -> &str {
         &self.pem
     }
 
-    /// The public key.
+    /// The public key as a JWK.
     pub fn jwk(&self) -> Value {
         let (x, y) = self.coordinates();
         json!({"kty": "EC", "crv": "P-256", "x": x, "y": y})
@@ -57,7 +57,7 @@ impl AccountKey {
         (base64url(&point[1..33]), base64url(&point[33..65]))
     }
 
-    /// What proves control over a domain (RFC 8555 section 8.1).
+    /// The key authorization for a challenge's `token`, which proves control over a domain (RFC 8555 section 8.1).
     pub fn key_authorization(&self, token: &str) -> String {
         let (x, y) = self.coordinates();
         // RFC 7638 section 3: these members, in this order, without blanks.
@@ -65,7 +65,7 @@ impl AccountKey {
         format!("{token}.{}", base64url(Sha256::digest(canonical)))
     }
 
-    /// `payload` under `protected`, signed.
+    /// Signs `payload` with the protected header `protected`; returns a flattened JWS.
     pub fn sign(&self, mut protected: Value, payload: &str) -> Result<String, String> {
         protected["alg"] = "ES256".into();
         flattened(protected, payload, |input| {
@@ -76,7 +76,8 @@ impl AccountKey {
 }
 
 impl ExternalAccount {
-    /// Says that the holder of this account wants `key` for the new one at `url`.
+    /// Signs the external account binding (RFC 8555 section 7.3.4): a JWS which says that `key`, in a request to `url`,
+    /// belongs to this account.
     pub fn bind(&self, key: &AccountKey, url: &str) -> Result<Value, String> {
         let protected = json!({"alg": "HS256", "kid": self.kid, "url": url});
         let jws = flattened(protected, &key.jwk().to_string(), |input| {
@@ -88,7 +89,7 @@ impl ExternalAccount {
     }
 }
 
-/// RFC 7515 section 7.2.2.
+/// A JWS in flattened JSON serialization (RFC 7515 section 7.2.2).
 fn flattened(
     protected: Value,
     payload: &str,
@@ -113,7 +114,7 @@ mod tests {
 
     #[test]
     fn integers_keep_their_leading_zeros() {
-        // One key in 128 has a coordinate that begins with a zero byte, and so has one signature.
+        // One key in 128 has a coordinate with a leading zero byte, and one signature in 128 such an integer.
         for _ in 0..300 {
             let key = AccountKey::generate().unwrap();
             let jwk = key.jwk();

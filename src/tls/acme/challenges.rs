@@ -1,4 +1,4 @@
-//! What the authority may ask for while it makes sure of a domain.
+//! The challenges by which the authority validates a domain, and the answers to them.
 
 use crate::lock::Unpoisoned;
 use std::collections::HashMap;
@@ -10,22 +10,22 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
 
-/// The application protocol of a domain's validation (RFC 8737 section 4).
+/// The ALPN protocol name of a handshake that validates a domain (RFC 8737 section 4).
 pub const ACME_TLS: &[u8] = b"acme-tls/1";
 
-/// The challenges that are open. Both ports answer from here.
+/// The open challenges. The plain port answers those of HTTP, the TLS port those of TLS.
 #[derive(Default)]
 pub struct Challenges(Mutex<Open>);
 
 #[derive(Default)]
 struct Open {
-    /// Token to key authorization (RFC 8555 section 8.3).
+    /// Maps a token to its key authorization (RFC 8555 section 8.3).
     http: HashMap<String, String>,
-    /// Domain to certificate (RFC 8737 section 3).
+    /// Maps a domain to its challenge certificate (RFC 8737 section 3).
     tls: HashMap<String, Arc<CertifiedKey>>,
 }
 
-/// Ends what [`Challenges::open_http`] or [`Challenges::open_tls`] began.
+/// A challenge opened by [`Challenges::open_http`] or [`Challenges::open_tls`]. Dropping this closes it.
 #[must_use]
 pub struct OpenChallenge<'c> {
     challenges: &'c Challenges,
@@ -34,13 +34,13 @@ pub struct OpenChallenge<'c> {
 }
 
 impl Challenges {
-    /// Answers `token` with `key_authorization` on the plain port.
+    /// Opens a challenge: the plain port answers a request for `token` with `key_authorization`.
     pub fn open_http(&self, token: &str, key_authorization: String) -> OpenChallenge<'_> {
         self.state().http.insert(token.to_string(), key_authorization);
         OpenChallenge { challenges: self, token: token.to_string(), domain: String::new() }
     }
 
-    /// Shows the authority a certificate that holds the digest of `key_authorization`.
+    /// Opens a challenge: validation handshakes for `domain` get a certificate with the digest of `key_authorization`.
     pub fn open_tls(&self, domain: &str, key_authorization: &str) -> Result<OpenChallenge<'_>, String> {
         let failed = |e: rcgen::Error| format!("the certificate for the challenge could not be made: {e}");
         let key = KeyPair::generate().map_err(failed)?;
@@ -48,7 +48,8 @@ impl Challenges {
         let digest = Sha256::digest(key_authorization);
         parameters.custom_extensions.push(CustomExtension::new_acme_identifier(&digest));
         let certificate = parameters.self_signed(&key).map_err(failed)?;
-        // What is in it is critical and known to authorities alone, so that it can't be checked as others are.
+        // The acmeIdentifier extension is critical and only authorities know it, so the usual check of certificate and
+        // key would refuse this certificate.
         let loaded =
             ring::default_provider().key_provider.load_private_key(PrivateKeyDer::Pkcs8(key.serialize_der().into()));
         let loaded = loaded.map_err(|e| format!("the key for the challenge is of no use: {e}"))?;
@@ -57,7 +58,7 @@ impl Challenges {
         Ok(OpenChallenge { challenges: self, token: String::new(), domain: domain.to_string() })
     }
 
-    /// The answer to a request for `token`.
+    /// The key authorization to answer a request for `token` with, if that challenge is open.
     pub fn key_authorization(&self, token: &str) -> Option<String> {
         self.state().http.get(token).cloned()
     }

@@ -1,21 +1,21 @@
-//! Which authority, and what is asked of it.
+//! The ACME authority, and what to order from it.
 
 use std::path::PathBuf;
 
 use super::account::ExternalAccount;
 use crate::http::client::RemoteUrl;
 
-/// Where certificates come from, and for whom.
+/// The authority that issues certificates, and the host to certify.
 #[derive(Clone)]
 pub struct AcmeConfig {
-    /// The authority's directory.
+    /// The URL of the authority's ACME directory.
     pub directory: RemoteUrl,
     /// The name on the certificate.
     pub host: String,
-    /// Whom the authority may write to.
+    /// The contact e-mail address of the account.
     pub email: Option<String>,
-    /// An account elsewhere that this one is bound to (RFC 8555 section 7.3.4).
+    /// The external account to bind the ACME account to (RFC 8555 section 7.3.4).
     pub external_account: Option<ExternalAccount>,
-    /// An authority to trust for the directory (PEM), beside the public ones.
+    /// CA certificates (PEM) to trust for the authority's server, in addition to the public ones.
     pub ca_file: Option<PathBuf>,
 }

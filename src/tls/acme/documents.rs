@@ -1,4 +1,4 @@
-//! The documents of an authority (RFC 8555 section 7.1), and their states.
+//! The JSON documents of an authority (RFC 8555 section 7.1), their status, and the types of problems.
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -6,19 +6,19 @@ use serde_json::Value;
 
 use super::protocol::AcmeError;
 
-/// The state of an order or an authorization (RFC 8555 section 7.1.6).
+/// The status of an order or an authorization (RFC 8555 section 7.1.6).
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// The client has to act: show control over a name.
+    /// The client has to act: prove control over a name.
     Pending,
     /// The names are validated; the order can be finalized.
     Ready,
-    /// The authority works on it.
+    /// The authority is processing it.
     Processing,
-    /// Done: the certificate is there, or the name is validated.
+    /// Done: the certificate is issued, or the name is validated.
     Valid,
-    /// Failed, expired, or in a state that this program does not know.
+    /// Failed, expired, or a status that this program does not know.
     #[serde(other)]
     Invalid,
 }
@@ -28,47 +28,47 @@ pub enum Status {
 pub struct Order {
     /// How far it is.
     pub status: Status,
-    /// URLs of the authorizations that it needs.
+    /// URLs of the authorizations that the order needs.
     #[serde(default)]
     pub authorizations: Vec<String>,
-    /// Where the certificate request goes.
+    /// URL to send the certificate request (CSR) to.
     pub finalize: String,
-    /// URL of the chain, once it is valid.
+    /// URL of the certificate chain, once the order is valid.
     pub certificate: Option<String>,
-    /// Why it is invalid: a problem document.
+    /// Why the order is invalid: a problem document.
     #[serde(default)]
     pub error: Value,
 }
 
-/// What it takes to show control over a name.
+/// An authorization: the challenges to prove control over one name.
 #[derive(Debug, Deserialize)]
 pub struct Authorization {
     /// How far it is.
     pub status: Status,
-    /// Each is enough.
+    /// The challenges on offer; completing one is enough.
     #[serde(default)]
     pub challenges: Vec<Challenge>,
 }
 
-/// One way to show control over a name.
+/// One way to prove control over a name.
 #[derive(Debug, Deserialize)]
 pub struct Challenge {
-    /// Such as `http-01`.
+    /// The challenge type, such as `http-01`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Where the client says that it is ready.
+    /// URL at which the client tells the authority to start the validation.
     pub url: String,
-    /// What the key authorization begins with; other kinds have none.
+    /// The token, with which the key authorization begins; empty for challenge types without one.
     #[serde(default)]
     pub token: String,
-    /// Why it failed: a problem document.
+    /// Why the challenge failed: a problem document.
     #[serde(default)]
     pub error: Value,
 }
 
-/// A document that has a state.
+/// A document with a status.
 pub trait HasStatus: DeserializeOwned {
-    /// The state.
+    /// The document's status.
     fn status(&self) -> Status;
 }
 
@@ -84,48 +84,48 @@ impl HasStatus for Authorization {
     }
 }
 
-/// Reads a document.
+/// Reads a document. A malformed one is [`AcmeError::Malformed`].
 pub fn read<D: DeserializeOwned>(document: Value) -> Result<D, AcmeError> {
     serde_json::from_value(document).map_err(|e| AcmeError::Malformed(e.to_string()))
 }
 
-/// The type of a problem (RFC 8555 section 6.7), as far as it makes a difference here.
+/// The problem types (RFC 8555 section 6.7) that this program handles or explains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProblemType {
-    /// The account is not known any more.
+    /// The authority does not know the account.
     AccountDoesNotExist,
-    /// The certificate request is refused.
+    /// The authority refuses the certificate request (CSR).
     BadCsr,
-    /// The nonce is not good; another may be.
+    /// The authority refuses the nonce, but may accept another one.
     BadNonce,
-    /// A CAA record forbids it.
+    /// A CAA record forbids this authority to certify the name.
     Caa,
     /// The authority could not connect for a validation.
     Connection,
     /// The authority could not look up the name.
     Dns,
-    /// An account elsewhere has to be bound.
+    /// The authority requires an external account binding.
     ExternalAccountRequired,
-    /// The e-mail address is refused.
+    /// The authority refuses the e-mail address (invalidContact or unsupportedContact).
     InvalidContact,
-    /// The order can't be finalized, or was already.
+    /// The order can't be finalized, or is finalized already.
     OrderNotReady,
     /// Too many requests.
     RateLimited,
     /// The authority does not certify this name.
     RejectedIdentifier,
-    /// The validation found something else.
+    /// The validation did not find the expected answer.
     Unauthorized,
-    /// A person has to visit a page.
+    /// The user has to visit a page, for example to accept new terms.
     UserActionRequired,
-    /// The answer was no problem document.
+    /// The answer has no ACME problem type.
     None,
-    /// Another type, by its name.
+    /// Any other type, by its name.
     Other(String),
 }
 
 impl ProblemType {
-    /// From the last part of the type's URN.
+    /// Converts the last part of the type's URN, such as `rateLimited`.
     pub fn of(name: &str) -> ProblemType {
         match name {
             "accountDoesNotExist" => ProblemType::AccountDoesNotExist,

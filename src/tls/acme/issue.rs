@@ -1,4 +1,4 @@
-//! One order: from the name to the chain (RFC 8555 section 7.4).
+//! One order, from the host name to the certificate chain (RFC 8555 section 7.4).
 
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
@@ -19,18 +19,18 @@ use crate::encoding::base64url;
 use crate::http::client::{Fetcher, RemoteUrl};
 use crate::tls::certificate_and_key::CertificateAndKey;
 
-/// How long the authority may take to validate, and to issue.
+/// Timeout for validation, and for issuance, by the authority.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// Pauses between two looks, where the authority names none.
+/// Bounds on the pause between two polls. Without Retry-After, the pause doubles with each poll.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// How control over the name is shown.
+/// The way to prove control over the host name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChallengeType {
-    /// By a certificate on the TLS port (RFC 8737).
+    /// With a certificate on the TLS port (RFC 8737).
     TlsAlpn,
-    /// By an answer on the plain port (RFC 8555 section 8.3).
+    /// With an answer on the plain port (RFC 8555 section 8.3).
     Http,
 }
 
@@ -52,17 +52,17 @@ impl ChallengeType {
 
 /// Obtains certificates.
 pub struct Issuer {
-    /// From whom and for what.
+    /// The authority, and the host to certify.
     pub config: AcmeConfig,
-    /// What is on disk.
+    /// Account, certificate and unfinished order on disk.
     pub storage: Storage,
-    /// Sends requests.
+    /// Sends the requests to the authority.
     pub fetcher: Fetcher,
 }
 
 impl Issuer {
-    /// Obtains a certificate and keeps it. `way` is tried first, and left at the one that worked. `replaces` names the
-    /// certificate that this one takes the place of (RFC 9773 section 5).
+    /// Obtains a certificate and stores it. Tries the challenge type `way` first, then the other, and sets `way` to the
+    /// one that worked. `replaces` identifies the certificate that the new one replaces (RFC 9773 section 5).
     pub fn issue(
         &self,
         challenges: &Challenges,
@@ -80,7 +80,7 @@ impl Issuer {
                 talk.account = None;
                 self.storage.forget_order();
                 self.register(&mut talk)?;
-                // What another account got is not this one's to replace.
+                // The old certificate belongs to the lost account, so an order of the new one can't replace it.
                 self.order(&mut talk, challenges, *way, None)
             }
             other => other,
@@ -97,7 +97,7 @@ impl Issuer {
                 Ok(pair)
             }
             Err(Failed::ChallengeType(second)) => {
-                // What is said of either is needed to find out what is wrong.
+                // Report both errors: the user may need either of them to find the cause.
                 Err(AcmeError::NotValidated(format!(
                     "{} failed: {error}. {} failed: {second}",
                     way.name(),
@@ -108,7 +108,8 @@ impl Issuer {
         }
     }
 
-    /// When the authority would have `certificate` renewed, and how long that holds (RFC 9773).
+    /// The start and end of the window in which the authority suggests to renew `certificate`, and the Retry-After for
+    /// the next query (RFC 9773). `None` if the authority does not support this.
     pub fn renewal_window(&self, certificate: &str) -> Result<Option<(u64, u64, Option<Duration>)>, AcmeError> {
         let (key, account) = self.storage.account().map_err(AcmeError::Permanent)?;
         let mut talk = Conversation::begin(&self.fetcher, &self.config.directory, &key, account)?;
@@ -123,7 +124,7 @@ impl Issuer {
         }
     }
 
-    /// RFC 8555 section 7.3. For a key that has an account already, the answer names that.
+    /// Creates the account (RFC 8555 section 7.3). If the key has one already, the authority returns that one's URL.
     fn register(&self, talk: &mut Conversation<'_>) -> Result<(), AcmeError> {
         let mut payload = json!({"termsOfServiceAgreed": true});
         if let Some(email) = &self.config.email {
@@ -168,18 +169,18 @@ impl Issuer {
         let kept = || KeptOrder { url: url.to_string(), key: key.serialize_pem() };
         self.storage.keep_order(&kept()).map_err(AcmeError::Permanent)?;
         let result = self.complete(talk, challenges, way, &url, &mut order, &key);
-        // An order that was only interrupted is gone on with; what was refused will be refused again.
+        // Keep an order that failed temporarily: the next attempt resumes it. A refused one would be refused again.
         if !matches!(&result, Err(Failed::Other(e)) if e.is_passing()) {
             self.storage.forget_order();
         }
         match result {
-            // It was interrupted long ago.
+            // The resumed order is so old that its certificate has expired: order a new one.
             Ok(pair) if is_old && pair.info.not_after < now() => self.order(talk, challenges, way, replaces),
             other => other,
         }
     }
 
-    /// The order that was under way when this process, or the one before it, was interrupted.
+    /// The unfinished order of this process or an earlier one, if the authority still accepts it.
     fn take_up_order(&self, talk: &mut Conversation<'_>) -> Result<Option<(RemoteUrl, Order, KeyPair)>, AcmeError> {
         let Some(kept) = self.storage.order() else { return Ok(None) };
         let url = RemoteUrl::parse(&kept.url).ok();
@@ -190,7 +191,7 @@ impl Issuer {
             Err(_) => None,
         };
         if let Some(order) = order.filter(|order| order.status != Status::Invalid) {
-            log::info!("an order for a certificate that was interrupted is gone on with");
+            log::info!("an unfinished certificate order is resumed");
             return Ok(Some((url, order, key)));
         }
         self.storage.forget_order();
@@ -208,13 +209,13 @@ impl Issuer {
         }
         let url = talk.directory.new_order.clone();
         let (order, fields) = match talk.write(&url, &payload) {
-            // Another order took its place already, or the authority knows nothing of the old certificate, and says so in
-            // one way or another.
+            // Another order already replaces the certificate, or the authority does not know it. The problem type
+            // differs between authorities, so retry without `replaces` after any but the two below.
             Err(AcmeError::Problem(problem))
                 if replaces.is_some()
                     && !matches!(problem.kind, ProblemType::RateLimited | ProblemType::AccountDoesNotExist) =>
             {
-                log::debug!(error:% = AcmeError::Problem(problem); "ordering without a word on the certificate before");
+                log::debug!(error:% = AcmeError::Problem(problem); "the authority refused the field 'replaces'; ordering without it");
                 return self.new_order(talk, None);
             }
             other => other?,
@@ -247,7 +248,7 @@ impl Issuer {
                 .map_err(|e| AcmeError::Permanent(format!("no certificate can be asked for: {e}")))?;
             let payload = json!({"csr": base64url(request.der())});
             match talk.write(&parse(&order.finalize)?, &payload) {
-                // It was heard before, though the answer was lost.
+                // An earlier finalize request arrived, but its answer was lost.
                 Err(e) if e.is(&ProblemType::OrderNotReady) => {}
                 other => drop(other?),
             }
@@ -267,12 +268,12 @@ impl Issuer {
             return Err(AcmeError::Malformed("the certificate is for another name".into()).into());
         }
         if let Err(e) = self.storage.keep_pair(&key, &chain) {
-            log::error!(error = e.as_str(); "the new certificate can't be kept: it is in use until the proxy stops, and another will be ordered then");
+            log::error!(error = e.as_str(); "the new certificate can't be stored: it is used until the proxy stops, and another one is ordered after that");
         }
         Ok(CertificateAndKey { is_trusted: true, ..pair })
     }
 
-    /// RFC 8555 section 7.5.
+    /// Completes one authorization of an order (RFC 8555 section 7.5).
     fn authorize(
         &self,
         talk: &mut Conversation<'_>,
@@ -318,9 +319,9 @@ impl Issuer {
     }
 }
 
-/// How an order failed.
+/// Why an order failed.
 enum Failed {
-    /// The name could not be validated this way.
+    /// The name could not be validated with this challenge type; the other may work.
     ChallengeType(AcmeError),
     Other(AcmeError),
 }
@@ -347,7 +348,7 @@ impl From<Failed> for AcmeError {
     }
 }
 
-/// Reads `url` until its status is not `status` any more.
+/// Polls `url` until its status is no longer `status`.
 fn poll<D: HasStatus>(talk: &mut Conversation<'_>, url: &RemoteUrl, status: Status) -> Result<D, AcmeError> {
     let deadline = Instant::now() + PATIENCE;
     let mut pause = FIRST_PAUSE;
@@ -359,7 +360,7 @@ fn poll<D: HasStatus>(talk: &mut Conversation<'_>, url: &RemoteUrl, status: Stat
         }
         let wait = retry_after(&fields).unwrap_or(pause).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         if Instant::now() + wait > deadline {
-            return Err(AcmeError::Slow(format!("the authority did not come to an end in {} s", PATIENCE.as_secs())));
+            return Err(AcmeError::Slow(format!("the authority did not finish within {} s", PATIENCE.as_secs())));
         }
         sleep(wait);
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -370,12 +371,12 @@ fn parse(url: &str) -> Result<RemoteUrl, AcmeError> {
     RemoteUrl::parse(url).map_err(AcmeError::Malformed)
 }
 
-/// Seconds since 1970, by the machine's clock.
+/// The machine's clock, in seconds since 1970.
 fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
-/// A time by RFC 3339 in seconds since 1970.
+/// Parses an RFC 3339 time into seconds since 1970.
 fn rfc3339(text: &str) -> Option<u64> {
     u64::try_from(OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp()).ok()
 }

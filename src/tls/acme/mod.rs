@@ -1,14 +1,14 @@
-//! Certificates from an authority that speaks ACME (RFC 8555), such as Let's Encrypt: obtained, kept and renewed without
-//! anyone looking.
+//! Obtains, stores and renews certificates from an ACME authority (RFC 8555), such as Let's Encrypt, without user
+//! action.
 //!
-//! - [`renewal`] – when to ask: the thread that looks after the certificate
-//! - [`issue`] – one order, from the names to the chain
-//! - [`documents`] – orders, authorizations, challenges, and their states
+//! - [`renewal`] – the thread that decides when to order a certificate
+//! - [`issue`] – one order, from the host name to the certificate chain
+//! - [`documents`] – orders, authorizations and challenges with their status; types of problems
 //! - [`protocol`] – signed requests, nonces, problem documents
 //! - [`account`] – the account's key and what is signed with it
-//! - [`challenges`] – what the authority may ask for, on either port (RFC 8555 section 8.3, RFC 8737)
-//! - [`config`] – which authority
-//! - [`storage`] – what is kept on disk
+//! - [`challenges`] – answers to challenges, on the plain port (RFC 8555 section 8.3) and the TLS port (RFC 8737)
+//! - [`config`] – which authority, and for which host
+//! - [`storage`] – what is stored on disk
 
 pub mod account;
 pub mod challenges;

@@ -11,67 +11,68 @@ use super::account::AccountKey;
 use super::documents::ProblemType;
 use crate::http::client::{Answer, Fetcher, RemoteUrl};
 
-/// A fresh nonce may be refused too; with half of them refused, one request in a million fails.
+/// Attempts per request while the authority refuses the nonce. It may refuse a fresh one too; if it refused half of
+/// them, one request in a million would fail.
 const NONCES: usize = 20;
 const REPLAY_NONCE: HeaderName = HeaderName::from_static("replay-nonce");
 const JOSE: &str = "application/jose+json";
 const PROBLEM: &str = "urn:ietf:params:acme:error:";
-/// What is said about a fault, at most.
+/// Longest detail of a problem, in characters.
 const MAX_DETAIL: usize = 400;
 
 /// The authority's directory (RFC 8555 section 7.1.1).
 pub struct Directory {
-    /// Hands out nonces.
+    /// URL for a new nonce.
     pub new_nonce: RemoteUrl,
-    /// Makes accounts.
+    /// URL to create an account.
     pub new_account: RemoteUrl,
-    /// Makes orders.
+    /// URL to create an order.
     pub new_order: RemoteUrl,
-    /// Says when to renew (RFC 9773), where the authority does.
+    /// URL for renewal windows (RFC 9773), if the authority supports them.
     pub renewal_info: Option<RemoteUrl>,
-    /// What `--tls-accept-tos` accepts.
+    /// URL of the terms of service, which `--tls-accept-tos` accepts.
     pub terms: Option<String>,
-    /// No account without one elsewhere.
+    /// The authority creates an account only with an external account binding (RFC 8555 section 7.3.4).
     pub needs_external_account: bool,
 }
 
-/// What went wrong.
+/// Why an exchange with the authority failed.
 #[derive(Debug)]
 pub enum AcmeError {
-    /// The authority says so.
+    /// The authority answered with an error.
     Problem(Problem),
-    /// It could not be asked; says why.
+    /// The authority could not be reached; says why.
     Unreachable(String),
-    /// It answered with something else than the protocol has.
+    /// The authority's answer does not conform to the protocol; says how.
     Malformed(String),
-    /// It takes too long; says for what.
+    /// The authority did not finish in time; says how long it had.
     Slow(String),
-    /// The name could not be validated, whichever way; says why.
+    /// The name could not be validated with either challenge type; says why for both.
     NotValidated(String),
-    /// It can't go on by itself; says why and what to do.
+    /// A failure on this machine, or one that the user has to fix; says why.
     Permanent(String),
 }
 
-/// A problem document (RFC 9457), as far as it matters.
+/// The parts of a problem document (RFC 9457) that are used here.
 #[derive(Debug)]
 pub struct Problem {
     /// Its type.
     pub kind: ProblemType,
-    /// Words for a person, with those of subproblems.
+    /// Text for the log, including that of subproblems.
     pub detail: String,
-    /// Status of the answer.
+    /// HTTP status of the answer.
     pub status: u16,
-    /// Not before so long from now.
+    /// How long to wait before the next request (Retry-After).
     pub retry_after: Option<Duration>,
 }
 
 impl AcmeError {
-    /// Is it a problem of that type?
+    /// True for a problem of the type `kind`.
     pub fn is(&self, kind: &ProblemType) -> bool {
         matches!(self, AcmeError::Problem(problem) if problem.kind == *kind)
     }
 
-    /// May the same request be answered otherwise next time?
+    /// True for a temporary failure: the same request may succeed later.
     pub fn is_passing(&self) -> bool {
         match self {
             AcmeError::Unreachable(_) | AcmeError::Slow(_) => true,
@@ -82,7 +83,7 @@ impl AcmeError {
         }
     }
 
-    /// How long the authority wants to be left alone.
+    /// How long the authority asks to wait before the next request (Retry-After).
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             AcmeError::Problem(problem) => problem.retry_after,
@@ -131,10 +132,10 @@ impl fmt::Display for AcmeError {
     }
 }
 
-/// A conversation with one authority.
+/// A series of requests to one authority.
 pub struct Conversation<'c> {
     fetcher: &'c Fetcher,
-    /// Where things are.
+    /// The authority's URLs.
     pub directory: Directory,
     key: &'c AccountKey,
     /// The account's URL, once it is known.
@@ -143,7 +144,7 @@ pub struct Conversation<'c> {
 }
 
 impl<'c> Conversation<'c> {
-    /// Reads the directory.
+    /// Reads the authority's directory.
     pub fn begin(
         fetcher: &'c Fetcher,
         directory: &RemoteUrl,
@@ -182,7 +183,7 @@ impl<'c> Conversation<'c> {
         Ok((document(&answer)?, answer.fields))
     }
 
-    /// POST of `payload`; the answer's document, and its fields.
+    /// POST of `payload`. Returns the answer's JSON document and its header fields.
     pub fn write(&mut self, url: &RemoteUrl, payload: &Value) -> Result<(Value, HeaderMap), AcmeError> {
         let answer = self.post(url, &payload.to_string())?;
         Ok((document(&answer)?, answer.fields))
@@ -227,7 +228,7 @@ impl<'c> Conversation<'c> {
         Err(refusal.unwrap_or_else(|| AcmeError::Malformed("no request was made".into())))
     }
 
-    /// One that the last answer brought, or a new one (RFC 8555 section 7.2).
+    /// The nonce of the last answer, or else a new one (RFC 8555 section 7.2).
     fn take_nonce(&mut self) -> Result<String, AcmeError> {
         if let Some(nonce) = self.nonce.take() {
             return Ok(nonce);
@@ -237,7 +238,8 @@ impl<'c> Conversation<'c> {
         field(&answer.fields, &REPLAY_NONCE).ok_or_else(|| refused(&answer))
     }
 
-    /// Once more where the connection failed: a request that was heard twice does no harm, since its nonce is good once.
+    /// Sends a request, and repeats it once if it failed. A request that arrives twice does no harm, since its nonce is
+    /// valid only once.
     fn send(&self, method: Method, url: &RemoteUrl, body: String) -> Result<Answer, AcmeError> {
         let fields: &[(HeaderName, &str)] = if body.is_empty() { &[] } else { &[(CONTENT_TYPE, JOSE)] };
         let once = || self.fetcher.send(method.clone(), url, fields, body.clone().into_bytes());
@@ -245,12 +247,12 @@ impl<'c> Conversation<'c> {
     }
 }
 
-/// The account's or order's URL.
+/// The URL of a new account or order (Location).
 pub fn location(fields: &HeaderMap) -> Result<String, AcmeError> {
     field(fields, &LOCATION).ok_or_else(|| AcmeError::Malformed("an answer names no Location".into()))
 }
 
-/// How long to wait, where the answer says so (RFC 9110 section 10.2.3).
+/// How long to wait before the next request, if the answer says so (RFC 9110 section 10.2.3).
 pub fn retry_after(fields: &HeaderMap) -> Option<Duration> {
     let text = field(fields, &RETRY_AFTER)?;
     let until = |date: SystemTime| date.duration_since(SystemTime::now()).unwrap_or_default();
@@ -272,7 +274,7 @@ fn refused(answer: &Answer) -> AcmeError {
 }
 
 impl Problem {
-    /// Reads a problem document; one that is none has neither type nor words.
+    /// Reads a problem document. Any other document gives an empty type and detail.
     pub fn read(document: &Value, status: StatusCode) -> Problem {
         let kind = document["type"].as_str().and_then(|t| t.strip_prefix(PROBLEM)).unwrap_or_default();
         let mut said = vec![document["detail"].as_str().unwrap_or_default().to_string()];

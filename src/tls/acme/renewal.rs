@@ -1,4 +1,4 @@
-//! When to ask for a certificate: the thread that looks after it.
+//! The thread that decides when to order or renew the certificate.
 
 use crate::lock::Unpoisoned;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -14,24 +14,26 @@ use crate::tls::files::date;
 use crate::tls::x509::CertificateInfo;
 use crate::tokens::random;
 
-/// The longest sleep: a clock that is set is noticed within it.
+/// The longest sleep, so that a change of the system clock is noticed within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
-/// The first pause after a failure, which doubles with each, and the longest.
+/// Pause after the first failure. It doubles with each further one, up to `LONGEST_BACK_OFF`.
 const FIRST_BACK_OFF: Duration = Duration::from_secs(60);
-/// The first pause after the name could not be validated: Let's Encrypt takes five failures of a name in an hour, and an
-/// attempt in both ways is two.
+/// Pause after the first failed validation of the name. Let's Encrypt allows five failed validations of a name per
+/// hour, and an attempt with both challenge types counts as two.
 const FIRST_BACK_OFF_OF_NAME: Duration = Duration::from_secs(20 * 60);
-/// A certificate that has just come is kept for so long, or for a third of its life, whatever clock or authority say.
+/// How long this process keeps a certificate that it has just obtained (at most a third of its lifetime), whatever the
+/// clock or the authority's renewal window say. It prevents orders in a loop.
 const KEPT_AT_LEAST: Duration = Duration::from_secs(86_400);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(12 * 3_600);
-/// The longest that an authority can send this proxy away for.
+/// The longest Retry-After of an authority that is honoured.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(7 * 86_400);
-/// Pauses between two questions for the renewal window (RFC 9773 section 4.3.2).
+/// Pause between two queries for the renewal window (RFC 9773 section 4.3.2): the default, and the bounds on the
+/// authority's Retry-After.
 const ASK_AGAIN: Duration = Duration::from_secs(6 * 3_600);
 const SOONEST_QUESTION: Duration = Duration::from_secs(60);
 const LATEST_QUESTION: Duration = Duration::from_secs(86_400);
 
-/// Looks after one certificate.
+/// Obtains one certificate and renews it.
 pub struct Renewal {
     issuer: Issuer,
     certificates: Arc<Certificates>,
@@ -40,26 +42,26 @@ pub struct Renewal {
     retry: Arc<RetryTrigger>,
     way: ChallengeType,
     failures: u32,
-    /// Not before, unless somebody asks for it.
+    /// After a failure: no attempt before this time, unless [`RetryTrigger::retry`] is called.
     back_off: Option<Instant>,
-    /// Not before, since the authority says so.
+    /// No attempt before this time, because the authority sent Retry-After.
     sent_away: Option<Instant>,
-    /// What is known of the certificate in use.
+    /// When to renew the certificate in use.
     plan: Option<Plan>,
 }
 
-/// Wakes the thread: what it would wait for may have changed.
+/// Wakes the renewal thread, so that it does not wait for the back-off after a failure to end.
 #[derive(Default)]
 pub struct RetryTrigger(Mutex<bool>, Condvar);
 
 impl RetryTrigger {
-    /// Has a certificate that is due, or failed, tried again at once.
+    /// Makes the thread try again at once if a certificate is due or an order has failed.
     pub fn retry(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.1.notify_all();
     }
 
-    /// Waits for at most `time`; whether it was nudged.
+    /// Waits for at most `time`. True if [`RetryTrigger::retry`] was called.
     fn wait(&self, time: Duration) -> bool {
         let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut guard = self.1.wait_timeout_while(guard, time, |nudged| !*nudged).unpoisoned().0;
@@ -67,23 +69,24 @@ impl RetryTrigger {
     }
 }
 
-/// When the certificate in use is to be replaced.
+/// The renewal plan of the certificate in use.
 struct Plan {
     serial: Vec<u8>,
-    /// Where in its window: renewals of many proxies must not come together.
+    /// The point in the renewal window, from 0 to 1, at random: many proxies must not renew at the same time.
     fraction: f64,
-    /// The window that the authority asked for.
+    /// The renewal window that the authority suggests.
     window: Option<(Timestamp, Timestamp)>,
     ask_at: Instant,
-    /// When this process got it, from disk or, if it is `fresh`, from the authority: the measure where the clock is wrong.
+    /// When this process got the certificate: from the authority if `fresh`, else from disk. Replaces the system clock
+    /// when that is wrong.
     since: Instant,
     fresh: bool,
-    /// The clock has agreed with it.
+    /// The system clock was within the certificate's validity period at least once.
     was_valid: bool,
 }
 
 impl Renewal {
-    /// Looks after `certificates`; the first may be a self-made one.
+    /// Looks after `certificates`; the first may be a self-signed one.
     pub fn new(
         issuer: Issuer,
         certificates: Arc<Certificates>,
@@ -95,7 +98,7 @@ impl Renewal {
         Renewal { issuer, certificates, challenges, clock, retry, way, failures, back_off, sent_away, plan }
     }
 
-    /// For as long as the process lives.
+    /// Runs the renewal loop for as long as the process lives.
     pub fn run(mut self) {
         loop {
             let wait = self.look();
@@ -105,7 +108,7 @@ impl Renewal {
         }
     }
 
-    /// Does what is due; how long until the next look.
+    /// Orders a certificate if one is due. Returns the time until the next call.
     fn look(&mut self) -> Duration {
         let now = Instant::now();
         if let Some(until) = self.back_off.max(self.sent_away)
@@ -146,7 +149,7 @@ impl Renewal {
     fn failed(&mut self, error: &AcmeError, current: Option<&CertificateInfo>) -> Duration {
         let first = if matches!(error, AcmeError::NotValidated(_)) { FIRST_BACK_OFF_OF_NAME } else { FIRST_BACK_OFF };
         let doubled = first.saturating_mul(1 << self.failures.min(16)).min(LONGEST_BACK_OFF);
-        // A certificate of a few days, or minutes, can't wait for long.
+        // A certificate with a lifetime of days or minutes needs a shorter pause.
         let lifetime = current.map(|f| Duration::from_secs(f.not_after.saturating_sub(f.not_before)));
         let pause = lifetime.map_or(doubled, |l| doubled.min(l / 20)).max(Duration::from_secs(1));
         let pause = pause.mul_f64(0.8 + 0.4 * fraction());
@@ -162,20 +165,20 @@ impl Renewal {
                 log::warn!(host = host, error = text.as_str(), retry_in_s = retry, until = date(info.not_after); "the certificate could not be renewed; the old one stays in use");
             }
             None => {
-                log::error!(host = host, error = text.as_str(), retry_in_s = retry; "no certificate could be obtained, so clients refuse the self-made one that is shown; SIGHUP tries again at once");
+                log::error!(host = host, error = text.as_str(), retry_in_s = retry; "no certificate could be obtained, so clients refuse the self-signed one that is in use; SIGHUP tries again at once");
             }
         }
         pause
     }
 
-    /// Until the certificate is to be replaced.
+    /// The time until the certificate is due for renewal.
     fn time_left(&mut self, info: &CertificateInfo) -> Duration {
         let now = self.clock.now();
         let plan = self.plan.get_or_insert_with(|| Plan::new(info, false));
         plan.time_left(info, now)
     }
 
-    /// Asks the authority when it would have the certificate renewed, if it is time to ask.
+    /// Queries the authority for the renewal window, if the next query is due.
     fn ask_for_window(&mut self, info: &CertificateInfo) {
         if self.plan.as_ref().is_none_or(|p| p.serial != info.serial) {
             self.plan = Some(Plan::new(info, false));
@@ -219,10 +222,11 @@ impl Plan {
     fn time_left(&mut self, info: &CertificateInfo, now: Timestamp) -> Duration {
         self.was_valid |= (info.not_before..=info.not_after).contains(&now);
         let lifetime = info.not_after.saturating_sub(info.not_before);
-        // Two thirds of the lifetime, and a little less, so that many do not come together.
+        // Two thirds of the lifetime, less up to a thirtieth at random: many proxies must not renew at the same time.
         let share = 2.0 / 3.0 - self.fraction / 30.0;
         let after = Duration::from_secs(lifetime).mul_f64(share);
-        // A clock that is behind would keep the certificate for too long, one that is ahead have a new one at every look.
+        // The system clock is wrong. If it is behind, the certificate would be kept for too long; if it is ahead, each
+        // call would order a new one. Count from `since` instead.
         if now < info.not_before || (self.fresh && !self.was_valid && now > info.not_after) {
             return after.saturating_sub(self.since.elapsed());
         }
@@ -230,7 +234,7 @@ impl Plan {
             Some((start, end)) => start + ((end - start) as f64 * self.fraction) as u64,
             None => info.not_before + after.as_secs(),
         };
-        // Never so late that there is no time to try again.
+        // Renew with at least a tenth of the lifetime left, so that there is time for further attempts.
         let due = due.min(info.not_after.saturating_sub(lifetime / 10));
         let left = Duration::from_secs(due.saturating_sub(now));
         match self.fresh {
@@ -240,18 +244,19 @@ impl Plan {
     }
 }
 
-/// RFC 9773 section 4.1: names a certificate to its authority.
+/// The unique identifier of a certificate for its authority (RFC 9773 section 4.1).
 fn certificate_id(info: &CertificateInfo) -> Option<String> {
     let key = info.authority_key_id.as_ref()?;
     Some(format!("{}.{}", base64url(key), base64url(&info.serial)))
 }
 
-/// From 0 to 1, at random.
+/// A random number from 0 to 1.
 fn fraction() -> f64 {
     f64::from(u32::from_le_bytes(random())) / f64::from(u32::MAX)
 }
 
-/// A machine without a battery starts in the past, where no certificate is valid, the authority's own included.
+/// Text to append to an error that a wrong clock may cause. A machine without a clock battery starts with a time in the
+/// past, when no certificate is valid, not even that of the authority's server.
 fn clock_hint(error: &AcmeError, now: Timestamp) -> String {
     match error {
         AcmeError::Unreachable(why) if why.contains("not valid yet") || why.contains("certificate expired") => {
@@ -303,12 +308,13 @@ mod tests {
             let left = Plan::new(&info, true).time_left(&info, now).as_secs();
             assert!((50 * DAY..=60 * DAY).contains(&left), "{left}");
         }
-        // A little ahead, so that it looks due: a day passes all the same. So it does when the authority wants it at once.
+        // The clock is a little ahead, so that the certificate looks due: it is kept for a day all the same. The same
+        // holds if the authority suggests to renew at once.
         let ahead = info.not_after - DAY;
         assert!(Plan::new(&info, true).time_left(&info, ahead).as_secs() >= DAY - 60);
         let mut recalled = Plan { window: Some((1, 2)), ..Plan::new(&info, true) };
         assert!((DAY - 60..=DAY).contains(&recalled.time_left(&info, info.not_before).as_secs()));
-        // Once the clock has agreed with it, it runs out like any other.
+        // Once the clock was within the validity period, the certificate is renewed like any other.
         let mut slept = Plan::new(&info, true);
         slept.time_left(&info, info.not_before);
         assert!(slept.time_left(&info, info.not_after + DAY).as_secs() <= DAY);

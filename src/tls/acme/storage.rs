@@ -1,5 +1,5 @@
-//! What is kept on disk, below `acme` in the data directory: a directory for each authority, and in it the account, the
-//! certificate of each host with its key, and the order that is under way. Each file is replaced as a whole.
+//! What is stored on disk, below `acme` in the data directory: a directory for each authority, and in it the account,
+//! the certificate of each host with its key, and the unfinished order. Each file is replaced as a whole.
 
 use std::fs;
 use std::io;
@@ -20,7 +20,7 @@ pub struct Storage {
     host: String,
 }
 
-/// An order that the authority knows, and the key that its certificate is for: after a crash it is not made again.
+/// An order at the authority, and the key for its certificate. It is stored so that it can be resumed after a crash.
 #[derive(Serialize, Deserialize)]
 pub struct KeptOrder {
     /// The order's URL.
@@ -32,14 +32,15 @@ pub struct KeptOrder {
 #[derive(Serialize, Deserialize)]
 struct KeptAccount {
     key: String,
-    /// The account's URL; absent until the authority has said it.
+    /// The account's URL; absent until the authority has created the account.
     url: Option<String>,
 }
 
 impl Storage {
-    /// For certificates of `host` from `authority`; makes the directory.
+    /// Opens the storage for certificates of `host` from `authority`, and makes its directory.
     pub fn open(data: &Path, authority: &RemoteUrl, host: &str) -> io::Result<Storage> {
-        // Readable, and different for two directories of one authority, such as its staging one.
+        // The host makes the name readable; the digest separates two ACME directories of one authority, such as
+        // production and staging.
         let digest = digest(authority.to_string().as_bytes());
         let name = format!("{}-{}", authority.host().replace(['[', ']', ':'], "_"), &digest[..8]);
         let directory = data.join("acme").join(name);
@@ -47,13 +48,13 @@ impl Storage {
         Ok(Storage { directory, host: host.to_string() })
     }
 
-    /// The account's key, and its URL if that is known; made and kept if there is none.
+    /// The account's key, and its URL if that is known. Generates and stores a key if there is none.
     pub fn account(&self) -> Result<(AccountKey, Option<String>), String> {
         let path = self.account_path();
         let kept = match data_dir::read_private(&path) {
             Ok(bytes) => serde_json::from_slice::<KeptAccount>(&bytes).ok(),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            // It is there all the same: another one in its place would be a loss.
+            // The file exists but can't be read. Overwriting it would lose the account.
             Err(e) => {
                 return Err(format!(
                     "the account at the certificate authority, {}, can't be read: {e}",
@@ -74,42 +75,42 @@ impl Storage {
         Ok((key, None))
     }
 
-    /// Keeps the account.
+    /// Stores the account.
     pub fn keep_account(&self, key: &AccountKey, url: Option<&str>) -> Result<(), String> {
         let kept = KeptAccount { key: key.pem().to_string(), url: url.map(str::to_string) };
         self.write(&self.account_path(), &kept)
     }
 
-    /// The certificate.
+    /// The stored certificate with its key, if there is a usable one.
     pub fn pair(&self) -> Option<CertificateAndKey> {
         let path = self.pair_path();
         let text = readable(&path)?;
         match CertificateAndKey::from_pem(&text, &text) {
             Ok(pair) => Some(CertificateAndKey { is_trusted: true, ..pair }),
             Err(e) => {
-                log::warn!(file:% = path.display(), error = e.as_str(); "the kept certificate is of no use; another is ordered");
+                log::warn!(file:% = path.display(), error = e.as_str(); "the stored certificate can't be used; another one is ordered");
                 None
             }
         }
     }
 
-    /// Keeps a certificate, key first: both are in one file, so that they always belong together.
+    /// Stores a key and its certificate chain, the key first. Both are in one file, so that they always match.
     pub fn keep_pair(&self, key: &str, chain: &str) -> Result<(), String> {
         let path = self.pair_path();
         data_dir::write_durably(&path, &format!("{}\n{chain}", key.trim_end())).map_err(|e| failed(&path, &e))
     }
 
-    /// The order that is under way.
+    /// The unfinished order, if there is one.
     pub fn order(&self) -> Option<KeptOrder> {
         self.read(&self.order_path())
     }
 
-    /// Keeps it.
+    /// Stores the unfinished order.
     pub fn keep_order(&self, order: &KeptOrder) -> Result<(), String> {
         self.write(&self.order_path(), order)
     }
 
-    /// It is over.
+    /// Removes the stored order.
     pub fn forget_order(&self) {
         let _ = fs::remove_file(self.order_path());
     }
@@ -143,7 +144,7 @@ fn failed(path: &Path, e: &dyn std::fmt::Display) -> String {
     format!("{} can't be written: {e}", path.display())
 }
 
-/// What the file holds, if there is one that nobody else can read.
+/// The content of the file. `None` if it is missing, or not used because of an error or because others can read it.
 fn readable(path: &Path) -> Option<Vec<u8>> {
     match data_dir::read_private(path) {
         Ok(bytes) => Some(bytes),

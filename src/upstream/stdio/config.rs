@@ -10,7 +10,8 @@ use crate::upstream::stdio::process::users::RunAs;
 pub struct StdioConfig {
     /// Program and arguments.
     pub command: Vec<OsString>,
-    /// Variables of the environment that are the proxy's own, which no child gets to see; nor those with `_FILE` behind.
+    /// Environment variables that configure the proxy. Children get neither these nor their variants with `_FILE` at
+    /// the end.
     pub own_variables: Vec<&'static str>,
     /// One child for all sessions.
     pub is_shared: bool,
@@ -20,20 +21,21 @@ pub struct StdioConfig {
     pub max_children: usize,
     /// Ask at the start whether the server answers.
     pub is_checked: bool,
-    /// How long a child may be idle.
+    /// How long a child may be idle before it is ended.
     pub idle_timeout: Duration,
     /// Sessions of one user, those without a child included.
     pub max_sessions_per_user: usize,
     /// How long a session is kept after its last use, in seconds.
     pub session_lifetime: u64,
-    /// Under whom children run; `None` for the user of the proxy.
+    /// The system user that children run as; `None` for the proxy's own user.
     pub user: Option<RunAs>,
     /// Bytes of data that each process of a child may have.
     pub memory: Option<u64>,
     /// Added to children's niceness.
     pub nice: Option<i32>,
-    /// Bytes held for a client that does not read, and for a child that does not; longest message of a child.
+    /// Most bytes held for a client that does not read, and for a child that does not read; also the longest message of
+    /// a child.
     pub buffer: usize,
-    /// The limit of open files that the proxy was started with, which children get.
+    /// The soft limit on open files that the proxy was started with; children get the same.
     pub open_files: Option<u64>,
 }

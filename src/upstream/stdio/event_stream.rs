@@ -1,4 +1,4 @@
-//! Event streams: what a client has been sent, is yet to be sent, and may ask for again.
+//! Event streams: queues of server-sent events for a client, which can also read missed events again.
 
 use crate::lock::Unpoisoned;
 use std::collections::VecDeque;
@@ -21,19 +21,19 @@ use crate::net::cancellation::{Cancellation, Cancelled};
 use crate::net::client_handle::ClientHandle;
 use crate::wake::Waker;
 
-/// A comment so often keeps middleboxes from closing a silent stream.
+/// How often a comment is sent, so that middleboxes do not close a silent stream.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// Bytes that an event takes besides its data.
+/// Bytes counted for each event in addition to its data.
 const OVERHEAD: usize = 64;
 const COMMENT: &[u8] = b": \n\n";
-/// How long a client is to wait before it comes back, in milliseconds.
+/// How long a client is to wait before it reconnects, in milliseconds.
 const RETRY_AFTER: u32 = 1_000;
 
-/// A request id up to this size travels in event ids.
+/// Longest request id, in bytes, that is included in event ids.
 const MAX_ECHOED_ID: usize = 96;
 
-/// The name of the stream of a request, which its event ids begin with: where the answer is lost, the client can still
-/// be told for which request.
+/// The name of a request's stream, which is the prefix of its event ids. It includes the request id, so that the client
+/// can still be told which request's answer was lost.
 pub fn stream_name(epoch: &str, number: u64, raw_id: Option<&str>) -> String {
     let echo = raw_id.filter(|id| id.len() <= MAX_ECHOED_ID).map(base64url).unwrap_or_default();
     format!("{epoch}.{number}.{echo}")
@@ -45,7 +45,7 @@ pub fn split_event_id(id: &str) -> (&str, Option<u64>) {
     (name, number.parse().ok())
 }
 
-/// The id of the request that the stream `name` of another time belonged to, as it was written.
+/// The request id, as it was written, in the `name` of a stream that does not exist any more.
 pub fn lost_request(name: &str) -> Option<String> {
     let echo = name.rsplit('.').next().filter(|e| !e.is_empty() && name.matches('.').count() == 2)?;
     let id: Box<RawValue> = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(echo).ok()?).ok()?;
@@ -54,11 +54,11 @@ pub fn lost_request(name: &str) -> Option<String> {
 
 /// A stream of events that outlives the connections it is read through.
 pub struct EventStream {
-    /// What the ids of its events begin with; without one they have none, and nothing is kept for a second reading.
+    /// Prefix of the event ids. Without it, events have no ids and are not kept after they have been read.
     name: Option<String>,
-    /// Without an end of its own: it is cut as soon as the process is told to stop.
+    /// The stream has no end of its own, so it is cut as soon as the process is told to stop.
     is_endless: bool,
-    /// Bytes held by this stream and those beside it.
+    /// Bytes held by all streams that share this counter.
     held: Arc<AtomicUsize>,
     state: Mutex<State>,
 }
@@ -71,9 +71,9 @@ struct State {
     /// Number of the next event to be read.
     next: u64,
     is_finished: bool,
-    /// Counts readers; only the newest reads.
+    /// Number of the newest reader; older readers get [`Piece::End`].
     reader: u64,
-    /// Rung when there is something for the reader.
+    /// Wakes the reader when there is something to read; `None` when no client reads.
     waker: Option<Arc<Waker>>,
 }
 
@@ -89,7 +89,7 @@ impl State {
     }
 }
 
-/// What there is for a reader.
+/// What a reader gets next.
 enum Piece {
     Event(u64, Arc<Vec<u8>>),
     Nothing,
@@ -97,14 +97,14 @@ enum Piece {
 }
 
 impl EventStream {
-    /// Nothing yet. Named, it keeps what was read for those who come back; `is_endless` has it cut when the process is
-    /// told to stop; its bytes are added to `held`.
+    /// An empty stream. With a `name`, it keeps events that have been read, for clients that reconnect. With
+    /// `is_endless`, it is cut when the process is told to stop. Its bytes are added to `held`.
     pub fn new(name: Option<String>, is_endless: bool, held: Arc<AtomicUsize>) -> Arc<EventStream> {
         let state = Mutex::new(State { first: 1, next: 1, ..State::default() });
         Arc::new(EventStream { name, is_endless, held, state })
     }
 
-    /// Adds an event; its data has no line end.
+    /// Adds an event; `data` must have no line end.
     pub fn push(&self, data: Vec<u8>) {
         self.held.fetch_add(data.len() + OVERHEAD, Ordering::Relaxed);
         let mut state = self.state();
@@ -112,7 +112,7 @@ impl EventStream {
         state.wake();
     }
 
-    /// Nothing follows.
+    /// Marks the end: no event follows.
     pub fn finish(&self) {
         let mut state = self.state();
         state.is_finished = true;
@@ -128,13 +128,13 @@ impl EventStream {
         self.state().waker.is_some()
     }
 
-    /// Has all of it been read, as far as it has come?
+    /// Have all events so far been read?
     pub(crate) fn is_read(&self) -> bool {
         let state = self.state();
         state.next == state.end()
     }
 
-    /// Lets go of what has been read, and with `everything` of the rest too.
+    /// Drops the events that have been read and, with `everything`, the unread ones too.
     pub fn forget(&self, everything: bool) {
         let mut state = self.state();
         let keep = if everything { 0 } else { (state.end() - state.next) as usize };
@@ -145,8 +145,9 @@ impl EventStream {
         self.held.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// A reader that goes on behind the event `after`, or where the one before stopped. It takes the place of a reader
-    /// that there is. With `priming` the stream begins with an event without data, so that its id is known.
+    /// A reader that starts behind the event `after`, or where the previous reader stopped. It replaces the previous
+    /// reader. With `priming`, the stream begins with an event without data, so that the client knows an event id from
+    /// the start.
     pub fn read(self: &Arc<Self>, after: Option<u64>, priming: bool) -> io::Result<Reader> {
         let waker = Arc::new(Waker::new()?);
         let mut state = self.state();
@@ -215,39 +216,39 @@ impl Drop for EventStream {
     }
 }
 
-/// Called with whether the stream had come to its end when its reader left.
+/// Called when the reader is dropped; the argument says whether the stream was finished and completely read.
 pub(crate) type WhenLeft = Box<dyn FnOnce(bool) + Send>;
 
-/// An event stream on its way to a client.
+/// Sends an event stream to a client, as the body of a response.
 pub struct Reader {
     stream: Arc<EventStream>,
     number: u64,
     waker: Arc<Waker>,
-    /// What is being passed on: `head`, then `data`, then `tail`, of which `at` bytes are gone.
+    /// The piece being sent: `head`, then `data`, then `tail`. The first `at` bytes of it have been sent.
     head: Vec<u8>,
     data: Option<Arc<Vec<u8>>>,
     tail: &'static [u8],
     at: usize,
-    /// Told to stop.
+    /// The process is stopping; the stream ends after the current piece.
     is_cut: bool,
     when_left: Option<WhenLeft>,
-    /// What ends its waits early, once it has a client.
+    /// Ends waits early; set once the reader has a client.
     cancellation: Cancellation,
 }
 
 impl Reader {
-    /// Has `then` called when the client has left or the stream is over.
+    /// Calls `then` when the client has disconnected or the stream is over.
     pub(crate) fn when_left(mut self, then: WhenLeft) -> Reader {
         self.when_left = Some(then);
         self
     }
 
-    /// Puts an event of the transport's own before everything else.
+    /// Sends an event of the transport itself before all others.
     pub(crate) fn announce(&mut self, event: &str, data: &str) {
         self.head = format!("event: {event}\ndata: {data}\n\n").into_bytes();
     }
 
-    /// The answer whose body this is.
+    /// The response with this stream as its body.
     pub(crate) fn into_response(mut self, client: &ClientHandle) -> Response {
         self.cancellation = match self.stream.is_endless {
             true => Cancellation::of_stream(client),
@@ -262,7 +263,7 @@ impl Reader {
         response
     }
 
-    /// What is left of the piece that is being passed on.
+    /// The next unsent bytes of the current piece; empty when all of it has been sent.
     fn piece(&self) -> &[u8] {
         let data: &[u8] = self.data.as_ref().map_or(&[], |d| d);
         let mut at = self.at;
@@ -284,7 +285,7 @@ impl Reader {
         self.begin(format!("event: message\n{id}data: ").into_bytes(), Some(data), b"\n\n");
     }
 
-    /// Begins the next event, if there is one.
+    /// Begins the next event without waiting; false if there is none.
     fn next_at_once(&mut self) -> bool {
         let Piece::Event(number, data) = self.stream.take(self.number) else { return false };
         self.begin_event(number, data);
@@ -311,7 +312,7 @@ impl Reader {
                     self.begin(COMMENT.to_vec(), None, &[]);
                     return Ok(true);
                 }
-                // It ends as if the server had ended it: the client comes back.
+                // End the stream as if the server had ended it, so that the client reconnects.
                 Err(e) if Cancelled::of(&e) == Some(Cancelled::ShuttingDown) => {
                     self.is_cut = true;
                     self.begin(format!("retry: {RETRY_AFTER}\n\n").into_bytes(), None, &[]);
@@ -324,7 +325,7 @@ impl Reader {
 }
 
 impl Read for Reader {
-    /// As much as there is: one write for a whole event, or several.
+    /// Fills `buffer` with all events that are ready, so that they need only one write.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
         while filled < buffer.len() {

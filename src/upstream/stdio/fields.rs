@@ -1,5 +1,5 @@
-//! The header fields by which modern clients repeat parts of their messages for those on the way. A server over stdio
-//! sees none of them, so it is here that each is compared with the message (MCP 2026-07-28, Streamable HTTP).
+//! Header fields in which modern clients repeat parts of their messages for intermediaries (MCP 2026-07-28, Streamable
+//! HTTP). A server over stdio does not see them, so the proxy compares each of them with the message.
 
 use crate::lock::Unpoisoned;
 use std::collections::HashMap;
@@ -19,10 +19,10 @@ pub(crate) const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersi
 pub(crate) const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 /// "Header mismatch".
 pub(crate) const HEADER_MISMATCH: i32 = -32020;
-/// The annotation by which a tool asks for an argument to be repeated.
+/// The annotation with which a tool asks clients to repeat an argument in a header field.
 const ANNOTATION: &str = "x-mcp-header";
 const PREFIX: &str = "mcp-param-";
-/// How long the list of tools is good without a word from the server that it has changed.
+/// How long the list of tools is cached, unless the server reports a change.
 const LASTS: Duration = Duration::from_secs(60);
 /// Levels of objects within a tool's arguments.
 const MAX_DEPTH: usize = 16;
@@ -30,14 +30,14 @@ const MAX_DEPTH: usize = 16;
 /// Why a request is refused: a JSON-RPC error code, and a text.
 pub(crate) type Refusal = (i32, String);
 
-/// A field that occurs once.
+/// The value of a field; `None` if the field is missing or occurs more than once.
 pub(crate) fn field(headers: &HeaderMap, name: &str) -> Option<String> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?.trim().to_string();
     values.next().is_none().then_some(value)
 }
 
-/// A field value in plain: what no field can carry travels as `=?base64?…?=`.
+/// Decodes a field value: `=?base64?…?=` stands for text that a header field can't carry. `None` if it is invalid.
 fn plain(value: &str) -> Option<String> {
     match value.strip_prefix("=?base64?").and_then(|v| v.strip_suffix("?=")) {
         Some(encoded) => String::from_utf8(STANDARD.decode(encoded).ok()?).ok(),
@@ -45,10 +45,13 @@ fn plain(value: &str) -> Option<String> {
     }
 }
 
-/// What the transport requires of every message, beyond what the server checks itself.
+/// Checks what the transport requires of every message, beyond what the server checks itself.
 pub(crate) fn check(message: &Message<'_>, headers: &HeaderMap) -> Result<(), Refusal> {
     if message.is_ambiguous() {
-        return Err((INVALID_REQUEST, "a member of the message occurs twice, or in another spelling".into()));
+        return Err((
+            INVALID_REQUEST,
+            "the message is ambiguous: a JSON member occurs twice, or in another spelling".into(),
+        ));
     }
     let Kind::Request { method, .. } = &message.kind else { return Ok(()) };
     let string = |raw: &RawValue| serde_json::from_str::<String>(raw.get()).ok();
@@ -78,31 +81,31 @@ fn mismatch(why: impl Into<String>) -> Result<(), Refusal> {
     Err((HEADER_MISMATCH, why.into()))
 }
 
-/// Which arguments the tools of a server want repeated, as far as is known.
+/// Cache of the arguments that the server's tools want repeated in header fields.
 #[derive(Default)]
 pub(crate) struct ToolFields(Mutex<Option<(Instant, Arc<Tools>)>>);
 
-/// By the tool's name.
+/// Keyed by the tool's name.
 type Tools = HashMap<String, Vec<Annotated>>;
 
-/// An argument that travels in a field too.
+/// An argument that is repeated in a header field.
 #[derive(Debug, PartialEq)]
 struct Annotated {
     /// Names that lead to it from the tool's arguments.
     path: Vec<String>,
-    /// The field, behind [`PREFIX`].
+    /// Name of the header field without [`PREFIX`].
     field: String,
     is_number: bool,
 }
 
 impl ToolFields {
-    /// The list of tools has changed.
+    /// Clears the cache, because the list of tools has changed.
     pub(crate) fn forget(&self) {
         *self.known() = None;
     }
 
-    /// Compares the fields of a `tools/call` request with its arguments; `list` asks the server for its tools, the
-    /// results of `tools/list` page by page.
+    /// Compares the fields of a `tools/call` request with its arguments. `list` asks the server for its tools and
+    /// returns the results of `tools/list`, one for each page.
     pub(crate) fn check(
         &self,
         message: &Message<'_>,
@@ -124,7 +127,7 @@ impl ToolFields {
         {
             return tools.clone();
         }
-        // Not under the lock: others may be told of the change meanwhile.
+        // Ask without holding the lock, because another thread may call `forget` meanwhile.
         let tools = Arc::new(list().iter().flat_map(|result| read_tools(result)).collect());
         *self.known() = Some((Instant::now(), Arc::clone(&tools)));
         tools
@@ -147,7 +150,7 @@ impl Annotated {
         let own = match &value {
             Value::String(text) => text.clone(),
             Value::Bool(_) | Value::Number(_) => value.to_string(),
-            // What is not there is not repeated.
+            // Only strings, booleans and numbers are repeated; an absent argument is null here.
             _ => return Ok(()),
         };
         let Some(given) = field(headers, &format!("{PREFIX}{}", self.field)) else {
@@ -162,14 +165,14 @@ impl Annotated {
     }
 }
 
-/// The tools of one result of `tools/list` that want arguments repeated.
+/// The tools in one result of `tools/list` that want arguments repeated.
 fn read_tools(result: &str) -> Vec<(String, Vec<Annotated>)> {
     let result: Value = serde_json::from_str(result).unwrap_or_default();
     let tools = result["tools"].as_array().into_iter().flatten();
     let read = |tool: &Value| {
         let mut found = Vec::new();
         collect(&tool["inputSchema"], &mut Vec::new(), &mut found);
-        // Annotations that contradict each other bind nobody: clients drop such a tool.
+        // Ignore a tool that uses one field name twice: clients drop such a tool.
         let is_unique = |a: &Annotated| found.iter().filter(|b| b.field.eq_ignore_ascii_case(&a.field)).count() == 1;
         let is_sound = found.iter().all(is_unique);
         Some((tool["name"].as_str()?.to_string(), found)).filter(|(_, found)| is_sound && !found.is_empty())
@@ -177,7 +180,7 @@ fn read_tools(result: &str) -> Vec<(String, Vec<Annotated>)> {
     tools.filter_map(read).collect()
 }
 
-/// Annotated properties, which are reached through `properties` alone.
+/// Collects the annotated properties. Follows only `properties` of the schema.
 fn collect(schema: &Value, path: &mut Vec<String>, found: &mut Vec<Annotated>) {
     if path.len() > MAX_DEPTH {
         return;
@@ -235,7 +238,7 @@ mod tests {
             (r#"{"limits":{"rows":42}}"#, vec![rows("42.0")]),
             (r#"{"dry":true}"#, vec![("Mcp-Param-Dry", "true")]),
             (r#"{"region":"=?base64?eu"}"#, vec![("Mcp-Param-Region", "=?base64?eu")]),
-            // What the body does not have is not compared.
+            // A field is not compared if the body lacks the argument.
             ("{}", vec![region]),
         ] {
             assert_eq!(check("query", arguments, &fields), Ok(()), "{arguments} {fields:?}");

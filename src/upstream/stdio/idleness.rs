@@ -1,10 +1,10 @@
-//! Which process is needed the least.
+//! How much a process is needed, to decide which one makes room for another.
 
 use std::time::{Duration, Instant};
 
-/// How long after its last use a session whose requests nobody waits for makes room for others.
+/// A session whose requests have no connected client makes room for others only after it was unused for so long.
 const ABANDONED_AFTER: Duration = Duration::from_secs(30);
-/// How much a process is needed; the least needed first.
+/// How much a process is needed; sorts the least needed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Idleness {
     /// It has requests in flight but no connected client.
@@ -16,7 +16,8 @@ pub(crate) struct Idleness {
 }
 
 impl Idleness {
-    /// Is it time enough since that nobody is on the way to come back for the answer?
+    /// May the process make room? An abandoned one only after [`ABANDONED_AFTER`], because until then its client may
+    /// reconnect for the answer.
     pub(crate) fn is_evident(&self) -> bool {
         !self.is_abandoned || self.since.elapsed() >= ABANDONED_AFTER
     }

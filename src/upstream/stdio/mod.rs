@@ -1,17 +1,18 @@
-//! An MCP server that speaks over stdio, on the network: processes, one for each session unless they are shared.
+//! Makes an MCP server that uses stdio available on the network: one process for each session, unless processes are
+//! shared.
 //!
-//! - [`server`], [`config`] – the server as the rest of the program sees it, and how it is run
-//! - [`transport`] – HTTP as each generation of clients speaks it
-//! - [`manager`] – everything that runs, and the bounds on it; [`owner`] – on whose behalf; [`idleness`], [`backoff`] – who is
-//!   needed the least, and pauses after crashes
+//! - [`server`], [`config`] – the server as the rest of the program uses it, and its configuration
+//! - [`transport`] – the HTTP transports of the MCP revisions
+//! - [`manager`] – all processes and sessions, and their limits; [`owner`] – the user and client of a process;
+//!   [`idleness`], [`backoff`] – which process is needed least, and pauses after crashes
 //! - [`session`] – a session, and how it outlives its process
-//! - [`mux`] – one process for clients that do not know of each other
-//! - [`process`] – one process, from its start to its orderly end
-//! - [`event_stream`], [`waiting`], [`fields`], [`noise`] – what clients are sent, waiting on their behalf, fields that
-//!   repeat what a message says, and what is no message
+//! - [`mux`] – one process for several independent clients
+//! - [`process`] – one process, from its start to its orderly shutdown
+//! - [`event_stream`], [`waiting`], [`fields`], [`noise`] – events for clients, waiting on behalf of clients, header
+//!   fields that repeat parts of a message, and output that is not a message
 //!
-//! Locks are taken in the order manager, session, shared process, inbox of a process; a listener is told of nothing under
-//! any.
+//! Lock order: manager, session, shared process, inbox of a process. Listeners are never called while one of these
+//! locks is held.
 
 mod backoff;
 mod config;

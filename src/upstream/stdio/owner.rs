@@ -1,28 +1,28 @@
-//! On whose behalf a process runs.
+//! The user and client that a process runs for.
 
 use std::sync::Arc;
 
 use crate::encoding::digest;
 use crate::identity::{ClientId, UserId, UserRecord};
 
-/// On whose behalf a child runs.
+/// The user and client that a child runs for.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Owner {
     pub(crate) user: UserId,
     pub(crate) email: Option<String>,
     pub(crate) client: ClientId,
-    /// What a provider says of the user.
+    /// What the identity provider says about the user.
     pub(crate) person: Option<Arc<UserRecord>>,
 }
 
 impl Owner {
-    /// Would a child be told the same of both?
+    /// Would a child get the same information about both owners?
     pub(crate) fn is_same(&self, other: &Owner) -> bool {
         let said = |owner: &Owner| owner.person.as_ref().map(|p| p.profile.clone());
         self.user == other.user && self.client == other.client && self.email == other.email && said(self) == said(other)
     }
 
-    /// Stands for the owner in session ids.
+    /// A digest of user and client that stands for the owner in session ids.
     pub(crate) fn digest(&self) -> String {
         digest(format!("{}\0{}", self.user, self.client).as_bytes())
     }

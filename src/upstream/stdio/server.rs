@@ -1,4 +1,4 @@
-//! The server, as the rest of the program sees it.
+//! The stdio server as an [`Upstream`].
 
 use std::sync::Arc;
 
@@ -19,16 +19,16 @@ use crate::upstream::stdio::transport::{sse, streamable};
 /// The MCP endpoint.
 const ENDPOINT: &str = "/mcp";
 
-/// The server, as the rest of the program sees it.
+/// The stdio server as the rest of the program uses it.
 pub struct StdioUpstream(Arc<ProcessManager>);
 
 impl StdioUpstream {
-    /// Gets ready to run the server of `config`. The error is one line.
+    /// Prepares to run the server of `config`. The error is one line.
     pub fn new(config: StdioConfig, login: Arc<Login>) -> Result<StdioUpstream, String> {
         launcher::check_program(&config.command)?;
         hide()?;
         for variable in proxies_with_credentials() {
-            log::warn!(variable = variable.as_str(); "a variable that holds a password is not passed on to the MCP server; if it needs one, give it its own: -- env {variable}=… COMMAND");
+            log::warn!(variable = variable.as_str(); "a proxy variable with a password is not passed on to the MCP server; if the server needs an outbound proxy, set the variable for it: -- env {variable}=… COMMAND");
         }
         let manager = ProcessManager::new(config, login)?;
         manager.start_sweeping()?;
@@ -36,7 +36,7 @@ impl StdioUpstream {
         Ok(StdioUpstream(manager))
     }
 
-    /// Starts a process for a user who has just allowed a client: a session is about to begin.
+    /// Starts a process for a user who has just allowed a client, because a session will begin soon.
     pub fn expect(&self, user: &User, client: &ClientId) {
         self.0.prepare_spare(Some(self.0.owner(&user.id, user.email.clone(), client)));
     }

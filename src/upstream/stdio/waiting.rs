@@ -1,4 +1,4 @@
-//! Waiting for what another thread does, on behalf of a client that may go away meanwhile.
+//! Waiting for another thread on behalf of a client, which may disconnect meanwhile.
 
 use crate::lock::Unpoisoned;
 use std::io;
@@ -11,19 +11,19 @@ use rustix::event::PollFlags;
 use crate::net::cancellation::Cancellation;
 use crate::wake::Waker;
 
-/// Waits until `waker` is woken, and clears it; `TimedOut` when it is not in time.
+/// Waits until `waker` is woken, and clears it. Fails with `TimedOut` after `timeout`.
 pub(crate) fn wait_for(waker: &Waker, timeout: Duration, cancellation: &Cancellation) -> io::Result<()> {
     cancellation.wait(waker, PollFlags::IN, Some(timeout))?;
     waker.clear();
     Ok(())
 }
 
-/// Those who wait for something to change, each on behalf of a client: a wait ends when that goes away.
+/// Threads that wait for a change, each on behalf of a client. A wait ends early when its client disconnects.
 #[derive(Debug, Default)]
 pub(crate) struct WaitList(Mutex<Vec<Arc<Waker>>>);
 
 impl WaitList {
-    /// From here on each ring is heard.
+    /// Adds the caller to the list; it does not miss a [`WaitList::wake`] from here on.
     pub(crate) fn join(&self) -> io::Result<Waiting<'_>> {
         let waker = Arc::new(Waker::new()?);
         self.wakers().push(waker.clone());
@@ -39,7 +39,7 @@ impl WaitList {
     }
 }
 
-/// One who waits.
+/// An entry in a [`WaitList`], removed on drop.
 pub(crate) struct Waiting<'w> {
     list: &'w WaitList,
     waker: Arc<Waker>,
@@ -58,7 +58,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A lock that may be held for seconds: those who wait for it give up when their clients go away.
+/// A lock that may be held for seconds. Waiting for it has a timeout and ends early when the client disconnects.
 #[derive(Default)]
 pub(crate) struct TimedMutex<T> {
     value: Mutex<T>,
@@ -74,7 +74,7 @@ impl<T> TimedMutex<T> {
                 return Ok(guard);
             }
             let waiting = self.waiting.join()?;
-            // It may have been let go of before anybody would have woken anybody.
+            // The lock may have been released before this thread joined the list, so it would not be woken.
             if let Some(guard) = self.try_lock() {
                 return Ok(guard);
             }
@@ -93,7 +93,7 @@ impl<T> TimedMutex<T> {
 }
 
 pub(crate) struct TimedGuard<'p, T> {
-    /// Present until it is dropped.
+    /// `None` only during drop.
     guard: Option<MutexGuard<'p, T>>,
     waiting: &'p WaitList,
 }

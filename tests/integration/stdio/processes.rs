@@ -353,7 +353,7 @@ fn the_first_process_of_a_container_passes_signals_on_and_buries_orphans() {
     proxy.signal("TERM");
     assert_eq!(proxy.wait().code(), Some(0));
     assert!(!Path::new(&format!("/proc/{real}")).exists());
-    proxy.has_logged("told to stop");
+    proxy.has_logged("stopping: requests in flight");
 }
 
 fn children_of(pid: u64) -> Vec<u64> {

@@ -124,7 +124,7 @@ fn a_session_outlives_its_child() {
         assert!(error.contains("ended while it worked on this request"), "{error}");
         assert_eq!(stream.message(), None);
     });
-    published.proxy.has_logged("the MCP server has ended by itself");
+    published.proxy.has_logged("the MCP server exited unexpectedly");
 }
 
 #[test]
@@ -353,7 +353,7 @@ fn at_the_cap_the_longest_idle_session_is_parked() {
     let more: Vec<_> = [&mut clients[2], &mut fourth].into_iter().map(|c| c.stream("never", json!({}))).collect();
     let reply = published.client_of("user 4", "c");
     let answer = reply.post(&reply.initialize_request()).json();
-    assert!(answer["error"]["message"].as_str().unwrap().contains("are at work"), "{answer}");
+    assert!(answer["error"]["message"].as_str().unwrap().contains("is reached and all are busy"), "{answer}");
     published.proxy.has_logged("(--stdio-max-children, STDIO_MAX_CHILDREN)");
     drop((busy, more));
 }
@@ -483,7 +483,7 @@ fn who_has_the_most_gives_one_to_who_has_none() {
     let busy = modest.stream("never", json!({}));
     let another = published.client_of("modest", "d");
     let answer = another.post(&another.initialize_request()).json();
-    assert!(answer["error"]["message"].as_str().unwrap().contains("are at work"), "{answer}");
+    assert!(answer["error"]["message"].as_str().unwrap().contains("is reached and all are busy"), "{answer}");
     drop((busy, streams));
 }
 

@@ -1,10 +1,10 @@
-//! The process manager: everything that runs, and the bounds on it.
+//! The process manager: holds all processes and sessions and enforces their limits.
 //!
-//! - [`table`] – all processes and sessions; [`sessions`] – found, kept, saved, forgotten
-//! - [`start`] – giving a session a process; [`slots`] – how many there may be, and who makes room for whom
-//! - [`warm_pool`] – processes that are ready before anybody needs them
+//! - [`table`] – all processes and sessions; [`sessions`] – finds, registers, saves and deletes sessions
+//! - [`start`] – connects a session to a process; [`slots`] – limits the number of processes and frees slots
+//! - [`warm_pool`] – processes started before a session needs them
 //! - [`shared`] – processes that several clients share
-//! - [`sweep`] – ending what is idle, and in the end everything
+//! - [`sweep`] – ends idle processes, and all processes at shutdown
 
 mod sessions;
 mod shared;

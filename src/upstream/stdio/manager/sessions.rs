@@ -1,4 +1,4 @@
-//! The sessions that there are: found by id, kept, saved, forgotten.
+//! Finds sessions by id, registers, saves and deletes them.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::upstream::stdio::owner::Owner;
 use crate::upstream::stdio::session::Session;
 
 impl ProcessManager {
-    /// The id by which a client names a session.
+    /// The signed session id that the client sends back (`Mcp-Session-Id`, or `sessionId` with HTTP+SSE).
     pub(crate) fn session_id(&self, session: &Session) -> String {
         self.login
             .core
@@ -18,7 +18,7 @@ impl ProcessManager {
             .sign(&McpSessionId { session: session.name().to_string(), owner: session.owner().digest() })
     }
 
-    /// The session that `id` names, if it is one of `owner`'s.
+    /// Finds the session with this id, if it belongs to `owner`. Restores it from the store if it is not in memory.
     pub(crate) fn find(self: &Arc<Self>, id: &str, owner: &Owner) -> Option<Arc<Session>> {
         let id: McpSessionId = self.login.core.keys.verify(id, self.login.core.now()).ok()?;
         if id.owner != owner.digest() {
@@ -34,13 +34,13 @@ impl ProcessManager {
         let session = Session::restore(self.clone(), owner.clone(), row);
         let mut state = self.state();
         if !state.known.contains_key(&id.session) {
-            // It was ended while it was read.
+            // The session ended while this thread read it from the store.
             return None;
         }
         Some(state.sessions.entry(id.session).or_insert(session).clone())
     }
 
-    /// Keeps a new session. The user's longest idle one ends, if that makes too many.
+    /// Registers and saves a new session. If the user then has too many, the longest idle ones end.
     pub(crate) fn adopt(&self, session: &Arc<Session>) {
         let now = self.login.core.now();
         let user = &session.owner().user;
@@ -70,11 +70,11 @@ impl ProcessManager {
         }
     }
 
-    /// Writes what a session needs to survive, unless it was ended meanwhile.
+    /// Saves a session so that it survives a restart, unless it has ended meanwhile.
     pub(crate) fn save_session(&self, session: &Arc<Session>) {
         let expires_at = self.login.core.now() + self.config.session_lifetime;
         let (session, name) = (session.clone(), session.name().to_string());
-        // The row is made in the transaction, so that the last one has all that there is.
+        // Build the row inside the transaction, so that the last transaction always writes the newest state.
         let written = self.login.core.state.transact(move |tx| {
             let is_kept = tx.get::<McpSession>(session.name())?.is_some();
             if let Some(row) = session.row(expires_at).filter(|_| is_kept) {
@@ -82,7 +82,7 @@ impl ProcessManager {
             }
             Ok(())
         });
-        // A failure is told by the state itself; the session is then lost with the process only.
+        // The store logs a failure itself. The session still works while it is in memory.
         if written.is_ok() {
             self.note_saved(&name);
         }
@@ -95,7 +95,7 @@ impl ProcessManager {
         }
     }
 
-    /// A session has ended for good.
+    /// Removes a session that has ended for good from memory and from the store.
     pub(crate) fn forget_session(&self, name: &str) {
         let mut state = self.state();
         let session = state.sessions.remove(name);

@@ -1,4 +1,4 @@
-//! Processes that several clients share: where they are, and who starts them.
+//! Finds, starts and probes the processes that several clients share.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,34 +12,34 @@ use crate::upstream::stdio::mux::shared_process::{SharedListener, SharedProcess}
 use crate::upstream::stdio::owner::Owner;
 use crate::upstream::stdio::waiting::TimedGuard;
 
-/// How long a child may take to say which revisions it knows; npx may have to fetch it first.
+/// How long a process may take to answer the revision probe; npx may have to download the server first.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long others wait for the one who asks, or starts a child.
+/// How long a request waits while another request probes or starts the process.
 const START_TIMEOUT: Duration = Duration::from_secs(45);
-/// How long an answer to that is believed.
+/// How long a probe answer is cached.
 const ERA_LASTS: Duration = Duration::from_secs(3_600);
-/// How long silence is taken for one.
+/// How long a missing probe answer is cached.
 const SILENCE_LASTS: Duration = Duration::from_secs(600);
-/// How long an error is that may pass.
+/// How long a probe error is cached that may be temporary.
 const ERROR_LASTS: Duration = Duration::from_secs(30);
 
-/// A child for modern clients, and the revisions that its server knows, if it named them.
+/// A process for modern clients, and the revisions that its server listed (empty if it listed none).
 pub(crate) type Modern = (Arc<SharedProcess>, Arc<[String]>);
 
 impl SharedEntry {
-    /// Waits for whoever is starting the child.
+    /// Locks the state. Waits up to [`START_TIMEOUT`] while another request starts the process.
     pub(crate) fn state(&self, cancellation: &Cancellation) -> Result<TimedGuard<'_, SharedState>, String> {
         self.state.lock(START_TIMEOUT, cancellation).map_err(|e| format!("the MCP server is still being started: {e}"))
     }
 
-    /// The child, unless it is being started.
+    /// The process; `None` if there is none, or while another thread holds the lock to start it.
     pub(crate) fn child(&self) -> Option<Arc<SharedProcess>> {
         self.state.try_lock()?.child.clone()
     }
 }
 
 impl ProcessManager {
-    /// The child that several clients share under `key`, started if there is none.
+    /// Returns the shared process for `key`. Starts it if none is running.
     pub(crate) fn shared_child(
         &self,
         key: &str,
@@ -61,7 +61,7 @@ impl ProcessManager {
             }
             let has_crashed = shared.lived().is_some_and(|lived| lived < backoff::AT_ONCE);
             state.crashes = if has_crashed { state.crashes + 1 } else { 0 };
-            // One may have been killed; it is replaced at once.
+            // No pause after a single crash: the process may just have been killed.
             state.not_before = (state.crashes > 1).then(|| Instant::now() + backoff::pause_after(state.crashes - 1));
             state.child = None;
         }
@@ -76,7 +76,8 @@ impl ProcessManager {
         Ok(shared)
     }
 
-    /// The child for `owner`'s modern clients, and the revisions that it knows; `None` if it knows no modern one.
+    /// Returns the process for `owner`'s modern requests and the revisions it supports; `None` if the server supports
+    /// no modern revision.
     pub(crate) fn modern(&self, owner: &Owner, cancellation: &Cancellation) -> Result<Option<Modern>, String> {
         let known = || self.state().revisions.clone().filter(|(_, until)| Instant::now() < *until).map(|(era, _)| era);
         let key = match self.config.is_shared {
@@ -92,16 +93,17 @@ impl ProcessManager {
             Some(_) => return Ok(None),
             None => {}
         }
-        // One asks, the others wait for what it learns.
+        // One request probes the server; the others wait for its result.
         let probing = self.probing.lock(START_TIMEOUT, cancellation);
-        let probing = probing.map_err(|e| format!("the MCP server has not said yet which revisions it knows: {e}"))?;
+        let probing = probing
+            .map_err(|e| format!("another request is still asking the MCP server for its protocol revisions: {e}"))?;
         if known().is_some() {
             drop(probing);
             return self.modern(owner, cancellation);
         }
         let shared = self.shared_child(&key, only_for, new, cancellation)?;
         let (era, is_lasting) = probe::probe(&shared, owner, PROBE_TIMEOUT, cancellation)
-            .map_err(|e| format!("the MCP server was not asked which revisions it knows: {e}"))?;
+            .map_err(|e| format!("the MCP server could not be asked for its protocol revisions: {e}"))?;
         log::info!(answer:? = era; "the MCP server was asked whether it knows revision 2026-07-28");
         let lasts = match era {
             _ if !is_lasting => ERROR_LASTS,

@@ -1,4 +1,4 @@
-//! Room for processes: there may be so many at one time, and some have to go for others.
+//! Process slots: limits the number of processes, and ends one process to free a slot for another.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,17 +14,17 @@ use crate::upstream::stdio::mux::shared_process::SharedProcess;
 use crate::upstream::stdio::process::inbox::Slot;
 use crate::upstream::stdio::session::Session;
 
-/// How long a request waits for another session's child to make room.
+/// How long a request waits for a free process slot.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One of the children that there may be.
+/// One of the `max_children` process slots. Dropping it frees the slot.
 pub(crate) struct ManagedSlot {
     manager: Weak<ProcessManager>,
     is_leaving: AtomicBool,
 }
 
 impl ManagedSlot {
-    /// A slot that has been counted.
+    /// Creates a slot. The caller has already added it to `State::children`.
     pub(crate) fn new(manager: &ProcessManager) -> Arc<ManagedSlot> {
         Arc::new(ManagedSlot { manager: manager.me.clone(), is_leaving: AtomicBool::new(false) })
     }
@@ -54,14 +54,14 @@ impl Drop for ManagedSlot {
     }
 }
 
-/// Whom room is made by.
+/// A session or shared process that can be ended to free its slot.
 pub(crate) enum Occupant {
     Session(Arc<Session>),
     Shared(Arc<SharedProcess>),
 }
 
 impl Occupant {
-    /// Ends the child, which has work to do.
+    /// Ends the process even if it is busy.
     pub(crate) fn evict(self) {
         match self {
             Occupant::Session(session) => session.evict(),
@@ -71,7 +71,8 @@ impl Occupant {
 }
 
 impl ProcessManager {
-    /// Room for one more child, of `user` or of everyone, made if need be.
+    /// Takes a slot for one more process of `user` (`None`: of all users). If none is free, ends another process and
+    /// waits for its slot.
     pub(crate) fn take_slot(
         &self,
         user: Option<&UserId>,
@@ -84,13 +85,14 @@ impl ProcessManager {
             if state.is_ending {
                 return Err("the proxy is stopping; try again".into());
             }
-            // Those who wait already come first.
+            // Callers that already wait go first: a new caller treats their slots as taken.
             let awaited = if is_waiting { 0 } else { state.waiting };
             if state.children + awaited < self.config.max_children {
                 state.children += 1;
                 return Ok(ManagedSlot::new(self));
             }
-            // Each newcomer has room made for it once: those who leave already are for those who wait already.
+            // Processes that are already ending are for the callers that already wait. End one more only if none is
+            // left for this caller.
             if self.leaving.load(Ordering::Relaxed) <= state.waiting {
                 drop(state);
                 let has_way = self.make_way(user);
@@ -108,17 +110,17 @@ impl ProcessManager {
             (state, waited) = self.wait_for_room(state, deadline, cancellation);
             state.waiting -= 1;
             if let Err(e) = waited {
-                // Whatever was to make room for it is another's now.
+                // If a process was ended for this caller, another caller gets the slot.
                 return Err(format!("there was no room for an MCP server: {e}"));
             }
             is_waiting = true;
         }
-        log::warn!(children = self.config.max_children; "no MCP server can be started: all are at work (--stdio-max-children, STDIO_MAX_CHILDREN)");
-        Err("all MCP servers that there may be are at work; try again".into())
+        log::warn!(children = self.config.max_children; "no MCP server process can be started: the limit is reached and all are busy (--stdio-max-children, STDIO_MAX_CHILDREN)");
+        Err("the limit of MCP server processes is reached and all are busy; try again".into())
     }
 
-    /// Waits until a child has gone or the time is up. Another may be quicker to take its entry, so that whoever waited has to
-    /// look again, and perhaps have way made once more.
+    /// Waits until a slot is freed or `deadline` passes. Another caller may take the slot first, so the caller must
+    /// check again and may have to end one more process.
     fn wait_for_room<'h>(
         &'h self,
         state: MutexGuard<'h, State>,
@@ -135,9 +137,10 @@ impl ProcessManager {
         (self.state(), waited)
     }
 
-    /// Has a child end: a spare one, else the one that has been idle the longest, those first to which no client
-    /// listens. When all are at work, the user who has the most of them gives one, if that leaves it no fewer than `user`
-    /// has then. False when there is none to give.
+    /// Ends one process to free its slot. In this order: a warm process; an idle process, sorted by [`Idleness`] (those
+    /// with abandoned requests last, then those without a listening client first, then the longest idle); if all are
+    /// busy and `user` is given, the least recently used process of the user who has the most, if that user then still
+    /// has at least as many as `user` will have. Returns false if there is no process to end.
     pub(crate) fn make_way(&self, user: Option<&UserId>) -> bool {
         let mut state = self.state();
         if let Some(spare) = state.spares.pop() {
@@ -180,7 +183,7 @@ impl ProcessManager {
         let own = user.and_then(|u| at_work.get(u)).map_or(0, Vec::len);
         let most = at_work.into_iter().filter(|(_, has)| has.len() >= own + 2).max_by_key(|(_, has)| has.len());
         let Some((heaviest, has)) = most.filter(|_| user.is_some()) else { return false };
-        log::warn!(user:% = heaviest, children = has.len(); "all MCP servers are at work: the user who has the most of them has to give one to another user (--stdio-max-children, STDIO_MAX_CHILDREN)");
+        log::warn!(user:% = heaviest, children = has.len(); "all MCP server processes are busy: one of the user who has the most is ended to free a slot for another user (--stdio-max-children, STDIO_MAX_CHILDREN)");
         if let Some((_, occupant)) = has.into_iter().min_by_key(|(used, _)| *used) {
             occupant.evict();
         }

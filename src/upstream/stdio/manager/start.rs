@@ -1,4 +1,4 @@
-//! Starting processes, and giving a session one.
+//! Starts processes and connects sessions to them.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::upstream::stdio::process::inbox::{Listener, MessageSink};
 use crate::upstream::stdio::session::{Processes, Session};
 
 impl Processes for ProcessManager {
-    /// A way to a server for a session of `owner`; the error is for the client.
+    /// Connects a session of `owner` to a shared, warm or new process. The error text is for the client.
     fn connect(
         &self,
         owner: &Owner,

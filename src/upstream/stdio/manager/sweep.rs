@@ -1,4 +1,4 @@
-//! Ends what has been idle for too long, and in the end everything.
+//! Ends idle processes, drops unused sessions from memory, and ends all processes at shutdown.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use crate::net::cancellation::Cancellation;
 use crate::upstream::stdio::manager::table::{ProcessManager, State};
 
-/// How long children may take at the end of the process, each step of theirs included.
+/// How long all child processes may take to end when the proxy shuts down, including every step (stdin closed, SIGTERM,
+/// SIGKILL).
 const END_TIMEOUT: Duration = Duration::from_secs(6);
 
 impl ProcessManager {
-    /// Starts the thread that looks for what is idle. The error is one line.
+    /// Starts the thread that runs [`Self::sweep`] periodically. The error is one line.
     pub(crate) fn start_sweeping(self: &Arc<Self>) -> Result<(), String> {
         let manager = Arc::downgrade(self);
         let pause = (self.config.idle_timeout / 4).clamp(Duration::from_millis(250), Duration::from_secs(30));
@@ -25,7 +26,7 @@ impl ProcessManager {
         thread.map(drop).map_err(|e| format!("no thread could be started: {e}"))
     }
 
-    /// Ends what has been idle for too long, and notes what has been used.
+    /// Ends idle and stuck processes, drops unused sessions from memory, and saves when sessions were last used.
     pub(crate) fn sweep(&self) {
         let (now, lifetime) = (self.login.core.now(), self.config.session_lifetime);
         let state = self.state();
@@ -42,11 +43,13 @@ impl ProcessManager {
             let mut state = self.state();
             if let Some(known) = state.known.get_mut(session.name()) {
                 known.used = now.saturating_sub(unused.as_secs());
-                // An hour or less is lost of a session's life when the machine stops.
+                // Saving only this often limits writes. After a crash, a session expires at most about an hour too
+                // early.
                 let is_stale = known.used.saturating_sub(known.saved) > (lifetime / 8).min(3_600);
                 to_save.extend(is_stale.then(|| session.clone()));
             }
-            // The table, and the list of this very sweep: nobody else holds it, and nobody can without the table.
+            // The table and this sweep's list hold two references, so a third means that the session is in use. No new
+            // one can appear while the table is locked.
             let is_held = Arc::strong_count(session) > 2;
             if unused >= self.config.idle_timeout && !is_held && session.is_dispensable() {
                 state.sessions.remove(session.name());
@@ -66,14 +69,15 @@ impl ProcessManager {
         shared.retain(|_, entry| {
             let Some(state) = entry.state.try_lock() else { return true };
             let is_over = state.child.as_ref().is_none_or(|child| child.has_ended());
-            // Who crashes is remembered for a while.
+            // Keep the entry of an ended process until `idle_timeout` after its last use, because the next start checks
+            // whether it crashed.
             let is_forgiven =
                 state.child.as_ref().is_none_or(|child| child.used().elapsed() >= self.config.idle_timeout);
             !is_over || !is_forgiven || Arc::strong_count(entry) > 1
         });
     }
 
-    /// Ends every child, in order; the sessions stay in the store.
+    /// Ends all processes gracefully and waits for them, up to [`END_TIMEOUT`]. The sessions stay in the store.
     pub(crate) fn end(&self) {
         let mut state = self.state();
         state.is_ending = true;

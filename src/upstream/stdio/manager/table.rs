@@ -20,33 +20,34 @@ use crate::upstream::stdio::process::launcher::Limits;
 use crate::upstream::stdio::session::Session;
 use crate::upstream::stdio::waiting::{TimedMutex, WaitList};
 
-/// Everything that runs, and the bounds on it.
+/// Holds all processes and sessions and enforces their limits.
 pub(crate) struct ProcessManager {
     pub(super) login: Arc<Login>,
     pub(super) config: StdioConfig,
     pub(super) launch: Launch,
     pub(super) state: Mutex<State>,
-    /// Children that have been told to end.
+    /// Number of processes that were told to end and still hold a slot.
     pub(super) leaving: AtomicUsize,
     pub(super) has_room: WaitList,
-    /// Held while a child is asked which revisions it knows.
+    /// Locked while one request probes which MCP revisions the server supports.
     pub(super) probing: TimedMutex<()>,
     pub(super) me: Weak<ProcessManager>,
 }
 
 #[derive(Default)]
 pub(crate) struct State {
-    /// Processes, those that are about to end included.
+    /// Number of processes, including those that are starting or ending.
     pub(super) children: usize,
-    /// Newcomers that wait for room.
+    /// Number of callers that wait for a free process slot.
     pub(super) waiting: usize,
     pub(super) spares: Vec<WarmProcess>,
     pub(super) sessions: HashMap<String, Arc<Session>>,
-    /// All sessions that there are, those without a child included, and when they were last used.
+    /// All sessions with their last use, including those without a process and those that are only in the store.
     pub(super) known: HashMap<String, Known>,
-    /// Children of several clients: of an owner's for the modern revisions, of everyone for shared mode.
+    /// Shared processes by key. In shared mode they serve all clients; otherwise there is one per owner, for the modern
+    /// revisions only.
     pub(super) shared: HashMap<String, Arc<SharedEntry>>,
-    /// Which revisions the server knows, and until when that is believed.
+    /// The MCP revisions that the server supports, and when this cached probe result expires.
     pub(super) revisions: Option<(Revisions, Instant)>,
     pub(super) is_ending: bool,
 }
@@ -57,19 +58,19 @@ pub(crate) struct Known {
     pub(super) saved: Timestamp,
 }
 
-/// Where a shared child is, or is going to be.
+/// The entry of one shared process. It exists before the process is started.
 #[derive(Default)]
 pub(crate) struct SharedEntry {
-    /// Whose it is; `None` for everyone's.
+    /// The user it belongs to; `None` if all users share it.
     pub(super) user: Option<UserId>,
     pub(super) state: TimedMutex<SharedState>,
 }
 
-/// A shared process, or why there is none.
+/// A shared process, and the crash history that may delay its next start.
 #[derive(Default)]
 pub(crate) struct SharedState {
     pub(super) child: Option<Arc<SharedProcess>>,
-    /// How often in a row it ended as soon as it was started.
+    /// Number of consecutive crashes shortly after the start.
     pub(super) crashes: u32,
     pub(super) not_before: Option<Instant>,
 }

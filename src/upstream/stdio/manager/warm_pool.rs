@@ -17,7 +17,7 @@ use crate::upstream::stdio::process::inbox::Listener;
 use crate::upstream::stdio::process::lines::TooLong;
 
 impl ProcessManager {
-    /// A spare child that was started for `owner`.
+    /// Takes a warm process that was started for `owner`. From then on, `listener` receives its output.
     pub(crate) fn take_spare(&self, owner: &Owner, listener: &Arc<dyn Listener>) -> Option<Child> {
         loop {
             let mut state = self.state();
@@ -31,8 +31,9 @@ impl ProcessManager {
         }
     }
 
-    /// Sees to it that a child waits for `owner`'s next session. Its environment tells it who that is, so that it is
-    /// of no use to another; without an owner it only shows whether the server works, and has npx fetch it.
+    /// Ensures that a warm process exists for `owner`'s next session, if a slot is free. Its environment variables
+    /// identify the owner, so no other owner can use it. Without an owner, it only checks that the server works and
+    /// lets npx download it.
     pub(crate) fn prepare_spare(&self, owner: Option<Owner>) {
         let wanted = if self.config.is_shared { 0 } else { self.config.spare };
         let mut state = self.state();
@@ -78,13 +79,13 @@ impl ProcessManager {
         }
     }
 
-    /// A user with a client, and what is known of the user.
+    /// Builds the [`Owner`] for a user and a client, with the stored user record.
     pub(crate) fn owner(&self, user: &UserId, email: Option<String>, client: &ClientId) -> Owner {
         let person = self.login.people.get(user).unwrap_or_default();
         Owner { user: user.clone(), email, client: client.clone(), person }
     }
 
-    /// Whose session was the last one before the proxy was started?
+    /// The owner of the most recently used session. At startup, this is the last owner before the restart.
     pub(crate) fn last_account(&self) -> Option<Owner> {
         let last = self.state().known.iter().max_by_key(|(_, k)| k.used).map(|(name, _)| name.clone())?;
         let row: McpSession = self.login.core.state.get(&last).ok()??;
@@ -92,7 +93,7 @@ impl ProcessManager {
     }
 }
 
-/// Hears a child that nobody works with yet.
+/// Receives the output of a warm process that no session uses yet.
 struct WarmListener(Weak<ProcessManager>);
 
 impl Listener for WarmListener {
@@ -104,7 +105,8 @@ impl Listener for WarmListener {
 
     fn ended(&self, _: Duration) {
         let Some(manager) = self.0.upgrade() else { return };
-        // Another is started with the next session, not now: one that can't run would be started without end.
+        // Do not start a replacement now: a server that can't run would be restarted forever. The next session starts
+        // one.
         let gone = manager.state().spares.extract_if(.., |s| s.child.has_ended()).collect::<Vec<_>>();
         drop(gone);
     }
@@ -114,13 +116,13 @@ impl Listener for WarmListener {
     }
 }
 
-/// How long the first child may take until it answers `initialize`: npx and uvx fetch what they run.
+/// How long the first process may take to answer `initialize`; npx and uvx may have to download the server first.
 const FIRST_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Hears the child that is started only to see whether the server works.
+/// Receives the output of the process that is started only to check that the server works.
 struct FirstAnswerListener {
     manager: Weak<ProcessManager>,
-    /// Sends one word: did it answer?
+    /// Sends once whether the process answered.
     outcome: Mutex<Option<Sender<bool>>>,
 }
 
@@ -137,7 +139,7 @@ impl FirstAnswerListener {
             Err(RecvTimeoutError::Timeout) => {
                 log::warn!(seconds = FIRST_PATIENCE.as_secs(); "the MCP server has not answered an initialize request: does its command speak MCP over stdio, or does it still fetch what it needs?");
             }
-            // The proxy ends.
+            // The sender was dropped without a result because the proxy is shutting down.
             Err(RecvTimeoutError::Disconnected) => {}
         };
         let thread = std::thread::Builder::new().name("first answer".into()).stack_size(64 << 10).spawn(watch);
@@ -151,7 +153,7 @@ impl FirstAnswerListener {
         }
     }
 
-    /// Its work is done.
+    /// Ends the check process, which is no longer needed.
     fn end(&self) {
         let Some(manager) = self.manager.upgrade() else { return };
         let first = manager.state().spares.extract_if(.., |s| s.owner.is_none()).collect::<Vec<_>>();

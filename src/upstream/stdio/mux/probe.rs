@@ -1,4 +1,4 @@
-//! What the proxy asks a process on its own behalf: which revisions it knows, and which tools it has.
+//! Requests that the proxy sends on its own behalf: which MCP revisions a process supports, and which tools it has.
 
 use crate::lock::Unpoisoned;
 use std::io;
@@ -19,12 +19,13 @@ use crate::upstream::stdio::process::lines::TooLong;
 use crate::upstream::stdio::waiting::wait_for;
 use crate::wake::Waker;
 
-/// The first of these revisions.
+/// The first modern MCP revision.
 pub(crate) const REVISION: &str = "2026-07-28";
-/// "Missing capability", "unsupported version".
+/// JSON-RPC error codes: missing capability, unsupported protocol version.
 pub(crate) const MISSING_CAPABILITY: i32 = -32021;
 pub(crate) const UNSUPPORTED_VERSION: i32 = -32022;
-/// How long the server may take to list its tools, each page, before a call is passed on without comparing its fields.
+/// How long the server may take for each page of `tools/list`. After that, calls of tools that are not listed yet are
+/// forwarded without comparing their header fields.
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pages of tools that are read.
 const MAX_PAGES: usize = 32;
@@ -32,7 +33,7 @@ const MAX_PAGES: usize = 32;
 /// What a child answered to the probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Revisions {
-    /// It knows these revisions, by name where it gave them.
+    /// It supports modern revisions: those that it listed (empty if it listed none).
     Modern(Arc<[String]>),
     /// It answered something else.
     Legacy,
@@ -40,7 +41,8 @@ pub(crate) enum Revisions {
     Silent,
 }
 
-/// Asks a child which revisions it knows, within `patience`; and whether the answer is one that stays.
+/// Probes which revisions a process supports, within `patience`. The flag is false if the answer is an error that may
+/// be temporary.
 pub(crate) fn probe(
     shared: &Arc<SharedProcess>,
     owner: &Owner,
@@ -78,8 +80,8 @@ pub(crate) fn list_tools(shared: &Arc<SharedProcess>, owner: &Owner, cancellatio
     pages
 }
 
-/// Asks a child on the proxy's own behalf; the answer, if one comes within `patience`. An error is that the client went
-/// away for which it is asked.
+/// Sends a request of the proxy's own. Returns `None` if no answer comes within `patience`, or the process has ended or
+/// does not read. Fails if the wait is cancelled, for example because the client went away.
 fn ask(
     shared: &Arc<SharedProcess>,
     owner: &Owner,
@@ -108,7 +110,7 @@ fn ask(
     }
 }
 
-/// A question of the proxy's own.
+/// Receives the answer to a request of the proxy's own.
 struct OwnQuestion {
     /// `Some(None)` when there will be no answer.
     answer: Mutex<Option<Option<String>>>,

@@ -1,5 +1,5 @@
-//! One process for several clients that do not know of each other: their request ids and progress tokens are kept apart
-//! by numbers of the proxy's own, and every other byte is left alone.
+//! One process shared by several independent clients. The proxy replaces their request ids and progress tokens with
+//! unique numbers of its own, and leaves every other byte unchanged.
 
 use crate::lock::Unpoisoned;
 use std::collections::{HashMap, HashSet};
@@ -25,26 +25,26 @@ use crate::upstream::stdio::process::lines::TooLong;
 /// How long a process may take to answer the proxy's own `initialize`.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The child.
+/// A process that several clients share.
 pub(crate) struct SharedProcess {
     name: String,
     state: Mutex<State>,
-    /// What its tools want repeated in fields.
+    /// The tool arguments that clients must repeat in header fields.
     tool_fields: ToolFields,
 }
 
 impl SharedProcess {
-    /// What its tools want repeated in header fields.
+    /// Returns the tool arguments that clients must repeat in header fields.
     pub(crate) fn tool_fields(&self) -> &ToolFields {
         &self.tool_fields
     }
 
-    /// For one user's client of the revisions from 2026-07-28 on.
+    /// For a single client of a single user, with revisions from 2026-07-28 on.
     pub(crate) fn modern_of_one(name: String) -> Arc<SharedProcess> {
         SharedProcess::new(name, Handshake::None, true)
     }
 
-    /// For all clients of those revisions.
+    /// For all clients with revisions from 2026-07-28 on.
     pub(crate) fn modern_of_all(name: String) -> Arc<SharedProcess> {
         SharedProcess::new(name, Handshake::None, false)
     }
@@ -71,11 +71,12 @@ impl SharedProcess {
         Arc::new(SharedProcess { name, state: Mutex::new(state), tool_fields: ToolFields::default() })
     }
 
-    /// Puts the process to work.
+    /// Takes over the started process. With older revisions, sends the proxy's own `initialize` first.
     pub(crate) fn run(&self, child: Child) {
         let mut state = self.state();
         if matches!(state.handshake, Handshake::Waiting(_)) {
-            // It is for everyone, so it can do for the server what no client in particular is asked: nothing.
+            // The process is shared, so the server can't send a request to one particular client. The proxy declares no
+            // client capabilities.
             let initialize = json!({"jsonrpc": "2.0", "id": OWN_INITIALIZE, "method": "initialize", "params": {
                 "protocolVersion": "2025-11-25", "capabilities": {},
                 "clientInfo": {"name": "mcp-auth-proxy", "version": env!("CARGO_PKG_VERSION")}}});
@@ -86,7 +87,7 @@ impl SharedProcess {
         }
     }
 
-    /// Another client, which `listener` hears for; `None` when the process has ended meanwhile.
+    /// Adds a client whose messages go to `listener`. `None` if the process has ended or is not running yet.
     pub(crate) fn attach(self: &Arc<Self>, user: &UserId, listener: Arc<dyn Listener>) -> Option<MuxHandle> {
         let mut state = self.state();
         if state.has_ended || state.child.is_none() {
@@ -108,20 +109,21 @@ impl SharedProcess {
         self.state().lived
     }
 
-    /// Has it not answered `initialize` for so long that it never will?
+    /// True if the process has not answered `initialize` within [`HANDSHAKE_TIMEOUT`].
     pub(crate) fn is_stuck(&self) -> bool {
         let state = self.state();
         matches!(state.handshake, Handshake::Waiting(_)) && state.started.elapsed() > HANDSHAKE_TIMEOUT
     }
 
-    /// How much it is needed, if it can be done without. Those who listen only hear when something changes, and come back.
+    /// How idle the process is; `None` if it works on a request. `subscriptions/listen` does not count as work: these
+    /// clients only wait for changes, and reconnect.
     pub(crate) fn idleness(&self) -> Option<Idleness> {
         let state = self.state();
         let is_idle = state.requests.values().all(|r| r.is_listen);
         is_idle.then(|| Idleness { is_abandoned: false, is_heard: !state.requests.is_empty(), since: state.used })
     }
 
-    /// Does nobody wait for it or listen to it?
+    /// True if no request is in flight, not even `subscriptions/listen`.
     pub(crate) fn is_unheard(&self) -> bool {
         self.state().requests.is_empty()
     }
@@ -131,7 +133,7 @@ impl SharedProcess {
         self.state().used
     }
 
-    /// Ends the process, in order.
+    /// Ends the process gracefully.
     pub(crate) fn end(&self) {
         let mut state = self.state();
         state.has_ended = true;
@@ -156,7 +158,7 @@ impl SharedProcess {
             Kind::Notification { method } if method == "notifications/cancelled" => {
                 let Some(raw) = message.param(&["requestId"]) else { return Ok(()) };
                 let Some(number) = Id::of(raw).and_then(|id| state.number_of(client, &id)) else { return Ok(()) };
-                // Who keeps to the protocol does not answer it any more.
+                // A server that follows the protocol does not answer a cancelled request, so forget it now.
                 let gone = state.requests.remove(&number);
                 if let Some(uri) = gone.and_then(|r| r.subscribes_to).filter(|uri| !state.is_wanted(uri)) {
                     state.unsubscribe(&uri);
@@ -164,12 +166,12 @@ impl SharedProcess {
                 state.write(message.splice(&[(raw, &number.to_string())]))
             }
             Kind::Notification { .. } => state.write(text.into()),
-            // The child's questions have been answered already.
+            // The proxy has already answered the server's requests itself, so a client's response answers nothing.
             Kind::Response { .. } => Ok(()),
         }
     }
 
-    /// Where a message of the child's goes, in the words of those who get it.
+    /// Returns the clients that get a message of the process, with each client's own ids and tokens restored.
     fn deliveries(&self, message: &Message<'_>) -> Deliveries {
         let mut state = self.state();
         match &message.kind {
@@ -200,7 +202,7 @@ impl SharedProcess {
                     _ => error_message(
                         id,
                         METHOD_NOT_FOUND,
-                        "this server is shared, and nobody in particular can be asked",
+                        "this server process is shared by several clients, so it can't send requests to one of them",
                     ),
                 };
                 let _ = state.write(answer);
@@ -215,11 +217,11 @@ impl SharedProcess {
         }
     }
 
-    /// Who waits for what a line that can't be held was.
+    /// Returns an error for the client whose request a too long line answered, if that request is known.
     fn lost(&self, line: &TooLong) -> Deliveries {
         let mut state = self.state();
         let number = line.answered().and_then(|id| id.parse().ok()).or_else(|| {
-            // With one request in flight there is no doubt either, where all are of one client.
+            // If the process serves a single client and only one request is in flight, treat the line as its answer.
             let mut numbers = state.requests.keys();
             numbers.next().copied().filter(|_| state.is_of_one && numbers.next().is_none())
         });
@@ -233,11 +235,11 @@ impl SharedProcess {
     }
 }
 
-/// A shared child as the one who hears its process.
+/// Passes the output of a process to its [`SharedProcess`].
 pub(crate) struct SharedListener(Weak<SharedProcess>);
 
 impl SharedListener {
-    /// Hears the process of `shared`.
+    /// Creates the listener for `shared`. It holds a weak reference only.
     pub(crate) fn of(shared: &Arc<SharedProcess>) -> Arc<SharedListener> {
         Arc::new(SharedListener(Arc::downgrade(shared)))
     }
@@ -284,7 +286,7 @@ impl Listener for SharedListener {
     }
 }
 
-/// One client's place at a shared child. Dropping it cancels what it still waits for.
+/// One client's handle to a shared process. Dropping it cancels the client's requests in flight.
 pub(crate) struct MuxHandle {
     shared: Arc<SharedProcess>,
     client: u64,

@@ -1,4 +1,4 @@
-//! What a shared process is at one moment, under its lock: its clients, their requests, and where each message goes.
+//! The state of a shared process, behind its lock: clients, requests in flight, and message routing.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,13 +19,13 @@ const MAX_REQUESTS: usize = 4_096;
 const MAX_REQUESTS_OF_USER: usize = MAX_REQUESTS / 4;
 /// Resources that one client is subscribed to.
 const MAX_SUBSCRIPTIONS: usize = 256;
-/// Bytes of the URI of such a resource.
+/// Maximum length of the URI of a subscribed resource, in bytes.
 const MAX_URI: usize = 4 << 10;
-/// The proxy's own `initialize`.
+/// The request id of the proxy's own `initialize`.
 pub(crate) const OWN_INITIALIZE: i64 = 0;
 /// In a notification of the 2026-07-28 revision: the id of the `subscriptions/listen` request that it belongs to.
 pub(crate) const SUBSCRIPTION: &[&str] = &["_meta", "io.modelcontextprotocol/subscriptionId"];
-/// The request that a stream for hours answers.
+/// The method that the server answers with a long-lived stream of notifications.
 pub(crate) const LISTEN: &str = "subscriptions/listen";
 
 pub(crate) struct State {
@@ -34,14 +34,14 @@ pub(crate) struct State {
     /// How long the process lived, if it ended by itself.
     pub(super) lived: Option<Duration>,
     pub(super) started: Instant,
-    /// The next number; each stands for one request and its progress token.
+    /// The next number. Each number replaces the id and the progress token of one request.
     pub(super) next: i64,
     pub(super) requests: HashMap<i64, Request>,
     pub(super) clients: HashMap<u64, Client>,
     pub(super) next_client: u64,
     pub(super) handshake: Handshake,
     pub(super) used: Instant,
-    /// It works for one user and client, so that whatever it says is for that one.
+    /// The process serves a single user and client, so all its messages are for that client.
     pub(super) is_of_one: bool,
 }
 
@@ -62,16 +62,16 @@ pub(crate) struct Request {
     pub(super) subscribes_to: Option<String>,
 }
 
-/// How far the child is with `initialize`, which it hears once, from the proxy.
+/// The progress of the `initialize` handshake. The proxy sends `initialize` once, for all clients.
 pub(crate) enum Handshake {
-    /// None: the revisions from 2026-07-28 on.
+    /// The revisions from 2026-07-28 on have no handshake.
     None,
     /// Clients that wait for the result, with the ids of their requests.
     Waiting(Vec<(u64, String)>),
     Done(String),
 }
 
-/// What clients are to be told; done without holding any lock, since it leads on into theirs.
+/// Messages for clients. Deliver them without holding a lock, because the listeners take their own locks.
 pub(crate) type Deliveries = Vec<(Arc<dyn Listener>, String)>;
 
 impl State {
@@ -79,7 +79,8 @@ impl State {
         self.child.as_ref().ok_or(Full)?.send(text.into_bytes())
     }
 
-    /// Has a client hear an answer that the child was not asked for, on the child's thread as all others.
+    /// Sends a client an answer that the proxy made itself. The process's I/O thread delivers it, like all other
+    /// messages.
     pub(crate) fn answer_by_itself(&self, client: u64, text: String) -> Result<(), Full> {
         if let (Some(child), Some(client)) = (&self.child, self.clients.get(&client)) {
             child.deliver(client.listener.clone(), text.into_bytes());
@@ -136,8 +137,8 @@ impl State {
         self.requests.iter().find(|(_, r)| r.client == client && r.id == *id).map(|(number, _)| *number)
     }
 
-    /// The resource that a request subscribes to, if it does. The error is the answer, where the child is not to be
-    /// bothered with the request.
+    /// Returns the URI of the resource that a request subscribes to, if any. `Err` is the proxy's own answer, if the
+    /// request must not be sent to the process.
     pub(crate) fn subscription(
         &mut self,
         client: u64,
@@ -152,7 +153,7 @@ impl State {
         let (Some(uri), Some(own)) = (uri, self.clients.get_mut(&client)) else { return Ok(None) };
         if method == "resources/unsubscribe" {
             own.subscriptions.remove(&uri);
-            // Others go on hearing of it.
+            // While other clients are subscribed, the process must stay subscribed.
             return if self.is_wanted(&uri) { Err(answer_with(raw_id, "{}")) } else { Ok(None) };
         }
         let held = own.subscriptions.len();
@@ -163,12 +164,12 @@ impl State {
         Ok(Some(uri))
     }
 
-    /// The child has agreed to a subscription, or not: what it refused gives nobody anything to hear.
+    /// Handles the process's answer to a subscription. A refused one is not recorded, so it delivers no updates.
     pub(crate) fn subscribed(&mut self, client: u64, uri: &str, has_agreed: bool) {
         if let Some(client) = self.clients.get_mut(&client).filter(|_| has_agreed) {
             client.subscriptions.insert(uri.into());
         } else if !self.is_wanted(uri) {
-            // It may have agreed for another before, who has gone since.
+            // The process may still be subscribed for another client, which left while this request was in flight.
             self.unsubscribe(uri);
         }
     }
@@ -186,7 +187,7 @@ impl State {
         let _ = self.write(unsubscribe.to_string());
     }
 
-    /// A client has gone: what the child does for nobody else is called off.
+    /// Removes a client: cancels its requests and unsubscribes from resources that no other client wants.
     pub(crate) fn leave(&mut self, client: u64) -> Option<Client> {
         let gone = self.clients.remove(&client);
         if let Handshake::Waiting(clients) = &mut self.handshake {
@@ -215,7 +216,8 @@ impl State {
         self.clients.values().filter(|c| concerned(c)).map(|c| (c.listener.clone(), text.into())).collect()
     }
 
-    /// The child has answered `initialize`; with an error it is of no use to anybody, and another may be.
+    /// Handles the process's answer to `initialize`. After an error, marks the process as ended and returns it for the
+    /// caller to drop, so that a new one can be started.
     pub(crate) fn initialized(&mut self, message: &Message<'_>, is_error: bool) -> (Deliveries, Option<Child>) {
         let Handshake::Waiting(clients) = &mut self.handshake else { return (Vec::new(), None) };
         let clients = std::mem::take(clients);
@@ -234,7 +236,7 @@ impl State {
         }
     }
 
-    /// A notification goes to whom it is for. What may tell one client of another goes to nobody.
+    /// Routes a notification to the clients it is for. Drops it if it could reveal one client's data to another.
     pub(crate) fn notified(&mut self, method: &str, message: &Message<'_>) -> Deliveries {
         let number_of = |raw: &RawValue| match Id::of(raw) {
             Some(Id::Number(number)) => Some(number),
@@ -252,7 +254,7 @@ impl State {
                 let Some(token) = &request.raw_token else { return Vec::new() };
                 self.to(request.client, message.splice(&[(raw, token)]))
             }
-            // Drafts of the 2026-07-28 revision end a subscription so.
+            // In drafts of revision 2026-07-28, the server ends a subscription with this notification.
             "notifications/cancelled" => {
                 let Some(raw) = message.param(&["requestId"]) else { return Vec::new() };
                 let Some(request) = number_of(raw).and_then(|n| self.requests.remove(&n)) else { return Vec::new() };
@@ -273,7 +275,8 @@ impl State {
                 let concerns = |of: &String| uri.as_ref().is_some_and(|uri| is_at_or_below(uri, of));
                 self.to_all(message.text(), |c| c.subscriptions.iter().any(concerns))
             }
-            // With one request in flight there is no doubt which it belongs to, where all are of one client.
+            // With a single client and a single request in flight (`subscriptions/listen` aside), it belongs to that
+            // request.
             _ if self.is_of_one => {
                 let mut asked = self.requests.values().filter(|r| !r.is_listen);
                 match (asked.next().map(|r| r.client), asked.next()) {

@@ -1,4 +1,4 @@
-//! One process: how it is started, what it is sent, and how it ends.
+//! The handle on one child process: starts it, sends it lines, and ends it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,18 +13,18 @@ use crate::upstream::stdio::process::inbox::{Full, Inbox, Listener, MessageSink,
 use crate::upstream::stdio::process::io_loop::{IoLoop, Process};
 use crate::wake::Waker;
 
-/// Stack of a child's thread.
+/// Stack size of a child's I/O thread, in bytes.
 const STACK: usize = 256 << 10;
 
-/// A running child. Dropping it ends the process in order.
+/// A running child process. Dropping it starts an orderly shutdown of the process.
 pub(crate) struct Child {
     shared: Arc<Shared>,
-    /// Kept until the process has ended, by its thread.
+    /// Weak, since the I/O thread holds the slot until the process has exited.
     slot: Weak<dyn Slot>,
 }
 
 impl Child {
-    /// Starts a child for `owner`; `listener` hears what it says, and `slot` is kept until it has ended.
+    /// Starts a child for `owner`. `listener` gets its output; `slot` is held until it has exited.
     pub(crate) fn start(
         launch: &Launch,
         owner: Option<&Owner>,
@@ -48,18 +48,18 @@ impl Child {
         let shared = Arc::new(Shared { pid, inbox: Mutex::new(inbox), waker, room: launch.buffer });
         let child = Child { shared: shared.clone(), slot: Arc::downgrade(&slot) };
         let io_loop = IoLoop::new(shared, process, control, stdin, slot)?;
-        // The server begins when everything is there that it takes to end it.
+        // The I/O loop starts the server only now, when everything that is needed to end it exists.
         let begin = move || io_loop.run(to_read.into());
         std::thread::Builder::new().name("child".into()).stack_size(STACK).spawn(begin)?;
         Ok(child)
     }
 
-    /// The server's process id, or its supervisor's as long as that has not told it.
+    /// The server's process id, or the supervisor's until the supervisor has reported the server's.
     pub(crate) fn pid(&self) -> u32 {
         self.shared.pid()
     }
 
-    /// Sends it a line. Nothing waits here: a child that does not read fills its inbox, and then this fails.
+    /// Queues a line for the child without blocking. Fails when the inbox is full, because the child does not read.
     pub(crate) fn send(&self, mut line: Vec<u8>) -> Result<(), Full> {
         let mut inbox = self.shared.inbox();
         line.push(b'\n');
@@ -74,13 +74,13 @@ impl Child {
         Ok(())
     }
 
-    /// Has `listener` hear `line` on the child's thread, where no lock is held.
+    /// Passes `line` to `listener` on the child's I/O thread, where no lock is held.
     pub(crate) fn deliver(&self, listener: Arc<dyn Listener>, line: Vec<u8>) {
         self.shared.inbox().own_words.push((listener, line));
         self.shared.waker.wake();
     }
 
-    /// Has another hear what it says from now on; false when it has nothing to say any more.
+    /// Replaces the listener for all further output; false when the child has exited and there will be none.
     pub(crate) fn hand_over(&self, listener: Arc<dyn Listener>) -> bool {
         let mut inbox = self.shared.inbox();
         inbox.listener = listener;
@@ -91,7 +91,8 @@ impl Child {
         self.shared.inbox().has_ended
     }
 
-    /// Ends it in order: its stdin is closed, then comes SIGTERM, then SIGKILL, for all that it has started.
+    /// Starts an orderly shutdown and returns: stdin is closed, then comes SIGTERM, then SIGKILL, for the child and all
+    /// of its descendants.
     pub(crate) fn end(&self) {
         self.shared.inbox().is_ending = true;
         self.shared.waker.wake();

@@ -1,4 +1,4 @@
-//! How processes are started, and what they get to see: the command line and the environment.
+//! The command line and the environment that child processes are started with.
 
 use std::ffi::OsString;
 use std::process::{Command, Stdio};
@@ -14,17 +14,17 @@ use crate::upstream::stdio::process::users::RunAs;
 pub(crate) struct Launch {
     pub(crate) program: OsString,
     pub(crate) arguments: Vec<OsString>,
-    /// Variables of the environment that are the proxy's own.
+    /// Environment variables that configure the proxy; children do not get them.
     pub(crate) own_variables: Vec<&'static str>,
-    /// Under whom they run, if not under whom the proxy does.
+    /// The system user that children run as; `None` for the proxy's own user.
     pub(crate) user: Option<RunAs>,
     pub(crate) limits: Limits,
-    /// Longest line, and most bytes that may wait for a child to read them.
+    /// Longest line of a child, and most bytes queued for a child that does not read.
     pub(crate) buffer: usize,
 }
 
-/// Variables that name a proxy on the way out with a password in it: that is the operator's, and a server that needs one
-/// can be given one of its own.
+/// The names of the `*_proxy` variables (without `no_proxy`) whose value contains credentials. These belong to the
+/// operator, so children do not get them; a server that needs an outbound proxy can be given its own variable.
 pub(crate) fn proxies_with_credentials() -> Vec<String> {
     let is_proxy = |name: &str| name.to_ascii_lowercase().ends_with("_proxy") && !name.eq_ignore_ascii_case("no_proxy");
     let has_credentials = |value: &str| {
@@ -37,7 +37,8 @@ pub(crate) fn proxies_with_credentials() -> Vec<String> {
         .collect()
 }
 
-/// The supervisor with the server's command line; its environment has nothing of the proxy's own.
+/// The command that starts the supervisor with the server's command line, in an environment without the proxy's own
+/// variables.
 pub(crate) fn command(launch: &Launch, owner: Option<&Owner>) -> Command {
     let mut command = Command::new(own_program());
     let ids = launch.user.as_ref().map(|u| [u.uid, u.gid]);
@@ -59,7 +60,7 @@ pub(crate) fn command(launch: &Launch, owner: Option<&Owner>) -> Command {
         ("MCP_AUTH_NAME", person.and_then(|p| p.profile.name.clone())),
         ("MCP_AUTH_GROUPS", person.map(|p| p.profile.group_list()).filter(|g| !g.is_empty())),
     ];
-    // What no environment can hold is left out.
+    // An environment variable can't contain NUL, so such a value is left out.
     let told = told.map(|(name, value)| (name, value.filter(|v| !v.contains('\0'))));
     for (name, value) in told {
         match value {

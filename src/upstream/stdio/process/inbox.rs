@@ -1,4 +1,5 @@
-//! What a process is sent and who hears what it says: the side of it that other threads see.
+//! What the I/O thread of a process shares with other threads: the lines queued for the process, and the listener for
+//! its output.
 
 use crate::lock::Unpoisoned;
 use std::collections::VecDeque;
@@ -9,41 +10,41 @@ use std::time::Duration;
 use crate::upstream::stdio::process::lines::TooLong;
 use crate::wake::Waker;
 
-/// Bytes that a line takes besides its text.
+/// Bytes counted for each line in addition to its text.
 pub(crate) const OVERHEAD: usize = 64;
 
-/// Hears what a child says.
+/// Receives the output of a child.
 pub(crate) trait Listener: Send + Sync {
-    /// It wrote a line. Called on the child's thread: must not wait for a client.
+    /// The child wrote a line. Called on the child's I/O thread, so it must not wait for a client.
     fn line(&self, line: Vec<u8>);
 
-    /// It wrote a line that can't be held.
+    /// The child wrote a line that is longer than the limit.
     fn long_line(&self, line: &TooLong);
 
-    /// It has ended, so long after its start.
+    /// The child has exited, `lived` after its start.
     fn ended(&self, lived: Duration);
 
-    /// Whom it works for, in the log.
+    /// The name to log for what the child works for, such as a session.
     fn name(&self) -> String;
 }
 
-/// The child does not read what it is sent.
+/// The queue is full, because the child does not read its stdin.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Full;
 
-/// Where lines for a server go. Dropping it ends a process, or leaves a shared one.
+/// Takes lines for a server. Dropping it ends the process, or detaches from a shared one.
 pub(crate) trait MessageSink: Send + Sync {
-    /// Sends a line, and waits for nothing.
+    /// Queues a line without blocking.
     fn send(&self, line: Vec<u8>) -> Result<(), Full>;
 }
 
-/// The place of a process among those that there may be at one time. It is free again when this is dropped.
+/// One of the limited number of processes that may exist at one time. Dropping it makes room for another process.
 pub(crate) trait Slot: Send + Sync {
-    /// The process has been told to end.
+    /// Notes that the process has been told to end, so that its slot will be free soon.
     fn leave(&self);
 }
 
-/// What a process's own thread shares with all others.
+/// What the I/O thread of a process shares with other threads.
 pub(crate) struct Shared {
     pub(super) pid: AtomicU32,
     pub(super) inbox: Mutex<Inbox>,
@@ -55,12 +56,12 @@ pub(crate) struct Inbox {
     pub(super) lines: VecDeque<Vec<u8>>,
     /// Bytes of the first line that have been written.
     pub(super) sent: usize,
-    /// What all lines take together, [`OVERHEAD`] each included.
+    /// Total size of all lines, with [`OVERHEAD`] added for each.
     pub(super) bytes: usize,
     pub(super) is_ending: bool,
     pub(super) has_ended: bool,
     pub(super) listener: Arc<dyn Listener>,
-    /// Lines that others hear as if it had written them.
+    /// Lines from the proxy itself, to be passed to a listener as if the process had written them.
     pub(super) own_words: Vec<(Arc<dyn Listener>, Vec<u8>)>,
 }
 

@@ -1,5 +1,5 @@
-//! The proxy as the first process of a container: someone has to pass signals on and to bury processes whose parents
-//! have gone. A process that does nothing else does it, and the proxy is its child.
+//! The proxy as the first process (init) of a container. Init has to forward signals and to reap orphaned processes. A
+//! process of this binary does only that, and runs the proxy as its child.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -10,7 +10,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use super::self_exec::{hide, own_program};
 
-/// The word on the command line that makes the program a first process, whatever its process id.
+/// The subcommand that runs this binary as init, whatever its process id.
 pub const COMMAND: &str = "stdio-init";
 
 /// Is this the first process of a container?
@@ -18,15 +18,15 @@ pub fn is_first() -> bool {
     getpid().is_init()
 }
 
-/// Runs the program with `arguments` as a child, until that ends; its exit code.
+/// Runs this binary with `arguments` as a child until it exits. Returns its exit code.
 pub fn run(arguments: &[OsString]) -> Result<u8, String> {
     let failed = |e: &dyn std::fmt::Display| format!("the first process of the container failed: {e}");
     hide()?;
-    // Processes whose parents end become this one's, which the first process has anyway.
+    // Orphaned processes become children of this one; with process id 1 they do anyway.
     let _ = set_child_subreaper(Some(getpid()));
     let signals = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
     let mut signals = signal_hook::iterator::Signals::new(signals).map_err(|e| failed(&e))?;
-    // A group of its own: a Ctrl-C would else reach it twice.
+    // Its own process group: otherwise Ctrl-C would reach the proxy twice, from the terminal and from this process.
     let child = Command::new(own_program()).args(arguments).process_group(0).spawn().map_err(|e| failed(&e))?;
     let proxy = Pid::from_child(&child);
     crate::privileges::drop_all()?;

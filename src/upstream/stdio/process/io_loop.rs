@@ -1,4 +1,4 @@
-//! The thread of one child: lines in, lines out, its words on stderr into the log, and its end.
+//! The I/O thread of one child: writes to its stdin, reads its stdout, logs its stderr, and ends it.
 
 use std::collections::VecDeque;
 use std::io::{self, PipeWriter, Read, Write};
@@ -21,38 +21,39 @@ use super::lines::{Lines, TooLong};
 use super::supervisor;
 use crate::observe::quota::Quota;
 
-/// How long after a child's end its last words are waited for.
+/// How long to read what is left of stdout and stderr after the child has exited.
 const LAST_WORDS_WAIT: Duration = Duration::from_secs(1);
-/// Where the system can't tell when a process ends, it is asked so often.
+/// How often to check whether the process has exited, if there is no pidfd.
 const ASK_EVERY: Duration = Duration::from_millis(250);
 /// Bytes read at a time.
 const STEP: usize = 64 << 10;
-/// Longest line of stderr that is logged whole.
+/// Longest line of stderr that is logged, in bytes. Of a longer one, only the fact is logged.
 const MAX_WORDS: usize = 4 << 10;
-/// Lines of stderr that are logged at once, and in each second.
+/// Rate limit for logging stderr: lines in a burst, and lines per second.
 const WORDS_AT_ONCE: u32 = 1_000;
 const WORDS_PER_SECOND: u32 = 100;
-/// Lines of stderr that are remembered for the moment when the child fails.
+/// Lines of stderr that are kept for the log message if the child exits unexpectedly.
 const LAST_WORDS: usize = 10;
 
-/// How far the child's end has come.
+/// Stage of the child's shutdown.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Phase {
     Runs,
-    /// Its stdin is closed and its supervisor sees to the rest, until then.
+    /// Its stdin and control socket are closed, so the supervisor ends it. If the supervisor still runs at this time,
+    /// it gets SIGKILL.
     Ending(Instant),
-    /// The supervisor was killed.
+    /// The supervisor got SIGKILL.
     Killed,
-    /// It has ended; its last words have until then.
+    /// The child has exited; the rest of its output is read until this time.
     Ended(Instant),
 }
 
-/// A supervisor, which is not left behind.
+/// A supervisor process. If it still runs on drop, it is killed and reaped.
 pub(crate) struct Process(pub(super) std::process::Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Only one that was never told to begin is still there.
+        // Only a supervisor that never got to start its server still runs here.
         if !matches!(self.0.try_wait(), Ok(Some(_))) {
             let _ = self.0.kill();
             let _ = self.0.wait();
@@ -60,16 +61,16 @@ impl Drop for Process {
     }
 }
 
-/// The child's thread.
+/// The state of a child's I/O thread.
 pub(crate) struct IoLoop {
     shared: Arc<Shared>,
     process: Process,
     supervisor: Pid,
-    /// Readable when the supervisor has ended.
+    /// The supervisor's pidfd, readable when it has exited; `None` if the system has no pidfd.
     exit: Option<OwnedFd>,
-    /// While it is open, the server is to run.
+    /// The control socket; closing it makes the supervisor end the server.
     control: Option<UnixStream>,
-    /// The server's process and group, once the supervisor has told it.
+    /// The server's process id, which is also its process group id, once the supervisor has reported it.
     server: Option<Pid>,
     stdin: Option<PipeWriter>,
     stdout: Option<ChildStdout>,
@@ -81,11 +82,11 @@ pub(crate) struct IoLoop {
     last_words: VecDeque<String>,
     started: Instant,
     phase: Phase,
-    /// Kept until the process has ended.
+    /// Held until the process has exited.
     _slot: Arc<dyn Slot>,
 }
 
-/// What a child's thread waits for.
+/// What the I/O thread waits for.
 #[derive(Clone, Copy, PartialEq)]
 enum Event {
     Control,
@@ -97,7 +98,7 @@ enum Event {
 }
 
 impl IoLoop {
-    /// For a supervisor that has been started and not been told to begin.
+    /// For a supervisor that has been started but has not got the server's stdin yet.
     pub(crate) fn new(
         shared: Arc<Shared>,
         process: Process,
@@ -157,7 +158,7 @@ impl IoLoop {
         self.bury();
     }
 
-    /// Ended, and nothing of it writes any more, or its last words took too long.
+    /// Has the child exited, and is its output closed or the time to read it over?
     fn is_over(&self) -> bool {
         match self.phase {
             Phase::Ended(until) => (self.stdout.is_none() && self.stderr.is_none()) || Instant::now() >= until,
@@ -188,7 +189,7 @@ impl IoLoop {
         ready.map(|((event, ..), _)| *event).collect()
     }
 
-    /// Until something has to be done though nothing happens.
+    /// Timeout for `poll`: how long until the next step is due; `None` to wait for an event only.
     fn patience(&self) -> Option<Duration> {
         let due = match self.phase {
             Phase::Runs | Phase::Killed => None,
@@ -209,7 +210,7 @@ impl IoLoop {
         }
     }
 
-    /// The supervisor tells which process is the server.
+    /// Reads the server's process id, which the supervisor sends once it has started the server.
     fn read_control(&mut self) {
         let Some(control) = &mut self.control else { return };
         let mut id = [0; 4];
@@ -219,7 +220,7 @@ impl IoLoop {
                 self.shared.pid.store(u32::from_ne_bytes(id), Ordering::Relaxed);
             }
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            // It has ended, which is noticed elsewhere.
+            // The supervisor has exited, which `go_on` notices.
             _ => self.control = None,
         }
     }
@@ -237,7 +238,7 @@ impl IoLoop {
                 Ok(n) => inbox.sent += n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // It closed its stdin, and takes nothing any more.
+                // The server has closed its stdin: drop the queue, and make every further `send` fail.
                 Err(_) => {
                     inbox.lines.clear();
                     inbox.bytes = usize::MAX / 2;
@@ -291,7 +292,7 @@ impl IoLoop {
         }
     }
 
-    /// Takes the steps of the child's end that are due.
+    /// Takes the shutdown steps that are due.
     fn go_on(&mut self) {
         let now = Instant::now();
         if !matches!(self.phase, Phase::Ended(_)) && self.has_exited() {
@@ -300,7 +301,7 @@ impl IoLoop {
             return;
         }
         match self.phase {
-            // One that says nothing any more answers nothing, and one that hears nothing neither.
+            // A child that has closed its stdout or stdin can't answer requests any more, so it is ended too.
             Phase::Runs if self.stdout.is_none() || self.stdin.is_none() || self.shared.inbox().is_ending => {
                 (self.stdin, self.control) = (None, None);
                 self.phase = Phase::Ending(now + supervisor::LONGEST_END);
@@ -313,7 +314,7 @@ impl IoLoop {
         }
     }
 
-    /// Asks without letting go of the process id.
+    /// Checks without reaping (`WNOWAIT`), so that the process id stays valid.
     fn has_exited(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
         !matches!(waitid(WaitId::Pid(self.supervisor), options), Ok(None))
@@ -321,7 +322,7 @@ impl IoLoop {
 
     fn bury(mut self) {
         let status = self.process.0.wait();
-        // A supervisor that was killed leaves the server's group behind.
+        // A supervisor that was killed leaves the server's process group running.
         if let (Some(server), Ok(Some(_))) = (self.server, status.as_ref().map(ExitStatusExt::signal)) {
             let _ = kill_process_group(server, Signal::KILL);
         }
@@ -336,23 +337,23 @@ impl IoLoop {
             log::debug!(session = name.as_str(), pid = pid, how = how.as_str(); "the MCP server has ended");
         } else {
             let last_words: Vec<String> = self.last_words.drain(..).rev().collect();
-            log::warn!(session = name.as_str(), pid = pid, how = how.as_str(), stderr = last_words.join("\n").as_str(); "the MCP server has ended by itself");
+            log::warn!(session = name.as_str(), pid = pid, how = how.as_str(), stderr = last_words.join("\n").as_str(); "the MCP server exited unexpectedly");
         }
         listener.ended(self.started.elapsed());
     }
 }
 
-/// A supervisor ends as its server did, with a signal as a number beyond 128.
+/// The supervisor exits with the server's exit code, or with 128 + N if signal N killed the server.
 fn how_it_ended(status: ExitStatus) -> String {
     match status.code() {
         Some(code @ 129..) => format!("signal {}", code - 128),
         Some(code) => format!("exit code {code}"),
-        None => format!("its supervisor: {status}"),
+        None => format!("its supervisor ended abnormally: {status}"),
     }
 }
 
-/// Reads once, so that a child that never stops writing does not keep its thread from all else; the count is 0 at the
-/// end of the pipe, which is closed then.
+/// Reads only once, so that a child that writes without pause does not block its thread's other work. Closes the pipe
+/// and returns `Some(0)` at its end or on an error; returns `None` if there is nothing to read yet.
 fn read<P: Read>(pipe: &mut Option<P>, buffer: &mut [u8]) -> Option<usize> {
     match pipe.as_mut()?.read(buffer) {
         Ok(n @ 1..) => Some(n),

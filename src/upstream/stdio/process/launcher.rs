@@ -1,5 +1,5 @@
-//! How a child becomes the MCP server: a process of this same binary, already under the server's user, takes on the
-//! limits that it is given and turns into the server.
+//! The launcher: a process of this same binary that already runs as the server's user. It applies the given limits to
+//! itself and then execs the MCP server.
 
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
@@ -12,23 +12,23 @@ use rustix::fs::{Access, access};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, nice, set_parent_process_death_signal, setrlimit, setsid};
 use rustix::thread::set_no_new_privs;
 
-/// The word on the command line that makes the program a launcher.
+/// The subcommand that runs this binary as a launcher.
 pub const COMMAND: &str = "stdio-launcher";
-/// What a launcher takes on before it becomes the server.
+/// Limits that the launcher applies to itself before it execs the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// Added to the niceness.
     pub(crate) nice: Option<i32>,
     /// Bytes of data that each process may have (`RLIMIT_DATA`).
     pub(crate) memory: Option<u64>,
-    /// Open files: the proxy has raised its own bound.
+    /// Soft limit on open files (`RLIMIT_NOFILE`), set because the proxy has raised its own.
     pub(crate) open_files: Option<u64>,
-    /// No program that it runs may have more rights than it has.
+    /// Set `no_new_privs`: no program that the server runs can gain more rights than the server has.
     pub(crate) no_new_privileges: bool,
 }
 
 impl Limits {
-    /// As words of a command line.
+    /// As command-line arguments of the launcher.
     pub(crate) fn words(&self) -> [String; 4] {
         let word = |n: Option<String>| n.unwrap_or_else(|| NONE.into());
         [
@@ -51,9 +51,10 @@ impl Limits {
 
     fn take_on(&self) -> Result<(), String> {
         let failed = |what: &str, e: rustix::io::Errno| format!("{what} can't be set: {e}");
-        // A group to end, and no terminal: the one that the proxy was started from is none of the server's business.
+        // A session of its own gives the server a process group that can be signalled, and detaches it from the
+        // terminal that the proxy was started from.
         setsid().map_err(|e| failed("the server's session", e))?;
-        // Should someone kill the supervisor, the server must not go on without it.
+        // If the supervisor is killed, the kernel kills the server too.
         set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| failed("the end with the supervisor", e))?;
         if self.no_new_privileges {
             set_no_new_privs(true).map_err(|e| failed("no_new_privs", e))?;
@@ -73,8 +74,9 @@ impl Limits {
     }
 }
 
-/// A directory that the server's user can't enter, such as root's own, breaks most programs in it: the server begins at
-/// home instead, and what it writes on standard error is in the proxy's log.
+/// Leaves a current directory that the server's user can't read or enter, such as root's home, because most programs
+/// fail in it. The server starts in its home directory instead, or in `/`. The message on stderr goes to the proxy's
+/// log.
 fn leave_what_is_closed() {
     if access(".", Access::READ_OK | Access::EXEC_OK).is_ok() {
         return;
@@ -88,7 +90,7 @@ fn leave_what_is_closed() {
     let _ = std::env::set_current_dir(home);
 }
 
-/// Runs as a launcher: `words` are the limits, then the server's command line. Returns only when it can't go on.
+/// Runs as a launcher: `words` are the limits, then the server's command line. Returns only if it fails.
 pub fn run(words: &[OsString]) -> Result<(), String> {
     let limits = Limits::of_words(words).ok_or(OWN_USE)?;
     let [program, arguments @ ..] = &words[4..] else { return Err("there is no command to run".into()) };
@@ -98,14 +100,14 @@ pub fn run(words: &[OsString]) -> Result<(), String> {
     Err(format!("{} can't be run: {error}", Path::new(program).display()))
 }
 
-/// Is the program of `command` there? The error says what to do.
+/// Checks that the program of `command` exists and is executable. The error says what to do.
 pub(crate) fn check_program(command: &[OsString]) -> Result<(), String> {
     let Some(program) = command.first() else { return Err("there is no command behind --".into()) };
     let shown = Path::new(program).display();
     let is_program = |path: &Path| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
     if !Path::new("/bin/sh").exists() && !is_program(Path::new(program)) {
         return Err(format!(
-            "the MCP server's command '{shown}' is not there: there are no programs here at all, as in the image 'latest'; use the image 'full', which has Node and Python, or one of your own with this binary in it"
+            "the MCP server's command '{shown}' was not found: this system has no programs at all, like the image 'latest'; use the image 'full', which has Node and Python, or build your own image with this binary in it"
         ));
     }
     if program.as_encoded_bytes().contains(&b'/') {
@@ -115,7 +117,7 @@ pub(crate) fn check_program(command: &[OsString]) -> Result<(), String> {
                 Err(format!("the MCP server's command '{shown}' does not exist; check the path"))
             }
             false => Err(format!(
-                "the MCP server's command '{shown}' is no file that this user can run; make it executable (chmod +x)"
+                "the MCP server's command '{shown}' is not an executable file; make it executable (chmod +x)"
             )),
         };
     }
@@ -125,11 +127,11 @@ pub(crate) fn check_program(command: &[OsString]) -> Result<(), String> {
     }
     if shown.to_string().contains(' ') {
         return Err(format!(
-            "the MCP server's command '{shown}' is one word with blanks; write its words without the quotes around all: -- {shown}"
+            "the MCP server's command '{shown}' was given as one quoted argument; remove the quotes around the whole command: -- {shown}"
         ));
     }
     Err(format!(
-        "the MCP server's command '{shown}' is in no directory of PATH ({}); install it, or give its full path",
+        "the MCP server's command '{shown}' was not found in PATH ({}); install it, or give its full path",
         path.display()
     ))
 }

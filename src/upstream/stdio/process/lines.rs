@@ -1,33 +1,35 @@
-//! Lines out of a stream of bytes.
+//! Splits a stream of bytes into lines.
 
-/// Bytes that are kept of each end of a line that is too long.
+/// Bytes that are kept from the start and from the end of a line that is too long.
 const KEPT: usize = 128;
 
 /// Collects bytes until a line is whole.
 pub struct Lines {
     bytes: Vec<u8>,
     limit: usize,
-    /// Within a line that is too long: dropped up to its end.
+    /// Set inside a line that is too long; its bytes are dropped up to the line end.
     skipped: Option<TooLong>,
 }
 
-/// A line that was longer than is held.
+/// A line that was longer than the limit; only its start and its end are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TooLong {
-    /// The bytes that a line may have.
+    /// Most bytes that a line may have.
     pub limit: usize,
     head: Vec<u8>,
     tail: Vec<u8>,
 }
 
 impl TooLong {
-    /// The id of the request that the line answers, as it was written, if it can be told from either end of the line.
+    /// The id of the request that the line answers, as it was written, if the start or the end of the line shows it.
+    /// Finds only ids that consist of digits.
     pub fn answered(&self) -> Option<&str> {
         const NAME: &str = "\"id\":";
         const VERSION: &str = "\"jsonrpc\":\"2.0\",";
         let head = self.head.iter().position(|b| !b.is_ascii_graphic()).map_or(&self.head[..], |end| &self.head[..end]);
         let head = std::str::from_utf8(head).unwrap_or_default();
-        // A member of the message itself: nothing but the version stands before it, or behind it.
+        // The id must be a member of the message itself: only `jsonrpc` may come before it at the start, or after it at
+        // the end.
         let first =
             head.strip_prefix('{').map(|h| h.strip_prefix(VERSION).unwrap_or(h)).and_then(|h| h.strip_prefix(NAME));
         if let Some(id) = first.and_then(|rest| rest.split(',').next()).filter(|id| is_number(id)) {
@@ -53,13 +55,13 @@ fn is_number(text: &str) -> bool {
 }
 
 impl Lines {
-    /// No bytes yet; a line may have `limit` of them.
+    /// An empty buffer for lines of at most `limit` bytes.
     pub fn new(limit: usize) -> Lines {
         Lines { bytes: Vec::new(), limit, skipped: None }
     }
 
-    /// Adds `bytes` and hands every line that is whole to `take`, without its end and the blanks around it. Empty lines
-    /// are none.
+    /// Adds `bytes` and passes every complete line to `take`, without its line end and surrounding whitespace. Skips
+    /// empty lines.
     pub fn add(&mut self, bytes: &[u8], mut take: impl FnMut(Result<Vec<u8>, TooLong>)) {
         let mut rest = bytes;
         while let Some(end) = memchr::memchr(b'\n', rest) {
@@ -71,7 +73,7 @@ impl Lines {
         self.extend(rest);
     }
 
-    /// The stream has ended: what there is of a line is one.
+    /// Ends the current line and passes it to `take`. At the end of the stream, the unfinished line counts as a line.
     pub fn finish(&mut self, mut take: impl FnMut(Result<Vec<u8>, TooLong>)) {
         let line = std::mem::take(&mut self.bytes);
         match self.skipped.take() {
@@ -139,7 +141,7 @@ mod tests {
         let answered = |text: &str| {
             let mut out = None;
             let mut collected = Lines::new(100);
-            // However it arrives.
+            // In small pieces.
             for piece in text.as_bytes().chunks(7) {
                 collected.add(piece, |_| panic!("the line has not ended"));
             }

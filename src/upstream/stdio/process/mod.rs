@@ -1,10 +1,10 @@
-//! One process of the MCP server, from its start to its orderly end.
+//! One process of the MCP server, from its start to its orderly shutdown.
 //!
-//! - [`child`] – the handle on it; [`inbox`] – what it is sent and who hears what it says
-//! - [`io_loop`] – its thread: lines in, lines out, stderr into the log, its end; [`lines`] – bytes to lines
-//! - [`environment`] – what it gets to see; [`users`] – under whom it runs
-//! - [`supervisor`], [`launcher`] – the processes of this binary in between; [`init`] – the first process of a container;
-//!   [`self_exec`] – how the program runs itself
+//! - [`child`] – the handle on it; [`inbox`] – the lines queued for it, and the listener for its output
+//! - [`io_loop`] – its I/O thread: stdin, stdout, stderr to the log, shutdown; [`lines`] – splits bytes into lines
+//! - [`environment`] – its command line and environment; [`users`] – the system user that it runs as
+//! - [`supervisor`], [`launcher`] – processes of this binary between the proxy and the server; [`init`] – the first
+//!   process of a container; [`self_exec`] – runs this binary again
 
 pub(super) mod child;
 pub(super) mod environment;

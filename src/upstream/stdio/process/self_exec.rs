@@ -1,16 +1,16 @@
-//! How the program runs itself, as supervisor, launcher and first process.
+//! Runs this same binary again, as supervisor, launcher or init.
 
 use std::path::PathBuf;
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
-/// The answer to people who type the proxy's own commands.
+/// The error for people who call an internal subcommand by hand.
 pub(crate) const OWN_USE: &str = "this command is for the proxy's own use";
 
-/// Stands on the command line for an id or a limit that is not set.
+/// Placeholder on the command line for an id or a limit that is not set.
 pub(crate) const NONE: &str = "-";
 
-/// This binary, also when its file has been replaced since.
+/// The path of the running binary. `/proc/self/exe` works even after the file has been replaced.
 pub fn own_program() -> PathBuf {
     let link = PathBuf::from("/proc/self/exe");
     if link.exists() { link } else { std::env::args_os().next().map(PathBuf::from).unwrap_or(link) }

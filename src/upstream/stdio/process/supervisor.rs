@@ -1,6 +1,6 @@
-//! The supervisor: a process of this same binary between the proxy and one MCP server. The server and all that it starts
-//! are its descendants, also those that leave their process group or lose their parents, since it is the subreaper among
-//! their ancestors. It ends them when the proxy says so, and when the proxy is gone, even by `kill -9`.
+//! The supervisor: a process of this same binary between the proxy and one MCP server. It is a child subreaper, so
+//! every process that the server starts stays its descendant, even after leaving the process group or losing its
+//! parent. It ends all of them when the proxy asks for it, and also when the proxy dies, even by `kill -9`.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IoSlice, IoSliceMut, Read};
@@ -28,19 +28,20 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use super::launcher;
 use super::self_exec::{OWN_USE, own_program};
 
-/// The word on the command line that makes the program a supervisor.
+/// The subcommand that runs this binary as a supervisor.
 pub const COMMAND: &str = "stdio-supervisor";
 /// How long a server may take to end after its stdin was closed, and again after SIGTERM.
 const GRACE: Duration = Duration::from_secs(2);
-/// How long what a server leaves behind may take.
+/// How long descendants may take to exit after SIGTERM, once the server itself has exited.
 const LAST_GRACE: Duration = Duration::from_secs(1);
-/// How long processes that start others faster than they are killed are chased.
+/// How long SIGKILL is repeated, in case processes fork faster than they are killed.
 const CHASE: Duration = Duration::from_secs(5);
 /// Pause between two rounds of SIGKILL.
 const ROUND: Duration = Duration::from_millis(5);
-/// The longest that ending a server takes.
+/// Upper bound for the whole shutdown of a server; after that, the proxy kills the supervisor.
 pub(crate) const LONGEST_END: Duration = Duration::from_secs(12);
-/// Gives the supervisor behind `control` the server's stdin, with which it begins.
+/// Sends the server's stdin (`SCM_RIGHTS`) to the supervisor at the other end of `control`, which then starts the
+/// server.
 pub(crate) fn begin(control: &UnixStream, stdin: OwnedFd) -> io::Result<()> {
     let fds = [stdin.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -63,11 +64,13 @@ fn receive_stdin(control: impl AsFd) -> io::Result<OwnedFd> {
     found.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-/// Runs as a supervisor, until the server and all of its descendants have ended; the server's exit code.
+/// Runs as a supervisor until the server and all of its descendants have exited, or SIGKILL was repeated for `CHASE`.
+/// Returns the server's exit code.
 pub fn run(words: &[OsString]) -> Result<u8, String> {
     let [uid, gid, words @ ..] = words else { return Err(OWN_USE.into()) };
     let failed = |what: &str, e: &dyn std::fmt::Display| format!("{what}: {e}");
-    // The proxy decides when the end is there: a Ctrl-C or `systemctl stop` reaches everybody.
+    // Does nothing on these signals, since the proxy decides when to stop: Ctrl-C and `systemctl stop` reach this
+    // process too.
     for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
         let ignored = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(signal, ignored).map_err(|e| failed("signals can't be handled", &e))?;
@@ -76,10 +79,10 @@ pub fn run(words: &[OsString]) -> Result<u8, String> {
     child_ended.set_nonblocking(true).map_err(|e| failed("no socket could be made", &e))?;
     signal_hook::low_level::pipe::register(SIGCHLD, noted).map_err(|e| failed("signals can't be handled", &e))?;
     setsid().map_err(|e| failed("the supervisor can't have a session of its own", &e))?;
-    // Without it a process could leave by losing its parent.
+    // Otherwise an orphaned process would be reparented away, and the supervisor could not find it any more.
     set_child_subreaper(Some(getpid())).map_err(|e| failed("the supervisor can't keep processes together", &e))?;
     let control = io::stdin();
-    // The proxy is gone, and nothing has begun.
+    // On an error the proxy is gone, and no server has been started.
     let Ok(stdin) = receive_stdin(control.as_fd()) else { return Ok(0) };
 
     let mut command = Command::new(own_program());
@@ -90,7 +93,8 @@ pub fn run(words: &[OsString]) -> Result<u8, String> {
     let server = command.spawn().map_err(|e| failed("the MCP server can't be started", &e))?;
     let server = Pid::from_child(&server);
     let _ = rustix::io::write(control.as_fd(), &server.as_raw_pid().to_ne_bytes());
-    // The pipes are the server's alone, so that their other ends see it close them.
+    // Drop this process's copies of the server's stdout and stderr, so that the proxy sees EOF when the server closes
+    // them.
     let (_, nowhere) = io::pipe().map_err(|e| failed("no pipe could be made", &e))?;
     let _ = (dup2_stdout(&nowhere), dup2_stderr(&nowhere));
     Ok(Supervisor { server, code: None, phase: Phase::Runs, is_told: false }.run(control.as_fd(), &child_ended))
@@ -100,26 +104,26 @@ fn id(word: &OsStr) -> Option<u32> {
     word.to_str()?.parse().ok()
 }
 
-/// How far the server's end has come.
+/// Stage of the server's shutdown, with the time when the next step is due.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Phase {
     Runs,
-    /// The proxy has closed its stdin; next comes SIGTERM.
+    /// The server's stdin is closed; SIGTERM comes next.
     Closed(Instant),
-    /// It got SIGTERM; next comes SIGKILL.
+    /// The server got SIGTERM; SIGKILL comes next.
     Terminated(Instant),
-    /// It has ended, and what it left behind got SIGTERM; next comes SIGKILL.
+    /// The server has exited and its remaining descendants got SIGTERM; SIGKILL comes next.
     Left(Instant),
-    /// Whatever is found gets SIGKILL, until then.
+    /// Every descendant found gets SIGKILL, again and again until this time.
     Killed(Instant),
 }
 
 struct Supervisor {
     server: Pid,
-    /// How the server ended.
+    /// The server's exit code once it has exited; 128 + N if signal N killed it.
     code: Option<u8>,
     phase: Phase,
-    /// The proxy wants the end, or is gone.
+    /// The proxy has closed the control socket: it asks for the shutdown, or is gone.
     is_told: bool,
 }
 
@@ -140,13 +144,13 @@ impl Supervisor {
             if poll(&mut fds, patience.as_ref()).is_err() {
                 continue;
             }
-            // Nothing is ever said there: it ends.
+            // The proxy sends nothing more on this socket, so any event means that it was closed.
             self.is_told |= fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
             let _ = child_ended.read(&mut [0; 64]);
         }
     }
 
-    /// Takes note of those who have ended; false when nobody is left.
+    /// Reaps the children that have exited; false when no children are left.
     fn bury(&mut self) -> bool {
         loop {
             match wait(WaitOptions::NOHANG) {
@@ -161,7 +165,7 @@ impl Supervisor {
         }
     }
 
-    /// Takes the steps that are due; false when there is nothing more to be done.
+    /// Takes the shutdown steps that are due; false when the time for SIGKILL is over.
     fn go_on(&mut self) -> bool {
         let now = Instant::now();
         if self.code.is_some() && !matches!(self.phase, Phase::Left(_) | Phase::Killed(_)) {
@@ -178,7 +182,7 @@ impl Supervisor {
             _ => {}
         }
         if let Phase::Killed(until) = self.phase {
-            // Until it is buried, its id is nobody else's.
+            // The process id cannot be reused before the process is reaped.
             if self.code.is_none() {
                 let _ = kill_process_group(self.server, Signal::KILL);
             }
@@ -188,7 +192,7 @@ impl Supervisor {
         true
     }
 
-    /// Until something has to be done though nothing happens.
+    /// Timeout for `poll`: how long until the next step is due; `None` to wait for an event only.
     fn patience(&self) -> Option<Duration> {
         match self.phase {
             Phase::Runs => None,
@@ -202,12 +206,12 @@ impl Supervisor {
 
 fn send_to_descendants(signal: Signal) {
     for pid in descendants() {
-        // It may have ended meanwhile.
+        // The process may have exited meanwhile.
         let _ = kill_process(pid, signal);
     }
 }
 
-/// All that descend from this process, the nearest first.
+/// All descendants of this process, breadth first.
 fn descendants() -> Vec<Pid> {
     let mut found = children(getpid());
     let mut at = 0;
@@ -218,7 +222,7 @@ fn descendants() -> Vec<Pid> {
     found
 }
 
-/// The children of a process, those of each of its threads.
+/// The children of a process. The kernel lists them for each thread, so this reads the lists of all its threads.
 fn children(pid: Pid) -> Vec<Pid> {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_pid())).into_iter().flatten().flatten();
     let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());

@@ -1,4 +1,4 @@
-//! The user of the system under whom children run.
+//! The system user that child processes run as.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -23,7 +23,7 @@ pub struct RunAs {
 }
 
 impl RunAs {
-    /// The user that a proxy of root's takes where the system has it.
+    /// The default user for children when the proxy runs as root and the system has this user.
     pub const USUAL: &str = "mcp-server";
 
     /// Reads `name`, `uid` or `uid:gid`; `passwd` is the content of `/etc/passwd` (passwd(5)).
@@ -41,22 +41,25 @@ impl RunAs {
             (None, Some(_), None) => {
                 return Err(format!("no user has the id {user}; give a group id too, as in {user}:{user}"));
             }
-            (None, None, _) => return Err(format!("there is no user '{user}'; make it, or give ids, as in 1000:1000")),
+            (None, None, _) => {
+                return Err(format!("there is no user '{user}'; create it, or give numeric ids, as in 1000:1000"));
+            }
         };
         if found.uid == 0 {
-            return Err("the user must be another than root".into());
+            return Err("the user must not be root".into());
         }
         Ok(found)
     }
 
-    /// Gives a user without a home one that nobody else can write to, below `parent`: programs such as npx keep what they
-    /// run in it. Called while the process has root's rights. The same one serves again after a restart.
+    /// Creates a home directory below `parent` for a user that has none, because programs such as npx store what they
+    /// run there. Only the user can access it. Reuses the directory of an earlier start. Must be called while the
+    /// process has root's rights.
     pub fn make_home(&mut self, parent: &Path) -> io::Result<()> {
         if self.home.is_some() {
             return Ok(());
         }
         let usual = parent.join(format!("mcp-auth-proxy-home-{}", self.uid));
-        // Others may have made something of that name.
+        // Another user may have created something with that name.
         let home = if self.owns(&usual) {
             usual
         } else {
@@ -73,7 +76,7 @@ impl RunAs {
         Ok(path.into())
     }
 
-    /// Is it a directory of the user's that nobody else can enter? A link is none.
+    /// Is `path` a directory that belongs to the user and that nobody else can access? A symbolic link does not count.
     fn owns(&self, path: &Path) -> bool {
         fs::symlink_metadata(path)
             .is_ok_and(|found| found.is_dir() && found.uid() == self.uid && found.mode() & 0o077 == 0)
@@ -123,7 +126,7 @@ mod tests {
         let found = fs::metadata(&first).unwrap();
         assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (uid, gid, 0o700));
         assert_eq!(made(&user), first);
-        // What somebody else has put there is not used: open to others, or a link.
+        // A directory that others can access, or a symbolic link, is not used: another user may have created it.
         fs::set_permissions(&first, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         assert_ne!(made(&user), first);
         fs::remove_dir(&first).unwrap();

@@ -42,9 +42,9 @@ pub(crate) struct Session {
     pub(super) state: Mutex<SessionState>,
 }
 
-/// What a session needs of the process manager.
+/// The part of the process manager that a session uses.
 pub(crate) trait Processes: Send + Sync {
-    /// A way to a server for a session of `owner`, whose messages `listener` hears; the error is for the client.
+    /// Connects a session of `owner` to a process, whose messages go to `listener`. The error text is for the client.
     fn connect(
         &self,
         owner: &Owner,
@@ -52,19 +52,19 @@ pub(crate) trait Processes: Send + Sync {
         cancellation: &Cancellation,
     ) -> Result<Arc<dyn MessageSink>, String>;
 
-    /// Writes what a session needs to survive.
+    /// Saves a session so that it survives a restart.
     fn save(&self, session: &Arc<Session>);
 
-    /// A session has ended for good.
+    /// Removes a session that has ended for good.
     fn forget(&self, name: &str);
 
-    /// Bytes held for one session.
+    /// Maximum number of bytes buffered for one session.
     fn buffer(&self) -> usize;
 }
 
 /// The answer to what a client posted.
 pub(crate) enum Posted {
-    /// There is nothing to answer.
+    /// The HTTP response has no stream of its own (202 Accepted).
     Accepted,
     Stream(Reader),
 }
@@ -84,12 +84,12 @@ impl Session {
         &self.name
     }
 
-    /// On whose behalf it was begun.
+    /// The user and client that opened the session.
     pub(crate) fn owner(&self) -> &Owner {
         &self.owner
     }
 
-    /// A new session, which begins with the client's `initialize` request.
+    /// Opens a session with the client's `initialize` request, and waits for the server's answer.
     pub(crate) fn open(
         processes: Arc<dyn Processes>,
         owner: Owner,
@@ -114,7 +114,7 @@ impl Session {
         }
     }
 
-    /// A session of HTTP+SSE (MCP 2024-11-05): nothing of it outlives its one stream.
+    /// Opens an HTTP+SSE session (MCP 2024-11-05). It ends with its one stream and is not saved.
     pub(crate) fn open_with_one_stream(
         processes: Arc<dyn Processes>,
         owner: Owner,
@@ -170,7 +170,7 @@ impl Session {
         })
     }
 
-    /// Passes on what a client posted: one message, or those of a batch.
+    /// Forwards what a client posted (one message, or a batch) to the process. Starts a new process if needed.
     pub(crate) fn post(
         self: &Arc<Self>,
         messages: &[Message<'_>],
@@ -183,7 +183,7 @@ impl Session {
         let start = match state.link {
             Link::Ended => return Err(Refusal::Gone),
             Link::Down if self.has_one_stream => return Err(Refusal::Gone),
-            // Nobody is there who could have asked, or whose work could be cancelled.
+            // Without a process, there is no server request to answer and no request to cancel.
             Link::Down if !messages.iter().any(wants_child) => return Ok(Posted::Accepted),
             Link::Down => Some(state.start_again()?),
             _ => None,
@@ -210,7 +210,8 @@ impl Session {
         }
     }
 
-    /// The stream that the answers to `messages` are going to be sent on, if there are any to come.
+    /// Records the requests in `messages` as pending. Returns the stream for their answers; `None` if there is no
+    /// request.
     fn await_answers(&self, state: &mut SessionState, messages: &[Message<'_>]) -> Option<Arc<EventStream>> {
         let requests: Vec<_> = messages.iter().filter(|m| matches!(m.kind, Kind::Request { .. })).collect();
         let first = requests.first()?;
@@ -240,8 +241,8 @@ impl Session {
         Some(stream)
     }
 
-    /// The stream for what belongs to no request, or what was missed of the stream that the event `last` came on.
-    /// `None` when another client reads it.
+    /// Reads the general stream, or resumes a stream after the event `last` (`Last-Event-ID`). `None` if the general
+    /// stream is wanted and another client reads it.
     pub(crate) fn listen(&self, last: Option<&str>, priming: bool) -> Result<Option<Reader>, Refusal> {
         let mut state = self.state();
         if matches!(state.link, Link::Ended) {
@@ -253,7 +254,7 @@ impl Session {
         let missed = match (known, &after) {
             (Some(stream), Some(after)) => Some((stream, Some(*after))),
             (None, Some(after)) if name == format!("{}.0", state.epoch) => Some((state.general.clone(), Some(*after))),
-            // Of a stream that is not known any more, only whose it was is left.
+            // The stream is gone, but the event id still tells which request it belonged to.
             (None, Some(_)) => lost_request(name).map(|id| (self.stream_that_says_lost(&id), None)),
             _ => None,
         };
@@ -279,7 +280,7 @@ impl Session {
         self.processes.forget(&self.name);
     }
 
-    /// Ends its child and keeps the session, for the end of the process.
+    /// Ends the session's process when the proxy shuts down. The session itself stays in the store.
     pub(crate) fn put_aside(&self) {
         self.end_with(Link::Down);
     }
@@ -295,34 +296,34 @@ impl Session {
         drop(old);
     }
 
-    /// How much its child is needed, if it can be done without.
+    /// How idle the session's process is; `None` if it is needed or not ready.
     pub(crate) fn idleness(&self) -> Option<Idleness> {
         let state = self.state();
         if !matches!(state.link, Link::Up(_)) || self.has_one_stream || state.pending.values().any(Pending::is_heard) {
             return None;
         }
-        // What nobody waits for may be asked for again, so it is worth more than nothing.
+        // The client may reconnect for these answers, so the process is worth more than one without requests.
         let is_abandoned = !state.pending.is_empty();
         Some(Idleness { is_abandoned, is_heard: state.general.is_connected(), since: state.used })
     }
 
-    /// Ends its child if it can be done without. The session gets another when it is used again.
+    /// Ends the process, unless a client waits for an answer. The session gets a new process when it is used again.
     pub(crate) fn park(&self) -> bool {
         let mut state = self.state();
         if !matches!(state.link, Link::Up(_)) || state.pending.values().any(Pending::is_heard) {
             return false;
         }
-        state.fail_pending("nobody waited for the answer, and the MCP server was needed elsewhere");
+        state.fail_pending("no client was connected to receive the answer, so the MCP server was ended");
         state.generation += 1;
         state.leave_questions();
         let old = std::mem::replace(&mut state.link, Link::Down);
         drop(state);
         drop(old);
-        log::info!(session = self.name.as_str(); "an idle session's MCP server is ended; the session goes on with a new one");
+        log::info!(session = self.name.as_str(); "the MCP server of an idle session was ended; the session gets a new one when it is used again");
         true
     }
 
-    /// Gives up a child that does not answer `initialize` any more.
+    /// Ends a process that has not answered `initialize` within [`START_TIMEOUT`].
     pub(crate) fn give_up(&self) {
         let mut state = self.state();
         if matches!(state.link, Link::Starting { since, .. } if since.elapsed() >= START_TIMEOUT) {
@@ -332,7 +333,7 @@ impl Session {
         }
     }
 
-    /// Ends its child although that has work to do: another user has none.
+    /// Ends the process even if it is busy, to free its slot for another user.
     pub(crate) fn evict(&self) {
         if self.has_one_stream {
             return self.end();
@@ -340,11 +341,11 @@ impl Session {
         let mut state = self.state();
         if matches!(state.link, Link::Up(_) | Link::Starting { .. }) {
             state.generation += 1;
-            state.fail("the MCP server had to make room for another user's; try again".into());
+            state.fail("the MCP server was ended to free a slot for another user; try again".into());
         }
     }
 
-    /// Has it a child?
+    /// True if the session has a process, even one that has not answered `initialize` yet.
     pub(crate) fn has_child(&self) -> bool {
         matches!(self.state().link, Link::Up(_) | Link::Starting { line: Some(_), .. })
     }
@@ -354,7 +355,8 @@ impl Session {
         self.state().used
     }
 
-    /// May it be dropped from replay_state? What it needs is in the store; what has not been fetched by now is lost.
+    /// True if the session can be dropped from memory: it has no process and no connected client. The store has what it
+    /// needs; unread events are lost.
     pub(crate) fn is_dispensable(&self) -> bool {
         let state = self.state();
         let is_heard = state.general.is_connected() || state.streams.iter().any(|s| s.stream.is_connected());
@@ -378,7 +380,7 @@ impl Session {
         Some(answer["protocolVersion"].as_str()?.to_string())
     }
 
-    /// Gets a child and has it told what the session is about.
+    /// Connects the session to a process and sends it the client's `initialize` (none with HTTP+SSE).
     fn connect(self: &Arc<Self>, generation: u64, cancellation: &Cancellation) {
         let tie = Arc::new(SessionListener { session: Arc::downgrade(self), generation, name: self.name.clone() });
         let line = self.processes.connect(&self.owner, tie, cancellation);
@@ -397,9 +399,9 @@ impl Session {
                 if let Link::Starting { line: place, .. } = &mut state.link {
                     *place = Some(line.clone());
                 }
-                // The answer may come on this very thread.
+                // Unlock first, because the answer is handled under this lock.
                 drop(state);
-                // The inbox of a new child has room for what was read from one body.
+                // Ignoring the result is safe: the inbox of a new process has room for a message from one request body.
                 let _ = line.send(initialize.into_bytes());
             }
         }
@@ -433,7 +435,7 @@ impl Session {
     }
 }
 
-/// Is it for a child that has work to do, so that one has to be started?
+/// True if the message needs a process, so that one must be started.
 fn wants_child(message: &Message<'_>) -> bool {
     match &message.kind {
         Kind::Request { .. } => true,
@@ -442,7 +444,7 @@ fn wants_child(message: &Message<'_>) -> bool {
     }
 }
 
-/// A process's way to its session, as long as it is the session's.
+/// Passes the output of a process to its session, as long as the session still uses that process.
 pub(super) struct SessionListener {
     session: Weak<Session>,
     generation: u64,

@@ -1,4 +1,4 @@
-//! What a session makes of what its process says.
+//! Handles what a session's process writes, and its end.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,7 +13,8 @@ use crate::upstream::stdio::event_stream::EventStream;
 use crate::upstream::stdio::noise::{note_noise, text_of};
 use crate::upstream::stdio::process::lines::TooLong;
 
-/// Bytes kept for clients that come back, though they have been sent.
+/// If the streams of a session hold more bytes than this, events that were already sent are dropped. Until then, a
+/// reconnecting client can read them again.
 const REPLAY: usize = 1 << 20;
 /// Streams kept for clients that come back.
 const MAX_STREAMS: usize = 64;
@@ -31,7 +32,7 @@ impl Session {
         if state.generation != generation {
             return;
         }
-        // What a new child is going to have to be told is kept before the client hears that it is so.
+        // Save changes of the replay state before the client gets the answer that confirms them.
         if messages.iter().filter(|message| state.learn_from(message)).count() > 0 {
             drop(state);
             self.save();
@@ -60,7 +61,7 @@ impl Session {
             return state.fail(why);
         }
         let answered = line.answered().and_then(|id| id.parse().ok()).map(Id::Number);
-        // With one request in flight there is no doubt either.
+        // With a single request in flight, treat the line as its answer.
         let only = || state.pending.keys().next().filter(|_| state.pending.len() == 1).cloned();
         if let Some(pending) = answered.or_else(only).and_then(|id| state.pending.remove(&id)) {
             state.answer_with_error(&pending, &why);
@@ -74,7 +75,7 @@ impl Session {
         }
         let was_starting = matches!(state.link, Link::Starting { .. });
         state.crashes = if lived < AT_ONCE { state.crashes + 1 } else { 0 };
-        // One that did answer may have been killed: it is replaced at once, the first time.
+        // No pause after the first crash if the process had answered `initialize`: it may just have been killed.
         if state.crashes > u32::from(!was_starting) {
             state.not_before = Some(Instant::now() + pause_after(state.crashes));
         }
@@ -90,7 +91,8 @@ impl Session {
         }
     }
 
-    /// Keeps what the streams hold within bounds: first goes what has been sent, then what nobody comes for.
+    /// Keeps the streams within their limits. Drops first what was already sent, then unread events of streams without
+    /// a client, then unread events of connected streams.
     pub(super) fn make_room(&self, state: &mut SessionState) {
         let held = || self.held.load(Ordering::Relaxed);
         let is_over = |s: &EventStream| s.is_finished() && !s.is_connected();
@@ -110,7 +112,7 @@ impl Session {
                 if held() > self.processes.buffer() && stream.is_connected() == wants_connected {
                     log::warn!(session = self.name(); "messages for a client that does not read them are dropped (--stdio-buffer, STDIO_BUFFER)");
                     stream.forget(true);
-                    // Whoever comes for an answer learns at least that there is none.
+                    // A client that asks for the dropped answer gets at least an error.
                     for lost in state.streams.iter().filter(|s| Arc::ptr_eq(&s.stream, stream) && stream.is_finished())
                     {
                         for id in &lost.raw_ids {

@@ -1,12 +1,12 @@
-//! One MCP session of the revisions with `initialize`: its process, its streams, and what it takes to give it a new process
-//! when the old one has gone.
+//! One MCP session of the revisions with `initialize`: its process, its streams, and what is needed to replace the
+//! process after it has ended.
 //!
-//! - [`handle`] – the session as others see it; [`refusal`] – why it can't do what it is asked
-//! - [`listener`] – what it makes of what its process says
-//! - [`persistence`] – how it survives a restart
-//! - [`state`] – what it is at one moment, and where each message goes
-//! - [`replay_state`] – what a new process has to be told
-//! - [`server_requests`] – what the server asked the client
+//! - [`handle`] – the session's interface for transports and process manager; [`refusal`] – its errors
+//! - [`listener`] – handles the output of the process
+//! - [`persistence`] – saves and restores the session
+//! - [`state`] – process, requests in flight, and message routing
+//! - [`replay_state`] – the messages that a new process must receive
+//! - [`server_requests`] – requests from the server to the client
 
 mod handle;
 mod listener;

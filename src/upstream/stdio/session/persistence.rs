@@ -1,4 +1,4 @@
-//! How a session survives a restart.
+//! Saves and restores a session, so that it survives a restart of the proxy.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::store::rows::McpSession;
 use crate::upstream::stdio::owner::Owner;
 
 impl Session {
-    /// A session that was begun before the proxy was started, or that has been put aside since.
+    /// Restores a session from its row: one from before a restart, or one that was dropped from memory since.
     pub(crate) fn restore(processes: Arc<dyn Processes>, owner: Owner, row: McpSession) -> Arc<Session> {
         let replay_state = ReplayState {
             initialize: row.initialize,
@@ -20,7 +20,7 @@ impl Session {
         Session::new(processes, owner, replay_state, false, row.name)
     }
 
-    /// What survives a restart.
+    /// The row that survives a restart; `None` before the server has answered `initialize`.
     pub(crate) fn row(&self, expires_at: u64) -> Option<McpSession> {
         let replay_state = self.state().replay_state.clone();
         let Owner { user, email, client, .. } = self.owner().clone();
@@ -38,7 +38,7 @@ impl Session {
         })
     }
 
-    /// Writes what has changed, if anything has.
+    /// Saves the session if it has changed. HTTP+SSE sessions are not saved.
     pub(super) fn save(self: &Arc<Self>) {
         let is_unsaved = std::mem::take(&mut self.state().is_unsaved);
         if is_unsaved && !self.has_one_stream {

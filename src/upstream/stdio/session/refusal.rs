@@ -1,14 +1,14 @@
-//! Why a session can't do what it is asked.
+//! The errors of a session.
 
-/// Why a session can't do what it is asked.
+/// Why a session refuses a request.
 #[derive(Debug)]
 pub(crate) enum Refusal {
     /// It has ended: the client has to initialize again.
     Gone,
-    /// The client asked for something that it must not.
+    /// The client's message is not allowed; the text says why.
     Bad(&'static str),
-    /// Not now; says why.
+    /// The session can't serve the request now; the text says why.
     Unavailable(String),
-    /// The client left, or the process stops.
+    /// The client went away, the proxy is shutting down, or no waker could be created.
     Interrupted,
 }

@@ -1,4 +1,4 @@
-//! What a new child has to be told to be where the old one was.
+//! The messages that bring a new process to the state of the old one.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ use crate::mcp::message::Message;
 pub(crate) const MAX_REMEMBERED: usize = 4 << 10;
 /// Subscriptions remembered.
 pub(crate) const MAX_SUBSCRIPTIONS: usize = 256;
-/// What ids of requests begin with that repeat what the client asked of an earlier child.
+/// Prefix of the ids of replayed requests, which repeat the client's requests to an earlier process.
 pub(crate) const REPLAYED: &str = "mcp-auth-proxy:replay:";
 
-/// What a new child has to be told.
+/// The client's messages that a new process must receive, and the old answer to `initialize`.
 #[derive(Clone, Default)]
 pub(crate) struct ReplayState {
     pub(super) initialize: String,
@@ -31,7 +31,7 @@ pub(crate) enum Remember {
     Unsubscribed(String),
 }
 
-/// What the child is going to have to be told again, if it agrees to the request.
+/// Returns what to remember for a new process, if the server accepts the request.
 pub(crate) fn remember(method: &str, request: &Message<'_>) -> Option<Remember> {
     let uri = || serde_json::from_str::<String>(request.param(&["uri"])?.get()).ok();
     let text = request.text().to_string();
@@ -47,7 +47,7 @@ pub(crate) fn remember(method: &str, request: &Message<'_>) -> Option<Remember> 
 }
 
 impl ReplayState {
-    /// The messages that bring a new child to where the old one was, behind `initialize`.
+    /// Returns the messages to send to a new process after `initialize`.
     pub(crate) fn replay(&self) -> Vec<String> {
         let again = |(number, text): (usize, &String)| {
             let message = Message::parse(text).ok()?;

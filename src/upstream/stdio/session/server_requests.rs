@@ -1,4 +1,4 @@
-//! What children asked the client, and who may be answered.
+//! Requests from the server to the client, and which of them may still be answered.
 
 use std::collections::VecDeque;
 
@@ -7,19 +7,19 @@ use serde_json::value::RawValue;
 
 use crate::mcp::message::Id;
 
-/// ServerRequests that wait for the client, and of earlier children that it may still answer.
+/// Maximum number of open requests, and also of stale ones from earlier processes.
 const MAX_ASKED: usize = 1_024;
 
-/// What children asked the client and it has not answered. A late answer to an earlier child's question must not pass
-/// for one to its successor's, which may have the same id: then the successor's goes by another.
+/// Server requests that the client has not answered. A new process may reuse the id of an earlier process's request.
+/// Then the new request gets a different id, so that a late answer to the old one does not reach the new process.
 #[derive(Default)]
 pub(crate) struct ServerRequests {
     pub(super) open: VecDeque<ServerRequest>,
-    /// Ids of server_requests whose child has gone.
+    /// Ids of requests whose process has ended.
     pub(super) stale: VecDeque<Id>,
-    /// There may be more of those: the session is older than this process.
+    /// There may be more stale ids than are known here, because the session was restored from the store.
     pub(super) has_forgotten: bool,
-    /// Sets new ids apart from those that were given before a restart.
+    /// Random part of new ids, so that they differ from those given before a restart.
     pub(super) epoch: String,
     pub(super) renamed: u64,
 }
@@ -28,12 +28,12 @@ pub(crate) struct ServerRequests {
 pub(crate) struct ServerRequest {
     /// As the client knows it.
     pub(super) id: Id,
-    /// The id that the child gave it, as it was written, if the client knows another.
+    /// The server's own id as raw JSON, if the client sees a different one.
     pub(super) renamed_from: Option<String>,
 }
 
 impl ServerRequest {
-    /// The id by which the client knows it, as it is written, if it is not the child's.
+    /// The id that the client sees, as raw JSON, if it differs from the server's own.
     pub(crate) fn renamed_to(&self) -> Option<String> {
         match (&self.renamed_from, &self.id) {
             (Some(_), Id::Text(text)) => Some(format!("\"{text}\"")),
@@ -43,7 +43,7 @@ impl ServerRequest {
 }
 
 impl ServerRequests {
-    /// Takes note of a question; the id by which the client is to know it, if not by `id`.
+    /// Records a request of the server. Returns the new id for the client, if `id` must be replaced.
     pub(crate) fn ask(&mut self, id: &Id, raw_id: &str) -> Option<String> {
         let mut question = ServerRequest { id: id.clone(), renamed_from: None };
         if self.has_forgotten || self.stale.contains(id) {
@@ -60,13 +60,13 @@ impl ServerRequests {
 
     pub(crate) fn add(&mut self, question: ServerRequest) {
         self.open.push_back(question);
-        // The oldest is the one that nobody answers any more.
+        // Drop the oldest one: it is the least likely to be answered.
         if self.open.len() > MAX_ASKED {
             self.open.pop_front();
         }
     }
 
-    /// The client answers; the question, if there is one.
+    /// Removes and returns the request that the client answers. `None` if it is unknown or its process has ended.
     pub(crate) fn answered(&mut self, id: &Id) -> Option<ServerRequest> {
         if let Some(i) = self.stale.iter().position(|stale| stale == id) {
             self.stale.remove(i);
@@ -76,7 +76,7 @@ impl ServerRequests {
         self.open.remove(i)
     }
 
-    /// The child wants no answer any more to the question that it knows by `id`.
+    /// Removes and returns the request that the server cancels; `id` is the server's own id.
     pub(crate) fn withdrawn(&mut self, id: &Id) -> Option<ServerRequest> {
         let is_own = |q: &ServerRequest| match &q.renamed_from {
             Some(raw) => serde_json::from_str::<Box<RawValue>>(raw).is_ok_and(|raw| Id::of(&raw).as_ref() == Some(id)),
@@ -86,7 +86,8 @@ impl ServerRequests {
         self.open.remove(i)
     }
 
-    /// The child has gone; its server_requests, as the client would write their ids.
+    /// Marks all open requests as stale, because their process has ended. Returns the ids that the client sees, as raw
+    /// JSON.
     pub(crate) fn leave(&mut self) -> Vec<String> {
         let left: Vec<ServerRequest> = self.open.drain(..).collect();
         self.stale.extend(left.iter().map(|q| q.id.clone()));

@@ -1,4 +1,4 @@
-//! What a session is at one moment, under its lock: which child it has, what is in flight, and where each message goes.
+//! The state of a session, behind its lock: its process, requests in flight, and message routing.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -21,12 +21,12 @@ use crate::wake::Waker;
 const MAX_PENDING: usize = 256;
 /// Bytes of a request id or progress token of the client's.
 const MAX_ID: usize = 1 << 10;
-/// What a new child is told instead of a `notifications/initialized` too long to be remembered.
+/// A new process gets this instead of the client's `notifications/initialized`, if that is too long to be remembered.
 const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 
 pub(crate) struct SessionState {
     pub(super) link: Link,
-    /// Counts children, so that what an old one still says is not taken for the new one's.
+    /// Incremented for each new process, so that late output of an old one is ignored.
     pub(super) generation: u64,
     pub(super) replay_state: ReplayState,
     /// The answer to the `initialize` that the session began with, until it is passed on.
@@ -37,21 +37,21 @@ pub(crate) struct SessionState {
     pub(super) server_requests: ServerRequests,
     /// The stream for what belongs to no request.
     pub(super) general: Arc<EventStream>,
-    /// Those of requests, the oldest first.
+    /// The streams of requests, oldest first.
     pub(super) streams: Vec<RequestStream>,
     pub(super) streams_made: u64,
-    /// Sets the names of this session's streams apart from those that it had before a restart.
+    /// Random part of the stream names, so that they differ from those before a restart.
     pub(super) epoch: String,
     pub(super) used: Instant,
     pub(super) crashes: u32,
     pub(super) not_before: Option<Instant>,
     /// Why there is no child.
     pub(super) trouble: String,
-    /// Those who wait for the link to change.
+    /// Wakers of threads that wait for `link` to change.
     pub(super) waiting: Vec<Arc<Waker>>,
 }
 
-/// The stream of a request, or of those of a batch.
+/// The stream of one request, or of all requests of a batch.
 pub(crate) struct RequestStream {
     pub(super) name: String,
     pub(super) stream: Arc<EventStream>,
@@ -69,7 +69,7 @@ pub(crate) enum Link {
         since: Instant,
     },
     Up(Arc<dyn MessageSink>),
-    /// For good.
+    /// The session has ended for good.
     Ended,
 }
 
@@ -77,7 +77,7 @@ pub(crate) enum Link {
 #[derive(Default)]
 pub(crate) struct Queue {
     lines: Vec<String>,
-    /// What they take together, [`OVERHEAD`] each included.
+    /// Their total size in bytes, including [`OVERHEAD`] for each line.
     bytes: usize,
 }
 
@@ -110,14 +110,14 @@ impl Pending {
 }
 
 impl SessionState {
-    /// A child is about to be started: its number.
+    /// Prepares for the start of a new process. Returns its generation.
     pub(crate) fn start(&mut self) -> u64 {
         self.generation += 1;
         self.link = Link::Starting { line: None, queue: Queue::default(), since: Instant::now() };
         self.generation
     }
 
-    /// Likewise, unless the last ones crashed.
+    /// Like [`Self::start`], but fails during the pause that follows crashes.
     pub(crate) fn start_again(&mut self) -> Result<u64, Refusal> {
         match seconds_left(self.not_before) {
             Some(seconds) => Err(Refusal::Unavailable(tried_again_in(seconds))),
@@ -129,7 +129,9 @@ impl SessionState {
         let mut ids = HashSet::new();
         for message in messages {
             if message.is_ambiguous() {
-                return Err(Refusal::Bad("a member of the message occurs twice, or in another spelling"));
+                return Err(Refusal::Bad(
+                    "the message is ambiguous: a JSON member occurs twice, or in another spelling",
+                ));
             }
             if [message.raw_id(), message.progress_token()].iter().flatten().any(|raw| raw.get().len() > MAX_ID) {
                 return Err(Refusal::Bad("an id or progress token is too long"));
@@ -146,7 +148,7 @@ impl SessionState {
         Ok(())
     }
 
-    /// Sends a message of the client's; `room` bounds what waits for a child that is being started.
+    /// Sends a client's message to the process. `room` limits the bytes that are queued while the process starts.
     pub(crate) fn send(&mut self, message: &Message<'_>, room: usize) -> Result<(), Full> {
         match &message.kind {
             Kind::Notification { method } if method == "notifications/initialized" => {
@@ -154,7 +156,7 @@ impl SessionState {
                     let is_short = message.text().len() <= MAX_REMEMBERED;
                     self.replay_state.initialized = Some(if is_short { message.text() } else { INITIALIZED }.into());
                     self.is_unsaved = true;
-                    // A child that is told all of it from the replay_state must not be told twice.
+                    // A starting process gets this message from the replay state. Do not send it twice.
                     if matches!(self.link, Link::Starting { .. }) {
                         return Ok(());
                     }
@@ -166,7 +168,7 @@ impl SessionState {
                 self.pass_on(message.text().into(), room)
             }
             Kind::Response { id, .. } => {
-                // What answers nothing goes nowhere.
+                // Drop a response that answers no open server request.
                 let Some(question) = id.as_ref().and_then(|id| self.server_requests.answered(id)) else {
                     return Ok(());
                 };
@@ -188,7 +190,7 @@ impl SessionState {
         }
     }
 
-    /// Answers a request that did not reach the child; false when the message was none.
+    /// Answers a request that did not reach the process with an error. Returns false if the message is not a request.
     pub(crate) fn fail_request(&mut self, message: &Message<'_>, why: &str) -> bool {
         let Kind::Request { id, .. } = &message.kind else { return false };
         if let Some(pending) = self.pending.remove(id) {
@@ -202,7 +204,7 @@ impl SessionState {
         self.finish(pending);
     }
 
-    /// The child is gone, or about to be: what it asked the client is of no use any more.
+    /// Cancels the open server requests at the client, because the process has ended or is about to.
     pub(crate) fn leave_questions(&mut self) {
         for id in self.server_requests.leave() {
             let params = serde_json::json!({"reason": "the MCP server has ended"});
@@ -212,14 +214,14 @@ impl SessionState {
         }
     }
 
-    /// The child need not answer a request that was cancelled, and its stream must not wait for ever.
+    /// Answers a cancelled request with an error. The server need not answer it, and its stream would never end.
     pub(crate) fn cancel(&mut self, id: Option<&RawValue>) {
         if let Some(pending) = id.and_then(Id::of).and_then(|id| self.pending.remove(&id)) {
             self.answer_with_error(&pending, "the request was cancelled");
         }
     }
 
-    /// Sends a message of the child's where it belongs.
+    /// Routes a message of the process to the stream or request it belongs to.
     pub(crate) fn route(&mut self, message: &Message<'_>, session: &str) {
         match &message.kind {
             Kind::Response { id: Some(id), .. } => {
@@ -230,7 +232,7 @@ impl SessionState {
                     pending.stream.push(message.text().as_bytes().to_vec());
                     self.finish(&pending);
                 } else if !matches!(id, Id::Text(text) if text.starts_with(REPLAYED)) {
-                    log::debug!(session = session; "the MCP server answered what nobody waits for");
+                    log::debug!(session = session; "the MCP server sent a response that matches no open request");
                 }
             }
             Kind::Response { id: None, .. } => {
@@ -271,8 +273,9 @@ impl SessionState {
         }
     }
 
-    /// Over stdio nothing says which request a message belongs to. While one is in flight, it is that one; among
-    /// several, the general stream is right for all, if a client reads it; else it is the last that was sent.
+    /// Chooses the stream for a message, because stdio does not tell which request it belongs to. If one request (or
+    /// batch) is in flight, uses its stream. If there are several, uses the general stream if a client reads it, or
+    /// else the stream of the newest request.
     pub(crate) fn stream_for(&self, known: Option<Arc<EventStream>>) -> Arc<EventStream> {
         if let Some(stream) = known {
             return stream;
@@ -288,7 +291,8 @@ impl SessionState {
         asked.as_ref() == Some(id)
     }
 
-    /// The child has answered `initialize`: for the first time, or as the one before it did.
+    /// Handles the answer to `initialize`. The answer of a new process must equal the first one; otherwise the session
+    /// ends.
     pub(crate) fn initialized(&mut self, message: &Message<'_>) {
         let Link::Starting { line, queue, .. } = std::mem::replace(&mut self.link, Link::Ended) else { return };
         let result = message.result().map(RawValue::get);
@@ -318,7 +322,7 @@ impl SessionState {
         self.wake();
     }
 
-    /// Takes note of what the child's answer has changed in its state; true when there is something to be saved.
+    /// Records in the replay state what a successful answer has changed. True if the session must be saved.
     pub(crate) fn learn_from(&mut self, message: &Message<'_>) -> bool {
         let Kind::Response { id: Some(id), is_error: false } = &message.kind else { return false };
         let Some(what) = self.pending.get_mut(id).and_then(|pending| pending.remember.take()) else { return false };
@@ -336,7 +340,7 @@ impl SessionState {
         true
     }
 
-    /// A request has been answered: its stream ends with the last of its requests.
+    /// Ends the stream of an answered request, if it was the stream's last request.
     pub(crate) fn finish(&self, answered: &Pending) {
         let has_more = self.pending.values().any(|p| p.stream_number == answered.stream_number);
         if !has_more && !Arc::ptr_eq(&answered.stream, &self.general) {
@@ -344,13 +348,13 @@ impl SessionState {
         }
     }
 
-    /// There is no child any more, or none could be had.
+    /// Handles a process that has ended or could not be started: the requests in flight fail with `why`.
     pub(crate) fn fail(&mut self, why: String) {
         self.fail_pending(&why);
         self.trouble = why;
         let is_new = self.replay_state.answer.is_none();
         let old = std::mem::replace(&mut self.link, if is_new { Link::Ended } else { Link::Down });
-        // It may be a child whose thread this is, and whose end takes the lock of its inbox only.
+        // This may run on the I/O thread of the dropped process. That is safe, because ending it only locks its inbox.
         drop(old);
         self.leave_questions();
         self.wake();
@@ -370,7 +374,7 @@ impl SessionState {
         })
     }
 
-    /// Why a session that is no more is no more.
+    /// The refusal for an ended session: [`Refusal::Gone`], or the reason why it could not be initialized.
     pub(crate) fn end_of(&self) -> Refusal {
         if self.replay_state.answer.is_some() || self.trouble.is_empty() { Refusal::Gone } else { self.unavailable() }
     }

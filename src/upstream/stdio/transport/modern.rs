@@ -1,4 +1,5 @@
-//! Clients of the revisions from 2026-07-28 on: every request stands for itself, and closing its stream cancels it.
+//! The transport of the revisions from 2026-07-28 on: every request is self-contained, and closing its stream cancels
+//! it.
 
 use crate::lock::Unpoisoned;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,14 +26,14 @@ use crate::upstream::stdio::process::inbox::{Listener, MessageSink};
 use crate::upstream::stdio::process::lines::TooLong;
 use crate::upstream::stdio::session::Processes;
 
-/// What the reference servers of the other revisions answer to a revision that they do not know. It must be none of the
-/// codes above, by which a client would take the server for a modern one.
+/// The error code for an unknown revision, as the reference servers of the older revisions send it. It must not be one
+/// of the codes imported above, from which a client would conclude that the server is a modern one.
 const BAD_REQUEST: i32 = -32000;
-/// An answer that comes so soon decides the status, so that an error has its own.
+/// If the answer comes within this time, it is sent as a plain response, so that an error gets its own HTTP status.
 const AT_ONCE: Duration = Duration::from_secs(2);
-/// Is the request of one of these revisions?
+/// Does the message use one of these revisions?
 pub(crate) fn is_modern(message: &Message<'_>, headers: &HeaderMap) -> bool {
-    // Revisions are dates; those that are to come will be later ones.
+    // Revisions are dates, so later revisions compare as greater.
     let is_later = |v: &str| v.len() == REVISION.len() && v >= REVISION && v.starts_with("20");
     field(headers, "mcp-protocol-version").is_some_and(|v| is_later(&v))
         || message.param(&["_meta", PROTOCOL_VERSION]).is_some()
@@ -88,7 +89,8 @@ pub(crate) fn post(
     answer(&exchange, handle, client)
 }
 
-/// The answer to a revision that is none of the server's, which not every server looks at with each request.
+/// The error for a revision that the server does not support, or `None`. Checked here, because not every server checks
+/// the revision with each request.
 fn unsupported(message: &Message<'_>, versions: &[String]) -> Option<Response> {
     let raw = message.param(&["_meta", PROTOCOL_VERSION])?;
     let asked: String = serde_json::from_str(raw.get()).ok()?;
@@ -113,17 +115,17 @@ fn answer(exchange: &Arc<Exchange>, handle: MuxHandle, client: &ClientHandle) ->
         return Response::new(status).with_body("application/json", text);
     }
     match exchange.stream.read(None, false) {
-        // Whoever leaves first, the handle is dropped, and what is still in flight is cancelled.
+        // However the stream ends, the handle is then dropped, which cancels the request if it is still in flight.
         Ok(reader) => reader.when_left(Box::new(move |_| drop(handle))).into_response(client),
         Err(_) => Response::text(StatusCode::SERVICE_UNAVAILABLE, "too many files are open"),
     }
 }
 
-/// One request on its way.
+/// One request in flight.
 struct Exchange {
     raw_id: String,
     stream: Arc<EventStream>,
-    /// Bytes that the client has not read, and how many they may be.
+    /// Bytes that the client has not read; `room` is their limit.
     held: Arc<AtomicUsize>,
     room: usize,
     progress: Mutex<Progress>,
@@ -132,11 +134,11 @@ struct Exchange {
 
 #[derive(Default)]
 struct Progress {
-    /// The answer, and its error code, as long as it may become a response of its own.
+    /// The answer and its error code, if it arrived before the stream began: it can be sent as a plain response.
     answer: Option<(Vec<u8>, Option<i32>)>,
-    /// What comes goes on the stream.
+    /// Messages go to the event stream.
     is_stream: bool,
-    /// It has been answered: whatever else comes belongs to nobody.
+    /// The request has been answered, so all further messages are dropped.
     is_over: bool,
 }
 
@@ -153,7 +155,7 @@ impl Exchange {
         })
     }
 
-    /// The answer, if it comes before anything else, and soon.
+    /// Waits up to [`AT_ONCE`] and returns the answer, if it is the first message.
     fn answered_at_once(&self) -> Option<(Vec<u8>, Option<i32>)> {
         crate::blocking::announce();
         let is_waiting = |p: &mut Progress| p.answer.is_none() && !p.is_stream;
@@ -163,7 +165,8 @@ impl Exchange {
         progress.answer.take()
     }
 
-    /// Passes on what has come; `answer` has an error code, or none, where that is the answer.
+    /// Passes on a message. `answer` is `Some` if it is the answer; the inner value is its error code, if it is an
+    /// error.
     fn push(&self, text: Vec<u8>, answer: Option<Option<i32>>) {
         let mut progress = self.progress();
         if progress.is_over {
@@ -173,7 +176,8 @@ impl Exchange {
         match answer {
             Some(code) if !progress.is_stream => progress.answer = Some((text, code)),
             _ if self.held.load(Ordering::Relaxed) > self.room => {
-                // Nobody reads this. The client learns it, should it come to it, and the server when the stream is left.
+                // The client does not read. Replace everything queued by an error, which it gets if it reads on. The
+                // server gets the cancellation when the stream is closed.
                 progress.is_over = true;
                 let why = "the client reads too slowly (--stdio-buffer, STDIO_BUFFER)";
                 self.stream.forget(true);

@@ -1,5 +1,5 @@
-//! HTTP+SSE (MCP 2024-11-05), for clients that know nothing newer: one stream for everything that the server says, and
-//! a path for what the client says. The session lives as long as its stream.
+//! HTTP+SSE (MCP 2024-11-05), for clients that support nothing newer: one event stream for all messages of the server,
+//! and a path to which the client posts its messages. The session ends with its stream.
 
 use std::sync::Arc;
 
@@ -15,15 +15,15 @@ use crate::upstream::stdio::manager::ProcessManager;
 use crate::upstream::stdio::owner::Owner;
 use crate::upstream::stdio::session::Session;
 
-/// Where the stream begins.
+/// The path of the event stream.
 pub(crate) const STREAM: &str = "/sse";
-/// Where the client's messages go.
+/// The path for the client's messages.
 pub(crate) const MESSAGES: &str = "/messages";
 
 /// Answers a request for the stream.
 pub(crate) fn stream(manager: &Arc<ProcessManager>, owner: &Owner, request: &Request<'_>) -> Response {
     if request.parts.method != Method::GET {
-        // Newer clients try Streamable HTTP first, and take this for the sign that it is not spoken here.
+        // Newer clients try Streamable HTTP first; 405 tells them that this path does not support it.
         return Response::text(StatusCode::METHOD_NOT_ALLOWED, "the method here is GET; the MCP endpoint is /mcp")
             .with(ALLOW, "GET");
     }
@@ -47,7 +47,7 @@ pub(crate) fn stream(manager: &Arc<ProcessManager>, owner: &Owner, request: &Req
     reader.into_response(&request.client)
 }
 
-/// Takes a message.
+/// Accepts a message of the client.
 pub(crate) fn message(manager: &Arc<ProcessManager>, owner: &Owner, request: &mut Request<'_>) -> Response {
     if request.parts.method != Method::POST {
         return Response::text(StatusCode::METHOD_NOT_ALLOWED, "the method here is POST").with(ALLOW, "POST");

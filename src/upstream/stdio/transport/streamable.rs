@@ -1,5 +1,5 @@
-//! The MCP endpoint: Streamable HTTP of the revisions from 2025-03-26 to 2025-11-25, and the way to [`modern`] for
-//! those after.
+//! The MCP endpoint: Streamable HTTP of the revisions from 2025-03-26 to 2025-11-25. Requests of later revisions are
+//! passed to [`modern`].
 
 use std::io::Read;
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use crate::upstream::stdio::owner::Owner;
 use crate::upstream::stdio::session::{Posted, Refusal, Session};
 
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
-/// Revisions with `initialize`. The first has no Streamable HTTP, but old servers agree to no other.
+/// Revisions with `initialize`. 2024-11-05 has no Streamable HTTP, but old servers support no other revision.
 const REVISIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
-/// The one in which a body may be a batch.
+/// The only revision in which a body may be a batch.
 const WITH_BATCHES: &str = "2025-03-26";
-/// From here on streams begin with an event without data; clients before that choke on it.
+/// From this revision on, streams begin with an event without data; older clients fail on it.
 const WITH_PRIMING: &str = "2025-11-25";
-/// Bytes of an `initialize` request: it is kept for as long as the session is.
+/// Most bytes of an `initialize` request, which is stored as long as its session.
 const MAX_INITIALIZE: usize = 64 << 10;
 
 /// Answers a request for the endpoint.
@@ -164,7 +164,7 @@ fn find(manager: &Arc<ProcessManager>, owner: &Owner, headers: &HeaderMap) -> Re
     Ok(session)
 }
 
-/// The body of a POST, on one line.
+/// Reads the body of a POST and puts it on one line.
 pub(crate) fn read_message(headers: &HeaderMap, body: &mut Body<'_>) -> Result<String, Box<Response>> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     if !content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
@@ -182,7 +182,7 @@ pub(crate) fn read_message(headers: &HeaderMap, body: &mut Body<'_>) -> Result<S
     }
 }
 
-/// One message, or those of a batch, and whether it is one.
+/// Parses one message, or those of a batch. The `bool` is true for a batch.
 pub(crate) fn parse(text: &str) -> Result<(Vec<Message<'_>>, bool), Flaw> {
     check_depth(text)?;
     let (texts, is_batch) = split(text)?;
@@ -207,7 +207,8 @@ pub(crate) fn refused(refusal: &Refusal, id: Option<&RawValue>) -> Response {
     match refusal {
         Refusal::Gone => refuse(StatusCode::NOT_FOUND, -32001, "Session not found: it has ended; initialize again"),
         Refusal::Bad(why) => error_for(StatusCode::BAD_REQUEST, written, INVALID_REQUEST, why),
-        // Every client shows its user what JSON-RPC says; few do so with the body of another status.
+        // 200, because every client shows a JSON-RPC error to its user, but few clients do so if the HTTP status is an
+        // error.
         Refusal::Unavailable(why) if id.is_some() => error_for(StatusCode::OK, written, INTERNAL_ERROR, why),
         Refusal::Unavailable(why) => refuse(StatusCode::SERVICE_UNAVAILABLE, INTERNAL_ERROR, why).with(RETRY_AFTER, 1),
         Refusal::Interrupted => {
