@@ -28,7 +28,7 @@ pub fn prepare_directory(path: &Path) -> Result<(), String> {
             take_over(path, &found)
                 .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o700)))
                 .map_err(|e| refuse(format!("{shown} can't be closed to other users: {e}")))?;
-            log::info!(directory:% = shown; "the data directory was open to other users, and is closed to them now");
+            log::info!(directory:% = shown; "other users could access the data directory; its mode was changed to 0700");
         }
         Ok(found) => private(path, &found)?,
     }

@@ -10,8 +10,8 @@ use std::time::Instant;
 use super::h1::framing::BodyError;
 use super::h1::head::Framing;
 
-/// A body up to this size is buffered completely before its handler is called, so that a client that sends slowly does
-/// not occupy a thread.
+/// If its handler needs it, a body up to this size is buffered completely before the handler is called, so that a
+/// client that sends slowly does not occupy a thread.
 pub const HELD: usize = 64 << 10;
 
 /// The part of a request body that has not arrived yet.
@@ -25,7 +25,7 @@ pub trait Arriving: Read {
     /// The deadline for the next bytes.
     fn deadline(&self) -> Instant;
 
-    /// True until the last byte has been read or the request is answered. The flag outlives the body, so that other
+    /// True until the last byte has been read or the handler has answered. The flag outlives the body, so that other
     /// threads can tell whether an upload is still going on.
     fn is_under_way(&self) -> Arc<AtomicBool>;
 }

@@ -35,7 +35,7 @@ impl Form {
             }
             if name != "resource" && pairs.iter().any(|(n, _)| *n == name) {
                 let shown: String = name.chars().take(40).collect();
-                return Err(format!("the parameter '{}' stands twice", shown.escape_debug()));
+                return Err(format!("the parameter '{}' appears more than once", shown.escape_debug()));
             }
             pairs.push((name.into_owned(), value.into_owned()));
         }

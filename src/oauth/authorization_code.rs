@@ -55,7 +55,7 @@ pub(super) fn redeem(
             Ok(issue::tokens(&server.core, &grant, vouched))
         }
         Redemption::Replayed => {
-            log::warn!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address; "an authorization code came twice; its grant was revoked");
+            log::warn!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address; "an authorization code was used twice; its grant was revoked");
             Err(invalid_grant("the code was redeemed before; the authorization has been revoked"))
         }
         Redemption::Refused(why) => {

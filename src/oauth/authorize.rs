@@ -262,7 +262,7 @@ pub const NOT_REGISTERED: (&str, &str) = (
 pub fn read(core: &Core, query: &str, binding: &str) -> Result<Opened, Refusal> {
     let page = |title, text: &str| Refusal::Page(title, text.to_string());
     let form = Form::parse(query.as_bytes())
-        .map_err(|e| Refusal::Page("The request is malformed", format!("Of its parameters, {e}.")))?;
+        .map_err(|e| Refusal::Page("The request is malformed", format!("The parameters can't be read: {e}.")))?;
     let id =
         form.get("client_id").ok_or_else(|| page("The request is malformed", "It names no client (client_id)."))?;
     let client = core.state.get::<Client>(id)?.ok_or_else(|| {
@@ -272,7 +272,7 @@ pub fn read(core: &Core, query: &str, binding: &str) -> Result<Opened, Refusal> 
     let (redirect, redirect_uri_given) = proven_redirect(&client, form.get("redirect_uri")).ok_or_else(|| {
         page(
             "The application is not what it seems",
-            "It wants the answer at an address that it did not register (redirect_uri).",
+            "It asked for a redirect to an address that it has not registered (redirect_uri).",
         )
     })?;
 

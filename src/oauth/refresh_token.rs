@@ -175,7 +175,7 @@ fn ask_after(
             Err(invalid_grant("the user may not use this server any more, or has to sign in again"))
         }
         Standing::Unknown(why) => {
-            log::warn!(user:% = grant.user.id, reason = why.as_str(); "a refresh was put off: the provider can't be asked, and what it said last is too old (--identity-lifetime, IDENTITY_LIFETIME)");
+            log::warn!(user:% = grant.user.id, reason = why.as_str(); "a refresh was put off: the provider can't be asked, and its last answer is too old (--identity-lifetime, IDENTITY_LIFETIME)");
             Err(put_off())
         }
     }

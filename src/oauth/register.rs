@@ -218,7 +218,7 @@ fn make_room(core: &Core, address: IpAddr) -> Result<bool, StoreError> {
         going = of_the_largest(idle, |_| (), EVICTED_AT_ONCE);
     }
     let removed = remove(core, going)?;
-    log::warn!(removed = removed, address:% = address; "there were too many registrations; those that are not in use were removed, of whoever had the most");
+    log::warn!(removed = removed, address:% = address; "there were too many registrations; unused ones were removed, first from the network or user with the most");
     Ok(removed > 0)
 }
 
@@ -298,7 +298,7 @@ pub fn make_room_for(core: &Core, user: &UserId) -> Result<(), StoreError> {
     let first = own.into_iter().filter(|(_, id)| !is_shared(id)).min_by_key(|(at, id)| (!grants(id).is_empty(), *at));
     let Some((at, id)) = first else { return Ok(()) };
     let (ended, lifetime) = (grants(&id).to_vec(), core.lifetimes.access_token);
-    log::warn!(user:% = user, client:% = id, grants = ended.len(); "a user has used too many registrations; the oldest that is not in use makes room");
+    log::warn!(user:% = user, client:% = id, grants = ended.len(); "a user has used too many registrations; the oldest that is not in use was removed");
     core.state.transact(move |tx| {
         ended.into_iter().for_each(|grant| tx.revoke(grant, lifetime));
         Ok(())

@@ -50,7 +50,7 @@ fn revoke(core: &Core, request: &Request<'_>, form: &Form, caller: Caller) -> Re
     match outcome {
         Outcome::Nothing => {}
         Outcome::Revoked => {
-            log::info!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address; "a client gave its authorization back");
+            log::info!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address; "a client revoked its authorization");
         }
         // RFC 7009 section 2.1: refuse the request and inform the client.
         Outcome::Anothers => {

@@ -60,7 +60,7 @@ pub fn verify(login: &Login, headers: &HeaderMap) -> Result<AccessToken, Denial>
         return Err(Denial::BadToken("the token has been revoked"));
     }
     if login.core.state.is_superseded(&token.grant, token.generation, token.attempt) {
-        return Err(Denial::BadToken("another token has taken the place of this one"));
+        return Err(Denial::BadToken("the token has been replaced by a newer one"));
     }
     match login.providers.of_credential(&token.credential) {
         // Refreshing re-evaluates the allow rules.

@@ -37,7 +37,7 @@ pub fn look_after_streams(login: &Login, streams: &OpenStreams) {
                     Standing::Denied(why) => end_grant(&login.core, streams, &id, &grant.user, &why),
                     Standing::Unknown(why) => {
                         let cut = streams.cut(&id);
-                        log::warn!(user:% = grant.user.id, grant:% = id, streams = cut, reason = why.as_str(); "streams were cut: the provider can't be asked after their user, and what it said last is too old (--identity-lifetime, IDENTITY_LIFETIME)");
+                        log::warn!(user:% = grant.user.id, grant:% = id, streams = cut, reason = why.as_str(); "streams were cut: the provider can't be asked about their user, and its last answer is too old (--identity-lifetime, IDENTITY_LIFETIME)");
                     }
                 }
                 // Asking the provider may have taken long: other grants may have ended meanwhile.

@@ -38,10 +38,10 @@ fn an_upstream_server_that_is_none_is_told_of_at_the_start() {
     let other =
         FakeUpstream::start(|_, out| text(out, "404 Not Found", "Content-Type: text/html\r\n", "<h1>shop</h1>"));
     let proxy = checked(free_port(), &[&format!("http://127.0.0.1:{}/shop", other.port)]);
-    proxy.has_logged("does not speak MCP there");
+    proxy.has_logged("does not speak MCP at this path");
     proxy.has_logged("POST /shop: 404 Not Found, GET /shop: 404 Not Found");
     let echo = FakeUpstream::start(|r, out| text(out, "200 OK", "", &String::from_utf8_lossy(&r.body)));
-    checked(free_port(), &[&format!("http://127.0.0.1:{}", echo.port)]).has_logged("does not speak MCP there");
+    checked(free_port(), &[&format!("http://127.0.0.1:{}", echo.port)]).has_logged("does not speak MCP at this path");
     let closed = FakeUpstream::start(|_, out| text(out, "401 Unauthorized", "", ""));
     checked(free_port(), &[&format!("http://127.0.0.1:{}", closed.port)]).has_logged("--proxy-bearer-token");
     let plain = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -105,7 +105,7 @@ fn a_command_that_is_no_mcp_server_is_told_of_at_the_start() {
     dead.has_logged("exit code 3");
     let echo = script("exec cat");
     let noise = script("echo starting; exec sleep 600");
-    noise.has_logged("wrote to stdout what is no JSON-RPC message");
+    noise.has_logged("wrote a line to stdout that is not a JSON-RPC message");
     for proxy in [silent, echo] {
         proxy.has_logged("the MCP server has not answered an initialize request");
     }
@@ -114,7 +114,7 @@ fn a_command_that_is_no_mcp_server_is_told_of_at_the_start() {
     );
     good.has_logged("the MCP server answers");
     good.has_logged("the MCP server has ended");
-    assert!(!good.log().contains("before it answered") && !good.log().contains("ended by itself"), "{}", good.log());
+    assert!(!good.log().contains("before it answered") && !good.log().contains("exited unexpectedly"), "{}", good.log());
 }
 
 #[test]

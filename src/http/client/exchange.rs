@@ -84,7 +84,7 @@ pub(crate) enum ClientError {
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ClientError::UnknownHost => f.write_str("its name is not known"),
+            ClientError::UnknownHost => f.write_str("its host name could not be resolved"),
             ClientError::Connect(e) => write!(f, "no connection: {e}"),
             ClientError::ConnectTimeout => f.write_str("no connection in time"),
             ClientError::AnswerTimeout => f.write_str("no answer in time"),

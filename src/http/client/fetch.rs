@@ -64,7 +64,7 @@ pub struct Fetcher {
     timeout: Duration,
 }
 
-/// Permits one request to be in progress. There are [`MAX_RUNNING`] permits, because few threads may wait for other
+/// The permit for one request in progress. There are [`MAX_RUNNING`] permits, because few threads may wait for other
 /// servers.
 struct Turn<'r>(&'r AtomicUsize);
 
@@ -124,7 +124,8 @@ impl Fetcher {
         let deadline = Instant::now() + self.timeout;
         let mut headers = HeaderMap::new();
         for (name, value) in [(USER_AGENT, AGENT), (ACCEPT, "application/json")].iter().chain(fields) {
-            let mut value = HeaderValue::from_str(value).map_err(|_| failed("a field has bytes that none can have"))?;
+            let mut value = HeaderValue::from_str(value)
+                .map_err(|_| failed("a header field has bytes that are not allowed in one"))?;
             value.set_sensitive(true);
             headers.insert(name.clone(), value);
         }
@@ -153,7 +154,7 @@ impl Fetcher {
     }
 
     fn client(&self, url: &RemoteUrl) -> Result<Arc<Client>, FetchError> {
-        let failed = || FetchError(format!("{}: it is no host name", url.host()));
+        let failed = || FetchError(format!("{}: this is not a valid host name", url.host()));
         let origin = url.origin();
         let mut clients = self.clients.lock().unpoisoned();
         if let Some(client) = clients.get(&origin) {

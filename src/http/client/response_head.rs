@@ -32,7 +32,8 @@ impl ResponseHead {
             Err(httparse::Error::TooManyHeaders) => return Err("the head of its answer has too many fields"),
             Err(_) => return Err("its answer is not HTTP/1.1"),
         };
-        let status = StatusCode::from_u16(response.code.unwrap_or_default()).map_err(|_| "its status is none")?;
+        let status =
+            StatusCode::from_u16(response.code.unwrap_or_default()).map_err(|_| "its status code is not valid")?;
         let fields = head::fields(&bytes[..size], response.headers).ok_or("a field of its answer is malformed")?;
         let says = |token: &str| connection_tokens(&fields).any(|t| t.eq_ignore_ascii_case(token));
         let is_http11 = response.version == Some(1);
@@ -71,7 +72,7 @@ impl ResponseHead {
             return Err("its answer has two lengths");
         }
         let digits = first.to_str().ok().filter(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()));
-        digits.and_then(|d| d.parse().ok()).map(Some).ok_or("the length of its answer is no number")
+        digits.and_then(|d| d.parse().ok()).map(Some).ok_or("the Content-Length of its answer is not a number")
     }
 }
 

@@ -15,8 +15,8 @@ const SLOWEST: u64 = 1 << 10;
 
 /// Most bytes of chunk extensions and trailers in one request body; they are ignored here.
 const MAX_ORNAMENT: usize = 8 << 10;
-/// Most bytes of one framing line of an answer, and of all its trailers. They are larger, because some servers pad each
-/// chunk size or sign each chunk.
+/// Most bytes of one framing line of an answer, and of all its trailers. These limits are more generous, because some
+/// servers pad each chunk size or sign each chunk.
 const MAX_LINE: usize = 8 << 10;
 const MAX_TRAILERS: usize = 64 << 10;
 
@@ -91,8 +91,8 @@ pub struct Progress {
     /// Body bytes still allowed.
     allowance: u64,
     ornament: usize,
-    /// The body belongs to an answer of a server that is trusted: the size of its framing lines is limited, but not
-    /// their sum.
+    /// The body belongs to an answer of a server that is trusted: each framing line is limited in size, but not all
+    /// chunk lines together.
     is_answer: bool,
     /// The beginning of a framing line that has not fully arrived.
     line: Vec<u8>,
@@ -142,7 +142,7 @@ impl Progress {
         }
     }
 
-    /// When the next bytes must be there.
+    /// The deadline for the next bytes.
     pub(in crate::http) fn deadline(&self) -> Instant {
         let slowest = self.begun + self.wait + Duration::from_secs(self.received / SLOWEST);
         slowest.min(Instant::now() + self.wait)
@@ -297,7 +297,7 @@ impl<S: Source> Framed<'_, S> {
         result
     }
 
-    /// When the next bytes must be there.
+    /// The deadline for the next bytes.
     pub(in crate::http) fn deadline(&self) -> Instant {
         self.progress.deadline()
     }
@@ -328,8 +328,8 @@ fn typed(error: io::Error) -> io::Error {
     }
 }
 
-/// RFC 9112 section 7.1: hexadecimal digits, then optionally extensions. With `may_be_padded`, leading zeros and
-/// trailing blanks are allowed, because some servers pad sizes to a fixed width.
+/// RFC 9112 section 7.1: hexadecimal digits, then optionally extensions. With `may_be_padded`, any number of leading
+/// zeros and trailing blanks is allowed, because some servers pad sizes to a fixed width.
 fn chunk_size(line: &[u8], may_be_padded: bool) -> Result<u64, BodyError> {
     let end = line.iter().position(|b| !b.is_ascii_hexdigit()).unwrap_or(line.len());
     let (mut digits, rest) = line.split_at(end);

@@ -193,7 +193,7 @@ impl Shared {
                 Err(Errno::AGAIN) => break,
                 Err(e) => {
                     if self.trouble.begins() {
-                        log::error!(error:% = e; "connections can't be accepted; trying again until it works (raise the limit of open files, or lower --max-connections (MAX_CONNECTIONS))");
+                        log::error!(error:% = e; "connections can't be accepted; trying again (raise the limit of open files, or lower --max-connections (MAX_CONNECTIONS))");
                     }
                     crate::blocking::announce();
                     std::thread::sleep(BACK_OFF);
@@ -228,7 +228,7 @@ impl Shared {
         self.poller.shut_down();
         let left = self.poller.wait_until_empty(Instant::now() + timeout);
         if left > 0 {
-            log::warn!(connections = left; "requests were still running when --drain-timeout (DRAIN_TIMEOUT) ran out; they are cut");
+            log::warn!(connections = left; "requests were still running when --drain-timeout (DRAIN_TIMEOUT) ran out; their connections are closed");
             self.shutdown.finish();
             self.poller.wait_until_empty(Instant::now() + Duration::from_millis(500));
         }

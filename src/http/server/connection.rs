@@ -57,7 +57,7 @@ pub(super) struct Services<'s> {
 pub(super) struct Connection {
     socket: Arc<ClientConnection>,
     peer: IpAddr,
-    /// The number of the listener that it came in by.
+    /// The index of the listener that accepted it.
     listener_index: usize,
     input: Input<SocketSource>,
     stage: Stage,
@@ -104,7 +104,7 @@ impl Connection {
         self.peer
     }
 
-    /// The number of the listener that it came in by.
+    /// The index of the listener that accepted it.
     pub(super) fn listener_index(&self) -> usize {
         self.listener_index
     }

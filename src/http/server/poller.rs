@@ -183,7 +183,7 @@ impl Poller {
         let connection = Box::new(connection);
         let flags = flags(wait.for_what);
         if let Err(e) = epoll::add(&self.epoll, connection.socket(), key.data(), flags) {
-            log::error!(error:% = e; "a connection was closed: it could not be watched");
+            log::error!(error:% = e; "a connection was closed: it could not be registered with epoll");
             table.remove(key.slot);
             return;
         }
@@ -198,7 +198,7 @@ impl Poller {
     #[must_use]
     pub(super) fn park(&self, key: Key, connection: Box<Connection>, wait: Wait) -> Option<Box<Connection>> {
         if let Err(e) = self.arm(key, &connection, wait.for_what) {
-            log::error!(error:% = e; "a connection was closed: it could not be watched");
+            log::error!(error:% = e; "a connection was closed: it could not be registered with epoll");
             self.forget(key, connection);
             return None;
         }
@@ -206,7 +206,8 @@ impl Poller {
     }
 
     /// Re-arms the event of the connection in epoll, before the connection is back in the table. Only the thread that
-    /// holds the connection may do this: after `put_back` another thread may have it, and would get its wait changed.
+    /// holds the connection may do this: after `put_back` another thread may hold it, and re-arming would overwrite the
+    /// event that this thread waits for.
     fn arm(&self, key: Key, connection: &Connection, for_what: WaitFor) -> io::Result<()> {
         Ok(epoll::modify(&self.epoll, &**connection.socket(), key.data(), flags(for_what))?)
     }

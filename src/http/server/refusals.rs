@@ -10,15 +10,17 @@ use crate::http::response::Response;
 
 /// The answer if all unfinished requests together use too much memory.
 pub(super) fn too_much_held() -> Response {
-    log::debug!("an unfinished request was refused: all of them together hold too much");
-    let response =
-        Response::text(StatusCode::SERVICE_UNAVAILABLE, "too many requests are unfinished; send it again, in one go");
+    log::debug!("an unfinished request was refused: unfinished requests together use too much memory");
+    let response = Response::text(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the server holds too many unfinished requests; send the request again, without pauses",
+    );
     response.with(RETRY_AFTER, 1)
 }
 
 pub(super) const TOO_MUCH_HELD: HeadError = HeadError {
     status: StatusCode::SERVICE_UNAVAILABLE,
-    reason: "too many requests are unfinished; send it again, in one go",
+    reason: "the server holds too many unfinished requests; send the request again, without pauses",
 };
 
 pub(super) const TOO_LARGE: HeadError =

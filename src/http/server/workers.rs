@@ -131,8 +131,8 @@ impl Workers {
         self.saturated.notify_all();
     }
 
-    /// Marks this leader as busy, and makes sure that another leader waits for the next event, unless there are already
-    /// too many leaders.
+    /// Marks this leader as busy, and makes sure that another leader waits for the next event, unless the maximum
+    /// number of leaders is reached.
     pub(super) fn is_busy(self: &Arc<Self>) {
         let now = (self.started.elapsed().as_millis() as u64).max(1);
         TURN.with_borrow(|turn| turn.iter().for_each(|t| t.busy_since.store(now, Ordering::Relaxed)));
@@ -195,8 +195,8 @@ impl Workers {
         result
     }
 
-    /// Makes sure that a leader waits for the next event: wakes a waiting thread or starts a new one. If there are too
-    /// many leaders already, wakes the watchdog.
+    /// Makes sure that a leader waits for the next event: wakes a waiting thread or starts a new one. If the maximum
+    /// number of leaders is reached, wakes the watchdog instead.
     fn fill_vacancy(self: &Arc<Self>, mut counts: MutexGuard<'_, Counts>) {
         if counts.busy < counts.leaders {
             return;
@@ -223,7 +223,7 @@ impl Workers {
         let workers = self.clone();
         let live = move || workers.live();
         if let Err(e) = std::thread::Builder::new().name("worker".into()).stack_size(STACK).spawn(live) {
-            log::error!(error:% = e; "no thread could be started; requests wait for those that run");
+            log::error!(error:% = e; "a worker thread could not be started; requests wait until a running one is free");
             let mut counts = self.counts();
             counts.present -= 1;
             counts.leaders -= 1;

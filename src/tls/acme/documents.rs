@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::protocol::AcmeError;
+use super::error::AcmeError;
 
 /// The status of an order or an authorization (RFC 8555 section 7.1.6).
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum Status {
 /// An order for a certificate.
 #[derive(Debug, Deserialize)]
 pub struct Order {
-    /// How far it is.
+    /// The status of the order.
     pub status: Status,
     /// URLs of the authorizations that the order needs.
     #[serde(default)]
@@ -43,7 +43,7 @@ pub struct Order {
 /// An authorization: the challenges to prove control over one name.
 #[derive(Debug, Deserialize)]
 pub struct Authorization {
-    /// How far it is.
+    /// The status of the authorization.
     pub status: Status,
     /// The challenges on offer; completing one is enough.
     #[serde(default)]
@@ -89,64 +89,6 @@ pub fn read<D: DeserializeOwned>(document: Value) -> Result<D, AcmeError> {
     serde_json::from_value(document).map_err(|e| AcmeError::Malformed(e.to_string()))
 }
 
-/// The problem types (RFC 8555 section 6.7) that this program handles or explains.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ProblemType {
-    /// The authority does not know the account.
-    AccountDoesNotExist,
-    /// The authority refuses the certificate request (CSR).
-    BadCsr,
-    /// The authority refuses the nonce, but may accept another one.
-    BadNonce,
-    /// A CAA record forbids this authority to certify the name.
-    Caa,
-    /// The authority could not connect for a validation.
-    Connection,
-    /// The authority could not look up the name.
-    Dns,
-    /// The authority requires an external account binding.
-    ExternalAccountRequired,
-    /// The authority refuses the e-mail address (invalidContact or unsupportedContact).
-    InvalidContact,
-    /// The order can't be finalized, or is finalized already.
-    OrderNotReady,
-    /// Too many requests.
-    RateLimited,
-    /// The authority does not certify this name.
-    RejectedIdentifier,
-    /// The validation did not find the expected answer.
-    Unauthorized,
-    /// The user has to visit a page, for example to accept new terms.
-    UserActionRequired,
-    /// The answer has no ACME problem type.
-    None,
-    /// Any other type, by its name.
-    Other(String),
-}
-
-impl ProblemType {
-    /// Converts the last part of the type's URN, such as `rateLimited`.
-    pub fn of(name: &str) -> ProblemType {
-        match name {
-            "accountDoesNotExist" => ProblemType::AccountDoesNotExist,
-            "badCSR" => ProblemType::BadCsr,
-            "badNonce" => ProblemType::BadNonce,
-            "caa" => ProblemType::Caa,
-            "connection" => ProblemType::Connection,
-            "dns" => ProblemType::Dns,
-            "externalAccountRequired" => ProblemType::ExternalAccountRequired,
-            "invalidContact" | "unsupportedContact" => ProblemType::InvalidContact,
-            "orderNotReady" => ProblemType::OrderNotReady,
-            "rateLimited" => ProblemType::RateLimited,
-            "rejectedIdentifier" => ProblemType::RejectedIdentifier,
-            "unauthorized" => ProblemType::Unauthorized,
-            "userActionRequired" => ProblemType::UserActionRequired,
-            "" => ProblemType::None,
-            other => ProblemType::Other(other.chars().filter(char::is_ascii_alphanumeric).take(64).collect()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -161,6 +103,5 @@ mod tests {
         let odd: Authorization = read(json!({"status": "deactivated"})).unwrap();
         assert_eq!(odd.status, Status::Invalid);
         assert!(read::<Order>(json!({"status": "ready"})).is_err() && read::<Order>(Value::Null).is_err());
-        assert_eq!(ProblemType::of("new\u{1b}[m"), ProblemType::Other("newm".into()));
     }
 }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::challenges::Challenges;
+use super::error::AcmeError;
 use super::issue::{ChallengeType, Issuer};
-use super::protocol::AcmeError;
 use crate::clock::{Clock, Timestamp};
 use crate::encoding::base64url;
 use crate::tls::certificates::Certificates;

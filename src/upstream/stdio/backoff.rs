@@ -18,6 +18,11 @@ pub(crate) fn seconds_left(at: Option<Instant>) -> Option<u64> {
     (!left.is_zero()).then(|| left.as_secs() + 1)
 }
 
+/// Are the crashes before this pause still counted? They are forgotten a while after it.
+pub(crate) fn is_remembered(not_before: Option<Instant>) -> bool {
+    not_before.is_some_and(|at| Instant::now() < at + MAX_PAUSE)
+}
+
 pub(crate) fn tried_again_in(seconds: u64) -> String {
     format!(
         "the MCP server crashes at its start; the next attempt is in {seconds} s, and the operator finds the reason in the log"

@@ -234,7 +234,7 @@ fn the_way_to_a_provider_leads_through_a_proxy_and_trusts_another_authority() {
     proxy.has_logged("the provider can't be used");
     heads.recv().unwrap();
     let proxy = start(&[("CA_FILE", &ca), ("NO_PROXY", ".test")]);
-    proxy.has_logged("its name is not known");
+    proxy.has_logged("its host name could not be resolved");
 }
 
 #[test]

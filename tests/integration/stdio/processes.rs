@@ -160,7 +160,7 @@ fn the_environment_has_nothing_of_the_proxys_own() {
     // A proxy on the way out is told of, but for one whose password is the operator's.
     assert_eq!((&seen["HTTP_PROXY"], &seen["no_proxy"]), (&json!("http://127.0.0.1:1/@"), &json!("example.com,@")));
     assert!(seen.get("HTTPS_PROXY").is_none() && seen.get("all_proxy").is_none(), "{seen}");
-    published.proxy.has_logged("a variable that holds a password is not passed on");
+    published.proxy.has_logged("a proxy variable with a password is not passed on");
     let all = seen.to_string();
     assert!(!all.contains("proxy-secret") && !published.proxy.log().contains("proxy-secret"), "{all}");
     assert!(!all.contains(PASSWORD) && !all.contains("a-file-secret") && !all.contains("$2b$"), "{all}");
@@ -219,7 +219,7 @@ fn without_another_user_the_log_warns() {
     let same = Published::start(&["--stdio-user", "root"], &[]);
     same.proxy.has_logged("--stdio-user (STDIO_USER)");
     let error = refusal(&["--stdio-user", "0:0", "--", "sh"]);
-    assert!(error.contains("another than root"), "{error}");
+    assert!(error.contains("must not be root"), "{error}");
 }
 
 #[test]

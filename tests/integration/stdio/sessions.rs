@@ -175,7 +175,7 @@ fn a_server_that_has_changed_ends_the_session() {
     let victim = pid(&mut client);
     std::fs::write(&file, " and more").unwrap();
     kill(victim);
-    eventually("the child's end is noticed", || published.proxy.log().contains("has ended by itself"));
+    eventually("the child's end is noticed", || published.proxy.log().contains("exited unexpectedly"));
     let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
     assert_eq!(client.post(ping).status, 404);
     assert_eq!(client.post(ping).status, 404);
@@ -223,7 +223,7 @@ fn an_answer_that_nobody_fetched_does_not_keep_a_session() {
     client.initialize();
     let request = client.request("sleep", json!({"seconds": 0.2}));
     drop(client.begin("POST", &[], request.as_bytes()));
-    let memory = || published.proxy.log().matches("an idle session's MCP server is ended").count();
+    let memory = || published.proxy.log().matches("the MCP server of an idle session was ended").count();
     eventually("the session is parked", || memory() == 1);
     let ping = r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#;
     std::thread::sleep(std::time::Duration::from_secs(7));
@@ -239,7 +239,7 @@ fn waiting_for_a_child_leaves_no_descriptor_behind() {
     client.initialize();
     std::fs::write(&file, "1000").unwrap();
     kill(pid(&mut client));
-    eventually("the child's end is noticed", || published.proxy.log().contains("has ended by itself"));
+    eventually("the child's end is noticed", || published.proxy.log().contains("exited unexpectedly"));
     let notification = r#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#;
     // The child takes its time to begin; who waits for it leaves.
     drop(client.begin("POST", &[], notification.as_bytes()));
@@ -291,7 +291,7 @@ fn what_does_not_fit_fails_by_itself() {
     assert_eq!(running.message().unwrap()["result"]["slept"], true);
     // Likewise while a child is being started.
     kill(pid(&mut client));
-    eventually("the child's end is noticed", || published.proxy.log().contains("has ended by itself"));
+    eventually("the child's end is noticed", || published.proxy.log().contains("exited unexpectedly"));
     let answers = std::thread::scope(|scope| {
         let body = |id: u32| {
             json!({"jsonrpc": "2.0", "id": id, "method": "echo", "params": {"x": "y".repeat(40_000)}}).to_string()
@@ -319,7 +319,7 @@ fn what_a_session_remembers_is_bounded() {
     client.result("resources/subscribe", json!({"uri": "x".repeat(1 << 20)}));
     client.result("resources/subscribe", json!({"uri": "a:1"}));
     kill(pid(&mut client));
-    eventually("the child's end is noticed", || published.proxy.log().contains("has ended by itself"));
+    eventually("the child's end is noticed", || published.proxy.log().contains("exited unexpectedly"));
     let told = lines(&mut client);
     let uris: Vec<_> = told.iter().filter_map(|l| l["params"]["uri"].as_str()).collect();
     assert_eq!(uris, ["a:1"]);
@@ -401,7 +401,7 @@ fn a_server_that_crashes_at_once_is_tried_more_and_more_rarely() {
     kill(victim);
     eventually("the client is told to wait", || {
         let answer = client.call("echo", json!({}));
-        answer["error"]["message"].as_str().is_some_and(|m| m.contains("tried again in"))
+        answer["error"]["message"].as_str().is_some_and(|m| m.contains("next attempt is in"))
     });
     let starts = published.proxy.log().matches("it can not work today").count();
     for _ in 0..20 {
@@ -460,7 +460,7 @@ fn at_the_cap_each_newcomer_gets_room_of_its_own() {
         }
     });
     // Two had to go for two who came, and not more.
-    assert_eq!(published.proxy.log().matches("an idle session's MCP server is ended").count(), 2);
+    assert_eq!(published.proxy.log().matches("the MCP server of an idle session was ended").count(), 2);
 }
 
 #[test]
@@ -477,8 +477,8 @@ fn who_has_the_most_gives_one_to_who_has_none() {
     let mut modest = published.client_of("modest", "c");
     modest.initialize();
     let error = streams[0].message().unwrap()["error"]["message"].to_string();
-    assert!(error.contains("make room for another user's"), "{error}");
-    published.proxy.has_logged("the user who has the most of them has to give one");
+    assert!(error.contains("free a slot for another user"), "{error}");
+    published.proxy.has_logged("one of the user who has the most is ended");
     // Two against one is fair.
     let busy = modest.stream("never", json!({}));
     let another = published.client_of("modest", "d");

@@ -218,6 +218,25 @@ fn a_server_that_refuses_to_initialize_is_tried_again() {
     assert_eq!(client.result("echo", json!({"x": 1}))["x"], 1);
 }
 
+#[test]
+fn a_shared_server_that_crashes_is_not_forgotten_between_two_attempts() {
+    let crash = Scratch::new();
+    let file = crash.path("crash");
+    std::fs::write(&file, "yes").unwrap();
+    // With so short an idle time, what is idle is looked for four times a second.
+    let options = ["--stdio-mode", "shared", "--stdio-idle-timeout", "1s"];
+    let published = Published::start(&options, &[("CHILD_CRASH", &file)]);
+    let client = published.client();
+    let request = client.initialize_request();
+    eventually("the pauses grow", || {
+        let answer = client.post(&request).json();
+        let message = answer["error"]["message"].as_str().unwrap_or_default().to_string();
+        let seconds =
+            message.split_once("next attempt is in ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+        seconds.is_some_and(|seconds: u64| seconds > 2)
+    });
+}
+
 /// The line by which the server's own words reached whoever had the only request in flight.
 #[test]
 fn words_without_an_address_reach_nobody_of_the_newest_revision_either() {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::net::cancellation::Cancellation;
+use crate::upstream::stdio::backoff::is_remembered;
 use crate::upstream::stdio::manager::table::{ProcessManager, State};
 
 /// How long all child processes may take to end when the proxy shuts down, including every step (stdin closed, SIGTERM,
@@ -73,7 +74,9 @@ impl ProcessManager {
             // whether it crashed.
             let is_forgiven =
                 state.child.as_ref().is_none_or(|child| child.used().elapsed() >= self.config.idle_timeout);
-            !is_over || !is_forgiven || Arc::strong_count(entry) > 1
+            // Without its entry a server that crashes would be started again at once.
+            let is_paused = is_remembered(state.not_before);
+            !is_over || !is_forgiven || is_paused || Arc::strong_count(entry) > 1
         });
     }
 

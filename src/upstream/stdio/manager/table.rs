@@ -78,6 +78,8 @@ pub(crate) struct SharedState {
 /// A process that is ready before anybody needs it.
 pub(crate) struct WarmProcess {
     pub(super) owner: Option<Owner>,
+    /// Calls the check at the start off when it is dropped, which is before the process ends.
+    pub(super) _check: Option<Box<dyn Send>>,
     pub(super) child: Child,
 }
 

@@ -55,10 +55,12 @@ impl ProcessManager {
         }
         let slot = ManagedSlot::new(self);
         let is_asked = owner.is_none() && self.config.is_checked;
-        let listener: Arc<dyn Listener> = match is_asked {
-            false => Arc::new(WarmListener(self.me.clone())),
-            true => FirstAnswerListener::new(self.me.clone()),
+        let check = is_asked.then(|| FirstAnswerListener::new(self.me.clone()));
+        let listener: Arc<dyn Listener> = match &check {
+            None => Arc::new(WarmListener(self.me.clone())),
+            Some(check) => check.clone(),
         };
+        let check = check.map(|check| Box::new(CheckGuard(check)) as Box<dyn Send>);
         match Child::start(&self.launch, owner.as_ref(), listener, slot) {
             Ok(child) => {
                 if is_asked {
@@ -68,8 +70,8 @@ impl ProcessManager {
                 let mut state = self.state();
                 let mut gone = Vec::new();
                 match state.is_ending {
-                    true => gone.push(WarmProcess { owner, child }),
-                    false => state.spares.push(WarmProcess { owner, child }),
+                    true => gone.push(WarmProcess { owner, _check: check, child }),
+                    false => state.spares.push(WarmProcess { owner, _check: check, child }),
                 }
                 gone.extend(state.spares.extract_if(.., |s| s.child.has_ended()));
                 drop(state);
@@ -158,6 +160,16 @@ impl FirstAnswerListener {
         let Some(manager) = self.manager.upgrade() else { return };
         let first = manager.state().spares.extract_if(.., |s| s.owner.is_none()).collect::<Vec<_>>();
         drop(first);
+    }
+}
+
+/// Dropped with a process that is taken out of the pool, for example to free a slot: its end then says nothing about the
+/// server.
+struct CheckGuard(Arc<FirstAnswerListener>);
+
+impl Drop for CheckGuard {
+    fn drop(&mut self) {
+        drop(self.0.outcome.lock().unpoisoned().take());
     }
 }
 
