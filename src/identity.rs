@@ -158,7 +158,7 @@ impl ProviderId {
 
     /// Parses a provider id.
     pub fn of(text: &str) -> Option<ProviderId> {
-        ProviderId::ALL.into_iter().find(|slug| slug.as_str() == text)
+        ProviderId::ALL.into_iter().find(|id| id.as_str() == text)
     }
 
     /// Where the provider sends the browser back to.

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::config::Config;
-use super::housekeeping::{check_upstream, keep_house, watch_providers, watch_streams};
+use super::housekeeping::{check_upstream, run_housekeeping, watch_providers, watch_streams};
 use super::listen::{Ports, raise_descriptor_limit};
 use super::routes::App;
 use crate::clock::Clock;
@@ -97,7 +97,7 @@ pub fn build(
         let upstream = upstream.clone();
         spawn("upstream check", move || check_upstream(&*upstream))?;
     }
-    keep_house(core.clone(), upstream.clone())?;
+    run_housekeeping(core.clone(), upstream.clone())?;
     watch_streams(login.clone(), streams.clone())?;
     let failed = |e| format!("the server can't be started: {e}");
     let app = services.app(&config, upstream.clone())?;

@@ -10,7 +10,7 @@ use crate::core::Core;
 use crate::flags::{self, Invocation};
 use crate::login::Login;
 use crate::resource::open_streams::OpenStreams;
-use crate::resource::recheck;
+use crate::resource::stream_recheck;
 use crate::thread::spawn;
 use crate::tls::acme::renewal::RetryTrigger;
 use crate::upstream::Upstream;
@@ -42,7 +42,7 @@ pub(super) fn check_upstream(upstream: &dyn Upstream) {
 }
 
 /// Starts the thread that removes expired rows, closes unused upstream connections, and notices jumps of the clock.
-pub(super) fn keep_house(core: Arc<Core>, upstream: Arc<dyn Upstream>) -> Result<(), String> {
+pub(super) fn run_housekeeping(core: Arc<Core>, upstream: Arc<dyn Upstream>) -> Result<(), String> {
     spawn("housekeeping", move || {
         let mut since_sweep = Duration::ZERO;
         loop {
@@ -105,7 +105,7 @@ fn reload(login: &Login, streams: &OpenStreams) {
         Ok(configs) => {
             login.providers.replace_rules(&configs);
             log::info!("SIGHUP: the lists of who may sign in have been read again; for everything else, restart");
-            recheck::look_after_streams(login, streams);
+            stream_recheck::recheck_streams(login, streams);
         }
         Err(e) => {
             log::error!(error = e.as_str(); "SIGHUP: the lists of who may sign in can't be read again; nothing has changed")
@@ -119,7 +119,7 @@ pub(super) fn watch_streams(login: Arc<Login>, streams: OpenStreams) -> Result<(
     spawn("streams", move || {
         loop {
             std::thread::sleep(LOOK_AT_CLOCK_EVERY);
-            recheck::look_after_streams(&login, &streams);
+            stream_recheck::recheck_streams(&login, &streams);
         }
     })
 }

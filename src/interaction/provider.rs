@@ -11,7 +11,7 @@ use crate::http::form::Form;
 use crate::http::{Caller, Request, Response};
 use crate::identity::ProviderUser;
 use crate::identity::{ProviderId, User};
-use crate::login::providers::{Hop, Provider, ProviderError, ProviderTokens, hop_secrets};
+use crate::login::providers::{AuthorizationParameters, Provider, ProviderError, ProviderTokens, pkce_and_nonce};
 use crate::oauth::authorize::{NotAllowed, Suspended};
 use crate::pages::{self, RequestingClient, SignInOptions};
 use crate::tokens::artefacts::{ProviderState, REQUEST_LIFETIME};
@@ -28,7 +28,7 @@ pub(super) fn begin(
     suspended: Option<Suspended>,
     another_account: bool,
 ) -> Result<Response, Failure> {
-    let provider = interactions.login().providers.of_slug(id).ok_or(Failure::StaleForm)?;
+    let provider = interactions.login().providers.by_id(id).ok_or(Failure::StaleForm)?;
     let wants_another = |s: &Suspended| s.request.sign_in_anew || s.request.select_account;
     let another_account = another_account || suspended.as_ref().is_some_and(wants_another);
     send(interactions, visit, provider, suspended, another_account, false)
@@ -44,7 +44,7 @@ fn send(
 ) -> Result<Response, Failure> {
     let core = interactions.core();
     let state = core.keys.sign(&ProviderState {
-        provider: provider.slug,
+        provider: provider.id,
         request: suspended.map(|suspended| Box::new(suspended.request)),
         id: random_name(),
         consent,
@@ -53,21 +53,21 @@ fn send(
     });
     // Encrypted, so that the provider can't read the client's authorization request.
     let state = core.keys.encrypt(Kind::ProviderState, &[], state.as_bytes());
-    let (verifier, nonce) = hop_secrets(&core.keys, &state, visit.browser.secret());
-    let hop = Hop {
-        redirect_uri: &core.url(provider.slug.callback()),
+    let (verifier, nonce) = pkce_and_nonce(&core.keys, &state, visit.browser.secret());
+    let parameters = AuthorizationParameters {
+        redirect_uri: &core.url(provider.id.callback()),
         state: &state,
         challenge: &digest(verifier.as_bytes()),
         nonce: &nonce,
         another_account,
         consent,
     };
-    let url = interactions.login().providers.authorize_url(provider, &hop).map_err(failed(provider))?;
-    Ok(pages::hop(&core.external, &provider.label, &url))
+    let url = interactions.login().providers.authorize_url(provider, &parameters).map_err(failed(provider))?;
+    Ok(pages::to_provider(&core.external, &provider.label, &url))
 }
 
 fn failed(provider: &Provider) -> impl FnOnce(ProviderError) -> Failure {
-    |error| Failure::Provider(provider.slug, provider.label.clone(), error)
+    |error| Failure::Provider(provider.id, provider.label.clone(), error)
 }
 
 /// `GET /.auth/google/callback`.
@@ -96,7 +96,7 @@ fn receive(interactions: &Interactions, visit: &Visit<'_>, query: &str, id: Prov
     let form = Form::parse(query.as_bytes()).map_err(|_| Failure::StaleForm)?;
     let sealed = form.get("state").unwrap_or_default();
     let opened = open(interactions, visit, id, sealed);
-    let (Some((state, suspended)), Some(provider)) = (opened, interactions.login().providers.of_slug(id)) else {
+    let (Some((state, suspended)), Some(provider)) = (opened, interactions.login().providers.by_id(id)) else {
         log::info!(request:% = caller.id, address:% = caller.address, provider:% = id; "a provider's callback was refused: its state has expired or belongs to another browser");
         return Err(Failure::StaleForm);
     };
@@ -154,9 +154,9 @@ fn redeem(
     code: &str,
 ) -> Result<(ProviderUser, ProviderTokens), Failure> {
     let core = interactions.core();
-    let (verifier, nonce) = hop_secrets(&core.keys, state, visit.browser.secret());
-    let hop = Hop {
-        redirect_uri: &core.url(provider.slug.callback()),
+    let (verifier, nonce) = pkce_and_nonce(&core.keys, state, visit.browser.secret());
+    let parameters = AuthorizationParameters {
+        redirect_uri: &core.url(provider.id.callback()),
         state,
         challenge: &digest(verifier.as_bytes()),
         nonce: &nonce,
@@ -164,7 +164,7 @@ fn redeem(
         consent: false,
     };
     let providers = &interactions.login().providers;
-    providers.redeem(provider, code, &hop, &verifier, core.now()).map_err(failed(provider))
+    providers.redeem(provider, code, &parameters, &verifier, core.now()).map_err(failed(provider))
 }
 
 /// Signs the user in if an allow rule matches.
@@ -177,7 +177,7 @@ fn admit(
     person: ProviderUser,
     tokens: ProviderTokens,
 ) -> Result<Response, Failure> {
-    let (core, caller, people) = (interactions.core(), visit.caller, &interactions.login().people);
+    let (core, caller, people) = (interactions.core(), visit.caller, &interactions.login().user_records);
     let profile = &person.profile;
     let shown = profile.id.as_deref().or(profile.email.as_deref()).unwrap_or_default();
     let Some(rule) = provider.rules().admit(profile) else {
@@ -189,7 +189,7 @@ fn admit(
         });
     };
     let can_ask_for_more = !state.consent && tokens.refresh.is_none() && provider.gives_more_with_consent();
-    if can_ask_for_more && !people.can_be_asked_after(provider, &person.user)? {
+    if can_ask_for_more && !people.can_be_rechecked(provider, &person.user)? {
         return send(interactions, visit, provider, suspended, false, true);
     }
     people.learn(provider, &person, &tokens)?;

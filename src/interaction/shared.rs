@@ -47,7 +47,7 @@ impl Interactions {
     }
 
     pub(super) fn sign_in_options(&self) -> SignInOptions<'_> {
-        let button = |p: &'_ crate::login::providers::Provider| (p.slug, p.is_down());
+        let button = |p: &'_ crate::login::providers::Provider| (p.id, p.is_down());
         let providers = self.login().providers.all().iter().map(|p| {
             let (id, is_down) = button(p);
             ProviderButton { id, label: &p.label, is_down }

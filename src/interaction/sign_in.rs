@@ -36,7 +36,7 @@ fn page(interactions: &Interactions, visit: &Visit<'_>) -> Result<Response, Fail
     }
     // With one way to sign in, there is nothing to choose.
     if let ([only], true) = (login.providers.all(), interactions.skips_chooser && !login.passwords.any()) {
-        return provider::begin(interactions, visit, only.slug, None, false);
+        return provider::begin(interactions, visit, only.id, None, false);
     }
     Ok(interactions.plain_sign_in_page(visit, None))
 }

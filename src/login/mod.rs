@@ -22,7 +22,7 @@ use crate::store::rows::Session;
 
 use self::password::Passwords;
 use self::providers::Providers;
-use self::providers::people::People;
+use self::providers::user_records::UserRecords;
 use self::throttle::Throttle;
 
 /// The configured ways to sign in, and the records of users who signed in at a provider.
@@ -36,15 +36,15 @@ pub struct Login {
     /// The external identity providers.
     pub providers: Arc<Providers>,
     /// What they said about their users.
-    pub people: People,
+    pub user_records: UserRecords,
 }
 
 impl Login {
     /// Puts the parts together.
     pub fn new(core: Arc<Core>, passwords: Passwords, providers: Providers) -> Login {
         let providers = Arc::new(providers);
-        let people = People::new(core.clone(), providers.clone());
-        Login { core, passwords, throttle: Throttle::default(), providers, people }
+        let user_records = UserRecords::new(core.clone(), providers.clone());
+        Login { core, passwords, throttle: Throttle::default(), providers, user_records }
     }
 
     /// Is `credential` a way to sign in that is configured now?
@@ -66,7 +66,7 @@ impl Login {
         let is_over = self.core.now() >= session.created_at.saturating_add(self.core.lifetimes.session);
         let is_good = !is_over
             && self.is_current(&session.user.credential)
-            && self.people.is_welcome(&session.user, session.created_at)?;
+            && self.user_records.is_welcome(&session.user, session.created_at)?;
         Ok(is_good.then_some(session))
     }
 

@@ -9,7 +9,7 @@ use crate::encoding::digest;
 use crate::http::form::Form;
 use crate::http::{Caller, Response};
 use crate::identity::{ClientId, GrantId};
-use crate::resource::recheck::end_grant;
+use crate::resource::stream_recheck::end_grant;
 use crate::store::rows::{Client, Grant, Phase};
 use crate::store::{StoreError, Tx};
 use crate::tokens::artefacts::AuthorizationCode;

@@ -27,10 +27,10 @@ pub(super) fn vouch(login: &Login, user: &User) -> Result<Option<Vouched>, OAuth
         return Ok(Some(Vouched { rules: None, email: user.email.clone() }));
     };
     let rules = provider.rules();
-    if !login.people.is_admitted_by(&user.id, &rules)? {
+    if !login.user_records.is_admitted_by(&user.id, &rules)? {
         return Ok(None);
     }
-    let email = login.people.get(&user.id)?.and_then(|person| person.profile.email.clone());
+    let email = login.user_records.get(&user.id)?.and_then(|person| person.profile.email.clone());
     Ok(Some(Vouched { rules: Some(rules.digest()), email }))
 }
 

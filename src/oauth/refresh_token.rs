@@ -11,8 +11,8 @@ use crate::core::Lifetimes;
 use crate::http::form::Form;
 use crate::http::{Caller, Response};
 use crate::identity::{ClientId, CredentialId, GrantId};
-use crate::login::providers::people::Standing;
-use crate::resource::recheck::end_grant;
+use crate::login::providers::user_records::Recheck;
+use crate::resource::stream_recheck::end_grant;
 use crate::store::rows::{Client, Grant, Phase};
 use crate::store::{StoreError, Tx};
 use crate::tokens::artefacts::RefreshToken;
@@ -43,7 +43,7 @@ pub(super) fn refresh(
     let email = match is_copy(server, client, &token, presented)? {
         // A reused token ends the grant whatever the provider says, so the provider is not asked.
         true => None,
-        false => ask_after(server, client, &token)?,
+        false => recheck_user(server, client, &token)?,
     };
     let attempt = Attempt {
         client: client.id.clone(),
@@ -157,7 +157,7 @@ fn is_copy(
 
 /// Asks the provider whether a user who signed in there may still enter. Returns the e-mail address according to the
 /// provider, or `None` if it was not asked: the user signed in by password, or the grant is not active.
-fn ask_after(
+fn recheck_user(
     server: &AuthorizationServer,
     client: &Client,
     token: &RefreshToken,
@@ -168,13 +168,13 @@ fn ask_after(
     if server.login.providers.of_credential(&grant.user.credential).is_none() {
         return Ok(None);
     }
-    match server.login.people.ask_after(&grant.user, grant.created_at) {
-        Standing::Allowed(person) => Ok(Some(person.profile.email.clone())),
-        Standing::Denied(why) => {
+    match server.login.user_records.recheck(&grant.user, grant.created_at) {
+        Recheck::Allowed(person) => Ok(Some(person.profile.email.clone())),
+        Recheck::Denied(why) => {
             end_grant(&server.core, &server.streams, &grant.id, &grant.user, &why);
             Err(invalid_grant("the user may not use this server any more, or has to sign in again"))
         }
-        Standing::Unknown(why) => {
+        Recheck::Unknown(why) => {
             log::warn!(user:% = grant.user.id, reason = why.as_str(); "a refresh was put off: the provider can't be asked, and its last answer is too old (--identity-lifetime, IDENTITY_LIFETIME)");
             Err(put_off())
         }

@@ -14,6 +14,6 @@ mod text;
 pub use consent::{RequestingClient, consent, leave};
 pub use message::{error, not_for_browsers};
 pub use sign_in::{
-    Problem, ProviderButton, SignInOptions, hop, not_allowed, not_signed_in, sign_in, signed_in, signed_out,
+    Problem, ProviderButton, SignInOptions, not_allowed, not_signed_in, sign_in, signed_in, signed_out, to_provider,
 };
 pub use text::display_name;

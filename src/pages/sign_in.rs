@@ -121,7 +121,7 @@ fn providers(options: &SignInOptions, is_asked: bool, request: &str, another_acc
 
 /// Sends the browser to a provider. Uses a page with a Refresh field instead of a redirect, since Chromium would apply
 /// this origin's form-action to the provider's redirects.
-pub fn hop(site: &ExternalUrl, provider: &str, url: &str) -> Response {
+pub fn to_provider(site: &ExternalUrl, provider: &str, url: &str) -> Response {
     let body = html! {
         h1 { "Signing in with " (provider) }
         p { a href=(url) rel="noreferrer" { "Go on to " (provider) } }

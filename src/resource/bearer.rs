@@ -24,7 +24,7 @@ pub fn principal(login: &Login, seen: &Seen, headers: &HeaderMap) -> Result<Prin
     seen.note(&token);
     let person = match login.providers.of_credential(&token.credential) {
         // Cached in memory, except for the first request of a user after a start.
-        Some(_) => match login.people.get(&token.sub) {
+        Some(_) => match login.user_records.get(&token.sub) {
             Ok(None) => return Err(Denial::BadToken("the user was denied access since")),
             known => known.unwrap_or_default(),
         },

@@ -4,12 +4,12 @@
 //!   document that names the authorization server
 //! - [`seen`] – records which tokens are in use, so that the previous refresh tokens end
 //! - [`admission`] – limits concurrent requests and streams, in total and per user
-//! - [`open_streams`] – the open event streams; [`recheck`] – cuts the streams of users who may not enter any more
+//! - [`open_streams`] – the open event streams; [`stream_recheck`] – cuts the streams of users who may not enter any more
 
 pub mod admission;
 pub mod bearer;
 pub mod challenge;
 pub mod metadata;
 pub mod open_streams;
-pub mod recheck;
 pub mod seen;
+pub mod stream_recheck;

@@ -79,7 +79,7 @@ pub enum Kind {
     /// A sign-in at a provider that is in progress.
     ProviderState,
     /// PKCE verifier and nonce of a sign-in at a provider.
-    HopSecret,
+    PkceAndNonce,
     /// Tokens that providers issued, stored encrypted.
     ProviderTokens,
 }
@@ -99,7 +99,7 @@ impl Kind {
         Kind::Credential,
         Kind::McpSession,
         Kind::ProviderState,
-        Kind::HopSecret,
+        Kind::PkceAndNonce,
         Kind::ProviderTokens,
     ];
 
@@ -117,7 +117,7 @@ impl Kind {
             Kind::Credential => "credential",
             Kind::McpSession => "mcp session",
             Kind::ProviderState => "provider state",
-            Kind::HopSecret => "hop secret",
+            Kind::PkceAndNonce => "hop secret",
             Kind::ProviderTokens => "provider tokens",
         }
     }
@@ -292,7 +292,7 @@ mod tests {
             assert_eq!(keys.decrypt(Kind::ProviderTokens, b"alice", &text).as_deref(), Some(b"secret".as_slice()));
         }
         assert_eq!(keys.decrypt(Kind::ProviderTokens, b"bob", &text), None);
-        assert_eq!(keys.decrypt(Kind::HopSecret, b"alice", &text), None);
+        assert_eq!(keys.decrypt(Kind::PkceAndNonce, b"alice", &text), None);
         assert_eq!(Keys::new("https://b", &old, &[]).decrypt(Kind::ProviderTokens, b"alice", &text), None);
         for altered in [&text[1..], &text[..text.len() - 2], ""] {
             assert_eq!(keys.decrypt(Kind::ProviderTokens, b"alice", altered), None);

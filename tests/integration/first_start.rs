@@ -114,7 +114,11 @@ fn a_command_that_is_no_mcp_server_is_told_of_at_the_start() {
     );
     good.has_logged("the MCP server answers");
     good.has_logged("the MCP server has ended");
-    assert!(!good.log().contains("before it answered") && !good.log().contains("exited unexpectedly"), "{}", good.log());
+    assert!(
+        !good.log().contains("before it answered") && !good.log().contains("exited unexpectedly"),
+        "{}",
+        good.log()
+    );
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub fn configure(s: &Settings) -> Result<Vec<ProviderConfig>, String> {
             return Err(format!(
                 "nobody could sign in with {}: say who may, with {}; or let in whoever has an account there, with --allow-any-user (ALLOW_ANY_USER)",
                 provider.label,
-                match provider.slug {
+                match provider.id {
                     ProviderId::Google => "--google-allowed-users (GOOGLE_ALLOWED_USERS) or --google-allowed-workspaces (GOOGLE_ALLOWED_WORKSPACES)",
                     ProviderId::GitHub => "--github-allowed-users (GITHUB_ALLOWED_USERS) or --github-allowed-orgs (GITHUB_ALLOWED_ORGS)",
                     ProviderId::Oidc => "--oidc-allowed-users (OIDC_ALLOWED_USERS), --oidc-allowed-users-glob (OIDC_ALLOWED_USERS_GLOB) or --oidc-allowed-groups (OIDC_ALLOWED_GROUPS)",
@@ -78,7 +78,7 @@ fn google(s: &Settings) -> Result<Option<ProviderConfig>, String> {
         return Ok(None);
     };
     Ok(Some(ProviderConfig {
-        slug: ProviderId::Google,
+        id: ProviderId::Google,
         label: "Google".into(),
         dialect: Dialect::Oidc(OidcConfig {
             configuration_url: remote(
@@ -132,7 +132,7 @@ fn github(s: &Settings) -> Result<Option<ProviderConfig>, String> {
         (None, other) => format!("{other}/api/v3"),
     };
     Ok(Some(ProviderConfig {
-        slug: ProviderId::GitHub,
+        id: ProviderId::GitHub,
         label: "GitHub".into(),
         dialect: Dialect::GitHub(GitHubConfig {
             url,
@@ -194,7 +194,7 @@ fn oidc(s: &Settings) -> Result<Option<ProviderConfig>, String> {
         );
     }
     Ok(Some(ProviderConfig {
-        slug: ProviderId::Oidc,
+        id: ProviderId::Oidc,
         label: s.oidc_provider_name.clone(),
         dialect: Dialect::Oidc(config),
         rules: Rules {

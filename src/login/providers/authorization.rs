@@ -6,7 +6,7 @@ use crate::encoding::base64url;
 use crate::tokens::{Keys, Kind};
 
 /// Parameters of one authorization request to a provider.
-pub struct Hop<'h> {
+pub struct AuthorizationParameters<'h> {
     /// The proxy's callback URL at this provider.
     pub redirect_uri: &'h str,
     /// The `state` parameter, which identifies the sign-in.
@@ -47,7 +47,7 @@ pub struct Renewed {
 
 /// PKCE verifier and nonce of a sign-in. Both are derived from the `state` and the browser's secret name, so that the
 /// proxy stores neither, and somebody who sees the `state` cannot compute them.
-pub fn hop_secrets(keys: &Keys, state: &str, browser: &str) -> (String, String) {
-    let make = |what: &str| base64url(keys.mac(Kind::HopSecret, format!("{what}\0{browser}\0{state}").as_bytes()));
+pub fn pkce_and_nonce(keys: &Keys, state: &str, browser: &str) -> (String, String) {
+    let make = |what: &str| base64url(keys.mac(Kind::PkceAndNonce, format!("{what}\0{browser}\0{state}").as_bytes()));
     (make("verifier"), make("nonce"))
 }

@@ -6,7 +6,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::authorization::{Hop, ProviderTokens, Renewed};
+use super::authorization::{AuthorizationParameters, ProviderTokens, Renewed};
 use super::error::ProviderError;
 use crate::http::client::{Answer, Fetcher, RemoteUrl};
 use crate::identity::UserId;
@@ -85,20 +85,24 @@ impl GitHubClient {
     }
 
     /// The URL of the authorization request. A GitHub App ignores the scopes, because it has permissions instead.
-    pub fn authorize_url(&self, rules: &Rules, hop: &Hop<'_>) -> Result<String, ProviderError> {
+    pub fn authorize_url(
+        &self,
+        rules: &Rules,
+        parameters: &AuthorizationParameters<'_>,
+    ) -> Result<String, ProviderError> {
         let scope = if rules.groups.is_empty() { "user:email" } else { "user:email read:org" };
-        let mut parameters = vec![
+        let mut query = vec![
             ("client_id", self.config.client_id.as_str()),
-            ("redirect_uri", hop.redirect_uri),
+            ("redirect_uri", parameters.redirect_uri),
             ("scope", scope),
-            ("state", hop.state),
-            ("code_challenge", hop.challenge),
+            ("state", parameters.state),
+            ("code_challenge", parameters.challenge),
             ("code_challenge_method", "S256"),
         ];
-        if hop.another_account {
-            parameters.push(("prompt", "select_account"));
+        if parameters.another_account {
+            query.push(("prompt", "select_account"));
         }
-        Ok(self.page("/login/oauth/authorize")?.with_query(&parameters))
+        Ok(self.page("/login/oauth/authorize")?.with_query(&query))
     }
 
     /// Exchanges the code for tokens and reads the user's profile.
@@ -107,10 +111,10 @@ impl GitHubClient {
         fetcher: &Fetcher,
         rules: &Rules,
         code: &str,
-        hop: &Hop<'_>,
+        parameters: &AuthorizationParameters<'_>,
         verifier: &str,
     ) -> Result<(ProviderUser, ProviderTokens), ProviderError> {
-        let form = [("code", code), ("redirect_uri", hop.redirect_uri), ("code_verifier", verifier)];
+        let form = [("code", code), ("redirect_uri", parameters.redirect_uri), ("code_verifier", verifier)];
         let (access, refresh) = self.ask_token_endpoint(fetcher, &form)?;
         let person = self.identify(fetcher, rules, &access)?;
         Ok((person, ProviderTokens { refresh, access: Some(access) }))

@@ -5,7 +5,7 @@
 //! - [`oidc`] – OpenID Connect, including Google, configured by [`oidc_config`]: [`discovery`] fetches its metadata and
 //!   keys, [`id_token`] checks ID tokens, [`claims`] builds the profile
 //! - [`github`] – GitHub
-//! - [`people`] – the records of users who have signed in, and asking the provider about them again
+//! - [`user_records`] – the records of users who have signed in, and asking the provider about them again
 
 mod authorization;
 mod claims;
@@ -15,9 +15,9 @@ pub mod github;
 pub mod id_token;
 pub mod oidc;
 pub mod oidc_config;
-pub mod people;
 mod registry;
+pub mod user_records;
 
-pub use authorization::{Hop, ProviderTokens, Renewed, hop_secrets};
+pub use authorization::{AuthorizationParameters, ProviderTokens, Renewed, pkce_and_nonce};
 pub use error::ProviderError;
 pub use registry::{Dialect, Provider, ProviderConfig, Providers};

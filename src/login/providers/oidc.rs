@@ -11,7 +11,7 @@ use http::{HeaderName, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::authorization::{Hop, ProviderTokens, Renewed};
+use super::authorization::{AuthorizationParameters, ProviderTokens, Renewed};
 use super::claims;
 use super::discovery::{Discovery, FRESH, Metadata};
 use super::error::ProviderError;
@@ -109,32 +109,36 @@ impl OidcClient {
     }
 
     /// Where the browser goes (OpenID Connect Core section 3.1.2.1).
-    pub fn authorize_url(&self, fetcher: &Fetcher, hop: &Hop<'_>) -> Result<String, ProviderError> {
+    pub fn authorize_url(
+        &self,
+        fetcher: &Fetcher,
+        parameters: &AuthorizationParameters<'_>,
+    ) -> Result<String, ProviderError> {
         let metadata = self.discovery.metadata(&self.config, fetcher)?;
         let scopes = self.config.scopes.join(" ");
-        let mut parameters = vec![
+        let mut query = vec![
             ("response_type", "code"),
             ("client_id", self.config.client_id.as_str()),
-            ("redirect_uri", hop.redirect_uri),
+            ("redirect_uri", parameters.redirect_uri),
             ("scope", scopes.as_str()),
-            ("state", hop.state),
-            ("code_challenge", hop.challenge),
+            ("state", parameters.state),
+            ("code_challenge", parameters.challenge),
             ("code_challenge_method", "S256"),
         ];
         if self.config.wants_id_token() {
-            parameters.push(("nonce", hop.nonce));
+            query.push(("nonce", parameters.nonce));
         }
         if self.config.is_google {
-            parameters.push(("access_type", "offline"));
+            query.push(("access_type", "offline"));
         }
-        let prompt = match (hop.another_account, self.config.is_google) {
-            _ if hop.consent => Some("consent"),
+        let prompt = match (parameters.another_account, self.config.is_google) {
+            _ if parameters.consent => Some("consent"),
             (true, true) => Some("select_account"),
             (true, false) => Some("login"),
             (false, _) => None,
         };
-        parameters.extend(prompt.map(|prompt| ("prompt", prompt)));
-        Ok(metadata.authorization_endpoint.with_query(&parameters))
+        query.extend(prompt.map(|prompt| ("prompt", prompt)));
+        Ok(metadata.authorization_endpoint.with_query(&query))
     }
 
     /// Exchanges the code for tokens and reads the user's profile.
@@ -143,18 +147,18 @@ impl OidcClient {
         fetcher: &Fetcher,
         rules: &Rules,
         code: &str,
-        hop: &Hop<'_>,
+        parameters: &AuthorizationParameters<'_>,
         verifier: &str,
         now: Timestamp,
     ) -> Result<(ProviderUser, ProviderTokens), ProviderError> {
         let form = [
             ("grant_type", "authorization_code"),
             ("code", code),
-            ("redirect_uri", hop.redirect_uri),
+            ("redirect_uri", parameters.redirect_uri),
             ("code_verifier", verifier),
         ];
         let answer = self.ask_token_endpoint(fetcher, &form)?;
-        let person = self.identify(fetcher, rules, &answer, Some(hop.nonce), now)?;
+        let person = self.identify(fetcher, rules, &answer, Some(parameters.nonce), now)?;
         Ok((person, ProviderTokens { refresh: answer.refresh_token, access: None }))
     }
 

@@ -4,7 +4,7 @@ use crate::lock::Unpoisoned;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use super::authorization::{Hop, ProviderTokens, Renewed};
+use super::authorization::{AuthorizationParameters, ProviderTokens, Renewed};
 use super::error::ProviderError;
 use super::github::{GitHubClient, GitHubConfig};
 use super::oidc::OidcClient;
@@ -25,7 +25,7 @@ const BELIEVED_DOWN: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct ProviderConfig {
     /// Which.
-    pub slug: ProviderId,
+    pub id: ProviderId,
     /// What the button calls it.
     pub label: String,
     /// Protocol, with its configuration.
@@ -46,7 +46,7 @@ pub enum Dialect {
 /// A configured provider.
 pub struct Provider {
     /// Which.
-    pub slug: ProviderId,
+    pub id: ProviderId,
     /// What the button calls it.
     pub label: String,
     /// Identifies the provider in grants and tokens. It changes when the client id or the provider's URL changes.
@@ -95,8 +95,8 @@ impl Provider {
         let before = std::mem::replace(&mut *self.is_down.lock().unpoisoned(), since);
         if before.is_some() != is_down {
             match &outcome {
-                Err(why) => log::warn!(provider:% = self.slug, reason:% = why; "the provider can't be used"),
-                Ok(_) => log::info!(provider:% = self.slug; "the provider can be used again"),
+                Err(why) => log::warn!(provider:% = self.id, reason:% = why; "the provider can't be used"),
+                Ok(_) => log::info!(provider:% = self.id; "the provider can be used again"),
             }
         }
         outcome
@@ -127,12 +127,11 @@ impl Providers {
             };
             // A digest without the secret, so that rotating the secret does not end sessions and grants. The prefix
             // keeps it distinct from the ids of passwords.
-            let mac =
-                crate::encoding::digest(format!("provider\0{}\0{mark}\0{}", config.slug, keys.issuer()).as_bytes());
+            let mac = crate::encoding::digest(format!("provider\0{}\0{mark}\0{}", config.id, keys.issuer()).as_bytes());
             Provider {
-                slug: config.slug,
+                id: config.id,
                 label: config.label,
-                credential: CredentialId(format!("{}-{}", config.slug, &mac[..16])),
+                credential: CredentialId(format!("{}-{}", config.id, &mac[..16])),
                 rules: RwLock::new(Arc::new(config.rules)),
                 backend,
                 is_down: Mutex::default(),
@@ -147,8 +146,8 @@ impl Providers {
     }
 
     /// The provider with this id.
-    pub fn of_slug(&self, slug: ProviderId) -> Option<&Provider> {
-        self.all.iter().find(|p| p.slug == slug)
+    pub fn by_id(&self, id: ProviderId) -> Option<&Provider> {
+        self.all.iter().find(|p| p.id == id)
     }
 
     /// The provider that a credential belongs to.
@@ -159,7 +158,7 @@ impl Providers {
     /// Replaces the allow rules; rules of providers that are not configured are ignored.
     pub fn replace_rules(&self, configs: &[ProviderConfig]) {
         for provider in &self.all {
-            if let Some(config) = configs.iter().find(|c| c.slug == provider.slug) {
+            if let Some(config) = configs.iter().find(|c| c.id == provider.id) {
                 // New rules never open a provider to everybody: if a list became empty, nobody may sign in. A new list
                 // closes a provider that was open to everybody.
                 let anyone = config.rules.anyone && provider.rules().anyone;
@@ -181,10 +180,14 @@ impl Providers {
     }
 
     /// The URL of the authorization request.
-    pub fn authorize_url(&self, provider: &Provider, hop: &Hop<'_>) -> Result<String, ProviderError> {
+    pub fn authorize_url(
+        &self,
+        provider: &Provider,
+        parameters: &AuthorizationParameters<'_>,
+    ) -> Result<String, ProviderError> {
         let outcome = match &provider.backend {
-            Backend::Oidc(client) => client.authorize_url(&self.fetcher, hop),
-            Backend::GitHub(client) => client.authorize_url(&provider.rules(), hop),
+            Backend::Oidc(client) => client.authorize_url(&self.fetcher, parameters),
+            Backend::GitHub(client) => client.authorize_url(&provider.rules(), parameters),
         };
         // Only errors are recorded: a URL from cached metadata does not prove that the provider can be reached.
         if outcome.is_err() { provider.note(outcome) } else { outcome }
@@ -203,14 +206,14 @@ impl Providers {
         &self,
         provider: &Provider,
         code: &str,
-        hop: &Hop<'_>,
+        parameters: &AuthorizationParameters<'_>,
         verifier: &str,
         now: Timestamp,
     ) -> Result<(ProviderUser, ProviderTokens), ProviderError> {
         let rules = provider.rules();
         provider.note(match &provider.backend {
-            Backend::Oidc(client) => client.redeem(&self.fetcher, &rules, code, hop, verifier, now),
-            Backend::GitHub(client) => client.redeem(&self.fetcher, &rules, code, hop, verifier),
+            Backend::Oidc(client) => client.redeem(&self.fetcher, &rules, code, parameters, verifier, now),
+            Backend::GitHub(client) => client.redeem(&self.fetcher, &rules, code, parameters, verifier),
         })
     }
 

@@ -277,11 +277,11 @@ fn a_stream_ends_when_nobody_vouches_for_its_user_any_more() {
     p.idp.state().failure = Some(("500 Internal Server Error", "{}".into()));
     for _ in 0..23 {
         p.clock.advance(HOUR);
-        p.app.look_after_streams();
+        p.app.recheck_streams();
     }
     assert!(!is_cut(&socket));
     p.clock.advance(2 * HOUR);
-    p.app.look_after_streams();
+    p.app.recheck_streams();
     eventually("the stream is cut", || is_cut(&socket));
     // Its grant goes on when the provider is back.
     p.idp.state().failure = None;
@@ -314,16 +314,16 @@ fn a_stream_does_not_outlive_the_right_to_it() {
     p.idp.state().claims["groups"] = json!(["engineering", "more"]);
     for _ in 0..3 {
         p.clock.advance(HOUR);
-        p.app.look_after_streams();
+        p.app.recheck_streams();
         assert!(!is_cut());
     }
     assert_eq!(p.token_requests(), 4);
     p.idp.state().claims["groups"] = json!(["alumni"]);
     p.clock.advance(HOUR / 2);
-    p.app.look_after_streams();
+    p.app.recheck_streams();
     assert!(!is_cut());
     p.clock.advance(HOUR / 2);
-    p.app.look_after_streams();
+    p.app.recheck_streams();
     eventually("the stream is cut", is_cut);
     drop(open);
     assert!(p.app.streams().grants().is_empty());

@@ -148,7 +148,7 @@ fn rules_that_need_to_know_more_ask_for_it_first() {
     assert_eq!(client.refresh(&held.refresh).status, 503);
     github.state().failures.clear();
     clock.advance(60);
-    app.look_after_streams();
+    app.recheck_streams();
     assert!(!is_cut(&socket));
     let held = tokens(&client.refresh(&held.refresh));
     assert_eq!(call(&app, &held.access).status, 200);

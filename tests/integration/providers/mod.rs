@@ -93,7 +93,7 @@ impl Provided {
         let mut settings = self.settings.clone();
         change(&mut settings);
         self.app.login().providers.replace_rules(&configure_anew(&settings).unwrap());
-        self.app.look_after_streams();
+        self.app.recheck_streams();
     }
 
     fn tokens(&self, client: &Client<'_, Local>) -> Tokens {

@@ -20,7 +20,7 @@ use mcp_auth_proxy::net::client_handle::ClientHandle;
 use mcp_auth_proxy::net::shutdown::Shutdown;
 use mcp_auth_proxy::resource::admission::{Admission, Bounds};
 use mcp_auth_proxy::resource::open_streams::OpenStreams;
-use mcp_auth_proxy::resource::recheck;
+use mcp_auth_proxy::resource::stream_recheck;
 use mcp_auth_proxy::store::Store;
 use mcp_auth_proxy::tokens::Secret;
 use mcp_auth_proxy::upstream::{ForwardedIdentity, Upstream};
@@ -102,8 +102,8 @@ impl Local {
     }
 
     /// What a thread of the proxy does now and then.
-    pub(crate) fn look_after_streams(&self) {
-        recheck::look_after_streams(self.login(), self.streams());
+    pub(crate) fn recheck_streams(&self) {
+        stream_recheck::recheck_streams(self.login(), self.streams());
     }
 }
 

@@ -83,7 +83,7 @@ impl ProcessManager {
 
     /// Builds the [`Owner`] for a user and a client, with the stored user record.
     pub(crate) fn owner(&self, user: &UserId, email: Option<String>, client: &ClientId) -> Owner {
-        let person = self.login.people.get(user).unwrap_or_default();
+        let person = self.login.user_records.get(user).unwrap_or_default();
         Owner { user: user.clone(), email, client: client.clone(), person }
     }
 

@@ -4,7 +4,7 @@ use super::open_streams::OpenStreams;
 use crate::core::Core;
 use crate::identity::{GrantId, User};
 use crate::login::Login;
-use crate::login::providers::people::Standing;
+use crate::login::providers::user_records::Recheck;
 use crate::store::rows::{Grant, Phase};
 
 /// Ends a grant with its refresh tokens, access tokens and streams. `why` is for the log.
@@ -25,17 +25,17 @@ pub fn end_grant(core: &Core, streams: &OpenStreams, id: &GrantId, user: &User, 
 
 /// Checks all open streams. Cuts those whose grant has ended. When a stream is due, because the token that it was
 /// opened with has expired, asks the provider whether the user may still enter, as at a refresh.
-pub fn look_after_streams(login: &Login, streams: &OpenStreams) {
+pub fn recheck_streams(login: &Login, streams: &OpenStreams) {
     cut_ended(login, streams);
     // Finds streams that were opened while the rules changed, and streams of users who were turned away elsewhere.
     apply_rules(login, streams);
     for id in streams.due(login.core.now()) {
         match login.core.state.get::<Grant>(id.as_str()) {
             Ok(Some(grant)) if login.providers.of_credential(&grant.user.credential).is_some() => {
-                match login.people.ask_after(&grant.user, grant.created_at) {
-                    Standing::Allowed(_) => prolong(login, streams, &id),
-                    Standing::Denied(why) => end_grant(&login.core, streams, &id, &grant.user, &why),
-                    Standing::Unknown(why) => {
+                match login.user_records.recheck(&grant.user, grant.created_at) {
+                    Recheck::Allowed(_) => prolong(login, streams, &id),
+                    Recheck::Denied(why) => end_grant(&login.core, streams, &id, &grant.user, &why),
+                    Recheck::Unknown(why) => {
                         let cut = streams.cut(&id);
                         log::warn!(user:% = grant.user.id, grant:% = id, streams = cut, reason = why.as_str(); "streams were cut: the provider can't be asked about their user, and its last answer is too old (--identity-lifetime, IDENTITY_LIFETIME)");
                     }
@@ -70,7 +70,7 @@ fn prolong(login: &Login, streams: &OpenStreams, id: &GrantId) {
 fn apply_rules(login: &Login, streams: &OpenStreams) {
     for id in streams.grants() {
         if let Ok(Some(grant)) = login.core.state.get::<Grant>(id.as_str())
-            && !matches!(login.people.is_admitted(&grant.user), Ok(true))
+            && !matches!(login.user_records.is_admitted(&grant.user), Ok(true))
         {
             streams.vouch(&id, 0);
         }

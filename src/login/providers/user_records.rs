@@ -34,11 +34,11 @@ const ASK_AGAIN: u64 = 15;
 const MAX_IN_VAIN: usize = 10_000;
 
 /// The records of users, with a cache in memory.
-pub struct People {
+pub struct UserRecords {
     core: Arc<Core>,
     providers: Arc<Providers>,
     remembered: RwLock<BoundedMap<UserId, Arc<UserRecord>>>,
-    desk: Mutex<Desk>,
+    in_flight: Mutex<SingleFlight>,
     freed: Condvar,
     in_vain: Mutex<BoundedMap<UserId, Timestamp>>,
 }
@@ -46,7 +46,7 @@ pub struct People {
 /// Users that a thread is asking the provider about. Only one thread per user, since a provider's refresh token may be
 /// valid only once.
 #[derive(Default)]
-struct Desk {
+struct SingleFlight {
     /// Locked users, with the number of threads that wait for each.
     busy: HashMap<UserId, usize>,
     waiting: usize,
@@ -54,18 +54,18 @@ struct Desk {
 
 /// Lock on one user: while a thread has it, no other thread asks the provider about the user or writes the user's
 /// record. Dropping it releases the lock.
-struct Alone<'p>(&'p People, UserId);
+struct Alone<'p>(&'p UserRecords, UserId);
 
 impl Drop for Alone<'_> {
     fn drop(&mut self) {
-        self.0.desk.lock().unpoisoned().busy.remove(&self.1);
+        self.0.in_flight.lock().unpoisoned().busy.remove(&self.1);
         self.0.freed.notify_all();
     }
 }
 
 /// Result of asking the provider about a user.
 #[derive(Debug)]
-pub enum Standing {
+pub enum Recheck {
     /// The user may sign in.
     Allowed(Arc<UserRecord>),
     /// The user may not sign in, or has to sign in again; the reason, for the log.
@@ -84,14 +84,14 @@ enum Silence {
     Later(String),
 }
 
-impl People {
+impl UserRecords {
     /// Starts with an empty cache.
-    pub fn new(core: Arc<Core>, providers: Arc<Providers>) -> People {
-        People {
+    pub fn new(core: Arc<Core>, providers: Arc<Providers>) -> UserRecords {
+        UserRecords {
             core,
             providers,
             remembered: RwLock::new(BoundedMap::new(MAX_REMEMBERED)),
-            desk: Mutex::default(),
+            in_flight: Mutex::default(),
             freed: Condvar::new(),
             in_vain: Mutex::new(BoundedMap::new(MAX_IN_VAIN)),
         }
@@ -140,23 +140,23 @@ impl People {
     fn alone(&self, user: &UserId) -> Option<Alone<'_>> {
         crate::blocking::announce();
         let deadline = Instant::now() + PATIENCE;
-        let mut desk = self.desk.lock().unpoisoned();
+        let mut in_flight = self.in_flight.lock().unpoisoned();
         loop {
-            let waiting = desk.waiting;
-            let Some(for_one) = desk.busy.get_mut(user) else { break };
+            let waiting = in_flight.waiting;
+            let Some(for_one) = in_flight.busy.get_mut(user) else { break };
             let left = deadline.saturating_duration_since(Instant::now());
             if waiting >= MAX_WAITING || *for_one >= MAX_WAITING_FOR_ONE || left.is_zero() {
                 return None;
             }
             *for_one += 1;
-            desk.waiting += 1;
-            desk = self.freed.wait_timeout(desk, left).unpoisoned().0;
-            desk.waiting -= 1;
-            if let Some(for_one) = desk.busy.get_mut(user) {
+            in_flight.waiting += 1;
+            in_flight = self.freed.wait_timeout(in_flight, left).unpoisoned().0;
+            in_flight.waiting -= 1;
+            if let Some(for_one) = in_flight.busy.get_mut(user) {
                 *for_one = for_one.saturating_sub(1);
             }
         }
-        desk.busy.insert(user.clone(), 0);
+        in_flight.busy.insert(user.clone(), 0);
         Some(Alone(self, user.clone()))
     }
 
@@ -184,7 +184,7 @@ impl People {
     }
 
     /// Are there tokens to ask the provider about the user?
-    pub fn can_be_asked_after(&self, provider: &Provider, user: &UserId) -> Result<bool, StoreError> {
+    pub fn can_be_rechecked(&self, provider: &Provider, user: &UserId) -> Result<bool, StoreError> {
         Ok(self.tokens_of(provider, user)?.is_some())
     }
 
@@ -232,53 +232,53 @@ impl People {
         if self.core.now().saturating_sub(known.asked_at) < lifetimes.access_token.min(lifetimes.identity) {
             return self.is_admitted(user);
         }
-        Ok(matches!(self.ask_after(user, begun), Standing::Allowed(_)))
+        Ok(matches!(self.recheck(user, begun), Recheck::Allowed(_)))
     }
 
     /// Asks the provider about the user of a session or grant that began at `begun`, if possible, and applies the allow
     /// rules.
-    pub fn ask_after(&self, user: &User, begun: Timestamp) -> Standing {
+    pub fn recheck(&self, user: &User, begun: Timestamp) -> Recheck {
         let Some(provider) = self.providers.of_credential(&user.credential) else {
-            return Standing::Denied("the provider is not configured any more".into());
+            return Recheck::Denied("the provider is not configured any more".into());
         };
         let Some(_alone) = self.alone(&user.id) else {
-            return Standing::Unknown("too many requests about the same user are under way".into());
+            return Recheck::Unknown("too many requests about the same user are under way".into());
         };
         let known = match self.get(&user.id) {
             Ok(Some(known)) => known,
-            Ok(None) => return Standing::Denied("nothing is known of the user any more".into()),
-            Err(e) => return Standing::Unknown(e.to_string()),
+            Ok(None) => return Recheck::Denied("nothing is known of the user any more".into()),
+            Err(e) => return Recheck::Unknown(e.to_string()),
         };
         if begun < known.since {
-            return Standing::Denied("the user was denied and has signed in again since".into());
+            return Recheck::Denied("the user was denied and has signed in again since".into());
         }
         let rules = provider.rules();
         let is_fresh =
             self.core.now().checked_sub(known.asked_at).is_some_and(|age| age < FRESH) && known.rules == rules.digest();
         let asked = if is_fresh { Ok(known.clone()) } else { self.ask(provider, &rules, &known) };
         if provider.rules() != rules {
-            return Standing::Unknown("the allow rules changed while the provider was asked".into());
+            return Recheck::Unknown("the allow rules changed while the provider was asked".into());
         }
         let is_believed = is_recent(&self.core, &known) && rules.admit(&known.profile).is_some();
         let before = known.clone();
         let standing = match asked {
-            Ok(known) if rules.admit(&known.profile).is_some() => Standing::Allowed(known),
-            Ok(_) => Standing::Denied("no allow rule fits".into()),
-            Err(Silence::Refused(why)) => Standing::Denied(format!("the provider says no: {why}")),
+            Ok(known) if rules.admit(&known.profile).is_some() => Recheck::Allowed(known),
+            Ok(_) => Recheck::Denied("no allow rule fits".into()),
+            Err(Silence::Refused(why)) => Recheck::Denied(format!("the provider says no: {why}")),
             Err(Silence::NothingToAskWith(why) | Silence::Later(why)) if is_believed => {
                 log::debug!(user:% = user.id, reason = why.as_str(); "the provider could not be asked about a user, so the stored profile is used");
-                Standing::Allowed(known)
+                Recheck::Allowed(known)
             }
             // Returns before `forget`: the provider did not refuse the user, so the user's other clients go on after a
             // new sign-in.
             Err(Silence::NothingToAskWith(why)) => {
-                return Standing::Denied(format!("the user has to sign in again: {why}"));
+                return Recheck::Denied(format!("the user has to sign in again: {why}"));
             }
             // The stored profile is too old or matches no rule. That is no denial: it may have been fetched for other
             // rules, and lack data that the current rules need.
-            Err(Silence::Later(why)) => Standing::Unknown(why),
+            Err(Silence::Later(why)) => Recheck::Unknown(why),
         };
-        if let Standing::Denied(_) = standing {
+        if let Recheck::Denied(_) = standing {
             self.forget(&before);
         }
         standing
@@ -356,7 +356,7 @@ fn row(
     let now = core.now();
     UserRecord {
         user: person.user,
-        provider: provider.slug,
+        provider: provider.id,
         credential: provider.credential.clone(),
         profile: person.profile,
         tokens,
