@@ -6,8 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::StatusCode;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use serde_json::{Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use yasna::models::GeneralizedTime;
 
 use super::account::AccountKey;
 use super::challenges::{Challenges, OpenChallenge};
@@ -377,9 +376,21 @@ fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
-/// Parses an RFC 3339 time into seconds since 1970.
+/// Parses a date and time (RFC 3339) as seconds since 1970. Without its punctuation it is a GeneralizedTime of ASN.1, which
+/// is parsed for certificates anyway.
 fn rfc3339(text: &str) -> Option<u64> {
-    u64::try_from(OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp()).ok()
+    let (date, time) = text.split_once(['T', 't'])?;
+    let has_shape =
+        |part: &str, mark: u8, marks: [usize; 2]| marks.iter().all(|at| part.as_bytes().get(*at) == Some(&mark));
+    if date.len() != 10 || !has_shape(date, b'-', [4, 7]) || !has_shape(time, b':', [2, 5]) {
+        return None;
+    }
+    let seconds = time.split_at_checked(8)?.0;
+    let plain = format!("{}{}", date.replace('-', ""), time.to_ascii_uppercase().replace(':', ""));
+    if !seconds.bytes().all(|b| b.is_ascii_digit() || b == b':') {
+        return None;
+    }
+    u64::try_from(GeneralizedTime::parse(plain.as_bytes())?.datetime().unix_timestamp()).ok()
 }
 
 #[cfg(test)]
