@@ -4,12 +4,13 @@
 //! server can set the clock years ahead. A jump must not end every login at once. So for [`SETTLE`] after a jump, this
 //! clock continues from its old time. If the wall clock has not come back by then, its new time is accepted.
 
-use crate::lock::Unpoisoned;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
+
+use crate::lock::Unpoisoned;
 
 /// Seconds since 1970-01-01 UTC.
 pub type Timestamp = u64;

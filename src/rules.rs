@@ -100,8 +100,8 @@ fn same_but_case(a: &str, b: &str) -> bool {
     a.eq_ignore_ascii_case(b)
 }
 
-/// Does the whole of `text` match? `*` stands for any characters, `?` for one, `[a-z]` and `[!a-z]` for one of a set,
-/// `{a,b}` for either.
+/// Does the whole of `text` match? `*` stands for any number of characters, `?` for exactly one, `[a-z]` for one character
+/// of a set, `[!a-z]` for one that is not in the set, `{a,b}` for one of the alternatives.
 pub fn matches(glob: &str, text: &str, ignore_case: bool) -> bool {
     let fold = |s: &str| if ignore_case { s.to_ascii_lowercase() } else { s.to_string() };
     let text: Vec<char> = fold(text).chars().collect();

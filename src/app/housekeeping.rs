@@ -29,7 +29,7 @@ pub(super) fn check_upstream(upstream: &dyn Upstream) {
     let (mut pause, mut told) = (FIRST_CHECK_PAUSE, None);
     while let Err(trouble) = upstream.check() {
         if told.as_ref() != Some(&trouble) {
-            log::warn!(seen = trouble.seen.as_str(); "{}", trouble.what);
+            log::warn!(result = trouble.seen.as_str(); "{}", trouble.what);
             told = Some(trouble);
         }
         std::thread::sleep(pause);
@@ -53,7 +53,7 @@ pub(super) fn run_housekeeping(core: Arc<Core>, upstream: Arc<dyn Upstream>) -> 
             if since_sweep >= COLLECT_EVERY {
                 since_sweep = Duration::ZERO;
                 if let Ok(removed @ 1..) = core.state.collect() {
-                    log::debug!(removed = removed; "expired state was removed");
+                    log::debug!(removed = removed; "expired rows were removed from the store");
                 }
             }
         }

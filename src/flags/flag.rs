@@ -103,6 +103,6 @@ pub struct Command {
     pub args: &'static str,
     /// One line.
     pub help: &'static str,
-    /// Further text of `COMMAND --help`, in whole lines.
+    /// Further text of `COMMAND --help`. It is printed as it is: it has its own line breaks and ends with one.
     pub more: &'static str,
 }

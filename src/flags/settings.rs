@@ -1,8 +1,9 @@
 //! The values of all options as typed, and their defaults.
 
-use crate::observe::log::LogFormat;
 use std::ffi::OsString;
 use std::time::Duration;
+
+use crate::observe::log::LogFormat;
 
 /// The command line and environment as typed. No option has been checked against another yet.
 #[derive(Clone, Debug, PartialEq)]

@@ -15,15 +15,14 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
-use crate::core::Core;
-use crate::identity::CredentialId;
-use crate::store::StoreError;
-use crate::store::rows::Session;
-
 use self::password::Passwords;
 use self::providers::Providers;
 use self::providers::user_records::UserRecords;
 use self::throttle::Throttle;
+use crate::core::Core;
+use crate::identity::CredentialId;
+use crate::store::StoreError;
+use crate::store::rows::Session;
 
 /// The configured ways to sign in, and the records of users who signed in at a provider.
 pub struct Login {

@@ -2,13 +2,13 @@
 //! at a time. Further checks wait in two short queues, one for known browsers and one for all others, which are served
 //! in turn.
 
-use crate::lock::Unpoisoned;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::Timestamp;
 use crate::encoding::base64url;
 use crate::identity::{CredentialId, User, UserId};
+use crate::lock::Unpoisoned;
 use crate::store::rows::KnownPassword;
 use crate::store::{State, StoreError};
 use crate::tokens::{Keys, Kind, equal};

@@ -4,13 +4,13 @@
 //! before). A failure of a known browser also counts for its address, but only its own failures delay a known browser.
 //! So strangers can't lock the owner out of it, not even many strangers, or ones at the same address.
 
-use crate::lock::Unpoisoned;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::bounded_map::BoundedMap;
+use crate::lock::Unpoisoned;
 use crate::net::address::{address_group, network_of, wide_network_of};
 use crate::token_bucket::{Rate, TokenBucket};
 

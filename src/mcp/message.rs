@@ -3,9 +3,10 @@
 
 use std::ops::Range;
 
-use super::members::{each_member, has_twins, is_spelling, member, string};
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+
+use super::members::{each_member, has_twins, is_spelling, member, string};
 
 /// A message; its parts are references into the original text.
 #[derive(Debug)]

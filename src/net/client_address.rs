@@ -1,11 +1,12 @@
 //! Finds the real client address of a request, and the chain of proxies that the upstream server is told about.
 
-use crate::lock::Unpoisoned;
 use std::net::IpAddr;
 use std::sync::Mutex;
 
 use http::HeaderMap;
 use ipnet::IpNet;
+
+use crate::lock::Unpoisoned;
 
 /// Networks of reverse proxies whose `X-Forwarded-For` is trusted.
 pub struct TrustedProxies<'a>(pub &'a [IpNet]);

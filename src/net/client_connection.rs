@@ -1,7 +1,6 @@
 //! The connection to a client: a socket, with or without TLS. Nothing here blocks, except a read that the caller allows
 //! to wait for [`BRIEF`](super::poll::BRIEF).
 
-use crate::lock::Unpoisoned;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
 use rustls::{ServerConfig, ServerConnection};
+
+use crate::lock::Unpoisoned;
 
 /// A client's connection.
 pub struct ClientConnection {

@@ -1,6 +1,5 @@
 //! A handle of the client that sent a request, shared by all code that works on the request.
 
-use crate::lock::Unpoisoned;
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -11,6 +10,7 @@ use std::time::Duration;
 use super::client_connection::ClientConnection;
 use super::shutdown::Shutdown;
 use super::write_buffer::WriteBuffer;
+use crate::lock::Unpoisoned;
 
 /// The client of a request: its connection, the bytes queued for it, and the shutdown signal of the process.
 #[derive(Clone)]

@@ -100,8 +100,9 @@ impl NestedRateLimit {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::time::Duration;
+
+    use super::*;
 
     #[test]
     fn a_burst_then_a_rate_for_each_address() {

@@ -1,11 +1,11 @@
 //! Name resolution for outbound connections.
 
-use crate::lock::Unpoisoned;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::bounded_map::BoundedMap;
+use crate::lock::Unpoisoned;
 
 /// How long a result is used without another lookup.
 const FRESH: Duration = Duration::from_secs(30);

@@ -194,7 +194,7 @@ pub fn allow(
         register::make_room_for(core, &user.id)?;
     }
     let id = begin_grant(core, asked, user, &client, now, exp)?;
-    log::info!(request:% = caller.id, user:% = user.id, client:% = asked.client, client_name = client.shown_name(), address:% = caller.address, grant:% = id; "access was allowed");
+    log::info!(request:% = caller.id, user:% = user.id, client:% = asked.client, client_name = client.shown_name(), address:% = caller.address, grant:% = id; "the user allowed access to the client");
     server.has_consented(user, &asked.client);
     let code = core.keys.sign(&AuthorizationCode { grant: id, exp });
     Ok(answer(core, &suspended.redirect, asked.state.as_deref(), &[("code", &code)]))
@@ -246,7 +246,7 @@ fn begin_grant(
 pub fn deny(core: &Core, suspended: &Suspended, caller: Caller) -> Response {
     let client = suspended.client(core).unwrap_or_default();
     let name = client.as_ref().map_or("", Client::shown_name);
-    log::info!(request:% = caller.id, client:% = suspended.request.client, client_name = name, address:% = caller.address; "access was denied");
+    log::info!(request:% = caller.id, client:% = suspended.request.client, client_name = name, address:% = caller.address; "the user denied access to the client");
     let error = [("error", "access_denied"), ("error_description", "the user denied access")];
     answer(core, &suspended.redirect, suspended.request.state.as_deref(), &error)
 }

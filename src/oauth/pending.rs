@@ -1,12 +1,12 @@
 //! Limits the authorization codes that wait to be redeemed. Each code is a row in the store, and a user can submit a
 //! page many times.
 
-use crate::lock::Unpoisoned;
 use std::sync::Mutex;
 
 use crate::bounded_map::BoundedMap;
 use crate::clock::Timestamp;
 use crate::identity::UserId;
+use crate::lock::Unpoisoned;
 
 /// Maximum number of codes from one page. More than one, so that a double click or the back button does no harm.
 const OF_ONE_PAGE: usize = 3;

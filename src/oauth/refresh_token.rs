@@ -155,8 +155,9 @@ fn is_copy(
     })
 }
 
-/// Asks the provider whether a user who signed in there may still enter. Returns the e-mail address according to the
-/// provider, or `None` if it was not asked: the user signed in by password, or the grant is not active.
+/// Checks with the provider whether a user who signed in there may still enter; if not, ends the grant. Returns `Some`
+/// with the e-mail address that the provider gives, if it gives one. Returns `None` if there was nothing to check: the
+/// user signed in by password, or the client has no active grant with this id.
 fn recheck_user(
     server: &AuthorizationServer,
     client: &Client,

@@ -6,10 +6,10 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use time::OffsetDateTime;
 
 use log::kv::{Key, Value, VisitSource};
 use log::{Level, LevelFilter, Metadata, Record};
+use time::OffsetDateTime;
 
 /// Format of the log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

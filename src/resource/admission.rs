@@ -4,7 +4,6 @@
 //! that the upstream server has already processed must not be refused afterwards. A request whose answer takes long is
 //! counted as a stream as well. When all request slots are taken, an upload that takes long is cut to make room.
 
-use crate::lock::Unpoisoned;
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +15,7 @@ use http::header::RETRY_AFTER;
 
 use crate::http::{Payload, Response};
 use crate::identity::UserId;
+use crate::lock::Unpoisoned;
 use crate::net::client_connection::ClientConnection;
 
 /// An answer that takes longer than this is counted as a stream, whatever its Content-Type is.

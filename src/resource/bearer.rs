@@ -23,7 +23,7 @@ pub fn principal(login: &Login, seen: &Seen, headers: &HeaderMap) -> Result<Prin
     let token = verify(login, headers)?;
     seen.note(&token);
     let person = match login.providers.of_credential(&token.credential) {
-        // Cached in memory, except for the first request of a user after a start.
+        // The store is read only if the record is not in memory, as at a user's first request after the proxy's start.
         Some(_) => match login.user_records.get(&token.sub) {
             Ok(None) => return Err(Denial::BadToken("the user was denied access since")),
             known => known.unwrap_or_default(),

@@ -1,7 +1,6 @@
 //! Tracks open event streams, so that they can be cut when their user may not enter any more. This is needed because a
 //! stream can outlive the token that it was opened with.
 
-use crate::lock::Unpoisoned;
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -9,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use crate::clock::Timestamp;
 use crate::http::{Payload, Response};
 use crate::identity::{GrantId, Principal};
+use crate::lock::Unpoisoned;
 use crate::net::client_connection::ClientConnection;
 use crate::net::client_handle::ClientHandle;
 
@@ -64,7 +64,7 @@ impl OpenStreams {
     }
 
     /// Sets when the user of the grant's streams has to be checked again.
-    pub fn vouch(&self, grant: &GrantId, until: Timestamp) {
+    pub fn recheck_at(&self, grant: &GrantId, until: Timestamp) {
         self.state().open.values_mut().filter(|o| o.grant == *grant).for_each(|o| o.due = until);
     }
 

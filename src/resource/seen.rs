@@ -1,11 +1,11 @@
 //! Records which access tokens have been used, so that the previous refresh tokens end.
 
-use crate::lock::Unpoisoned;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 
 use crate::bounded_map::BoundedMap;
 use crate::identity::GrantId;
+use crate::lock::Unpoisoned;
 use crate::store::rows::{Grant, Phase};
 use crate::store::{State, StoreError};
 use crate::tokens::access::AccessToken;

@@ -62,7 +62,7 @@ fn cut_ended(login: &Login, streams: &OpenStreams) {
 }
 
 fn prolong(login: &Login, streams: &OpenStreams, id: &GrantId) {
-    streams.vouch(id, login.core.now() + login.core.lifetimes.access_token);
+    streams.recheck_at(id, login.core.now() + login.core.lifetimes.access_token);
 }
 
 /// Marks streams as due for a check if their user is not admitted by what is known now. All other users are checked
@@ -72,7 +72,7 @@ fn apply_rules(login: &Login, streams: &OpenStreams) {
         if let Ok(Some(grant)) = login.core.state.get::<Grant>(id.as_str())
             && !matches!(login.user_records.is_admitted(&grant.user), Ok(true))
         {
-            streams.vouch(&id, 0);
+            streams.recheck_at(&id, 0);
         }
     }
 }

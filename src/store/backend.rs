@@ -21,7 +21,7 @@ pub enum Table {
     Superseded,
     /// MCP sessions with stdio servers.
     McpSessions,
-    /// UserRecords who have signed in at a provider.
+    /// Users who have signed in at a provider.
     People,
     /// Passwords that are or were configured.
     Passwords,

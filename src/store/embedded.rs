@@ -3,7 +3,6 @@
 //! After an I/O error, redb is unusable until the file is reopened. This module reopens it, so that the store recovers
 //! without a restart, for example when a full disk has room again.
 
-use crate::lock::Unpoisoned;
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -19,6 +18,7 @@ use redb::{
 };
 
 use super::backend::{Job, Row, Store, StoreError, Table, Transaction};
+use crate::lock::Unpoisoned;
 
 /// Cache size in bytes. The default of redb is 1 GiB.
 const CACHE: usize = 1 << 20;

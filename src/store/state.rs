@@ -1,6 +1,5 @@
 //! Typed access to the store. It hides expired rows and mirrors revocations in memory.
 
-use crate::lock::Unpoisoned;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -8,6 +7,7 @@ use super::backend::{Row, Store, StoreError, Table, Transaction};
 use super::rows::{Grant, Phase, Revocation, Stored, Superseded};
 use crate::clock::{Clock, Timestamp};
 use crate::identity::GrantId;
+use crate::lock::Unpoisoned;
 use crate::observe::log::Episode;
 
 /// How long expired rows are kept, in seconds: a clock that jumped ahead for less than a day must not delete valid

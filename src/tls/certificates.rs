@@ -1,6 +1,5 @@
 //! The certificate in use, and the settings of the TLS server.
 
-use crate::lock::Unpoisoned;
 use std::fmt;
 use std::sync::{Arc, RwLock};
 
@@ -15,6 +14,7 @@ use rustls::{CipherSuite, ServerConfig};
 use super::acme::challenges::{ACME_TLS, Challenges};
 use super::certificate_and_key::CertificateAndKey;
 use crate::http::{Handler, Request, Response};
+use crate::lock::Unpoisoned;
 
 /// HSTS (RFC 6797) for two years, as browsers want it. It does not include subdomains: they may belong to somebody
 /// else.

@@ -1,13 +1,13 @@
 //! Rewrites the `endpoint` event of HTTP+SSE (MCP 2024-11-05). In it the server announces its path for messages, but
 //! the client has to use another path if the upstream URL has a path of its own.
 
-use crate::bounded_map::BoundedMap;
-use crate::lock::Unpoisoned;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
 
 use ::http::Uri;
 
+use crate::bounded_map::BoundedMap;
+use crate::lock::Unpoisoned;
 use crate::url::UpstreamUrl;
 
 /// Most bytes of the first event, and of each block before it; a longer one is not rewritten.

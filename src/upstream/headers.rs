@@ -53,7 +53,8 @@ fn is_identity(name: &str) -> bool {
         )
 }
 
-/// Does the proxy set or handle this field itself? It has already handled Origin and CORS.
+/// Fields of a client that stop at the proxy, because it writes them itself (framing, Host) or has answered them already
+/// (Origin, CORS, Expect).
 fn is_own(name: &str) -> bool {
     matches!(
         name,
@@ -81,7 +82,7 @@ fn folded(name: &str) -> Cow<'_, str> {
     }
 }
 
-/// Does the proxy set this field itself? The configuration must not set it then.
+/// Fields that `--proxy-headers` must not set, because the proxy writes them to the upstream request itself.
 pub fn is_managed_field(name: &HeaderName) -> bool {
     let name = &*folded(name.as_str());
     is_hop_by_hop(name) || matches!(name, "content-length" | "expect" | "host") || name.starts_with(FORWARDED_PREFIX)

@@ -79,7 +79,7 @@ impl HttpUpstream {
         }
     }
 
-    /// Does the path of the upstream URL end in `path`? UserRecords type `/mcp` in the client even if the upstream URL
+    /// Does the path of the upstream URL end in `path`? Users type `/mcp` in the client even if the upstream URL
     /// already ends in `/mcp`.
     fn is_habitual(&self, path: &str) -> bool {
         let path = path.strip_suffix('/').unwrap_or(path);

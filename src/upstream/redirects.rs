@@ -3,12 +3,13 @@
 //! Many servers redirect `/mcp` to `/mcp/`; otherwise each body would have to be sent twice. Any other redirect may be
 //! meant for one request alone, so it is followed but not remembered.
 
-use crate::bounded_map::BoundedMap;
-use crate::lock::Unpoisoned;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use ::http::Method;
+
+use crate::bounded_map::BoundedMap;
+use crate::lock::Unpoisoned;
 
 /// How long a redirect is remembered.
 const FRESH: Duration = Duration::from_secs(600);

@@ -218,7 +218,7 @@ fn the_log_tells_what_happened_and_no_secret() {
         "a client registered",
         "a sign-in failed",
         "signed in",
-        "access was allowed",
+        "the user allowed access to the client",
         "tokens were issued",
         "tokens were refreshed",
         "ready",
@@ -227,9 +227,13 @@ fn the_log_tells_what_happened_and_no_secret() {
     }
     // Whoever reads it knows clients by their names; a name of digits is a text all the same.
     let lines: Vec<serde_json::Value> = log.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
-    for event in
-        ["a client registered", "signed in", "access was allowed", "tokens were issued", "tokens were refreshed"]
-    {
+    for event in [
+        "a client registered",
+        "signed in",
+        "the user allowed access to the client",
+        "tokens were issued",
+        "tokens were refreshed",
+    ] {
         let line = lines.iter().find(|l| l["message"] == event).unwrap();
         assert_eq!(line["client_name"], "2026", "{line}");
     }

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use rustix::process::{Resource, geteuid, getrlimit};
 use rustls::ClientConfig;
 
+use self::tls::TlsNotice;
 use super::routes::Surface;
 use crate::core::Lifetimes;
 use crate::flags::{FLAGS, Settings};
@@ -23,8 +24,6 @@ use crate::net::tls as net_tls;
 use crate::observe::log::LogFormat;
 use crate::resource::admission::Bounds;
 use crate::tls::config::{Source, TlsConfig};
-
-use self::tls::TlsNotice;
 use crate::tokens::Secret;
 use crate::upstream::UpstreamConfig;
 use crate::upstream::stdio::{RunAs, StdioConfig};

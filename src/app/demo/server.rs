@@ -1,12 +1,13 @@
 //! The demo's MCP server, a child process of the proxy. It speaks MCP over stdio, in revisions up to 2025-11-25.
 
-use crate::lock::Unpoisoned;
 use std::collections::HashMap;
 use std::io::{self, BufRead, Write};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
+
+use crate::lock::Unpoisoned;
 
 /// The command-line argument that runs this program as the demo's server.
 pub const COMMAND: &str = "stdio-demo";

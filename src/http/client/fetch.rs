@@ -1,7 +1,6 @@
 //! The proxy's own requests to other servers, such as identity providers. They are small, with a deadline and a size
 //! limit for the answer. Redirects are not followed. They go through an outbound proxy if the environment names one.
 
-use crate::lock::Unpoisoned;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,6 +18,7 @@ use super::proxies::Proxies;
 use super::remote_url::RemoteUrl;
 use crate::bounded_map::BoundedMap;
 use crate::http::h1::head::Framing;
+use crate::lock::Unpoisoned;
 use crate::net::cancellation::Cancellation;
 use crate::url::UpstreamUrl;
 

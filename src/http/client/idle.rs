@@ -1,11 +1,11 @@
 //! Idle connections that are kept for further requests.
 
-use crate::lock::Unpoisoned;
 use std::io;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::http::h1::input::{Input, Source};
+use crate::lock::Unpoisoned;
 use crate::net::cancellation::Cancellation;
 use crate::net::transport::Transport;
 

@@ -13,8 +13,9 @@ use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 use rustls::ServerConfig;
 
 use super::connection::{Connection, Services};
+use super::connection_table::Key;
 use super::handler::{Handler, Limits};
-use super::poller::{Event, Key, Poller};
+use super::poller::{Event, Poller};
 use super::wait::{Next, Wait, WaitFor};
 use super::workers::{self, Outcome, Workers};
 use crate::net::client_connection::ClientConnection;
@@ -187,7 +188,7 @@ impl Shared {
                     if self.trouble.ends() {
                         log::info!("connections are accepted again");
                     }
-                    self.admit(TcpStream::from(socket), listener_index);
+                    self.take_in(TcpStream::from(socket), listener_index);
                 }
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(Errno::AGAIN) => break,
@@ -204,7 +205,7 @@ impl Shared {
         self.poller.listen(&listener.socket, listener_index);
     }
 
-    fn admit(&self, socket: TcpStream, listener_index: usize) {
+    fn take_in(&self, socket: TcpStream, listener_index: usize) {
         let listener = &self.listeners[listener_index];
         // A connection that was reset before it was accepted has no peer any more.
         let Ok(peer) = socket.peer_addr() else { return };

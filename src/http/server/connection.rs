@@ -386,7 +386,7 @@ impl Connection {
         match sent.and(client.flush()) {
             Ok(()) => self.after(then, services.limits),
             Err(e) => {
-                log::debug!(error:% = e; "an answer was cut short");
+                log::debug!(address:% = self.peer, error:% = e; "an answer could not be sent completely; the connection is closed");
                 Step::Close
             }
         }

@@ -1,7 +1,8 @@
 //! The server: reads requests, passes them to a [`Handler`], and sends its answers.
 //!
 //! - [`accept`] – listening sockets, accepting, shutting down
-//! - [`poller`] – holds the waiting connections (without a thread for each), with their limits and deadlines
+//! - [`poller`] – waits for the clients of all connections; [`connection_table`] – limits on connections, and which one is
+//!   closed to make room
 //! - [`workers`] – the threads that handle requests
 //! - [`connection`] – one connection as a state machine; [`stage`] – its states; [`wait`] – what it waits for;
 //!   [`refusals`] – answers to requests that can't be read
@@ -11,6 +12,7 @@
 
 mod accept;
 mod connection;
+mod connection_table;
 mod handler;
 mod held;
 mod poller;

@@ -1,11 +1,9 @@
-//! Holds the connections that wait for their clients, in one epoll set and a table. A waiting connection uses no
-//! thread.
+//! Waits for the clients of all connections at once, with one epoll set. A waiting connection uses no thread. The limits,
+//! and which connection is closed at one, are in [`connection_table`](super::connection_table).
 //!
 //! Each worker takes its next event from here directly, so that no request is handed from one thread to another. A
 //! separate thread, the poller thread, handles deadlines; it sleeps until the next one.
 
-use crate::lock::Unpoisoned;
-use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -15,15 +13,15 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
 use super::connection::Connection;
+use super::connection_table::{ConnectionTable, Key, Limit, Waiting};
 use super::handler::Limits;
 use super::wait::{Wait, WaitFor};
+use crate::lock::Unpoisoned;
 use crate::net::address::address_group;
 use crate::wake::Waker;
 
 /// How long the poller thread sleeps if there is no deadline.
 const LONG: Duration = Duration::from_secs(3_600);
-/// Most idle connections that are checked to find one that can be closed to make room.
-const LOOKED_AT: usize = 8;
 /// epoll event data that means the end of the server ([`END`]), and that of the first listening socket ([`LISTENER`];
 /// the others count down from there). Connections use their keys, which are smaller.
 const END: u64 = u64::MAX;
@@ -33,54 +31,10 @@ const LISTENER: u64 = u64::MAX - 1;
 pub(super) struct Poller {
     epoll: OwnedFd,
     end: Waker,
-    table: Mutex<Table>,
+    table: Mutex<ConnectionTable>,
     /// Wakes the poller thread: there is an earlier deadline than the one it sleeps for, or the server has ended.
     sooner: Condvar,
     all_gone: Condvar,
-    most: usize,
-    most_per_address: usize,
-}
-
-#[derive(Default)]
-struct Table {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
-    /// Waiting connections by deadline: `idle` ones wait for a request and may be closed at any time; `begun` are the
-    /// others.
-    idle: BTreeSet<(Instant, u32)>,
-    begun: BTreeSet<(Instant, u32)>,
-    /// The idle connections by the start of their wait. Their deadlines do not give this order, because timeouts
-    /// differ.
-    idle_since: BTreeSet<(Instant, u32)>,
-    addresses: HashMap<IpAddr, Vec<u32>>,
-    open: usize,
-    /// Distinguishes the current connection of a slot from earlier ones.
-    generation: u32,
-    next_look: Option<Instant>,
-    is_shutting_down: bool,
-    ended: bool,
-}
-
-struct Slot {
-    generation: u32,
-    group: Option<IpAddr>,
-    /// `None` while a worker has it.
-    waiting: Option<Waiting>,
-    /// The event came while a worker held the connection, after it was re-armed and before it was put back.
-    was_called: bool,
-}
-
-struct Waiting {
-    connection: Box<Connection>,
-    wait: Wait,
-    since: Instant,
-}
-
-/// Identifies a connection in the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Key {
-    slot: u32,
-    generation: u32,
 }
 
 /// What a worker should do next.
@@ -100,11 +54,9 @@ impl Poller {
         let poller = Poller {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             end: Waker::new()?,
-            table: Mutex::default(),
+            table: Mutex::new(ConnectionTable::new(limits)),
             sooner: Condvar::new(),
             all_gone: Condvar::new(),
-            most: limits.connections,
-            most_per_address: limits.connections_per_address,
         };
         epoll::add(&poller.epoll, &poller.end, EventData::new_u64(END), EventFlags::IN)?;
         Ok(poller)
@@ -154,31 +106,23 @@ impl Poller {
         }
     }
 
-    /// Adds a new connection. At a limit, the connection that has been idle the longest is closed to make room; if none
-    /// is idle, the waiting one with the nearest deadline. If none waits, the new connection is closed.
+    /// Adds a new connection. At a limit, [`ConnectionTable::make_room`] chooses another one that is closed, or the new one
+    /// is.
     pub(super) fn admit(&self, connection: Connection, wait: Wait, peer: IpAddr, exempt: bool) {
         let group = (!exempt).then(|| address_group(peer));
         let mut table = self.table();
         if table.is_shutting_down {
             return;
         }
-        let mut evicted = None;
-        if let Some(slots) = group.and_then(|g| table.addresses.get(&g))
-            && slots.len() >= self.most_per_address
-        {
-            match slots.iter().filter_map(|s| table.rank(*s)).min() {
-                Some((.., slot)) => evicted = table.remove(slot),
-                None => {
-                    return log::debug!(address:% = peer; "a connection was closed at once: there are too many from its address (--max-connections-per-address, MAX_CONNECTIONS_PER_ADDRESS)");
-                }
+        let evicted = match table.make_room(group) {
+            Ok(evicted) => evicted,
+            Err(Limit::OfAddress) => {
+                return log::debug!(address:% = peer; "a connection was closed at once: there are too many from its address (--max-connections-per-address, MAX_CONNECTIONS_PER_ADDRESS)");
             }
-        }
-        if table.open >= self.most {
-            let Some(slot) = table.who_makes_room() else {
+            Err(Limit::OfAll) => {
                 return log::debug!(address:% = peer; "a connection was closed at once: there are too many (--max-connections, MAX_CONNECTIONS)");
-            };
-            evicted = table.remove(slot);
-        }
+            }
+        };
         let key = table.insert(group);
         let connection = Box::new(connection);
         let flags = flags(wait.for_what);
@@ -230,7 +174,7 @@ impl Poller {
         self.close(self.table(), key, connection);
     }
 
-    fn close(&self, mut table: MutexGuard<'_, Table>, key: Key, connection: Box<Connection>) {
+    fn close(&self, mut table: MutexGuard<'_, ConnectionTable>, key: Key, connection: Box<Connection>) {
         log::trace!(address:% = connection.peer(); "a connection has ended");
         table.remove(key.slot);
         if table.open == 0 {
@@ -240,7 +184,7 @@ impl Poller {
         drop(connection);
     }
 
-    fn store(&self, table: &mut Table, key: Key, connection: Box<Connection>, wait: Wait) {
+    fn store(&self, table: &mut ConnectionTable, key: Key, connection: Box<Connection>, wait: Wait) {
         let since = Instant::now();
         table.of(wait.for_what).insert((wait.deadline, key.slot));
         if wait.for_what == WaitFor::Request {
@@ -304,14 +248,8 @@ impl Poller {
         self.end.wake();
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
+    fn table(&self) -> MutexGuard<'_, ConnectionTable> {
         self.table.lock().unpoisoned()
-    }
-}
-
-impl Key {
-    fn data(self) -> EventData {
-        EventData::new_u64(u64::from(self.generation) << 32 | u64::from(self.slot))
     }
 }
 
@@ -327,95 +265,6 @@ fn flags(for_what: WaitFor) -> EventFlags {
             // A socket is usually writable at once, so the event comes as soon as the others have had their turn.
             WaitFor::Turn => EventFlags::IN | EventFlags::OUT,
         }
-}
-
-impl Table {
-    fn insert(&mut self, group: Option<IpAddr>) -> Key {
-        self.generation = self.generation.wrapping_add(1) & (u32::MAX >> 1);
-        let new = Slot { generation: self.generation, group, waiting: None, was_called: false };
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                self.slots[slot as usize] = new;
-                slot
-            }
-            None => {
-                self.slots.push(new);
-                self.slots.len() as u32 - 1
-            }
-        };
-        if let Some(group) = group {
-            self.addresses.entry(group).or_default().push(slot);
-        }
-        self.open += 1;
-        Key { slot, generation: self.generation }
-    }
-
-    /// Frees a slot, and returns the connection that waits in it, if any.
-    fn remove(&mut self, slot: u32) -> Option<Box<Connection>> {
-        let waiting = self.unpark(slot);
-        let Slot { generation, group, .. } = &mut self.slots[slot as usize];
-        // So late events of the old connection are not delivered to the next one.
-        *generation = u32::MAX;
-        if let Some(group) = group.take()
-            && let Some(slots) = self.addresses.get_mut(&group)
-        {
-            slots.retain(|s| *s != slot);
-            if slots.is_empty() {
-                self.addresses.remove(&group);
-            }
-        }
-        self.open -= 1;
-        self.free.push(slot);
-        if self.open == 0 {
-            // Gives back the memory that many connections needed.
-            (self.slots, self.free, self.addresses) = Default::default();
-        }
-        waiting
-    }
-
-    /// Takes out the connection whose event came. If a thread holds it, notes the event instead.
-    fn answer(&mut self, key: Key) -> Option<Box<Connection>> {
-        let slot = self.slots.get_mut(key.slot as usize).filter(|slot| slot.generation == key.generation)?;
-        slot.was_called = slot.waiting.is_none();
-        self.unpark(key.slot)
-    }
-
-    fn unpark(&mut self, slot: u32) -> Option<Box<Connection>> {
-        let Waiting { connection, wait, since } = self.slots[slot as usize].waiting.take()?;
-        self.of(wait.for_what).remove(&(wait.deadline, slot));
-        if wait.for_what == WaitFor::Request {
-            self.idle_since.remove(&(since, slot));
-        }
-        Some(connection)
-    }
-
-    fn of(&mut self, for_what: WaitFor) -> &mut BTreeSet<(Instant, u32)> {
-        if for_what == WaitFor::Request { &mut self.idle } else { &mut self.begun }
-    }
-
-    /// Sort key: the connection with the lowest rank is closed first to make room. `None` while a thread holds it.
-    fn rank(&self, slot: u32) -> Option<(bool, Instant, u32)> {
-        let Waiting { wait, since, .. } = self.slots[slot as usize].waiting.as_ref()?;
-        let is_idle = wait.for_what == WaitFor::Request;
-        Some((!is_idle, if is_idle { *since } else { wait.deadline }, slot))
-    }
-
-    /// Which connection to close to make room: the one that has been idle the longest and whose next request has not
-    /// arrived (of the first [`LOOKED_AT`]), else the begun one with the nearest deadline, else the longest idle one.
-    fn who_makes_room(&self) -> Option<u32> {
-        let quiet = |slot: &&(Instant, u32)| {
-            self.slots[slot.1 as usize].waiting.as_ref().is_some_and(|w| !w.connection.has_bytes())
-        };
-        let first = || self.begun.first().or_else(|| self.idle_since.first());
-        self.idle_since.iter().take(LOOKED_AT).find(quiet).or_else(first).map(|(_, slot)| *slot)
-    }
-
-    fn overdue(&mut self, now: Instant) -> Option<(Key, Box<Connection>)> {
-        let first = [self.idle.first(), self.begun.first()].into_iter().flatten().min().copied();
-        let (_, slot) = first.filter(|(at, _)| *at <= now)?;
-        let generation = self.slots[slot as usize].generation;
-        Some((Key { slot, generation }, self.unpark(slot)?))
-    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ pub(super) enum Next {
     Close,
 }
 
-/// A connection's wait for its client.
+/// What a connection waits for, and until when.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wait {
     pub(super) for_what: WaitFor,

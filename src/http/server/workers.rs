@@ -6,13 +6,13 @@
 //! fast requests run on few threads, which the system schedules well, and slow requests on as many threads as there
 //! are. A watchdog replaces a leader that is busy for too long without an announcement.
 
-use crate::lock::Unpoisoned;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::blocking;
+use crate::lock::Unpoisoned;
 
 /// Stack size of a worker thread; untouched pages use no memory.
 const STACK: usize = 256 << 10;

@@ -1,6 +1,5 @@
 //! Fetches and caches a provider's discovery document (OpenID Connect Discovery 1.0) and its keys.
 
-use crate::lock::Unpoisoned;
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -11,6 +10,7 @@ use super::error::ProviderError;
 use super::id_token::KeySet;
 use super::oidc_config::{OidcConfig, TENANT};
 use crate::http::client::{Answer, Fetcher, RemoteUrl};
+use crate::lock::Unpoisoned;
 
 /// How long the discovery document and the keys are used before they are fetched again.
 pub(super) const FRESH: Duration = Duration::from_secs(3_600);
@@ -54,7 +54,7 @@ impl Discovery {
             (Ok(metadata), _) => Ok(metadata),
             // Continue with the cached document, although it is older than `FRESH`.
             (Err(why), Some((_, metadata))) => {
-                log::debug!(reason = why.as_str(); "a discovery document could not be read again");
+                log::debug!(url:% = config.configuration_url, reason = why.as_str(); "a discovery document could not be fetched again, so the one that was read before is used");
                 Ok(metadata)
             }
             (Err(why), None) => Err(ProviderError::Unreachable(why)),

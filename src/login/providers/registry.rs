@@ -1,6 +1,5 @@
 //! The providers that are configured.
 
-use crate::lock::Unpoisoned;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use super::oidc_config::OidcConfig;
 use crate::clock::Timestamp;
 use crate::http::client::Fetcher;
 use crate::identity::{CredentialId, ProviderId, ProviderUser};
+use crate::lock::Unpoisoned;
 use crate::rules::Rules;
 use crate::tokens::Keys;
 

@@ -1,7 +1,6 @@
 //! Records of users who have signed in at a provider. The proxy asks the provider about them again at each refresh of a
 //! client's tokens, so that a user who was removed from a list or a group loses access.
 
-use crate::lock::Unpoisoned;
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::time::{Duration, Instant};
@@ -15,6 +14,7 @@ use crate::core::Core;
 use crate::identity::UserRecord;
 use crate::identity::{ProviderUser, UserProfile};
 use crate::identity::{User, UserId};
+use crate::lock::Unpoisoned;
 use crate::rules::Rules;
 use crate::store::StoreError;
 use crate::tokens::Kind;
@@ -101,7 +101,8 @@ impl UserRecords {
     pub fn get(&self, user: &UserId) -> Result<Option<Arc<UserRecord>>, StoreError> {
         let remembered = self.remembered.read().unpoisoned().get(user).cloned();
         if let Some(person) = remembered.filter(|p| p.expires_at > self.core.now()) {
-            return Ok(Some(person));
+            // One that counts as deleted hides its row, which could not be deleted.
+            return Ok(Some(person).filter(|person| person.asked_at > 0));
         }
         let found = self.core.state.get::<UserRecord>(user.as_str())?.map(Arc::new);
         if let Some(person) = &found {

@@ -1,6 +1,5 @@
 //! The challenges by which the authority validates a domain, and the answers to them.
 
-use crate::lock::Unpoisoned;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -9,6 +8,8 @@ use rustls::crypto::ring;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
+
+use crate::lock::Unpoisoned;
 
 /// The ALPN protocol name of a handshake that validates a domain (RFC 8737 section 4).
 pub const ACME_TLS: &[u8] = b"acme-tls/1";

@@ -1,6 +1,5 @@
 //! The thread that decides when to order or renew the certificate.
 
-use crate::lock::Unpoisoned;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,6 +8,7 @@ use super::error::AcmeError;
 use super::issue::{ChallengeType, Issuer};
 use crate::clock::{Clock, Timestamp};
 use crate::encoding::base64url;
+use crate::lock::Unpoisoned;
 use crate::tls::certificates::Certificates;
 use crate::tls::files::date;
 use crate::tls::x509::CertificateInfo;

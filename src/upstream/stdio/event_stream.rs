@@ -1,6 +1,5 @@
 //! Event streams: queues of server-sent events for a client, which can also read missed events again.
 
-use crate::lock::Unpoisoned;
 use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,6 +15,7 @@ use serde_json::value::RawValue;
 use super::waiting::wait_for;
 use crate::encoding::base64url;
 use crate::http::{Payload, Response};
+use crate::lock::Unpoisoned;
 use crate::mcp::message::Id;
 use crate::net::cancellation::{Cancellation, Cancelled};
 use crate::net::client_handle::ClientHandle;
@@ -169,7 +169,7 @@ impl EventStream {
             tail: &[],
             at: 0,
             is_cut: false,
-            when_left: None,
+            on_disconnect: None,
             cancellation: Cancellation::none(),
         };
         if let (true, Some(name)) = (priming, &self.name) {
@@ -217,7 +217,7 @@ impl Drop for EventStream {
 }
 
 /// Called when the reader is dropped; the argument says whether the stream was finished and completely read.
-pub(crate) type WhenLeft = Box<dyn FnOnce(bool) + Send>;
+pub(crate) type OnDisconnect = Box<dyn FnOnce(bool) + Send>;
 
 /// Sends an event stream to a client, as the body of a response.
 pub struct Reader {
@@ -231,15 +231,16 @@ pub struct Reader {
     at: usize,
     /// The process is stopping; the stream ends after the current piece.
     is_cut: bool,
-    when_left: Option<WhenLeft>,
+    on_disconnect: Option<OnDisconnect>,
     /// Ends waits early; set once the reader has a client.
     cancellation: Cancellation,
 }
 
 impl Reader {
-    /// Calls `then` when the client has disconnected or the stream is over.
-    pub(crate) fn when_left(mut self, then: WhenLeft) -> Reader {
-        self.when_left = Some(then);
+    /// Calls `then` when the client has disconnected or the stream is over: `sse` ends the session then, `modern` cancels the
+    /// request. Without it, as with `streamable`, the events stay for a client that comes back.
+    pub(crate) fn on_disconnect(mut self, then: OnDisconnect) -> Reader {
+        self.on_disconnect = Some(then);
         self
     }
 
@@ -349,7 +350,7 @@ impl Read for Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         self.stream.leave(self.number);
-        if let Some(then) = self.when_left.take() {
+        if let Some(then) = self.on_disconnect.take() {
             then(self.stream.is_finished() && self.stream.is_read());
         }
     }
@@ -429,7 +430,8 @@ mod tests {
         stream.finish();
         let left = Arc::new(Mutex::new(None));
         let told = left.clone();
-        let reader = stream.read(None, true).unwrap().when_left(Box::new(move |end| *told.lock().unwrap() = Some(end)));
+        let reader =
+            stream.read(None, true).unwrap().on_disconnect(Box::new(move |end| *told.lock().unwrap() = Some(end)));
         assert_eq!(all(reader), "event: message\ndata: a\n\n");
         assert_eq!((held.load(Ordering::Relaxed), *left.lock().unwrap()), (0, Some(true)));
     }

@@ -1,7 +1,6 @@
 //! Header fields in which modern clients repeat parts of their messages for intermediaries (MCP 2026-07-28, Streamable
 //! HTTP). A server over stdio does not see them, so the proxy compares each of them with the message.
 
-use crate::lock::Unpoisoned;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use http::HeaderMap;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::lock::Unpoisoned;
 use crate::mcp::jsonrpc::{INVALID_PARAMS, INVALID_REQUEST};
 use crate::mcp::message::{Kind, Message};
 

@@ -1,8 +1,8 @@
 //! A server's output as text, and the log of output that is not a message.
 
-use crate::lock::Unpoisoned;
 use std::sync::{LazyLock, Mutex};
 
+use crate::lock::Unpoisoned;
 use crate::observe::quota::Quota;
 
 /// A line of a child as text; a line that is not UTF-8 is logged and skipped. Replaces carriage returns, which are

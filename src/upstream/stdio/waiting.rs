@@ -1,6 +1,5 @@
 //! Waiting for another thread on behalf of a client, which may disconnect meanwhile.
 
-use crate::lock::Unpoisoned;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
@@ -8,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 
+use crate::lock::Unpoisoned;
 use crate::net::cancellation::Cancellation;
 use crate::wake::Waker;
 

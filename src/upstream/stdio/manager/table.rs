@@ -1,6 +1,5 @@
 //! All processes and sessions, under one lock.
 
-use crate::lock::Unpoisoned;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -8,6 +7,7 @@ use std::time::Instant;
 
 use crate::clock::Timestamp;
 use crate::identity::UserId;
+use crate::lock::Unpoisoned;
 use crate::login::Login;
 use crate::store::rows::McpSession;
 use crate::upstream::stdio::config::StdioConfig;

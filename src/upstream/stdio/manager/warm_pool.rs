@@ -1,11 +1,11 @@
 //! Processes that are ready before anybody needs them.
 
-use crate::lock::Unpoisoned;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use crate::identity::{ClientId, UserId};
+use crate::lock::Unpoisoned;
 use crate::store::rows::McpSession;
 use crate::upstream::check;
 use crate::upstream::stdio::manager::slots::ManagedSlot;

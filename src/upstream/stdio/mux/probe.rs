@@ -1,12 +1,12 @@
 //! Requests that the proxy sends on its own behalf: which MCP revisions a process supports, and which tools it has.
 
-use crate::lock::Unpoisoned;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::lock::Unpoisoned;
 use crate::mcp::jsonrpc::{self, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND};
 use crate::mcp::message::{Kind, Message};
 use crate::net::cancellation::Cancellation;

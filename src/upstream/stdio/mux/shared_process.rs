@@ -1,7 +1,6 @@
 //! One process shared by several independent clients. The proxy replaces their request ids and progress tokens with
 //! unique numbers of its own, and leaves every other byte unchanged.
 
-use crate::lock::Unpoisoned;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::identity::UserId;
+use crate::lock::Unpoisoned;
 use crate::mcp::jsonrpc::{INTERNAL_ERROR, METHOD_NOT_FOUND, error_message};
 use crate::mcp::message::{Id, Kind, Message, split};
 use crate::upstream::stdio::fields::ToolFields;
@@ -115,8 +115,8 @@ impl SharedProcess {
         matches!(state.handshake, Handshake::Waiting(_)) && state.started.elapsed() > HANDSHAKE_TIMEOUT
     }
 
-    /// How idle the process is; `None` if it works on a request. `subscriptions/listen` does not count as work: these
-    /// clients only wait for changes, and reconnect.
+    /// How much the process is needed; `None` while it works on a request. `subscriptions/listen` does not count as work:
+    /// its client only waits for changes, and reconnects if the process is ended.
     pub(crate) fn idleness(&self) -> Option<Idleness> {
         let state = self.state();
         let is_idle = state.requests.values().all(|r| r.is_listen);

@@ -1,12 +1,12 @@
 //! What the I/O thread of a process shares with other threads: the lines queued for the process, and the listener for
 //! its output.
 
-use crate::lock::Unpoisoned;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use crate::lock::Unpoisoned;
 use crate::upstream::stdio::process::lines::TooLong;
 use crate::wake::Waker;
 

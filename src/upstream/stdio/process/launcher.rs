@@ -7,10 +7,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::self_exec::{NONE, OWN_USE};
 use rustix::fs::{Access, access};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, nice, set_parent_process_death_signal, setrlimit, setsid};
 use rustix::thread::set_no_new_privs;
+
+use super::self_exec::{NONE, OWN_USE};
 
 /// The subcommand that runs this binary as a launcher.
 pub const COMMAND: &str = "stdio-launcher";

@@ -1,4 +1,4 @@
-//! Runs this same binary again, as supervisor, launcher or init.
+//! Helpers for running this same binary again in another role: supervisor, launcher, first process, or the demo's server.
 
 use std::path::PathBuf;
 

@@ -1,6 +1,5 @@
 //! The session, as the transports and the process manager see it.
 
-use crate::lock::Unpoisoned;
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::AtomicUsize;
@@ -15,6 +14,7 @@ use super::replay_state::{ReplayState, remember};
 use super::server_requests::ServerRequests;
 use super::state::{Link, Pending, RequestStream, SessionState};
 use crate::encoding::base64url;
+use crate::lock::Unpoisoned;
 use crate::mcp::jsonrpc::{INTERNAL_ERROR, error_message};
 use crate::mcp::message::{Id, Kind, Message};
 use crate::net::cancellation::Cancellation;

@@ -1,7 +1,6 @@
 //! The transport of the revisions from 2026-07-28 on: every request is self-contained, and closing its stream cancels
 //! it.
 
-use crate::lock::Unpoisoned;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
@@ -11,6 +10,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::http::Response;
+use crate::lock::Unpoisoned;
 use crate::mcp::jsonrpc::{self, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, error_for};
 use crate::mcp::message::{Kind, Message};
 use crate::net::cancellation::Cancellation;
@@ -116,7 +116,7 @@ fn answer(exchange: &Arc<Exchange>, handle: MuxHandle, client: &ClientHandle) ->
     }
     match exchange.stream.read(None, false) {
         // However the stream ends, the handle is then dropped, which cancels the request if it is still in flight.
-        Ok(reader) => reader.when_left(Box::new(move |_| drop(handle))).into_response(client),
+        Ok(reader) => reader.on_disconnect(Box::new(move |_| drop(handle))).into_response(client),
         Err(_) => Response::text(StatusCode::SERVICE_UNAVAILABLE, "too many files are open"),
     }
 }

@@ -42,7 +42,7 @@ pub(crate) fn stream(manager: &Arc<ProcessManager>, owner: &Owner, request: &Req
     };
     manager.adopt(&session);
     let query = Serializer::new(String::new()).append_pair("sessionId", &manager.session_id(&session)).finish();
-    let mut reader = reader.when_left(Box::new(move |_| session.end()));
+    let mut reader = reader.on_disconnect(Box::new(move |_| session.end()));
     reader.announce("endpoint", &format!("{MESSAGES}?{query}"));
     reader.into_response(&request.client)
 }
