@@ -331,7 +331,7 @@ fn the_table_of_threats_names_code_and_tests_that_exist() {
             // `…name` stands in the module of the one before.
             let (module, name) = (module.trim_start_matches('…'), name.trim_start_matches('…'));
             let fits = |(m, n): &(String, String)| {
-                (module.is_empty() || m == module)
+                (module.is_empty() || m == module || m.ends_with(&format!("::{module}")))
                     && match name.strip_suffix('…') {
                         Some(start) => n.starts_with(start),
                         None => n == name,

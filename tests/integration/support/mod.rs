@@ -1,10 +1,12 @@
 //! What the tests share.
 
+pub(crate) mod disk;
 pub(crate) mod flow;
 pub(crate) mod idp;
 pub(crate) mod local;
 pub(crate) mod pebble;
 pub(crate) mod proxy;
+pub(crate) mod random;
 pub(crate) mod scripted;
 pub(crate) mod stdio;
 pub(crate) mod tls;

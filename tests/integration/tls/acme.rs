@@ -5,13 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::super::support::eventually;
-use super::super::support::pebble::{Behaviour, EXTERNAL_KEY, EXTERNAL_KID, Pebble};
-use super::super::support::proxy::{Scratch, free_port};
-use super::super::support::tls_client::shown;
-use super::super::support::upstream::{FakeUpstream, text};
-use super::super::support::wire::Transport;
 use super::{HOST, Load, METADATA, TlsProxy, with_pebble, with_pebble_on};
+use crate::support::eventually;
+use crate::support::pebble::{Behaviour, EXTERNAL_KEY, EXTERNAL_KID, Pebble};
+use crate::support::proxy::{Scratch, free_port};
+use crate::support::tls_client::shown;
+use crate::support::upstream::{FakeUpstream, text};
+use crate::support::wire::Transport;
 
 /// Waits until the authority's certificate is in use.
 pub(super) fn obtains(proxy: &TlsProxy) {

@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use super::super::support::eventually;
-use super::super::support::tls::Authority;
-use super::super::support::tls_client::shown;
-use super::super::support::upstream::FakeUpstream;
-use super::super::support::wire::Transport;
 use super::{HOST, Load, METADATA, with_files};
+use crate::support::eventually;
+use crate::support::tls::Authority;
+use crate::support::tls_client::shown;
+use crate::support::upstream::FakeUpstream;
+use crate::support::wire::Transport;
 
 #[test]
 fn files_are_taken_up_when_they_change_and_no_request_fails() {

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use super::support::pebble::Pebble;
-use super::support::proxy::{PASSWORD, Proxy, Scratch, command, free_port};
-use super::support::tls::Authority;
-use super::support::tls_client;
-use super::support::wire::{Reply, Transport};
+use crate::support::pebble::Pebble;
+use crate::support::proxy::{PASSWORD, Proxy, Scratch, command, free_port};
+use crate::support::tls::Authority;
+use crate::support::tls_client;
+use crate::support::wire::{Reply, Transport};
 
 pub(crate) const HOST: &str = "mcp.example.com";
 const METADATA: &str = "/.well-known/oauth-authorization-server";
@@ -119,14 +119,14 @@ impl Load {
     }
 }
 
-type Kept = super::support::wire::Connection<tls_client::Stream>;
+type Kept = crate::support::wire::Connection<tls_client::Stream>;
 
 fn request(port: u16, kept: Option<Kept>) -> Result<Kept, String> {
     let mut connection = match kept {
         Some(connection) => connection,
         None => tls_client::connect(port, HOST).map_err(|e| format!("no connection: {e}"))?,
     };
-    let bytes = super::support::wire::request("GET", METADATA, HOST, &[], b"");
+    let bytes = crate::support::wire::request("GET", METADATA, HOST, &[], b"");
     std::io::Write::write_all(&mut connection.socket, &bytes).map_err(|e| format!("not sent: {e}"))?;
     match connection.reply(false) {
         Some(reply) if reply.status == 200 => Ok(connection),

@@ -9,14 +9,14 @@ use mcp_auth_proxy::net::tls::{anyone, unverified_config};
 use mcp_auth_proxy::tls::ACME_TLS;
 use rustls::{ClientConfig, HandshakeKind};
 
-use super::super::support::eventually;
-use super::super::support::flow::{Client, call};
-use super::super::support::proxy::command;
-use super::super::support::tls::Authority;
-use super::super::support::tls_client::{ask, connect, connect_with, ends_cleanly, over};
-use super::super::support::upstream::{FakeUpstream, text};
-use super::super::support::wire::{Connection, Transport, request};
 use super::{HOST, METADATA, with_files};
+use crate::support::eventually;
+use crate::support::flow::{Client, call};
+use crate::support::proxy::command;
+use crate::support::tls::Authority;
+use crate::support::tls_client::{ask, connect, connect_with, ends_cleanly, over};
+use crate::support::upstream::{FakeUpstream, text};
+use crate::support::wire::{Connection, Transport, request};
 
 fn client(change: impl FnOnce(&mut ClientConfig)) -> Arc<ClientConfig> {
     let mut config = (*unverified_config().unwrap()).clone();
@@ -205,7 +205,7 @@ fn handshakes_that_do_not_come_to_an_end_hold_nothing_up_and_are_ended() {
     assert!(threads < 40, "{threads} threads");
     assert_eq!(proxy.send("GET", METADATA, &[], b"").status, 200);
     for mut socket in stuck {
-        socket.set_read_timeout(Some(super::super::support::PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(crate::support::PATIENCE)).unwrap();
         assert!(matches!(socket.read(&mut [0]), Ok(0) | Err(_)), "the connection is ended");
     }
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::support::eventually;
-use super::super::support::pebble::{Behaviour, Pebble};
-use super::super::support::proxy::{Proxy, Scratch, free_port};
-use super::super::support::tls_client::shown;
-use super::super::support::upstream::{FakeUpstream, text};
-use super::super::support::wire::Transport;
 use super::acme::obtains;
 use super::{HOST, METADATA, TlsProxy, line, with_pebble, with_pebble_on};
+use crate::support::eventually;
+use crate::support::pebble::{Behaviour, Pebble};
+use crate::support::proxy::{Proxy, Scratch, free_port};
+use crate::support::tls_client::shown;
+use crate::support::upstream::{FakeUpstream, text};
+use crate::support::wire::Transport;
 
 #[test]
 fn an_authority_that_is_down_keeps_nothing_from_starting_and_is_asked_again() {
@@ -141,7 +141,7 @@ fn a_host_without_a_public_name_is_served_in_the_clear_and_the_log_says_so() {
         let proxy = Proxy::spawn(command, plain, data.clone());
         proxy.has_logged(said);
         let mut connection = proxy.connect();
-        connection.write(super::super::support::wire::request("GET", METADATA, host, &[], b""));
+        connection.write(crate::support::wire::request("GET", METADATA, host, &[], b""));
         assert_eq!(connection.reply(false).unwrap().json()["issuer"], format!("https://{host}"));
     }
 }

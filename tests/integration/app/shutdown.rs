@@ -5,11 +5,11 @@ use std::net::TcpStream;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 
-use super::support::flow::{Client, call};
-use super::support::proxy::Proxy;
-use super::support::upstream::{FakeUpstream, text};
-use super::support::wire::request;
-use super::support::{PATIENCE, eventually};
+use crate::support::flow::{Client, call};
+use crate::support::proxy::Proxy;
+use crate::support::upstream::{FakeUpstream, text};
+use crate::support::wire::request;
+use crate::support::{PATIENCE, eventually};
 
 const STREAM: &[u8] =
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n";

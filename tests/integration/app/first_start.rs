@@ -4,11 +4,11 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::support::eventually;
-use super::support::flow::{Client, call};
-use super::support::proxy::{PASSWORD, Proxy, Scratch, arguments, command, free_port};
-use super::support::upstream::{FakeUpstream, text};
-use super::support::wire::Transport;
+use crate::support::eventually;
+use crate::support::flow::{Client, call};
+use crate::support::proxy::{PASSWORD, Proxy, Scratch, arguments, command, free_port};
+use crate::support::upstream::{FakeUpstream, text};
+use crate::support::wire::Transport;
 
 /// A proxy that checks its MCP server, with `last` at the end of its command line.
 fn checked(port: u16, last: &[&str]) -> Proxy {

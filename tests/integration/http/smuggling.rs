@@ -3,10 +3,10 @@
 
 use std::net::Shutdown;
 
-use super::support::flow::Client;
-use super::support::proxy::Proxy;
-use super::support::upstream::{FakeUpstream, Received};
-use super::support::wire::Connection;
+use crate::support::flow::Client;
+use crate::support::proxy::Proxy;
+use crate::support::upstream::{FakeUpstream, Received};
+use crate::support::wire::Connection;
 
 /// What becomes of a message.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -144,7 +144,7 @@ const FAMILIES: &[(&str, &str, Fate)] = &[
 ];
 
 fn upstream() -> FakeUpstream {
-    FakeUpstream::start(|_, out| super::support::upstream::text(out, "200 OK", "", "ok"))
+    FakeUpstream::start(|_, out| crate::support::upstream::text(out, "200 OK", "", "ok"))
 }
 
 /// The status, and whether the connection was closed behind the answer.

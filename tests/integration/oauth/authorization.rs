@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use super::support::flow::{Browser, Client, REDIRECT, VERIFIER, challenge, encode, hidden, query, register};
-use super::support::proxy::{PASSWORD, Proxy};
-use super::support::wire::{Reply, Transport};
+use crate::support::flow::{Browser, Client, REDIRECT, VERIFIER, challenge, encode, hidden, query, register};
+use crate::support::proxy::{PASSWORD, Proxy};
+use crate::support::wire::{Reply, Transport};
 
 fn location(reply: &Reply) -> String {
     assert_eq!(reply.status, 303, "{}", reply.text());
@@ -354,7 +354,7 @@ fn a_faulty_request_of_an_untrusted_web_client_gets_a_page_and_no_redirect() {
     let code = query(&location(&browser.sign_in(&client.authorize(&[]), PASSWORD)))["code"].clone();
     let faulty = client.authorize(&[("code_challenge", "")]);
     assert_eq!(browser.get(&faulty).status, 400, "the code has not been redeemed");
-    let granted = super::support::flow::tokens(&client.redeem(&code));
+    let granted = crate::support::flow::tokens(&client.redeem(&code));
     let told = location(&browser.get(&faulty));
     assert!(told.starts_with("https://evil.example/x?error=invalid_request"), "this very user trusts it");
     let page = proxy.send("GET", &faulty, &[], b"");

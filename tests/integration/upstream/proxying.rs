@@ -6,11 +6,11 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::support::flow::{Client, call};
-use super::support::proxy::Proxy;
-use super::support::upstream::{FakeUpstream, text};
-use super::support::wire::{Reply, Transport, request};
-use super::support::{PATIENCE, eventually};
+use crate::support::flow::{Client, call};
+use crate::support::proxy::Proxy;
+use crate::support::upstream::{FakeUpstream, text};
+use crate::support::wire::{Reply, Transport, request};
+use crate::support::{PATIENCE, eventually};
 
 /// A proxy with a token for it.
 fn signed_in(upstream: u16, args: &[&str]) -> (Proxy, String) {
@@ -154,10 +154,10 @@ fn answers_pass_as_they_are_but_for_what_is_the_proxys() {
 #[test]
 fn the_upstream_path_is_a_prefix() {
     let upstream = FakeUpstream::ok();
-    let (scratch, port) = (Arc::new(super::support::proxy::Scratch::new()), super::support::proxy::free_port());
-    let mut command = super::support::proxy::command();
+    let (scratch, port) = (Arc::new(crate::support::proxy::Scratch::new()), crate::support::proxy::free_port());
+    let mut command = crate::support::proxy::command();
     command
-        .args(super::support::proxy::arguments(&scratch, port))
+        .args(crate::support::proxy::arguments(&scratch, port))
         .arg(format!("http://127.0.0.1:{}/base/mcp", upstream.port));
     let proxy = Proxy::spawn(command, port, scratch);
     let token = format!("Bearer {}", Client::public(&proxy).tokens().access);
@@ -485,10 +485,10 @@ fn an_http_sse_server_works_with_a_path_in_its_url() {
         let _ = out.write_all(format!("{head}{:x}\r\n{event}\r\n", event.len()).as_bytes());
         while out.peek(&mut [0]).is_err() {}
     });
-    let (scratch, port) = (Arc::new(super::support::proxy::Scratch::new()), super::support::proxy::free_port());
-    let mut command = super::support::proxy::command();
+    let (scratch, port) = (Arc::new(crate::support::proxy::Scratch::new()), crate::support::proxy::free_port());
+    let mut command = crate::support::proxy::command();
     command
-        .args(super::support::proxy::arguments(&scratch, port))
+        .args(crate::support::proxy::arguments(&scratch, port))
         .arg(format!("http://127.0.0.1:{}/app", upstream.port));
     let proxy = Proxy::spawn(command, port, scratch);
     let token = format!("Bearer {}", Client::public(&proxy).tokens().access);

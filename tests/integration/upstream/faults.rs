@@ -7,11 +7,11 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::support::flow::{Client, call};
-use super::support::proxy::{Proxy, Scratch, arguments, command, free_port};
-use super::support::scripted::{Over, Scripted, Wire};
-use super::support::wire::{Connection, Reply, Transport, request};
-use super::support::{PATIENCE, eventually};
+use crate::support::flow::{Client, call};
+use crate::support::proxy::{Proxy, Scratch, arguments, command, free_port};
+use crate::support::scripted::{Over, Scripted, Wire};
+use crate::support::wire::{Connection, Reply, Transport, request};
+use crate::support::{PATIENCE, eventually};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const EARLY: &str = "HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\n\r\nearly";

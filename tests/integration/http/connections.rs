@@ -12,10 +12,10 @@ use mcp_auth_proxy::http::server::bind;
 use mcp_auth_proxy::http::{Handler, Listener, Request, Response, Server};
 use mcp_auth_proxy::net::shutdown::Shutdown;
 
-use super::support::flow::Client;
-use super::support::proxy::Proxy;
-use super::support::upstream::FakeUpstream;
-use super::support::wire::{Connection, Transport, request};
+use crate::support::flow::Client;
+use crate::support::proxy::Proxy;
+use crate::support::upstream::FakeUpstream;
+use crate::support::wire::{Connection, Transport, request};
 
 const PATH: &str = "/.well-known/jwks.json";
 
@@ -267,7 +267,7 @@ fn an_idle_connection_ends_in_time_and_without_a_word() {
 #[test]
 fn two_thousand_silent_and_half_read_clients_disturb_nobody() {
     let upstream =
-        FakeUpstream::start(|_, out| super::support::upstream::text(out, "200 OK", "", &"x".repeat(100_000)));
+        FakeUpstream::start(|_, out| crate::support::upstream::text(out, "200 OK", "", &"x".repeat(100_000)));
     let proxy = Proxy::start(upstream.port, &["--max-connections-per-address", "5000"]);
     let token = Client::public(&proxy).tokens().access;
     let authorization = format!("Bearer {token}");

@@ -11,13 +11,13 @@ use mcp_auth_proxy::store::rows::{Grant, Phase};
 use mcp_auth_proxy::tokens::Secret;
 use mcp_auth_proxy::tokens::access::AccessToken;
 
-use super::faults::{Disk, open_with};
-use super::support::eventually;
-use super::support::flow::{Client, REDIRECT, Tokens, call, encode, tokens};
-use super::support::local::Local;
-use super::support::proxy::PASSWORD;
-use super::support::wire::Transport;
-use super::upstream_fuzz::Random;
+use crate::support::disk::{Disk, open_with};
+use crate::support::eventually;
+use crate::support::flow::{Client, REDIRECT, Tokens, call, encode, tokens};
+use crate::support::local::Local;
+use crate::support::proxy::PASSWORD;
+use crate::support::random::Random;
+use crate::support::wire::Transport;
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 3_600;

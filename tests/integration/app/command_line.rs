@@ -6,10 +6,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::Stdio;
 use std::sync::Arc;
 
-use super::support::flow::{Client, call};
-use super::support::proxy::{Proxy, Scratch, arguments, command, free_port};
-use super::support::upstream::FakeUpstream;
-use super::support::wire::Transport;
+use crate::support::flow::{Client, call};
+use crate::support::proxy::{Proxy, Scratch, arguments, command, free_port};
+use crate::support::upstream::FakeUpstream;
+use crate::support::wire::Transport;
 
 /// Runs to the end; the exit code, standard output and standard error.
 fn run(args: &[&str], env: &[(&str, &str)]) -> (i32, String, String) {
@@ -189,7 +189,7 @@ fn the_demo_shows_how_to_connect_and_keeps_nothing() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    super::support::eventually("the demo listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    crate::support::eventually("the demo listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
     let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(kill.success());
     let output = child.stdout.take().map(std::io::read_to_string).unwrap().unwrap();

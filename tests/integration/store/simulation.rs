@@ -10,10 +10,10 @@ use mcp_auth_proxy::store::rows::{AuthMethod, Client as ClientRow, Grant, Phase,
 use mcp_auth_proxy::tokens::Secret;
 use mcp_auth_proxy::tokens::access::AccessToken;
 
-use super::support::eventually;
-use super::support::flow::{Browser, Client, Tokens, call, tokens};
-use super::support::local::Local;
-use super::support::proxy::PASSWORD;
+use crate::support::eventually;
+use crate::support::flow::{Browser, Client, Tokens, call, tokens};
+use crate::support::local::Local;
+use crate::support::proxy::PASSWORD;
 
 const HOUR: u64 = 3_600;
 const DAY: u64 = 24 * HOUR;
@@ -168,7 +168,7 @@ fn codes_pages_sessions_and_consents_end_in_time() {
 
     let browser = Browser::new(&app);
     let page = browser.get(&client.authorize(&[]));
-    let sealed = super::support::flow::hidden(&page, "request");
+    let sealed = crate::support::flow::hidden(&page, "request");
     app.clock.advance(15 * 60);
     let late = browser.post("/.auth/login", &[("request", &sealed), ("password", PASSWORD), ("decision", "allow")]);
     assert_eq!(late.status, 400);
@@ -247,11 +247,11 @@ fn too_many_registrations_push_out_those_of_the_network_that_has_the_most() {
     assert!((0..100).all(|n| exists(&app, &format!("good{n}"))), "they had one each");
     // Its row is gone, by whatever way: the page has what it takes.
     app.core().state.remove::<ClientRow>(vec![under_way.id.clone()]).unwrap();
-    let sealed = super::support::flow::hidden(&page, "request");
+    let sealed = crate::support::flow::hidden(&page, "request");
     let form = [("request", sealed.as_str()), ("password", PASSWORD), ("decision", "allow")];
     let answer = browser.post("/.auth/login", &form);
     assert_eq!(answer.status, 303, "{}", answer.text());
-    let code = super::support::flow::query(answer.header("location").unwrap()).remove("code").unwrap();
+    let code = crate::support::flow::query(answer.header("location").unwrap()).remove("code").unwrap();
     assert_eq!(under_way.redeem(&code).status, 200);
     assert_eq!(used.refresh(&tokens.refresh).status, 200);
 }
@@ -300,7 +300,7 @@ fn one_users_registrations_make_room_for_one_another_and_for_others() {
     let last = own(1);
     assert_eq!(app.core().state.count::<ClientRow>().unwrap(), before, "one came, and one went");
     let refresh = |(id, token): &(String, String)| {
-        let redirect = super::support::flow::REDIRECT.into();
+        let redirect = crate::support::flow::REDIRECT.into();
         Client { id: id.clone(), transport: &app, secret: None, redirect }.refresh(token).status
     };
     assert_eq!((refresh(&first), refresh(&last)), (200, 200), "those with a live grant stay");
@@ -317,7 +317,7 @@ fn a_session_is_judged_by_its_beginning_and_the_lifetime_of_the_moment() {
             session_lifetime: std::time::Duration::from_secs(hours * HOUR),
             ..Settings::default()
         };
-        super::faults::open_with(settings, &disk, &secret, &clock).unwrap()
+        crate::support::disk::open_with(settings, &disk, &secret, &clock).unwrap()
     };
     let app = start(12);
     let client = Client::public(&app);

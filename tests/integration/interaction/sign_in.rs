@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::json;
 
-use super::support::eventually;
-use super::support::flow::{Browser, Client, call, encode, hidden, tokens};
-use super::support::proxy::{PASSWORD, Proxy, Scratch, arguments, command, free_port};
-use super::support::upstream::FakeUpstream;
-use super::support::wire::{Reply, Transport};
+use crate::support::eventually;
+use crate::support::flow::{Browser, Client, call, encode, hidden, tokens};
+use crate::support::proxy::{PASSWORD, Proxy, Scratch, arguments, command, free_port};
+use crate::support::upstream::FakeUpstream;
+use crate::support::wire::{Reply, Transport};
 
 fn try_password(browser: &Browser<'_, Proxy>, page: &Reply, password: &str) -> Reply {
     browser
@@ -132,7 +132,7 @@ fn changing_the_password_ends_what_it_began() {
 
     let proxy = proxy.crash_and_restart(upstream.port, &["--password", "another one"]);
     let client =
-        Client { transport: &proxy, id: id.clone(), secret: None, redirect: super::support::flow::REDIRECT.into() };
+        Client { transport: &proxy, id: id.clone(), secret: None, redirect: crate::support::flow::REDIRECT.into() };
     assert_eq!(call(&proxy, &before.access).status, 401);
     let browser = Browser::new(&proxy);
     *browser.cookies.borrow_mut() = cookies.clone();
@@ -140,7 +140,7 @@ fn changing_the_password_ends_what_it_began() {
 
     // Nor does setting it again bring back what it began, also what nobody presented meanwhile.
     let proxy = proxy.crash_and_restart(upstream.port, &[]);
-    let client = Client { transport: &proxy, id, secret: None, redirect: super::support::flow::REDIRECT.into() };
+    let client = Client { transport: &proxy, id, secret: None, redirect: crate::support::flow::REDIRECT.into() };
     assert_eq!(call(&proxy, &before.access).status, 401);
     let browser = Browser::new(&proxy);
     *browser.cookies.borrow_mut() = cookies;
@@ -253,7 +253,7 @@ fn the_log_tells_what_happened_and_no_secret() {
         &second.access,
         &second.refresh,
         client.secret.as_deref().unwrap(),
-        super::support::flow::VERIFIER,
+        crate::support::flow::VERIFIER,
     ];
     secrets.extend(cookies.values().map(String::as_str));
     let master = std::fs::read_to_string(proxy.data.path("data/secret")).unwrap();

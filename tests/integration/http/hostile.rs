@@ -11,12 +11,12 @@ use std::time::Duration;
 use rustix::net::sockopt;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use super::support::eventually;
-use super::support::flow::Client;
-use super::support::proxy::{Proxy, Scratch, arguments, command, free_port};
-use super::support::upstream::{FakeUpstream, text};
-use super::support::usage::{Usage, usage};
-use super::support::wire::{Connection, Transport, request};
+use crate::support::eventually;
+use crate::support::flow::Client;
+use crate::support::proxy::{Proxy, Scratch, arguments, command, free_port};
+use crate::support::upstream::{FakeUpstream, text};
+use crate::support::usage::{Usage, usage};
+use crate::support::wire::{Connection, Transport, request};
 
 const MIB: usize = 1 << 20;
 const PATH: &str = "/.well-known/jwks.json";

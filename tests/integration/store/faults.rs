@@ -8,131 +8,18 @@ use mcp_auth_proxy::clock::Clock;
 use mcp_auth_proxy::flags::Settings;
 use mcp_auth_proxy::store::embedded::EmbeddedStore;
 use mcp_auth_proxy::tokens::Secret;
-use redb::StorageBackend;
 
-use super::support::eventually;
-use super::support::flow::{Client, REDIRECT, Tokens, call, encode, tokens};
-use super::support::local::Local;
-use super::support::proxy::{PASSWORD, Proxy, Scratch, arguments, free_port};
-use super::support::upstream::FakeUpstream;
-use super::support::wire::{Connection, Reply, Transport, request};
-
-/// A disk that can lose power at any write, and run full.
-#[derive(Default, Debug)]
-pub(crate) struct Disk {
-    /// What has been synced.
-    durable: Vec<u8>,
-    /// What the process sees.
-    current: Vec<u8>,
-    /// Writes since the last sync, in order.
-    pending: Vec<(u64, Vec<u8>)>,
-    operations: u64,
-    /// The operation at which the power goes.
-    crash_at: Option<u64>,
-    full: bool,
-    /// Databases that have it open.
-    users: u32,
-}
-
-#[derive(Clone, Debug)]
-struct FaultyBackend(Arc<Mutex<Disk>>);
-
-impl Disk {
-    fn operate(&mut self) -> Result<(), std::io::Error> {
-        self.operations += 1;
-        if self.crash_at.is_some_and(|at| self.operations >= at) {
-            return Err(std::io::Error::other("the power is gone"));
-        }
-        if self.full {
-            return Err(std::io::ErrorKind::StorageFull.into());
-        }
-        Ok(())
-    }
-
-    /// What is found after the power went: what was synced, and of the rest whatever `chance` picks.
-    fn after_crash(&self, mut chance: impl FnMut() -> bool) -> Vec<u8> {
-        let mut image = self.durable.clone();
-        for (offset, data) in &self.pending {
-            if chance() {
-                let start = *offset as usize;
-                if image.len() < start + data.len() {
-                    image.resize(start + data.len(), 0);
-                }
-                image[start..start + data.len()].copy_from_slice(data);
-            }
-        }
-        image
-    }
-}
-
-impl StorageBackend for FaultyBackend {
-    fn len(&self) -> Result<u64, std::io::Error> {
-        Ok(self.0.lock().unwrap().current.len() as u64)
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), std::io::Error> {
-        let disk = self.0.lock().unwrap();
-        let start = offset as usize;
-        out.copy_from_slice(&disk.current[start..start + out.len()]);
-        Ok(())
-    }
-
-    fn close(&self) -> Result<(), std::io::Error> {
-        self.0.lock().unwrap().users -= 1;
-        Ok(())
-    }
-
-    fn set_len(&self, len: u64) -> Result<(), std::io::Error> {
-        let mut disk = self.0.lock().unwrap();
-        disk.operate()?;
-        disk.current.resize(len as usize, 0);
-        Ok(())
-    }
-
-    fn sync_data(&self) -> Result<(), std::io::Error> {
-        let mut disk = self.0.lock().unwrap();
-        disk.operate()?;
-        disk.durable = disk.current.clone();
-        disk.pending.clear();
-        Ok(())
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {
-        let mut disk = self.0.lock().unwrap();
-        disk.operate()?;
-        let start = offset as usize;
-        disk.current[start..start + data.len()].copy_from_slice(data);
-        disk.pending.push((offset, data.to_vec()));
-        Ok(())
-    }
-}
+use crate::support::disk::{Disk, closed, open_with};
+use crate::support::eventually;
+use crate::support::flow::{Client, REDIRECT, Tokens, call, encode, tokens};
+use crate::support::local::Local;
+use crate::support::proxy::{PASSWORD, Proxy, Scratch, arguments, free_port};
+use crate::support::upstream::FakeUpstream;
+use crate::support::wire::{Connection, Reply, Transport, request};
 
 fn open(disk: &Arc<Mutex<Disk>>, secret: &Secret, clock: &Arc<Clock>) -> Result<Local, String> {
     let settings = Settings { password: Some(PASSWORD.into()), ..Settings::default() };
     open_with(settings, disk, secret, clock)
-}
-
-/// The application on what `disk` has kept, which the one before it must have let go.
-pub(crate) fn open_with(
-    settings: Settings,
-    disk: &Arc<Mutex<Disk>>,
-    secret: &Secret,
-    clock: &Arc<Clock>,
-) -> Result<Local, String> {
-    let backend = FaultyBackend(disk.clone());
-    let store = EmbeddedStore::with_backend(move || {
-        // The database before this one is closed by another thread.
-        closed(&backend.0);
-        backend.0.lock().unwrap().users += 1;
-        backend.clone()
-    })
-    .map_err(|e| format!("{e:?}"))?;
-    Local::with_settings(settings, Box::new(store), secret, clock.clone())
-}
-
-/// Waits until no database has the disk open.
-fn closed(disk: &Mutex<Disk>) {
-    eventually("the disk is let go", || disk.lock().unwrap().users == 0);
 }
 
 /// What clients were told in the course of the story, each time by an answer that said so.
@@ -149,17 +36,17 @@ struct Promises {
 fn story(app: &Local, told: &mut Promises) -> Option<()> {
     let yes = |reply: Reply| (reply.status < 400).then_some(reply);
     let metadata = serde_json::json!({"client_name": "test client", "redirect_uris": [REDIRECT], "token_endpoint_auth_method": "none"});
-    let id = yes(super::support::flow::register(app, &metadata))?.json()["client_id"].as_str().unwrap().to_string();
+    let id = yes(crate::support::flow::register(app, &metadata))?.json()["client_id"].as_str().unwrap().to_string();
     told.client = Some(id.clone());
     let client = Client { transport: app, id, secret: None, redirect: REDIRECT.into() };
     let code = || {
-        let browser = super::support::flow::Browser::new(app);
+        let browser = crate::support::flow::Browser::new(app);
         let page = yes(browser.get(&client.authorize(&[])))?;
-        let sealed = super::support::flow::hidden(&page, "request");
+        let sealed = crate::support::flow::hidden(&page, "request");
         let fields =
-            [("request", sealed.as_str()), ("password", super::support::proxy::PASSWORD), ("decision", "allow")];
+            [("request", sealed.as_str()), ("password", crate::support::proxy::PASSWORD), ("decision", "allow")];
         let reply = yes(browser.post("/.auth/login", &fields))?;
-        super::support::flow::query(reply.header("location")?).remove("code")
+        crate::support::flow::query(reply.header("location")?).remove("code")
     };
     // One grant that is given back.
     let given_back = tokens(&yes(client.redeem(&code()?))?);

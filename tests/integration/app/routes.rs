@@ -1,9 +1,9 @@
 //! The public surface as strangers see it: discovery, challenges, CORS, Host and Origin.
 
-use super::support::flow::{Client, call};
-use super::support::proxy::Proxy;
-use super::support::upstream::FakeUpstream;
-use super::support::wire::{Connection, Reply, Transport};
+use crate::support::flow::{Client, call};
+use crate::support::proxy::Proxy;
+use crate::support::upstream::FakeUpstream;
+use crate::support::wire::{Connection, Reply, Transport};
 
 #[test]
 fn metadata_is_found_wherever_clients_look() {

@@ -7,11 +7,11 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::support::flow::Client;
-use super::support::proxy::{Proxy, Scratch, arguments, command, free_port};
-use super::support::tls::{self, head};
-use super::support::upstream::FakeUpstream;
-use super::support::wire::{Reply, Transport};
+use crate::support::flow::Client;
+use crate::support::proxy::{Proxy, Scratch, arguments, command, free_port};
+use crate::support::tls::{self, head};
+use crate::support::upstream::FakeUpstream;
+use crate::support::wire::{Reply, Transport};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 

@@ -10,34 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::support::flow::Client;
-use super::support::proxy::Proxy;
-use super::support::scripted::{Over, Scripted, Wire};
-use super::support::wire::{Connection, Transport};
-
-/// xorshift64*: the same numbers for the same seed.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Random {
-        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
-    }
-
-    pub(crate) fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    fn pick<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len() as u64) as usize]
-    }
-}
+use crate::support::flow::Client;
+use crate::support::proxy::Proxy;
+use crate::support::random::Random;
+use crate::support::scripted::{Over, Scripted, Wire};
+use crate::support::wire::{Connection, Transport};
 
 /// The body of the request of that number.
 fn body_of(number: u64, length: usize) -> Vec<u8> {

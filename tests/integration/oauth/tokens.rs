@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use super::support::flow::{Client, REDIRECT, VERIFIER, call, encode, tokens};
-use super::support::proxy::Proxy;
-use super::support::upstream::FakeUpstream;
-use super::support::wire::Transport;
+use crate::support::flow::{Client, REDIRECT, VERIFIER, call, encode, tokens};
+use crate::support::proxy::Proxy;
+use crate::support::upstream::FakeUpstream;
+use crate::support::wire::Transport;
 
 #[test]
 fn a_code_becomes_tokens_that_work() {
@@ -131,10 +131,10 @@ fn no_token_passes_in_anothers_place() {
     // Another server that shares the secret is another audience.
     let secret = std::fs::read_to_string(proxy.data.path("data/secret")).unwrap();
     let (scratch, port) =
-        (std::sync::Arc::new(super::support::proxy::Scratch::new()), super::support::proxy::free_port());
-    let mut command = super::support::proxy::command();
+        (std::sync::Arc::new(crate::support::proxy::Scratch::new()), crate::support::proxy::free_port());
+    let mut command = crate::support::proxy::command();
     command
-        .args(super::support::proxy::arguments(&scratch, port))
+        .args(crate::support::proxy::arguments(&scratch, port))
         .arg(format!("http://127.0.0.1:{}", upstream.port))
         .env("AUTH_HMAC_SECRET", secret);
     let twin = Proxy::spawn(command, port, scratch);

@@ -1,0 +1,5 @@
+//! The HTTP server.
+
+mod connections;
+mod hostile;
+mod smuggling;

@@ -1,0 +1,5 @@
+//! The authorization server.
+
+mod authorization;
+mod grants_model;
+mod tokens;
