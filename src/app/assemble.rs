@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::config::Config;
-use super::housekeeping::{check_upstream, run_housekeeping, watch_providers, watch_streams};
+use super::housekeeping::{check_upstream, reload_on_sighup, run_housekeeping, watch_providers, watch_streams};
 use super::listen::{Ports, raise_descriptor_limit};
 use super::routes::App;
 use crate::clock::Clock;
@@ -102,7 +102,8 @@ pub fn build(
     let failed = |e| format!("the server can't be started: {e}");
     let app = services.app(&config, upstream.clone())?;
     let (listeners, retry) = listeners(app, ports, clock)?;
-    watch_providers(login.clone(), streams.clone(), retry)?;
+    reload_on_sighup(login.clone(), streams.clone(), retry)?;
+    watch_providers(login.clone())?;
     let server = Server::new(listeners, limits, shutdown.clone()).map_err(failed)?;
     Ok(move |stop: &Waker| {
         let served = server.run(stop.as_fd(), drain_timeout).map_err(failed);

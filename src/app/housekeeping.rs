@@ -60,30 +60,32 @@ pub(super) fn run_housekeeping(core: Arc<Core>, upstream: Arc<dyn Upstream>) -> 
     })
 }
 
-/// Starts the thread that checks the providers regularly, and the one that handles SIGHUP: it reads the allow lists
-/// again, and retries a failed certificate order.
-pub(super) fn watch_providers(
-    login: Arc<Login>,
-    streams: OpenStreams,
-    retry: Option<Arc<RetryTrigger>>,
-) -> Result<(), String> {
-    let mut signals =
-        signal_hook::iterator::Signals::new([SIGHUP]).map_err(|e| format!("signals can't be handled: {e}"))?;
-    let (reloaded, open) = (login.clone(), streams.clone());
-    spawn("reload", move || {
-        for _ in signals.forever() {
-            reload(&reloaded, &open);
-            if let Some(retry) = &retry {
-                retry.retry();
-            }
-        }
-    })?;
+/// Starts the thread that checks regularly whether the providers can be reached.
+pub(super) fn watch_providers(login: Arc<Login>) -> Result<(), String> {
     if login.providers.all().is_empty() {
         return Ok(());
     }
     spawn("providers", move || {
         loop {
             std::thread::sleep(login.providers.look());
+        }
+    })
+}
+
+/// Starts the thread that handles SIGHUP: it reads the allow lists again, and retries a failed certificate order.
+pub(super) fn reload_on_sighup(
+    login: Arc<Login>,
+    streams: OpenStreams,
+    retry: Option<Arc<RetryTrigger>>,
+) -> Result<(), String> {
+    let mut signals =
+        signal_hook::iterator::Signals::new([SIGHUP]).map_err(|e| format!("signals can't be handled: {e}"))?;
+    spawn("reload", move || {
+        for _ in signals.forever() {
+            reload(&login, &streams);
+            if let Some(retry) = &retry {
+                retry.retry();
+            }
         }
     })
 }

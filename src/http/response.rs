@@ -1,7 +1,7 @@
 //! The answer that a handler returns.
 
 use std::borrow::Cow;
-use std::io::Read;
+use std::io::{self, Read};
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -29,6 +29,30 @@ pub enum Payload {
     },
     /// No body, although a GET would have returned one of this length: the answer to HEAD, or a 304.
     Head(Option<u64>),
+}
+
+/// A reader that keeps something until it is dropped, for example the place of its request among others.
+struct Guarded<G> {
+    reader: Box<dyn Read + Send>,
+    _guard: G,
+}
+
+impl<G> Read for Guarded<G> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.reader.read(buffer)
+    }
+}
+
+impl Payload {
+    /// Keeps `guard` until a streamed body has been sent or given up; drops it at once for other bodies.
+    pub fn with_guard(self, guard: impl Send + 'static) -> Payload {
+        match self {
+            Payload::Stream { reader, length } => {
+                Payload::Stream { reader: Box::new(Guarded { reader, _guard: guard }), length }
+            }
+            other => other,
+        }
+    }
 }
 
 impl Response {

@@ -5,7 +5,6 @@
 //! counted as a stream as well. When all request slots are taken, an upload that takes long is cut to make room.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
@@ -211,7 +210,9 @@ impl Permit {
     /// Holds the permit until the response body is dropped. An event stream, which may take hours, is counted as a
     /// stream.
     pub fn attach(self, mut response: Response, is_stream: bool) -> Response {
-        let Payload::Stream { reader, length } = response.body else { return response };
+        if !matches!(response.body, Payload::Stream { .. }) {
+            return response;
+        }
         let mut table = self.inner.table();
         if is_stream {
             table.become_stream(self.number, &self.inner.bounds);
@@ -219,7 +220,7 @@ impl Permit {
             entry.answered = Some(Instant::now());
         }
         drop(table);
-        response.body = Payload::Stream { reader: Box::new(Admitted { reader, _permit: self }), length };
+        response.body = response.body.with_guard(self);
         response
     }
 }
@@ -227,17 +228,6 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.inner.table().leave(self.number);
-    }
-}
-
-struct Admitted {
-    reader: Box<dyn Read + Send>,
-    _permit: Permit,
-}
-
-impl Read for Admitted {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.reader.read(buffer)
     }
 }
 
@@ -260,7 +250,7 @@ mod tests {
 
     fn answer() -> Response {
         Response {
-            body: Payload::Stream { reader: Box::new(io::empty()), length: None },
+            body: Payload::Stream { reader: Box::new(std::io::empty()), length: None },
             ..Response::new(StatusCode::OK)
         }
     }

@@ -2,7 +2,6 @@
 //! stream can outlive the token that it was opened with.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use crate::clock::Timestamp;
@@ -33,7 +32,9 @@ struct Open {
 impl OpenStreams {
     /// Registers an event stream that is about to be sent to `client`. Dropping the response body removes it.
     pub fn attach(&self, mut response: Response, principal: &Principal, client: &ClientHandle) -> Response {
-        let Payload::Stream { reader, length } = response.body else { return response };
+        if !matches!(response.body, Payload::Stream { .. }) {
+            return response;
+        }
         let mut state = self.state();
         state.opened += 1;
         let number = state.opened;
@@ -44,8 +45,7 @@ impl OpenStreams {
         };
         state.open.insert(number, open);
         drop(state);
-        let noted = Noted { reader, number, streams: self.clone() };
-        response.body = Payload::Stream { reader: Box::new(noted), length };
+        response.body = response.body.with_guard(Entry { number, streams: self.clone() });
         response
     }
 
@@ -86,19 +86,13 @@ impl OpenStreams {
     }
 }
 
-struct Noted {
-    reader: Box<dyn Read + Send>,
+/// Removes a stream from the table when it ends.
+struct Entry {
     number: u64,
     streams: OpenStreams,
 }
 
-impl Read for Noted {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.reader.read(buffer)
-    }
-}
-
-impl Drop for Noted {
+impl Drop for Entry {
     fn drop(&mut self) {
         self.streams.state().open.remove(&self.number);
     }
