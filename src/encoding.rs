@@ -1,4 +1,4 @@
-//! How bytes are written in text.
+//! Base64url, and SHA-256 digests in base64url.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

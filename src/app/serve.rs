@@ -1,4 +1,5 @@
-//! The command that publishes an MCP server: prepare, listen, serve, and stop on a signal.
+//! The command that publishes an MCP server: prepares, listens, and serves until a signal comes. What happens to requests
+//! then is in [`http::server`](crate::http::server).
 
 use std::fs;
 use std::io::{self, IsTerminal};

@@ -34,7 +34,7 @@ pub(super) fn warn_of_traps(config: &Config, ports: &Ports, is_unsure: bool) {
     }
     if config.stdio.as_ref().is_some_and(|s| s.user.is_none()) {
         log::warn!(
-            "the MCP server runs under the same user as this proxy: if it can be made to read any file, it can read {} and make itself tokens; give it a user of its own with --stdio-user (STDIO_USER)",
+            "the MCP server runs as the same user as this proxy: if somebody can make it read any file, it can read {} and forge tokens; give it a user of its own with --stdio-user (STDIO_USER)",
             config.data_path.join("secret").display()
         );
     }

@@ -47,8 +47,8 @@ pub fn page() -> String {
     out
 }
 
-/// Escapes text for roff: a backslash begins an escape, a plain `-` may be printed as a typographic hyphen (`\-` is the
-/// minus of options), and a leading dot or apostrophe begins a request.
+/// Escapes text for roff. A backslash becomes `\e`. `-` becomes `\-`, because a plain one may be printed as a hyphen. A
+/// leading dot or apostrophe gets `\&` before it, because roff would take the line for a command.
 fn escape(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-").replace('…', "...");
     if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }

@@ -94,7 +94,7 @@ impl Failure {
                 page(status, "Access was not given", why, START_AGAIN_LATER).with(RETRY_AFTER, CODE_LIFETIME)
             }
             Failure::NotAllowed(NotAllowed::Store(error)) => {
-                log::debug!(request:% = caller.id, error:% = error; "answered 503");
+                log::debug!(request:% = caller.id, error:% = error; "a browser's request was answered with 503: the store failed");
                 let why = "The server can't save anything just now.";
                 let next = "Try again in a minute. Its operator finds the reason in the log.";
                 page(StatusCode::SERVICE_UNAVAILABLE, "Not possible at the moment", why, next).with(RETRY_AFTER, 60)

@@ -114,7 +114,8 @@ pub fn device(core: &Core, headers: &HeaderMap) -> Option<DeviceCookie> {
     read::<DeviceCookie>(core, headers, "device")
 }
 
-/// A digest that binds a consent to the session that the page was made for.
+/// A digest of the session's id. The consent page sends it back, so that a consent counts only in the session for which
+/// the page was made.
 pub fn binding(session: &Session) -> String {
     digest(format!("session\0{}", session.id).as_bytes())
 }

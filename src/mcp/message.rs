@@ -240,7 +240,7 @@ pub fn split(text: &str) -> Result<(Vec<&str>, bool), Flaw> {
 /// Most levels of nested lists and objects: parsers in many languages use a stack frame for each level.
 const MAX_DEPTH: usize = 128;
 
-/// Refuses a text that could overflow the stack of a parser that uses a stack frame for each level.
+/// Refuses a text with more than [`MAX_DEPTH`] nested lists and objects.
 pub fn check_depth(text: &str) -> Result<(), Flaw> {
     if is_too_deep(text) { Err(Flaw::NotMessage("a message has at most 128 levels")) } else { Ok(()) }
 }

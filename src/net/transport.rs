@@ -41,7 +41,7 @@ impl Transport {
         }
     }
 
-    /// A TLS client connection to `name`, with its handshake done by `deadline`.
+    /// Opens TLS to `name` over `socket`. Waits for the handshake, until `deadline` at the latest.
     pub(crate) fn encrypted(
         socket: Socket,
         config: Arc<ClientConfig>,

@@ -17,10 +17,14 @@ pub fn end_grant(core: &Core, streams: &OpenStreams, id: &GrantId, user: &User, 
         Ok(())
     });
     let cut = streams.cut(id);
-    if let Err(e) = ended {
-        log::debug!(grant:% = id, error:% = e; "an authorization could not be ended; the next refresh tries again");
+    match ended {
+        Ok(()) => {
+            log::warn!(user:% = user.id, grant:% = id, streams = cut, reason = why; "a user may not enter any more: the authorization has ended");
+        }
+        Err(e) => {
+            log::warn!(user:% = user.id, grant:% = id, streams = cut, reason = why, error:% = e; "a user may not enter any more, but the store failed: the authorization ends with the next refresh");
+        }
     }
-    log::warn!(user:% = user.id, grant:% = id, streams = cut, reason = why; "a user may not enter any more: the authorization has ended");
 }
 
 /// Checks all open streams. Cuts those whose grant has ended. When a stream is due, because the token that it was

@@ -95,8 +95,8 @@ impl Provider {
         let before = std::mem::replace(&mut *self.is_down.lock().unpoisoned(), since);
         if before.is_some() != is_down {
             match &outcome {
-                Err(why) => log::warn!(provider:% = self.id, reason:% = why; "the provider can't be used"),
-                Ok(_) => log::info!(provider:% = self.id; "the provider can be used again"),
+                Err(why) if is_down => log::warn!(provider:% = self.id, reason:% = why; "the provider can't be used"),
+                _ => log::info!(provider:% = self.id; "the provider can be used again"),
             }
         }
         outcome

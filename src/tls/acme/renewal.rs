@@ -165,7 +165,7 @@ impl Renewal {
                 log::warn!(host = host, error = text.as_str(), retry_in_s = retry, until = date(info.not_after); "the certificate could not be renewed; the old one stays in use");
             }
             None => {
-                log::error!(host = host, error = text.as_str(), retry_in_s = retry; "no certificate could be obtained, so clients refuse the self-signed one that is in use; SIGHUP tries again at once");
+                log::error!(host = host, error = text.as_str(), retry_in_s = retry; "no certificate could be obtained; a self-signed one is in use, which clients refuse; SIGHUP tries again at once, unless the authority has asked to wait");
             }
         }
         pause

@@ -130,7 +130,7 @@ impl Storage {
     fn read<T: DeserializeOwned>(&self, path: &Path) -> Option<T> {
         let text = readable(path)?;
         serde_json::from_slice(&text)
-            .map_err(|_| log::warn!(file:% = path.display(); "a file is malformed and is made anew"))
+            .map_err(|_| log::warn!(file:% = path.display(); "a stored account, certificate or order is malformed; a new one will replace it"))
             .ok()
     }
 
@@ -150,7 +150,7 @@ fn readable(path: &Path) -> Option<Vec<u8>> {
         Ok(bytes) => Some(bytes),
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
         Err(e) => {
-            log::warn!(file:% = path.display(), error:% = e; "a file is not used and is made anew");
+            log::warn!(file:% = path.display(), error:% = e; "a stored certificate or order can't be read; a new one will replace it");
             None
         }
     }

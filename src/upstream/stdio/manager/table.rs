@@ -44,8 +44,9 @@ pub(crate) struct State {
     pub(super) sessions: HashMap<String, Arc<Session>>,
     /// All sessions with their last use, including those without a process and those that are only in the store.
     pub(super) known: HashMap<String, Known>,
-    /// Shared processes by key. In shared mode they serve all clients; otherwise there is one per owner, for the modern
-    /// revisions only.
+    /// Shared processes. In shared mode there are at most two, with the keys `shared` (older revisions) and `modern`, and
+    /// all clients use them. In the other mode there is at most one per owner, for the modern revisions only, with the key
+    /// `modern` and the digest of the owner.
     pub(super) shared: HashMap<String, Arc<SharedEntry>>,
     /// The MCP revisions that the server supports, and when this cached probe result expires.
     pub(super) revisions: Option<(Revisions, Instant)>,

@@ -217,7 +217,8 @@ impl SharedProcess {
         }
     }
 
-    /// Returns an error for the client whose request a too long line answered, if that request is known.
+    /// The line was the answer to a request, but too long to be held. Returns an error for the client that sent the
+    /// request, if that can be found.
     fn lost(&self, line: &TooLong) -> Deliveries {
         let mut state = self.state();
         let number = line.answered().and_then(|id| id.parse().ok()).or_else(|| {

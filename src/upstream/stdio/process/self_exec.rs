@@ -1,4 +1,5 @@
-//! Helpers for running this same binary again in another role: supervisor, launcher, first process, or the demo's server.
+//! Helpers for running this same binary again in another role: supervisor, launcher, init of a container, or the demo's
+//! server.
 
 use std::path::PathBuf;
 

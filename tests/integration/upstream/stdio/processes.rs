@@ -192,7 +192,7 @@ fn a_child_under_another_user_can_not_read_what_signs_its_tokens() {
     assert!(std::fs::read(format!("{data}/secret")).is_ok_and(|s| !s.is_empty()));
     // What it can do it does as itself.
     assert!(client.result("read", json!({"path": "/proc/self/environ"}))["content"].as_str().is_some());
-    assert!(!published.proxy.log().contains("runs under the same user"));
+    assert!(!published.proxy.log().contains("runs as the same user"));
 }
 
 #[test]
