@@ -30,6 +30,28 @@
 //! | [`url`], [`redirect_uri`], [`encoding`], [`identity`], [`rules`] | value types: URLs, ids of users and clients, allow rules |
 //! | [`privileges`] | dropping root privileges that are not needed |
 //!
+//! Where behaviour is decided, by the question that one would ask:
+//!
+//! | question | file |
+//! |---|---|
+//! | Which path goes to which handler? | `app::routes` |
+//! | What does an option do, what is its default? | its entry in `flags::list`; the default in `flags::settings`; what follows from it in `app::config` |
+//! | When is a request answered with 401, and with which header fields? | `resource::bearer`, `resource::challenge` |
+//! | What happens when a refresh token is used twice? | `oauth::rotation` |
+//! | Which redirect URIs may a client have? | `redirect_uri` |
+//! | Which keys sign what, and for how long? | `tokens::keys`, `tokens::artefacts` |
+//! | Who is slowed down after wrong passwords? | `login::throttle` |
+//! | Who may sign in? | `rules` |
+//! | What ends a user's streams after the provider says no? | `resource::stream_recheck`, `login::providers::user_records` |
+//! | Which header fields are taken away on the way to the MCP server and back? | `upstream::headers` |
+//! | What happens when the client of an event stream goes away? | `upstream::stdio::event_stream`, `net::cancellation` |
+//! | When does a child process start, stop, and start again? | `upstream::stdio::manager`, `upstream::stdio::backoff` |
+//! | What does a child process inherit? | `upstream::stdio::process::environment`, `upstream::stdio::process::launcher` |
+//! | Which message lengths and chunks are accepted? | `http::h1::framing`, `http::h1::head` |
+//! | Which connection is closed when there are too many? | `http::server::connection_table` |
+//! | What happens on SIGTERM? | `app::serve`, `http::server::lifecycle` |
+//! | When is a certificate renewed, and how is it put to use? | `tls::acme::renewal`, `tls::certificates` |
+//!
 //! Data flows one way: a connection delivers a request, the router selects the handler, the bearer token gives the
 //! principal, the request goes upstream, and the answer streams back along the same path. `http` does not depend on
 //! OAuth, `oauth` does not depend on sockets or pages, and `tokens` and `store` depend on none of these.

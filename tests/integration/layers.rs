@@ -1,10 +1,10 @@
-//! The house itself: which room may look at which, and that the table of threats speaks of what is there.
+//! Checks of the source itself: which module may use which, and that the map and the table of threats name what exists.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// The rooms in rows, from the top of the house to the bottom. A file may look at its own room, at rooms in lower rows, and
-/// at rooms further left in its own row.
+/// The layers, from the top to the bottom. A file may use its own module, modules in lower layers, and modules further left
+/// in its own layer.
 const LAYERS: &[&[&str]] = &[
     &["app", "main"],
     &["interaction"],
@@ -135,8 +135,8 @@ fn expand(text: &str, mut base: Vec<String>, found: &mut Vec<Vec<String>>) {
     }
 }
 
-/// The modules that each module looks at: the longest part of each path that is a module.
-fn looks() -> Vec<(Vec<String>, BTreeSet<Vec<String>>)> {
+/// The modules that each file uses: the longest part of each path that is a module.
+fn uses() -> Vec<(Vec<String>, BTreeSet<Vec<String>>)> {
     let files = sources();
     let modules: BTreeSet<Vec<String>> = files.iter().map(|f| module_of(f)).collect();
     let mut all = Vec::new();
@@ -152,27 +152,27 @@ fn looks() -> Vec<(Vec<String>, BTreeSet<Vec<String>>)> {
     all
 }
 
-/// Row and place in it.
-fn rank(room: &str) -> Option<(usize, usize)> {
-    LAYERS.iter().enumerate().find_map(|(row, rooms)| Some((row, rooms.iter().position(|r| *r == room)?)))
+/// A module's layer, and its place in it.
+fn rank(module: &str) -> Option<(usize, usize)> {
+    LAYERS.iter().enumerate().find_map(|(layer, modules)| Some((layer, modules.iter().position(|m| *m == module)?)))
 }
 
-/// May a file of room `from` look at room `at`?
-fn may_look(from: (usize, usize), at: (usize, usize)) -> bool {
+/// May a file of the module at `from` use the module at `at`?
+fn may_use(from: (usize, usize), at: (usize, usize)) -> bool {
     from == at || at.0 > from.0 || (at.0 == from.0 && at.1 < from.1)
 }
 
 #[test]
-fn layers_look_downwards() {
+fn files_use_only_lower_layers() {
     let mut wrong = Vec::new();
-    for (path, at) in looks() {
-        let Some(room) = path.first().filter(|room| *room != "lib") else { continue };
-        let Some(own) = rank(room) else {
-            wrong.push(format!("{room} stands in no layer"));
+    for (path, at) in uses() {
+        let Some(module) = path.first().filter(|module| *module != "lib") else { continue };
+        let Some(own) = rank(module) else {
+            wrong.push(format!("{module} is in no layer"));
             continue;
         };
-        for other in at.iter().filter(|other| rank(&other[0]).is_some_and(|its| !may_look(own, its))) {
-            wrong.push(format!("src/{} looks up at src/{}", path.join("/"), other.join("/")));
+        for other in at.iter().filter(|other| rank(&other[0]).is_some_and(|its| !may_use(own, its))) {
+            wrong.push(format!("src/{} uses src/{} of a higher layer", path.join("/"), other.join("/")));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -181,7 +181,7 @@ fn layers_look_downwards() {
 #[test]
 fn a_folders_module_imports_its_files_and_is_imported_by_none_of_them() {
     let mut wrong = Vec::new();
-    for (path, at) in looks() {
+    for (path, at) in uses() {
         for folder in at.iter().filter(|other| path.len() > other.len() && path.starts_with(other)) {
             wrong.push(format!("src/{} imports src/{}/mod.rs", path.join("/"), folder.join("/")));
         }
@@ -191,7 +191,7 @@ fn a_folders_module_imports_its_files_and_is_imported_by_none_of_them() {
 
 #[test]
 fn no_files_import_each_other_in_a_circle() {
-    let mut left = looks();
+    let mut left = uses();
     // A file that imports no file that is left, or that none of those imports, is in no circle.
     loop {
         let names: BTreeSet<_> = left.iter().map(|(path, _)| path.clone()).collect();
@@ -283,6 +283,18 @@ fn layers_are_read_from_every_form_of_a_path() {
     );
     assert_eq!(found("serve", "use super::flags::Flag;"), "flags::Flag");
     assert_eq!(found("http::h1", "pub(in crate::http) fn f() {}"), "");
+}
+
+#[test]
+fn the_map_names_modules_that_exist() {
+    let map = std::fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let modules: BTreeSet<String> = sources().iter().map(|f| module_of(f).join("::")).collect();
+    let rows = map.lines().filter(|l| l.starts_with("//! | ")).flat_map(|l| l.split('`').skip(1).step_by(2));
+    let named: Vec<&str> =
+        rows.filter(|name| name.chars().all(|c| c.is_lowercase() || "_:0123456789".contains(c))).collect();
+    assert!(named.len() > 50, "the tables were not found");
+    let wrong: Vec<_> = named.iter().filter(|name| !modules.contains(**name)).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
 }
 
 #[test]

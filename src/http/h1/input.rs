@@ -10,7 +10,9 @@ pub(super) const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Where a connection's bytes come from.
 pub trait Source {
-    /// Reads bytes into `buffer`, waiting at most `wait`. With zero, returns `WouldBlock` if there are none.
+    /// Reads bytes into `buffer`. Waits at most `wait`, then fails with `TimedOut`; if `wait` is zero, fails with
+    /// `WouldBlock` when no bytes have arrived. Some sources ignore `wait`: the transport of the client has its own
+    /// deadline, and a slice never waits.
     fn read(&mut self, buffer: &mut [u8], wait: Duration) -> io::Result<usize>;
 }
 

@@ -81,7 +81,8 @@ impl ConnectionTable {
 
     /// Makes room for one more connection, of the address `group` where that counts; returns the one that has to be closed
     /// for it. The one that has been idle the longest goes first, then the one that has begun a request and has the
-    /// nearest deadline. A connection that a worker holds is never closed; if there is no other, there is no room.
+    /// nearest deadline. An idle connection whose next request has just arrived is spared, as far as a few are looked at. A
+    /// connection that a worker holds is never closed; if there is no other, there is no room.
     pub(super) fn make_room(&mut self, group: Option<IpAddr>) -> Result<Option<Box<Connection>>, Limit> {
         let mut evicted = None;
         if let Some(slots) = group.and_then(|g| self.addresses.get(&g))
@@ -118,7 +119,7 @@ impl ConnectionTable {
         Key { slot, generation: self.generation }
     }
 
-    /// Frees a slot, and returns the connection that waits in it, if any.
+    /// Frees a slot. Returns its connection, or `None` if a worker has it.
     pub(super) fn remove(&mut self, slot: u32) -> Option<Box<Connection>> {
         let waiting = self.unpark(slot);
         let Slot { generation, group, .. } = &mut self.slots[slot as usize];

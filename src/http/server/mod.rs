@@ -1,6 +1,7 @@
 //! The server: reads requests, passes them to a [`Handler`], and sends its answers.
 //!
-//! - [`accept`] – listening sockets, accepting, shutting down
+//! - [`lifecycle`] – starts the server and shuts it down; [`accept`] – listening sockets, accepting connections;
+//!   [`dispatch`] – what a worker does with one event
 //! - [`poller`] – waits for the clients of all connections; [`connection_table`] – limits on connections, and which one is
 //!   closed to make room
 //! - [`workers`] – the threads that handle requests
@@ -13,8 +14,10 @@
 mod accept;
 mod connection;
 mod connection_table;
+mod dispatch;
 mod handler;
 mod held;
+mod lifecycle;
 mod poller;
 mod refusals;
 mod request_body;
@@ -23,5 +26,6 @@ mod wait;
 mod workers;
 mod write;
 
-pub use accept::{Listener, Server, bind};
+pub use accept::bind;
 pub use handler::{Handler, Limits};
+pub use lifecycle::{Listener, Server};

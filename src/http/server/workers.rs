@@ -223,7 +223,7 @@ impl Workers {
         let workers = self.clone();
         let live = move || workers.live();
         if let Err(e) = std::thread::Builder::new().name("worker".into()).stack_size(STACK).spawn(live) {
-            log::error!(error:% = e; "a worker thread could not be started; requests wait until a running one is free");
+            log::error!(error:% = e; "a worker thread could not be started; requests wait until another thread is free");
             let mut counts = self.counts();
             counts.present -= 1;
             counts.leaders -= 1;
