@@ -298,6 +298,27 @@ fn the_map_names_modules_that_exist() {
 }
 
 #[test]
+fn the_documentation_quotes_messages_that_exist() {
+    let whole = |file: &PathBuf| std::fs::read_to_string(file).unwrap();
+    // A message may go over several lines of the source.
+    let source = sources().iter().map(whole).collect::<String>();
+    let source = source.split("\\\n").map(str::trim_start).collect::<String>();
+    let mut wrong = Vec::new();
+    for name in ["docs/deployment.md", "docs/providers.md"] {
+        let text = whole(&root().join(name));
+        let (_, table) = text.split_once("\n| the log says |").unwrap();
+        let rows: Vec<&str> = table.lines().skip(2).take_while(|row| row.starts_with('|')).collect();
+        assert!(rows.len() > 5, "the table of {name} was not found");
+        for row in rows {
+            let quoted = row.split(" | ").next().unwrap().split('`').skip(1).step_by(2);
+            let parts = quoted.flat_map(|message| message.split('…')).map(str::trim);
+            wrong.extend(parts.filter(|part| !source.contains(part)).map(String::from));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
 fn the_table_of_threats_names_code_and_tests_that_exist() {
     let text = std::fs::read_to_string(root().join("docs/security.md")).unwrap();
     let modules: Vec<Vec<String>> = sources().iter().map(|f| module_of(f)).collect();

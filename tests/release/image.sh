@@ -53,7 +53,7 @@ stop
 # A command: this image has none, and says which has.
 said=$( (inside "${image[@]}" -- npx -y server) 2>&1 || true)
 case $said in
-  *"no programs here"*full*) ;;
+  *"no programs at all"*full*) ;;
   *) fail "it does not say that there are no programs: $said" ;;
 esac
 # A server over stdio that is the binary itself, under the first process that such a container has.
