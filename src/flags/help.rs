@@ -13,8 +13,8 @@ Usage:
 
 const NOTES: &str = "
 Each option can also be set in the environment; the flag wins, an empty variable counts as unset.
-Secrets, and lists of who may enter, can be read from files: PASSWORD_FILE=/run/secrets/password and the like.
-SIGHUP has the lists read again.
+Secrets, and lists of who may sign in, can be read from files: PASSWORD_FILE=/run/secrets/password and the like.
+On SIGHUP, the lists are read again.
 
 Examples, for this machine only; the password is asked for:
   mcp-auth-proxy --external-url http://localhost:8080 \\
@@ -27,7 +27,7 @@ Examples, for this machine only; the password is asked for:
 const SHORT: &str = "\
 Puts an MCP server on the internet behind OAuth 2.1.
 
-  mcp-auth-proxy demo                  see it at work, with a server built in
+  mcp-auth-proxy demo                  try it out with a built-in server
   mcp-auth-proxy [options] URL         publish the MCP server at URL
   mcp-auth-proxy [options] -- COMMAND  publish the one that COMMAND runs (stdio)
 
@@ -37,14 +37,14 @@ Puts an MCP server on the internet behind OAuth 2.1.
 const MAIN: [(&str, &str); 10] = [
     ("external-url", "the URL for clients, without a path"),
     ("listen", "where to listen"),
-    ("data-path", "what must outlive a restart (./data)"),
+    ("data-path", "where keys and state are stored (./data)"),
     ("tls-accept-tos", "obtain a certificate for that name"),
-    ("no-auto-tls", "a reverse proxy in front speaks https"),
-    ("password-hash", "of 'hash-password'; or set PASSWORD"),
+    ("no-auto-tls", "a reverse proxy in front does https"),
+    ("password-hash", "from 'hash-password'; or set PASSWORD"),
     ("google-client-id", "sign in with Google; or --github-client-id"),
     ("oidc-configuration-url", "sign in with Keycloak, Entra ID, Okta …"),
-    ("proxy-bearer-token", "what the MCP server itself wants to see"),
-    ("trusted-proxies", "whose X-Forwarded-For counts"),
+    ("proxy-bearer-token", "the token that the MCP server itself wants"),
+    ("trusted-proxies", "whose X-Forwarded-For is trusted"),
 ];
 
 /// `-h`: one screen.

@@ -9,12 +9,12 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "demo",
         args: "",
-        help: "Run before a small built-in MCP server, with a generated password; keep nothing",
+        help: "Run in front of a small built-in MCP server, with a generated password; store nothing",
         more: "\
 It listens on 127.0.0.1:8080, or on any free port if that is taken, and prints its URL, a password and the line to
 paste into each client. State, secret and password are in memory: Ctrl-C ends it and leaves nothing behind.
 
-All options can be given; --listen, --external-url and --password are those that change something.
+All options are accepted; --listen, --external-url and --password are the useful ones.
 ",
     },
     Command {
@@ -22,7 +22,7 @@ All options can be given; --listen, --external-url and --password are those that
         args: "",
         help: "Read a password and print a bcrypt hash for --password-hash",
         more: "\
-On a terminal it asks twice and shows nothing; else it reads the first line of standard input.
+On a terminal it asks twice and shows nothing; otherwise it reads the first line of standard input.
 
   mcp-auth-proxy --password-hash \"$(mcp-auth-proxy hash-password)\" http://127.0.0.1:3001
 ",
@@ -30,10 +30,10 @@ On a terminal it asks twice and shows nothing; else it reads the first line of s
     Command {
         name: "healthcheck",
         args: "",
-        help: "Ask the proxy that uses --data-path whether it is well; exit code 0 if it is",
+        help: "Check that the proxy that uses --data-path answers; exit code 0 if it does",
         more: "\
-The proxy leaves a note in its data directory that says where it listens, so nothing else has to be given.
-The exit code is 1 where it does not answer; standard error says why. It does not ask the MCP server.
+The proxy writes into its data directory where it listens, so no other option is needed.
+If it does not answer, the exit code is 1 and standard error says why. The MCP server is not checked.
 
 Options:
   -d, --data-path DIR  the data directory of the proxy (env: DATA_PATH; default: ./data)
@@ -78,7 +78,7 @@ pub const FLAGS: &[Flag] = &[
         env: "LISTEN",
         value: Some("ADDRESS"),
         help: "Address and port to listen on; an empty address means IPv6 and IPv4",
-        more: "Unless it is set: with an --external-url on this machine, such as http://localhost:8080, its port, for this machine only; else :80. The container images set :80.",
+        more: "Default: if --external-url is on this machine, such as http://localhost:8080, its port on 127.0.0.1, for this machine only; otherwise :80. The container images set :80.",
         set: |s, v| {
             s.listen = Some(v.into());
             Ok(())
@@ -105,7 +105,7 @@ pub const FLAGS: &[Flag] = &[
         env: "DATA_PATH",
         value: Some("DIR"),
         default: "./data",
-        help: "Directory for the signing secret and the state; made with mode 0700 when missing",
+        help: "Directory for the signing secret and the state; created with mode 0700 if missing",
         more: "One process at a time uses it. A directory that others can read is refused.",
         set: |s, v| {
             s.data_path = not_empty(v)?;
@@ -117,7 +117,7 @@ pub const FLAGS: &[Flag] = &[
         long: Some("proxy-url"),
         env: "PROXY_URL",
         value: Some("URL"),
-        help: "The upstream URL, as older configurations give it; one on the command line, or a command, comes first",
+        help: "The upstream URL, for older configurations; a URL or a command on the command line wins",
         set: |s, v| {
             s.upstream = Some(v.into());
             Ok(())
@@ -129,7 +129,7 @@ pub const FLAGS: &[Flag] = &[
         env: "REPOSITORY_BACKEND",
         value: Some("local"),
         default: "local",
-        help: "Where the state is kept; configurations that name a database are refused",
+        help: "Where the state is stored; only local is supported, so configurations that name a database are refused",
         set: |_, v| match v {
             "local" => Ok(()),
             _ => Err(format!("'{v}' is not offered: the state is one file in --data-path (DATA_PATH); leave this out")),
@@ -151,8 +151,8 @@ pub const FLAGS: &[Flag] = &[
         env: "TLS_LISTEN",
         value: Some("ADDRESS"),
         section: Section::Tls,
-        help: "Address and port for https, where TLS is spoken here",
-        more: "Unless it is set: with an --external-url on this machine its port, for this machine only; else :443. --listen then answers an authority's challenges, and sends everybody else to https.",
+        help: "Address and port for https, if this program does TLS itself",
+        more: "Default: if --external-url is on this machine, its port, for this machine only; otherwise :443. --listen then answers the authority's challenges, and redirects everybody else to https.",
         set: |s, v| {
             s.tls_listen = Some(v.into());
             Ok(())
@@ -165,7 +165,7 @@ pub const FLAGS: &[Flag] = &[
         default: "false",
         section: Section::Tls,
         help: "Obtain and renew a certificate (ACME) also for a host without a public name",
-        more: "For an https --external-url with a public name this is so without it. A private authority is named with --tls-directory-url.",
+        more: "Not needed for an https --external-url with a public name. Name a private authority with --tls-directory-url.",
         set: |s, v| switch(v).map(|b| s.auto_tls = b),
         ..BASE
     },
@@ -174,7 +174,7 @@ pub const FLAGS: &[Flag] = &[
         env: "NO_AUTO_TLS",
         default: "false",
         section: Section::Tls,
-        help: "Obtain no certificate: a reverse proxy in front speaks https, and this program plain http",
+        help: "Obtain no certificate: a reverse proxy in front does https, and this program serves plain http",
         set: |s, v| switch(v).map(|b| s.no_auto_tls = b),
         ..BASE
     },
@@ -184,7 +184,7 @@ pub const FLAGS: &[Flag] = &[
         env: "TLS_HOST",
         value: Some("NAME"),
         section: Section::Tls,
-        help: "The name to obtain a certificate for; without it the host of --external-url",
+        help: "The name to obtain a certificate for; default: the host of --external-url",
         set: |s, v| {
             s.tls_host = Some(v.into());
             Ok(())
@@ -196,7 +196,7 @@ pub const FLAGS: &[Flag] = &[
         env: "TLS_ACCEPT_TOS",
         default: "false",
         section: Section::Tls,
-        help: "Accept the terms of service of the authority that the certificate is obtained from",
+        help: "Accept the terms of service of the authority that issues the certificate",
         more: "For Let's Encrypt they are at https://letsencrypt.org/repository/.",
         set: |s, v| switch(v).map(|b| s.tls_accept_tos = b),
         ..BASE
@@ -207,7 +207,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("URL"),
         default: "https://acme-v02.api.letsencrypt.org/directory",
         section: Section::Tls,
-        help: "ACME directory of the authority; Let's Encrypt's for trials is https://acme-staging-v02.api.letsencrypt.org/directory",
+        help: "ACME directory of the authority; Let's Encrypt's staging directory is https://acme-staging-v02.api.letsencrypt.org/directory",
         set: |s, v| {
             s.tls_directory_url = v.into();
             Ok(())
@@ -219,8 +219,8 @@ pub const FLAGS: &[Flag] = &[
         env: "TLS_CERT_FILE",
         value: Some("FILE"),
         section: Section::Tls,
-        help: "Certificate chain (PEM) to use instead of one that is obtained; needs --tls-key-file",
-        more: "Both files are read again when they change; a pair that is of no use leaves the old one in place, and the log says so.",
+        help: "Certificate chain (PEM) to use instead of obtaining one; needs --tls-key-file",
+        more: "Both files are read again when they change; if the new pair can't be used, the old one stays in use, and the log says so.",
         set: |s, v| {
             s.tls_cert_file = Some(v.into());
             Ok(())
@@ -244,7 +244,7 @@ pub const FLAGS: &[Flag] = &[
         env: "ACME_EMAIL",
         value: Some("EMAIL"),
         section: Section::Tls,
-        help: "Where the authority may write to about the account",
+        help: "E-mail address for the authority's messages about the account",
         set: |s, v| {
             s.acme_email = Some(v.into());
             Ok(())
@@ -256,7 +256,7 @@ pub const FLAGS: &[Flag] = &[
         env: "ACME_EAB_KID",
         value: Some("ID"),
         section: Section::Tls,
-        help: "Key id of an account at the authority, where it wants one (external account binding)",
+        help: "Key id of an account at the authority, if it requires one (external account binding)",
         set: |s, v| {
             s.acme_eab_kid = Some(v.into());
             Ok(())
@@ -281,7 +281,7 @@ pub const FLAGS: &[Flag] = &[
         env: "ACME_CA_FILE",
         value: Some("FILE"),
         section: Section::Tls,
-        help: "Certificates (PEM) to trust for the ACME directory beside the public ones",
+        help: "Certificates (PEM) of authorities to trust for the ACME directory, besides the public ones",
         set: |s, v| {
             s.acme_ca_file = Some(v.into());
             Ok(())
@@ -322,7 +322,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("COUNT"),
         default: "32",
         section: Section::SignIn,
-        help: "Sign-ins that may wait for a password check (one at a time per core); beyond that 503",
+        help: "How many sign-ins may wait for a password check (one runs per core); more get 503",
         set: |s, v| count(v).map(|n| s.password_queue = n),
         ..BASE
     },
@@ -331,8 +331,8 @@ pub const FLAGS: &[Flag] = &[
         env: "GOOGLE_CLIENT_ID",
         value: Some("ID"),
         section: Section::Providers,
-        help: "Client id of a Google OAuth client of the kind Web application; its secret is needed too",
-        more: "Redirect URI to enter at Google: {EXTERNAL_URL}/.auth/google/callback. docs/providers.md leads through it, and through the other providers.",
+        help: "Client id of a Google OAuth client of type Web application; its secret is needed, too",
+        more: "Redirect URI to enter at Google: {EXTERNAL_URL}/.auth/google/callback. docs/providers.md lists every step, for the other providers, too.",
         set: |s, v| {
             s.google_client_id = Some(v.into());
             Ok(())
@@ -396,7 +396,7 @@ pub const FLAGS: &[Flag] = &[
         env: "GITHUB_CLIENT_ID",
         value: Some("ID"),
         section: Section::Providers,
-        help: "Client id of a GitHub App or OAuth App; its secret is needed too",
+        help: "Client id of a GitHub App or OAuth App; its secret is needed, too",
         more: "Callback URL to enter at GitHub: {EXTERNAL_URL}/.auth/github/callback.",
         set: |s, v| {
             s.github_client_id = Some(v.into());
@@ -436,7 +436,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("ORG[:TEAM],…"),
         section: Section::Providers,
         from_file: true,
-        help: "GitHub organisations, or teams of theirs by slug, whose active members may sign in",
+        help: "GitHub organisations, or teams in them (by slug), whose active members may sign in",
         set: |s, v| {
             s.github_allowed_orgs = list(v);
             Ok(())
@@ -449,7 +449,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("URL"),
         default: "https://github.com",
         section: Section::Providers,
-        help: "Where people sign in to GitHub; for GitHub Enterprise",
+        help: "The URL at which users sign in to GitHub; for GitHub Enterprise",
         set: |s, v| {
             s.github_url = v.into();
             Ok(())
@@ -462,7 +462,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("URL"),
         section: Section::Providers,
         help: "GitHub's API",
-        more: "Without it: https://api.github.com, or for another --github-url that URL with /api/v3 behind it.",
+        more: "Default: https://api.github.com, or, with another --github-url, that URL followed by /api/v3.",
         set: |s, v| {
             s.github_api_url = Some(v.into());
             Ok(())
@@ -475,7 +475,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("URL"),
         section: Section::Providers,
         help: "Discovery document of an OpenID Connect provider: Keycloak, Entra ID, Okta, Auth0, Authentik and others",
-        more: "Redirect URI to enter there: {EXTERNAL_URL}/.auth/oidc/callback. Client id and secret are needed too.",
+        more: "Redirect URI to enter there: {EXTERNAL_URL}/.auth/oidc/callback. Client id and secret are needed, too.",
         set: |s, v| {
             s.oidc_configuration_url = Some(v.into());
             Ok(())
@@ -514,7 +514,7 @@ pub const FLAGS: &[Flag] = &[
         default: "openid,profile,email",
         section: Section::Providers,
         help: "Scopes to ask the provider for",
-        more: "Add offline_access where the provider wants it for a refresh token: then people are asked after at each refresh, and need not sign in again. Without openid, the userinfo endpoint alone tells who somebody is.",
+        more: "Add offline_access if the provider requires it for a refresh token: then the provider is asked again at each refresh, and users need not sign in again. Without openid, the user is known from the userinfo endpoint alone.",
         set: |s, v| {
             s.oidc_scopes = list(v);
             Ok(())
@@ -540,8 +540,8 @@ pub const FLAGS: &[Flag] = &[
         value: Some("POINTER"),
         default: "/email",
         section: Section::Providers,
-        help: "The claim that allow rules compare: a JSON pointer",
-        more: "An e-mail address counts only when the provider says that it is verified, and compares without case; other claims compare exactly.",
+        help: "The claim that allow rules compare, as a JSON pointer",
+        more: "An e-mail address counts only if the provider says that it is verified, and is compared without case; other claims are compared exactly.",
         set: |s, v| {
             s.oidc_user_id_field = v.into();
             Ok(())
@@ -568,7 +568,7 @@ pub const FLAGS: &[Flag] = &[
         section: Section::Providers,
         from_file: true,
         help: "Patterns for that claim, such as *@example.com",
-        more: "* stands for any characters, ? for one, [a-z] and [!a-z] for one of a set, {a\\,b} for either; a comma within a pattern is written \\,.",
+        more: "* matches any characters, ? one, [a-z] and [!a-z] one of a set, {a\\,b} either; write \\, for a comma within a pattern.",
         set: |s, v| escaped_list(v).map(|l| s.oidc_allowed_users_glob = l),
         ..BASE
     },
@@ -591,7 +591,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("POINTER"),
         default: "/groups",
         section: Section::Providers,
-        help: "The claim with the groups, a string or a list: a JSON pointer",
+        help: "The claim with the groups (a string or a list), as a JSON pointer",
         set: |s, v| {
             s.oidc_groups_field = v.into();
             Ok(())
@@ -604,7 +604,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("POINTER=VALUE,…"),
         section: Section::Providers,
         from_file: true,
-        help: "Claims and values that let in, such as /roles=mcp-user",
+        help: "Claims and values whose holders may sign in, such as /roles=mcp-user",
         set: |s, v| {
             s.oidc_allowed_attributes = list(v);
             Ok(())
@@ -616,7 +616,7 @@ pub const FLAGS: &[Flag] = &[
         env: "OIDC_ALLOWED_TENANTS",
         value: Some("ID,…"),
         section: Section::Providers,
-        help: "Tenants that are let in, where the provider serves many (Entra ID with common or organizations)",
+        help: "Tenants whose users may sign in, if the provider serves many (Entra ID with common or organizations)",
         set: |s, v| {
             s.oidc_allowed_tenants = list(v);
             Ok(())
@@ -628,8 +628,8 @@ pub const FLAGS: &[Flag] = &[
         env: "OIDC_ISSUER",
         value: Some("URL"),
         section: Section::Providers,
-        help: "The issuer that the discovery document names, where it is another than the document's own URL says",
-        more: "For Entra ID by a domain name, and for a provider that is reached at another address than its users know. Without it, a document that names another issuer is refused.",
+        help: "The issuer that the discovery document names, if it does not match the document's URL",
+        more: "Needed for Entra ID by a domain name, and for a provider that the proxy reaches at another address than its users do. Without it, a document that names another issuer is refused.",
         set: |s, v| {
             s.oidc_issuer = Some(v.into());
             Ok(())
@@ -641,8 +641,8 @@ pub const FLAGS: &[Flag] = &[
         env: "OIDC_ASSUME_EMAIL_VERIFIED",
         default: "false",
         section: Section::Providers,
-        help: "Take e-mail addresses for verified though the provider does not say so (it sends no email_verified)",
-        more: "Only for a provider whose people can't choose their address freely. One that says no is believed, and one that serves many tenants always has to say so.",
+        help: "Treat e-mail addresses as verified if the provider does not say whether they are (it sends no email_verified)",
+        more: "Only for a provider whose users can't choose their address freely. An address that the provider says is not verified still does not count, and a provider of many tenants always has to say it.",
         set: |s, v| switch(v).map(|b| s.oidc_assume_email_verified = b),
         ..BASE
     },
@@ -651,8 +651,8 @@ pub const FLAGS: &[Flag] = &[
         env: "ALLOW_ANY_USER",
         default: "false",
         section: Section::Providers,
-        help: "Let in whoever can sign in at a provider that has no allow rule",
-        more: "With Google or GitHub that is everybody on earth.",
+        help: "Let everybody in who can sign in at a provider that has no allow rule",
+        more: "With Google or GitHub, that is everybody on earth.",
         set: |s, v| switch(v).map(|b| s.allow_any_user = b),
         ..BASE
     },
@@ -661,7 +661,7 @@ pub const FLAGS: &[Flag] = &[
         env: "NO_PROVIDER_AUTO_SELECT",
         default: "false",
         section: Section::Providers,
-        help: "Show the sign-in page also where there is one provider and no password",
+        help: "Show the sign-in page even if there is only one provider and no password",
         set: |s, v| switch(v).map(|b| s.no_provider_auto_select = b),
         ..BASE
     },
@@ -671,8 +671,8 @@ pub const FLAGS: &[Flag] = &[
         value: Some("DURATION"),
         default: "1d",
         section: Section::Providers,
-        help: "How long what a provider said of a person is believed when it can't be asked again",
-        more: "A provider that gives a lasting refresh token is asked at each refresh of a client's tokens. Others are believed for so long, then the person has to sign in again; and those that can't be reached, then the client has to wait.",
+        help: "How long a provider's last answer about a user counts if it can't be asked again",
+        more: "A provider that gives a lasting refresh token is asked at each refresh of a client's tokens. With others, the user has to sign in again after this time. If the provider can't be reached for this long, clients have to wait.",
         set: |s, v| duration(v).map(|d| s.identity_lifetime = d),
         ..BASE
     },
@@ -705,7 +705,7 @@ pub const FLAGS: &[Flag] = &[
         default: "false",
         section: Section::Upstream,
         help: "Answer 405 to GET requests for an event stream",
-        more: "For upstream servers that hold a stream open without ever using it, or that fail on GET.",
+        more: "For upstream servers that keep a stream open without ever using it, or that fail on GET.",
         set: |s, v| switch(v).map(|b| s.http_streaming_only = b),
         ..BASE
     },
@@ -714,8 +714,8 @@ pub const FLAGS: &[Flag] = &[
         env: "CA_FILE",
         value: Some("FILE"),
         section: Section::Upstream,
-        help: "Certificates (PEM) of authorities to trust beside the public ones",
-        more: "For an upstream server or an OpenID Connect provider whose certificate comes from a private authority, or is its own.",
+        help: "Certificates (PEM) of authorities to trust, besides the public ones",
+        more: "For an upstream server or an OpenID Connect provider whose certificate is from a private authority, or self-signed.",
         set: |s, v| {
             s.ca_file = Some(v.into());
             Ok(())
@@ -727,7 +727,7 @@ pub const FLAGS: &[Flag] = &[
         env: "UPSTREAM_INSECURE_SKIP_VERIFY",
         default: "false",
         section: Section::Upstream,
-        help: "Take any certificate from the upstream server: whoever is in between can read and change everything",
+        help: "Accept any certificate of the upstream server: anybody in between can read and change everything",
         more: "Better: give its certificate, or that of its authority, with --ca-file.",
         set: |s, v| switch(v).map(|b| s.upstream_insecure_skip_verify = b),
         ..BASE
@@ -737,8 +737,8 @@ pub const FLAGS: &[Flag] = &[
         env: "NO_UPSTREAM_CHECK",
         default: "false",
         section: Section::Upstream,
-        help: "Don't ask the server at the start whether it is there and speaks MCP",
-        more: "The check sends it one initialize request, and says in the log what is wrong; the proxy starts either way. A server over stdio is started for it, unless it is shared or without spares.",
+        help: "Don't check at the start that the server answers and speaks MCP",
+        more: "The check sends one initialize request, and the log says what is wrong; the proxy starts either way. A stdio server is started for it, unless it is shared or --stdio-spare is 0.",
         set: |s, v| switch(v).map(|b| s.no_upstream_check = b),
         ..BASE
     },
@@ -748,7 +748,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("DURATION"),
         default: "10s",
         section: Section::Upstream,
-        help: "How long a connection to the upstream server may take to open; beyond that 504",
+        help: "How long opening a connection to the upstream server may take; then 504",
         set: |s, v| duration(v).map(|d| s.upstream_connect_timeout = d),
         ..BASE
     },
@@ -758,8 +758,8 @@ pub const FLAGS: &[Flag] = &[
         value: Some("DURATION"),
         default: "10m",
         section: Section::Upstream,
-        help: "How long the upstream server may take to begin an answer; beyond that 504",
-        more: "An answer that has begun, such as an event stream, may go on for as long as it likes.",
+        help: "How long the upstream server may take to begin an answer; then 504",
+        more: "An answer that has begun, such as an event stream, may take as long as it likes.",
         set: |s, v| duration(v).map(|d| s.upstream_response_timeout = d),
         ..BASE
     },
@@ -770,8 +770,8 @@ pub const FLAGS: &[Flag] = &[
         default: "session",
         section: Section::Stdio,
         help: "One process for each session, or one that all sessions share",
-        more: "A shared process suits servers that are heavy and keep nothing of one client from another. What it asks of \
-               a client (sampling, elicitation, roots) and what it logs belongs to nobody, and is refused or dropped.",
+        more: "A shared process suits servers that need much memory and have no secrets between clients. Its requests to a \
+               client (sampling, elicitation, roots) are refused and its log messages dropped: they belong to no client.",
         set: |s, v| {
             s.stdio_shared = match v {
                 "session" => false,
@@ -787,10 +787,10 @@ pub const FLAGS: &[Flag] = &[
         env: "STDIO_USER",
         value: Some("USER"),
         section: Section::Stdio,
-        help: "Run the server under another user of the system: a name, a user id, or user and group id as in 1000:1000",
-        more: "Without it, a proxy that runs as root takes the user mcp-server, if the system has one. Else the server runs \
-               under the user of the proxy, and can read the data directory: the key that signs tokens is in it. That is \
-               also what the name root does. Changing the user needs root.",
+        help: "Run the server as another user of the system: a name, a user id, or user and group id as in 1000:1000",
+        more: "Default: if the proxy runs as root, the user mcp-server, if the system has one. Otherwise the server runs as \
+               the proxy's own user, and can read the data directory with the key that signs tokens; so it does if the \
+               user is root. Changing the user needs root.",
         set: |s, v| {
             s.stdio_user = Some(v.into());
             Ok(())
@@ -803,7 +803,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("COUNT"),
         default: "1",
         section: Section::Stdio,
-        help: "Processes kept ready for the next session of a user and client that have had one; 0 for none",
+        help: "Processes kept ready for the next session of a user and client who have had one before; 0 for none",
         set: |s, v| count_or_none(v).map(|n| s.stdio_spare = n),
         ..BASE
     },
@@ -813,8 +813,8 @@ pub const FLAGS: &[Flag] = &[
         value: Some("COUNT"),
         default: "16",
         section: Section::Stdio,
-        help: "Processes at one time; beyond that the one that has been idle the longest makes room",
-        more: "Its session goes on with another process when it is used again.",
+        help: "Most processes at one time; beyond that, the one that has been idle the longest is ended",
+        more: "Its session continues with a new process when it is used again.",
         set: |s, v| count(v).map(|n| s.stdio_max_children = n),
         ..BASE
     },
@@ -824,7 +824,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("DURATION"),
         default: "5m",
         section: Section::Stdio,
-        help: "When to end the process of a session that is not used and to which no client listens",
+        help: "How long a session may be unused, with no client listening, before its process is ended",
         set: |s, v| duration(v).map(|d| s.stdio_idle_timeout = d),
         ..BASE
     },
@@ -834,7 +834,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("COUNT"),
         default: "32",
         section: Section::Stdio,
-        help: "Sessions of one user, those without a process included; beyond that the longest idle one ends",
+        help: "Most sessions of one user, including those without a process; beyond that, the one that has been idle the longest ends",
         set: |s, v| count(v).map(|n| s.stdio_max_sessions_per_user = n),
         ..BASE
     },
@@ -844,7 +844,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("DURATION"),
         default: "1d",
         section: Section::Stdio,
-        help: "How long a session that is not used can be taken up again",
+        help: "How long an unused session can still be continued",
         set: |s, v| duration(v).map(|d| s.stdio_session_lifetime = d),
         ..BASE
     },
@@ -853,7 +853,7 @@ pub const FLAGS: &[Flag] = &[
         env: "STDIO_MEMORY",
         value: Some("SIZE"),
         section: Section::Stdio,
-        help: "Memory for the data of each of the server's processes (RLIMIT_DATA)",
+        help: "Most memory for the data of each of the server's processes (RLIMIT_DATA)",
         set: |s, v| size(v).map(|n| s.stdio_memory = Some(n)),
         ..BASE
     },
@@ -878,7 +878,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("SIZE"),
         default: "32MiB",
         section: Section::Stdio,
-        help: "Longest message of the server, and what is held of a session for a client that is slow or away",
+        help: "Longest message of the server; also how much of a session is kept for a client that is slow or away",
         set: |s, v| size(v).map(|n| s.stdio_buffer = n),
         ..BASE
     },
@@ -887,7 +887,7 @@ pub const FLAGS: &[Flag] = &[
         env: "TRUSTED_PROXIES",
         value: Some("ADDRESS|CIDR,…"),
         section: Section::Trust,
-        help: "Reverse proxies in front of this one, whose X-Forwarded-For is believed",
+        help: "Reverse proxies in front of this one, whose X-Forwarded-For is trusted",
         more: "The client is the rightmost entry that is not a trusted proxy.",
         set: |s, v| {
             s.trusted_proxies = list(v);
@@ -912,7 +912,7 @@ pub const FLAGS: &[Flag] = &[
         env: "ALLOWED_HOSTS",
         value: Some("HOST,…"),
         section: Section::Trust,
-        help: "Host names that requests may name, besides the external URL's and loopback",
+        help: "Host names that requests may have, besides the external URL's and loopback",
         more: "A request for another host gets 421, which defeats DNS rebinding.",
         set: |s, v| {
             s.allowed_hosts = list(v);
@@ -936,7 +936,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("DURATION"),
         default: "30d",
         section: Section::Lifetimes,
-        help: "How long a client may stay away before it must be authorized again",
+        help: "How long a client may be unused before it must be authorized again",
         set: |s, v| duration(v).map(|d| s.refresh_token_idle_lifetime = d),
         ..BASE
     },
@@ -946,7 +946,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("DURATION"),
         default: "180d",
         section: Section::Lifetimes,
-        help: "How long one authorization lasts in all",
+        help: "How long an authorization lasts at most",
         set: |s, v| duration(v).map(|d| s.refresh_token_lifetime = d),
         ..BASE
     },
@@ -976,7 +976,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("COUNT"),
         default: "10000",
         section: Section::Limits,
-        help: "Connections at one time; beyond that the one that has been idle the longest makes room",
+        help: "Most connections at one time; beyond that, the one that has been idle the longest is closed",
         set: |s, v| count(v).map(|n| s.max_connections = n),
         ..BASE
     },
@@ -986,7 +986,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("COUNT"),
         default: "256",
         section: Section::Limits,
-        help: "Connections at one time from one address (IPv6: /64), trusted proxies aside; beyond that its longest idle one makes room",
+        help: "Most connections at one time from one address (IPv6: /64), except trusted proxies; beyond that, its longest idle one is closed",
         set: |s, v| count(v).map(|n| s.max_connections_per_address = n),
         ..BASE
     },
@@ -996,7 +996,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("COUNT"),
         default: "256",
         section: Section::Limits,
-        help: "Upstream requests in flight, open streams aside; beyond that 503",
+        help: "Most upstream requests in flight, without open streams; more get 503",
         set: |s, v| count(v).map(|n| s.max_requests = n),
         ..BASE
     },
@@ -1006,7 +1006,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("COUNT"),
         default: "64",
         section: Section::Limits,
-        help: "Upstream requests in flight for one user, open streams aside; beyond that 429",
+        help: "Most upstream requests in flight for one user, without open streams; more get 429",
         set: |s, v| count(v).map(|n| s.max_requests_per_user = n),
         ..BASE
     },
@@ -1016,8 +1016,8 @@ pub const FLAGS: &[Flag] = &[
         value: Some("COUNT"),
         default: "4096",
         section: Section::Limits,
-        help: "Event streams open at one time; beyond that 503",
-        more: "A request that accepts an event stream has its place reserved before it is passed on.",
+        help: "Most event streams open at one time; more get 503",
+        more: "A request that accepts an event stream counts before it is passed on.",
         set: |s, v| count(v).map(|n| s.max_streams = n),
         ..BASE
     },
@@ -1027,7 +1027,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("COUNT"),
         default: "1024",
         section: Section::Limits,
-        help: "Event streams open at one time for one user; beyond that 429",
+        help: "Most event streams open at one time for one user; more get 429",
         set: |s, v| count(v).map(|n| s.max_streams_per_user = n),
         ..BASE
     },
@@ -1037,7 +1037,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("SIZE"),
         default: "16KiB",
         section: Section::Limits,
-        help: "Request line and header fields together; beyond that 431",
+        help: "Largest request line and header fields together; larger ones get 431",
         set: |s, v| size(v).map(|n| s.max_head_size = n),
         ..BASE
     },
@@ -1047,7 +1047,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("COUNT"),
         default: "100",
         section: Section::Limits,
-        help: "Header fields of a request; beyond that 431",
+        help: "Most header fields of a request; more get 431",
         set: |s, v| count(v).map(|n| s.max_head_fields = n),
         ..BASE
     },
@@ -1057,7 +1057,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("DURATION"),
         default: "10s",
         section: Section::Limits,
-        help: "From a request's first byte to the end of its head; beyond that 408",
+        help: "Longest time from a request's first byte to the end of its head; then 408",
         set: |s, v| duration(v).map(|d| s.head_timeout = d),
         ..BASE
     },
@@ -1067,7 +1067,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("DURATION"),
         default: "10s",
         section: Section::Limits,
-        help: "From a connection to the end of its TLS handshake",
+        help: "Longest time from connecting to the end of the TLS handshake",
         set: |s, v| duration(v).map(|d| s.handshake_timeout = d),
         ..BASE
     },
@@ -1087,7 +1087,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("SIZE"),
         default: "16MiB",
         section: Section::Limits,
-        help: "Request body; beyond that 413",
+        help: "Largest request body; larger ones get 413",
         set: |s, v| size(v).map(|n| s.max_body_size = n),
         ..BASE
     },
@@ -1097,7 +1097,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("DURATION"),
         default: "30s",
         section: Section::Limits,
-        help: "Longest pause within a request body, and within a client's reading of an answer",
+        help: "Longest pause within a request body, and while a client reads an answer",
         set: |s, v| duration(v).map(|d| s.body_timeout = d),
         ..BASE
     },
@@ -1154,8 +1154,8 @@ pub const FLAGS: &[Flag] = &[
         value: Some("BASE64"),
         section: Section::Process,
         secret: true,
-        help: "32 bytes in base64 from which all signing keys are derived; else <data-path>/secret, made at the first start",
-        more: "`head -c 32 /dev/urandom | base64` makes one. Sharing it does not make replicas: registrations and authorizations are in --data-path, which one process uses at a time.",
+        help: "32 bytes in base64 from which all signing keys are derived; default: <data-path>/secret, made at the first start",
+        more: "`head -c 32 /dev/urandom | base64` makes one. Sharing it is not enough for replicas: registrations and authorizations are in --data-path, which one process uses at a time.",
         set: |s, v| {
             s.auth_hmac_secret = Some(v.into());
             Ok(())

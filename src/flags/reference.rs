@@ -12,7 +12,7 @@ pub fn markdown() -> String {
          Each option can be given as a flag or in the environment; the flag wins, and an empty variable counts as unset.\n\
          Switches take `1`, `true`, `0` or `false`. Durations are `30s`, `5m`, `1h`, `30d`; sizes are bytes, `16KiB`, `16MiB`.\n\
          Every secret can also be read from a file named by the variable with `_FILE` at its end; so can the lists of who may sign in,\n\
-         an item a line, which SIGHUP has read again.\n\n\
+         one entry per line; on SIGHUP these are read again.\n\n\
          | command | |\n|---|---|\n",
     );
     for command in COMMANDS {
