@@ -101,12 +101,14 @@ fn reload(login: &Login, streams: &OpenStreams) {
     match configure_anew(&settings) {
         Ok(configs) if configs.is_empty() => {
             log::info!(
-                "SIGHUP: no provider is configured, so there are no lists of who may sign in; for everything else, restart"
+                "SIGHUP: no provider is configured, so there are no lists of who may sign in; other changed settings need a restart"
             );
         }
         Ok(configs) => {
             login.providers.replace_rules(&configs);
-            log::info!("SIGHUP: the lists of who may sign in have been read again; for everything else, restart");
+            log::info!(
+                "SIGHUP: the lists of who may sign in have been read again; other changed settings need a restart"
+            );
             stream_recheck::recheck_streams(login, streams);
         }
         Err(e) => {

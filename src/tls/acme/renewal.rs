@@ -1,6 +1,6 @@
 //! The thread that decides when to order or renew the certificate.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::challenges::Challenges;
@@ -55,16 +55,17 @@ pub struct Renewal {
 pub struct RetryTrigger(Mutex<bool>, Condvar);
 
 impl RetryTrigger {
-    /// Makes the thread try again at once if a certificate is due or an order has failed.
+    /// Makes the thread try again if a certificate is due or an order has failed: at once, unless the authority has asked
+    /// to wait (Retry-After).
     pub fn retry(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self.0.lock().unpoisoned() = true;
         self.1.notify_all();
     }
 
     /// Waits for at most `time`. True if [`RetryTrigger::retry`] was called.
     fn wait(&self, time: Duration) -> bool {
-        let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut guard = self.1.wait_timeout_while(guard, time, |nudged| !*nudged).unpoisoned().0;
+        let guard = self.0.lock().unpoisoned();
+        let mut guard = self.1.wait_timeout_while(guard, time, |is_asked| !*is_asked).unpoisoned().0;
         std::mem::take(&mut *guard)
     }
 }
