@@ -124,7 +124,7 @@ fn providers(options: &SignInOptions, is_asked: bool, request: &str, another_acc
 pub fn to_provider(site: &ExternalUrl, provider: &str, url: &str) -> Response {
     let body = html! {
         h1 { "Signing in with " (provider) }
-        p { a href=(url) rel="noreferrer" { "Go on to " (provider) } }
+        p { a href=(url) rel="noreferrer" { "Continue to " (provider) } }
     };
     page(site, None, StatusCode::OK, "Signing in", None, body)
         .with(HeaderName::from_static("refresh"), format!("0;url={url}"))
@@ -143,7 +143,7 @@ pub fn not_signed_in(
     let body = html! {
         h1 { "You are not signed in" }
         p .alert role="alert" {
-            @if is_denied { "The sign-in was called off at " (provider) "." }
+            @if is_denied { "The sign-in was cancelled at " (provider) "." }
             @else { (provider) " did not sign you in." }
         }
         p { "You can try again, or close this page." }
@@ -170,7 +170,7 @@ pub fn not_allowed(
         p .alert role="alert" {
             "At " (provider) " you are signed in as " strong { (shown) } ". This account may not use this server."
         }
-        p { "If you have another account, sign in with that one. Else ask the operator of this server." }
+        p { "If you have another account, sign in with that one. Otherwise ask the operator of this server." }
         @if let Some(client) = client { (who_asks(site, client)) }
         (providers(options, client.is_some(), request, true))
     };

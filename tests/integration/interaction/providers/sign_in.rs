@@ -373,7 +373,7 @@ fn a_provider_that_says_no_is_not_quoted() {
     };
     let reply = come_back(&browser, "oidc", &answer("access_denied"));
     assert_eq!(reply.status, 403);
-    assert!(reply.text().contains("called off") && !reply.text().contains("alert(1)"));
+    assert!(reply.text().contains("cancelled") && !reply.text().contains("alert(1)"));
     // Another try from there leads to the client all the same.
     let url = choose(&browser, &reply, "oidc");
     assert_eq!(come_back(&browser, "oidc", &p.idp.authorize(&url)).status, 303);
