@@ -15,9 +15,10 @@ use mcp_auth_proxy::mcp::jsonrpc;
 use mcp_auth_proxy::mcp::message::{Id, Message, one_line, split};
 use mcp_auth_proxy::net::client_address::TrustedProxies;
 use mcp_auth_proxy::oauth::client_auth;
-use mcp_auth_proxy::oauth::{register, resource};
+use mcp_auth_proxy::oauth::register;
 use mcp_auth_proxy::pages::display_name;
 use mcp_auth_proxy::redirect_uri::RedirectUri;
+use mcp_auth_proxy::resource_url::ResourceUrl;
 use mcp_auth_proxy::tls::x509::CertificateInfo;
 use mcp_auth_proxy::tokens::access::AccessToken;
 use mcp_auth_proxy::tokens::artefacts::{
@@ -84,11 +85,17 @@ pub(super) fn chunked_body(data: &[u8]) {
     assert!(out.len() as u64 <= LIMIT);
 }
 
-/// Parameters stand once, and the resource check takes whatever there is.
+/// Parameters stand once, and a resource that is accepted is one on the external origin for any parser.
 pub(super) fn form(data: &[u8]) {
-    let external = mcp_auth_proxy::url::ExternalUrl::parse("https://mcp.example.com").expect("a good URL");
     let Ok(form) = Form::parse(data) else { return };
-    let _ = resource::check(&form, &external);
+    for url in form.all("resource").filter_map(|text| ResourceUrl::parse(text, "https://mcp.example.com")) {
+        let uri: http::Uri = url.as_str().parse().expect("an accepted resource is a URL");
+        let authority = uri.authority().expect("it has a host").as_str().to_ascii_lowercase();
+        assert!(matches!(authority.as_str(), "mcp.example.com" | "mcp.example.com:443"), "{authority}");
+        assert_eq!(uri.scheme_str(), Some("https"));
+        let own = uri.path().strip_suffix('/').unwrap_or(uri.path());
+        assert!(url.covers(&format!("{own}/x")) && !url.covers(&format!("{own}x/")) || own.is_empty());
+    }
     let mut headers = http::HeaderMap::new();
     if let Some(value) = form.get("authorization").and_then(|v| http::HeaderValue::from_str(v).ok()) {
         headers.insert("authorization", value);

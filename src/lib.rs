@@ -27,7 +27,7 @@
 //! | [`net`], [`flags`] | sockets, addresses, rate limits; the definitions of all options |
 //! | [`clock`], [`thread`], [`wake`], [`blocking`], [`observe`] | time, threads, waking a waiting thread, announcing a blocking call, the log |
 //! | [`lock`], [`bounded_map`], [`token_bucket`] | locks that survive a panic, maps with a maximum size, rate limits |
-//! | [`url`], [`redirect_uri`], [`encoding`], [`identity`], [`rules`] | value types: URLs, ids of users and clients, allow rules |
+//! | [`url`], [`redirect_uri`], [`resource_url`], [`encoding`], [`identity`], [`rules`] | value types: URLs, ids of users and clients, allow rules |
 //! | [`privileges`] | dropping root privileges that are not needed |
 //!
 //! Where behaviour is decided, by the question that one would ask:
@@ -37,6 +37,7 @@
 //! | Which path goes to which handler? | `app::routes` |
 //! | What does an option do, what is its default? | its entry in `flags::list`; the default in `flags::settings`; what follows from it in `app::config` |
 //! | When is a request answered with 401, and with which header fields? | `resource::bearer`, `resource::challenge` |
+//! | Which paths is a token for? | `resource_url`, `oauth::resource` |
 //! | What happens when a refresh token is used twice? | `oauth::rotation` |
 //! | Which redirect URIs may a client have? | `redirect_uri` |
 //! | Which keys sign what, and for how long? | `tokens::keys`, `tokens::artefacts` |
@@ -77,6 +78,7 @@ pub mod pages;
 pub mod privileges;
 pub mod redirect_uri;
 pub mod resource;
+pub mod resource_url;
 pub mod rules;
 pub mod store;
 pub mod thread;

@@ -141,7 +141,7 @@ impl Handler for App {
         if is_own(path) {
             return ROUTES.iter().any(|(method, p, ..)| *method == head.method && *p == path);
         }
-        bearer::verify(&self.server.login, &head.headers).is_ok()
+        bearer::verify(&self.server.login, path, &head.headers).is_ok()
     }
 
     fn exempt(&self, peer: IpAddr) -> bool {
@@ -205,7 +205,7 @@ impl App {
         let mut response = if request.parts.method == Method::OPTIONS {
             preflight(request, &[Method::GET, Method::POST, Method::DELETE])
         } else {
-            match bearer::principal(&self.server.login, &self.seen, headers) {
+            match bearer::principal(&self.server.login, &self.seen, path, headers) {
                 Err(denial) => challenge::challenge(&self.core, &self.mcp_url, path, headers, denial),
                 Ok(_) if matches!(request.parts.method, Method::TRACE) => Response::text(
                     StatusCode::METHOD_NOT_ALLOWED,

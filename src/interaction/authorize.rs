@@ -79,7 +79,7 @@ fn carry_out(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -> Res
     match (form.get("decision"), session) {
         (Some("deny"), _) => Ok(authorize::deny(core, &suspended, caller)),
         (Some("allow"), Some(session)) if suspended.request.session == binding => {
-            consent::remember(core, &session.user, &suspended.request.client, &suspended.redirect)?;
+            consent::remember(core, &session.user, &suspended.request, &suspended.redirect)?;
             Ok(authorize::allow(&interactions.server, &suspended, &session.user, caller)?)
         }
         // The session is not the one that the page was made for: show the page again with the name of the current user.

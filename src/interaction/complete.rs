@@ -45,7 +45,7 @@ pub(super) fn complete(
     }
     let mut response = match suspended {
         Some(suspended) => {
-            consent::remember(core, user, &suspended.request.client, &suspended.redirect)?;
+            consent::remember(core, user, &suspended.request, &suspended.redirect)?;
             let answer = authorize::allow(&interactions.server, suspended, user, caller);
             answer.unwrap_or_else(|e| Failure::from(e).page(interactions, visit))
         }

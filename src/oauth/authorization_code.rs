@@ -2,6 +2,7 @@
 
 use super::error::{OAuthError, invalid_grant};
 use super::issue;
+use super::resource;
 use super::rotation;
 use super::server::AuthorizationServer;
 use crate::core::Lifetimes;
@@ -10,6 +11,7 @@ use crate::http::form::Form;
 use crate::http::{Caller, Response};
 use crate::identity::{ClientId, GrantId};
 use crate::resource::stream_recheck::end_grant;
+use crate::resource_url::Resources;
 use crate::store::rows::{Client, Grant, Phase};
 use crate::store::{StoreError, Tx};
 use crate::tokens::artefacts::AuthorizationCode;
@@ -18,6 +20,8 @@ use crate::tokens::equal;
 enum Redemption {
     Done(Box<Grant>),
     Replayed,
+    /// The client asks for a resource that the grant is not for.
+    OtherTarget,
     Refused(&'static str),
 }
 
@@ -26,6 +30,7 @@ pub(super) fn redeem(
     server: &AuthorizationServer,
     client: &Client,
     form: &Form,
+    resources: Option<Resources>,
     caller: Caller,
 ) -> Result<Response, OAuthError> {
     let missing = |name: &str| OAuthError::new("invalid_request", format!("{name} is missing"));
@@ -41,6 +46,8 @@ pub(super) fn redeem(
         client: client.id.clone(),
         redirect_uri: form.get("redirect_uri").map(str::to_string),
         proof: proof_of(verifier),
+        resources: resources.clone(),
+        origin: server.core.external.origin.clone(),
     };
     let lifetimes = server.core.lifetimes;
     let redemption = server.core.state.transact(move |tx| settle(tx, &code.grant, presented, lifetimes))?;
@@ -52,12 +59,14 @@ pub(super) fn redeem(
                 return Err(invalid_grant("the user may not use this server any more"));
             };
             log::info!(request:% = caller.id, user:% = grant.user.id, client:% = client.id, client_name = client.shown_name(), grant:% = grant.id, address:% = caller.address; "tokens were issued");
-            Ok(issue::tokens(&server.core, &grant, vouched))
+            let audience = resource::audience(&grant, resources.as_ref(), &server.core.external.origin)?;
+            Ok(issue::tokens(&server.core, &grant, audience, vouched))
         }
         Redemption::Replayed => {
             log::warn!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address; "an authorization code was used twice; its grant was revoked");
             Err(invalid_grant("the code was redeemed before; the authorization has been revoked"))
         }
+        Redemption::OtherTarget => Err(resource::not_granted()),
         Redemption::Refused(why) => {
             log::info!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address, reason = why; "an authorization code was refused");
             Err(invalid_grant(why))
@@ -71,6 +80,10 @@ struct Presented {
     redirect_uri: Option<String>,
     /// The challenge computed from `code_verifier`; `None` if the verifier is malformed.
     proof: Option<String>,
+    /// The resources that it asks for.
+    resources: Option<Resources>,
+    /// The external origin.
+    origin: String,
 }
 
 /// Computes the S256 challenge of a verifier (RFC 7636 section 4.6); `None` if the verifier is malformed (section 4.1).
@@ -109,6 +122,10 @@ fn settle(tx: &mut Tx<'_>, id: &GrantId, presented: Presented, lifetimes: Lifeti
         // RFC 6749 section 4.1.2: the code was redeemed before, so it may have been stolen. Revoke the grant.
         tx.revoke(grant, lifetimes.access_token);
         return Ok(Redemption::Replayed);
+    }
+    // The code stays valid, so that the client can correct its request.
+    if resource::audience(&grant, presented.resources.as_ref(), &presented.origin).is_err() {
+        return Ok(Redemption::OtherTarget);
     }
     let now = tx.now();
     grant.phase = Phase::Active {

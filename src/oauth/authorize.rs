@@ -20,6 +20,7 @@ use crate::http::form::Form;
 use crate::http::{Caller, Response};
 use crate::identity::{ClientId, GrantId, User};
 use crate::redirect_uri::RedirectUri;
+use crate::resource_url::Resources;
 use crate::store::StoreError;
 use crate::store::rows::{Client, Consent, Grant, Phase, Session};
 use crate::tokens::artefacts::{AuthorizationCode, AuthorizationRequest, CODE_LIFETIME, REQUEST_LIFETIME};
@@ -126,7 +127,12 @@ impl Opened {
         match session {
             Some(session)
                 if !wants_page
-                    && consent::is_remembered(&server.core, &session.user, &client.id, &suspended.redirect)? =>
+                    && consent::is_remembered(
+                        &server.core,
+                        &session.user,
+                        &suspended.request,
+                        &suspended.redirect,
+                    )? =>
             {
                 allow(server, &suspended, &session.user, caller).map(Step::Answer).map_err(Refusal::NotAllowed)
             }
@@ -219,6 +225,7 @@ fn begin_grant(
             user: for_user.clone(),
             client: client.id.clone(),
             auth_method: client.auth_method,
+            resources: Some(asked_by.resources),
             phase: Phase::Pending {
                 code_challenge: asked_by.code_challenge,
                 redirect_uri: asked_by.redirect_uri,
@@ -295,7 +302,7 @@ pub fn read(core: &Core, query: &str, binding: &str) -> Result<Opened, Refusal> 
         return Err(tell(OAuthError::new("request_not_supported", "request objects are not supported")));
     }
     let challenge = code_challenge(&form).map_err(invalid)?;
-    resource::check(&form, &core.external).map_err(tell)?;
+    let resources = resource::requested(core, &form).map_err(tell)?;
     let prompt = Prompt::parse(form.get("prompt").unwrap_or_default()).map_err(invalid)?;
 
     let request = AuthorizationRequest {
@@ -306,6 +313,7 @@ pub fn read(core: &Core, query: &str, binding: &str) -> Result<Opened, Refusal> 
         redirect_uri_given,
         state,
         code_challenge: challenge,
+        resources: resources.unwrap_or_else(|| Resources::new(Vec::new(), &core.external.origin)),
         sign_in_anew: prompt.login,
         select_account: prompt.select_account,
         session: None,
@@ -394,6 +402,7 @@ mod tests {
             redirect_uri_given: true,
             state: None,
             code_challenge: "challenge".into(),
+            resources: Resources::new(Vec::new(), "https://mcp.example.com"),
             sign_in_anew: false,
             select_account: false,
             session: None,

@@ -6,9 +6,16 @@ use crate::identity::{ClientId, User, UserId};
 use crate::redirect_uri::{Destination, RedirectUri};
 use crate::store::StoreError;
 use crate::store::rows::{Consent, Grant, Phase};
+use crate::tokens::artefacts::AuthorizationRequest;
 
-fn key(user: &User, client: &ClientId, redirect: &RedirectUri) -> String {
-    digest(format!("{}\0{client}\0{}", user.id, redirect.host()).as_bytes())
+fn key(core: &Core, user: &User, request: &AuthorizationRequest, redirect: &RedirectUri) -> String {
+    let mut key = format!("{}\0{}\0{}", user.id, request.client, redirect.host());
+    // Earlier versions knew no resources: their consents are for the whole origin.
+    for url in request.resources.urls().iter().filter(|url| url.as_str() != core.external.origin) {
+        key.push('\0');
+        key.push_str(url.as_str());
+    }
+    digest(key.as_bytes())
 }
 
 /// The key of the row that names the newest grant.
@@ -16,27 +23,32 @@ pub(super) fn newest_grant_key(user: &UserId, client: &ClientId) -> String {
     digest(format!("{user}\0{client}").as_bytes())
 }
 
-/// Has the user allowed this client before, with a redirect to the same host? Any program on the user's machine can
+/// Has the user allowed this client before, for the same resources and with a redirect to the same host? Any program on the user's machine can
 /// receive a redirect to that machine, so such a client always needs a new consent (RFC 8252 section 8.6).
 pub(super) fn is_remembered(
     core: &Core,
     user: &User,
-    client: &ClientId,
+    request: &AuthorizationRequest,
     redirect: &RedirectUri,
 ) -> Result<bool, StoreError> {
     if redirect.destination() != Destination::Web {
         return Ok(false);
     }
-    Ok(core.state.get::<Consent>(&key(user, client, redirect))?.is_some())
+    Ok(core.state.get::<Consent>(&key(core, user, request, redirect))?.is_some())
 }
 
 /// Remembers a consent, so that the page can be skipped next time. Does nothing for a redirect to the user's own
 /// machine, where the page is always shown.
-pub fn remember(core: &Core, user: &User, client: &ClientId, redirect: &RedirectUri) -> Result<(), StoreError> {
+pub fn remember(
+    core: &Core,
+    user: &User,
+    request: &AuthorizationRequest,
+    redirect: &RedirectUri,
+) -> Result<(), StoreError> {
     if redirect.destination() != Destination::Web {
         return Ok(());
     }
-    let key = key(user, client, redirect);
+    let key = key(core, user, request, redirect);
     let expires_at = core.now() + core.lifetimes.consent;
     core.state.transact(move |tx| {
         tx.put(&key, &Consent { grant: None, expires_at });

@@ -8,6 +8,7 @@ use crate::core::Core;
 use crate::http::Response;
 use crate::identity::{SCOPE, User};
 use crate::login::Login;
+use crate::resource_url::Resources;
 use crate::store::rows::{Grant, Phase, Rotation};
 use crate::tokens::access::AccessToken;
 use crate::tokens::artefacts::RefreshToken;
@@ -35,8 +36,8 @@ pub(super) fn vouch(login: &Login, user: &User) -> Result<Option<Vouched>, OAuth
 }
 
 /// Builds the token response (RFC 6749 section 5.1). The refresh token contains only values of the grant row, so that
-/// the same token can be issued again.
-pub(super) fn tokens(core: &Core, grant: &Grant, vouched: Vouched) -> Response {
+/// the same token can be issued again. `audience` is what the access token is for.
+pub(super) fn tokens(core: &Core, grant: &Grant, audience: Resources, vouched: Vouched) -> Response {
     let Phase::Active { rotation: Rotation { generation, attempt, since, .. }, .. } = grant.phase else {
         return invalid_grant("the authorization has ended").response();
     };
@@ -44,7 +45,7 @@ pub(super) fn tokens(core: &Core, grant: &Grant, vouched: Vouched) -> Response {
     let exp = (now + core.lifetimes.access_token).min(grant.expires_at);
     let access = AccessToken {
         iss: core.keys.issuer().to_string(),
-        aud: core.keys.issuer().to_string(),
+        aud: audience,
         sub: grant.user.id.clone(),
         client_id: grant.client.clone(),
         scope: SCOPE.to_string(),

@@ -5,6 +5,7 @@ use http::StatusCode;
 
 use super::error::{OAuthError, invalid_grant};
 use super::issue;
+use super::resource;
 use super::rotation::{self, Presented, Verdict};
 use super::server::AuthorizationServer;
 use crate::core::Lifetimes;
@@ -13,6 +14,7 @@ use crate::http::{Caller, Response};
 use crate::identity::{ClientId, CredentialId, GrantId};
 use crate::login::providers::user_records::Recheck;
 use crate::resource::stream_recheck::end_grant;
+use crate::resource_url::Resources;
 use crate::store::rows::{Client, Grant, Phase};
 use crate::store::{StoreError, Tx};
 use crate::tokens::artefacts::RefreshToken;
@@ -21,6 +23,8 @@ enum Refresh {
     /// New tokens are issued; the text tells the log how: rotated, repeated or replaced.
     Done(Box<Grant>, &'static str),
     Reuse(Box<Grant>),
+    /// The client asks for a resource that the grant is not for.
+    OtherTarget,
     Refused(&'static str),
 }
 
@@ -29,6 +33,7 @@ pub(super) fn refresh(
     server: &AuthorizationServer,
     client: &Client,
     form: &Form,
+    resources: Option<Resources>,
     caller: Caller,
 ) -> Result<Response, OAuthError> {
     let text =
@@ -51,6 +56,8 @@ pub(super) fn refresh(
         email,
         current: server.login.current_credentials(),
         lifetimes: server.core.lifetimes,
+        resources: resources.clone(),
+        origin: server.core.external.origin.clone(),
     };
     let outcome = server.core.state.transact(move |tx| settle(tx, &token.grant, attempt))?;
     match outcome {
@@ -62,7 +69,8 @@ pub(super) fn refresh(
                 request:% = caller.id, user:% = grant.user.id, client:% = client.id, client_name = client.shown_name(), grant:% = grant.id, address:% = caller.address, how = how;
                 "tokens were refreshed"
             );
-            Ok(issue::tokens(&server.core, &grant, vouched))
+            let audience = resource::audience(&grant, resources.as_ref(), &server.core.external.origin)?;
+            Ok(issue::tokens(&server.core, &grant, audience, vouched))
         }
         Refresh::Reuse(grant) => {
             log::warn!(
@@ -71,6 +79,7 @@ pub(super) fn refresh(
             );
             Err(invalid_grant("the refresh token was used before; the authorization has been revoked"))
         }
+        Refresh::OtherTarget => Err(resource::not_granted()),
         Refresh::Refused(why) => {
             log::info!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address, reason = why; "a refresh token was refused");
             Err(invalid_grant(why))
@@ -88,11 +97,15 @@ struct Attempt {
     /// All credentials (passwords and providers) that are configured.
     current: Vec<CredentialId>,
     lifetimes: Lifetimes,
+    /// The resources that the client asks for. They narrow this access token and not the grant (RFC 8707 section 2.2).
+    resources: Option<Resources>,
+    /// The external origin.
+    origin: String,
 }
 
 /// Checks a refresh token and updates its grant, in one transaction.
 fn settle(tx: &mut Tx<'_>, id: &GrantId, attempt: Attempt) -> Result<Refresh, StoreError> {
-    let Attempt { client, presented, email, current, lifetimes } = attempt;
+    let Attempt { client, presented, email, current, lifetimes, resources, origin } = attempt;
     let Some(mut grant) = tx.get::<Grant>(id.as_str())? else {
         return Ok(Refresh::Refused("the refresh token has expired"));
     };
@@ -100,6 +113,7 @@ fn settle(tx: &mut Tx<'_>, id: &GrantId, attempt: Attempt) -> Result<Refresh, St
         return Ok(Refresh::Refused("the refresh token was given to another client"));
     }
     let now = tx.now();
+    let is_granted = resource::audience(&grant, resources.as_ref(), &origin).is_ok();
     let Phase::Active { rotation, .. } = &mut grant.phase else {
         return Ok(Refresh::Refused("the authorization has ended"));
     };
@@ -107,7 +121,12 @@ fn settle(tx: &mut Tx<'_>, id: &GrantId, attempt: Attempt) -> Result<Refresh, St
         tx.revoke(grant, lifetimes.access_token);
         return Ok(Refresh::Refused("the password, or the way to sign in, has been changed since"));
     }
-    match rotation::judge(*rotation, presented, now) {
+    let verdict = rotation::judge(*rotation, presented, now);
+    // Reuse ends the grant whatever the client asks for.
+    if !is_granted && !matches!(verdict, Verdict::Reuse | Verdict::Unknown) {
+        return Ok(Refresh::OtherTarget);
+    }
+    match verdict {
         Verdict::Rotate(next) => {
             *rotation = next;
             grant.access_token_lifetime = grant.access_token_lifetime.max(lifetimes.access_token);

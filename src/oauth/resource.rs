@@ -1,24 +1,46 @@
-//! Resource indicators (RFC 8707). There is only one resource, the external origin.
+//! The parameter `resource` (RFC 8707) at the authorization and token endpoints.
 
 use super::error::OAuthError;
+use crate::core::Core;
 use crate::http::form::Form;
-use crate::url::ExternalUrl;
+use crate::resource_url::{ResourceUrl, Resources};
+use crate::store::rows::Grant;
 
-/// Checks every `resource` parameter. Each must be a URL on the external origin; without any, the check passes.
-pub fn check(form: &Form, external: &ExternalUrl) -> Result<(), OAuthError> {
-    match form.all("resource").all(|r| is_ours(r, external)) {
-        true => Ok(()),
-        false => Err(OAuthError::new("invalid_target", format!("the resource is not on {}", external.origin))),
+/// Most resources in one request: they are in each access token.
+const MAX_RESOURCES: usize = 8;
+
+/// What the request asks for, `None` if it names no resource. Each one must be a URL on the external origin; otherwise the
+/// error is `invalid_target` (RFC 8707 section 2).
+pub(super) fn requested(core: &Core, form: &Form) -> Result<Option<Resources>, OAuthError> {
+    let origin = &core.external.origin;
+    let urls: Vec<&str> = form.all("resource").collect();
+    if urls.len() > MAX_RESOURCES {
+        return Err(invalid_target(format!("there are more than {MAX_RESOURCES} resources")));
+    }
+    let urls: Option<Vec<ResourceUrl>> = urls.into_iter().map(|url| ResourceUrl::parse(url, origin)).collect();
+    let urls = urls.ok_or_else(|| invalid_target(format!("the resource is not a URL on {origin}")))?;
+    Ok((!urls.is_empty()).then(|| Resources::new(urls, origin)))
+}
+
+/// The audience of an access token: what the token request asks for, or else everything that the grant is for. It is an
+/// error to ask for more than that (RFC 8707 section 2.2).
+pub(super) fn audience(grant: &Grant, requested: Option<&Resources>, origin: &str) -> Result<Resources, OAuthError> {
+    // Grants of earlier versions name no resource: they are for the whole origin.
+    let granted = grant.resources.clone().unwrap_or_else(|| Resources::new(Vec::new(), origin));
+    match requested {
+        None => Ok(granted),
+        Some(requested) if granted.include(requested) => Ok(requested.clone()),
+        Some(_) => Err(not_granted()),
     }
 }
 
-fn is_ours(resource: &str, external: &ExternalUrl) -> bool {
-    let Some((scheme, after)) = resource.split_once("://") else { return false };
-    if resource.contains(['#', '\\']) {
-        return false;
-    }
-    let authority = &after[..after.find(['/', '?']).unwrap_or(after.len())];
-    ExternalUrl::parse(&format!("{scheme}://{authority}")).is_ok_and(|url| url.origin == external.origin)
+/// The error for a token request that asks for more than was granted.
+pub(super) fn not_granted() -> OAuthError {
+    invalid_target("the authorization is not for this resource".into())
+}
+
+fn invalid_target(description: String) -> OAuthError {
+    OAuthError::new("invalid_target", description)
 }
 
 #[cfg(test)]
@@ -26,27 +48,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_url_on_the_origin_and_none_elsewhere() {
-        let ours = ExternalUrl::parse("https://mcp.example.com").unwrap();
-        let check = |query: &str| check(&Form::parse(query.as_bytes()).unwrap(), &ours).is_ok();
-        assert!(check("") && check("resource="));
-        for good in ["https://mcp.example.com", "https://mcp.example.com/", "https://MCP.example.com:443/mcp?x=1"] {
-            assert!(check(&format!("resource={good}")), "{good}");
-        }
-        for bad in [
-            "http://mcp.example.com",
-            "https://mcp.example.com.evil",
-            "https://evil/mcp.example.com",
-            "https://u@mcp.example.com",
-            "https://mcp.example.com:8443",
-            "https://mcp.example.com%23f",
-            "/mcp",
-            "mcp.example.com",
-            "https://mcp.example.com%5c@evil",
-        ] {
-            assert!(!check(&format!("resource={bad}")), "{bad}");
-        }
-        assert!(check("resource=https://mcp.example.com/a&resource=https://mcp.example.com/b"));
-        assert!(!check("resource=https://mcp.example.com/a&resource=https://evil"), "a mixture");
+    fn a_grant_of_an_earlier_version_is_for_the_whole_origin() {
+        let row = r#"{"id":"g","user":{"id":"password","credential":"k"},"client":"c","auth_method":"none","phase":"revoked",
+            "access_token_lifetime":3600,"created_at":1,"expires_at":2}"#;
+        let grant: Grant = serde_json::from_str(row).unwrap();
+        let origin = "https://mcp.example.com";
+        assert_eq!(audience(&grant, None, origin).unwrap(), Resources::new(Vec::new(), origin));
+        let narrower = Resources::new(vec![ResourceUrl::parse("https://mcp.example.com/mcp", origin).unwrap()], origin);
+        assert_eq!(audience(&grant, Some(&narrower), origin).unwrap(), narrower);
     }
 }

@@ -32,6 +32,6 @@ fn answer(
         }
     };
     let client = client_auth::authenticate(&server.core, &request.parts.headers, form)?;
-    resource::check(form, &server.core.external)?;
-    grant(server, &client, form, caller)
+    let resources = resource::requested(&server.core, form)?;
+    grant(server, &client, form, resources, caller)
 }

@@ -18,9 +18,9 @@ pub enum Denial {
     BadToken(&'static str),
 }
 
-/// The principal of the request's bearer token. Reads memory only, except for a user record that is not cached yet.
-pub fn principal(login: &Login, seen: &Seen, headers: &HeaderMap) -> Result<Principal, Denial> {
-    let token = verify(login, headers)?;
+/// The principal of the bearer token of a request to `path`. Reads memory only, except for a user record that is not cached yet.
+pub fn principal(login: &Login, seen: &Seen, path: &str, headers: &HeaderMap) -> Result<Principal, Denial> {
+    let token = verify(login, path, headers)?;
     seen.note(&token);
     let person = match login.providers.of_credential(&token.credential) {
         // The store is read only if the record is not in memory, as at a user's first request after the proxy's start.
@@ -41,8 +41,8 @@ pub fn principal(login: &Login, seen: &Seen, headers: &HeaderMap) -> Result<Prin
     })
 }
 
-/// The request's bearer token, if it is valid.
-pub fn verify(login: &Login, headers: &HeaderMap) -> Result<AccessToken, Denial> {
+/// The request's bearer token, if it is valid for a request to `path`.
+pub fn verify(login: &Login, path: &str, headers: &HeaderMap) -> Result<AccessToken, Denial> {
     let mut fields = headers.get_all(AUTHORIZATION).iter();
     let Some(field) = fields.next() else { return Err(Denial::NoToken) };
     if fields.next().is_some() {
@@ -56,6 +56,9 @@ pub fn verify(login: &Login, headers: &HeaderMap) -> Result<AccessToken, Denial>
         TokenError::Invalid => Denial::BadToken("the token is not valid"),
         TokenError::Expired => Denial::BadToken("the token has expired"),
     })?;
+    if !token.aud.cover(path) {
+        return Err(Denial::BadToken("the token is for another resource"));
+    }
     if login.core.state.is_revoked(&token.grant) {
         return Err(Denial::BadToken("the token has been revoked"));
     }

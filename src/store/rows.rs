@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::backend::Table;
 use crate::clock::Timestamp;
 use crate::identity::{ClientId, GrantId, SessionId, User, UserId, UserRecord};
+use crate::resource_url::Resources;
 
 /// A typed row.
 pub trait Stored: Serialize + DeserializeOwned {
@@ -76,6 +77,9 @@ pub struct Grant {
     pub client: ClientId,
     /// How the client authenticates.
     pub auth_method: AuthMethod,
+    /// What it gives access to; `None` in a row of an earlier version, which is for the whole origin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
     /// Its phase.
     pub phase: Phase,
     /// Longest lifetime of the access tokens issued for it, in seconds. Kept because the configured lifetime may be
@@ -153,7 +157,7 @@ pub struct Session {
     pub expires_at: Timestamp,
 }
 
-/// A remembered consent, with user × client × redirect host as its key. A row with user × client as its key names their
+/// A remembered consent, with user × client × redirect host × resources as its key. A row with user × client as its key names their
 /// newest grant instead.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Consent {

@@ -1,4 +1,4 @@
-//! Access tokens: JWTs for this one resource (RFC 9068), signed with HS256 (RFC 7518 section 3.2).
+//! Access tokens: JWTs (RFC 9068), signed with HS256 (RFC 7518 section 3.2).
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,6 +8,7 @@ use super::keys::{Keys, Kind, TokenError};
 use crate::clock::Timestamp;
 use crate::encoding::base64url;
 use crate::identity::{ClientId, CredentialId, GrantId, UserId};
+use crate::resource_url::Resources;
 
 /// `{"alg":"HS256","typ":"at+jwt"}`. A token with any other header is refused, so that a token can't choose the
 /// algorithm.
@@ -18,8 +19,8 @@ const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6ImF0K2p3dCJ9";
 pub struct AccessToken {
     /// The external URL.
     pub iss: String,
-    /// The external URL as well: the authorization server and the resource are one origin.
-    pub aud: String,
+    /// The resources that it is for (RFC 8707).
+    pub aud: Resources,
     /// The user.
     pub sub: UserId,
     /// The client.
@@ -60,8 +61,8 @@ impl AccessToken {
         out
     }
 
-    /// Checks form, signature, issuer, audience and lifetime (RFC 9068 section 4). The caller has to check for
-    /// revocation.
+    /// Checks form, signature, issuer and lifetime (RFC 9068 section 4), and that the audience is on this origin. The
+    /// caller has to check that the audience covers the request, and that the token has not been revoked.
     pub fn verify(text: &str, keys: &Keys, now: Timestamp) -> Result<AccessToken, TokenError> {
         let (signed, mac) = text.rsplit_once('.').ok_or(TokenError::Invalid)?;
         let claims = signed.strip_prefix(HEADER).and_then(|s| s.strip_prefix('.')).ok_or(TokenError::Invalid)?;
@@ -71,7 +72,7 @@ impl AccessToken {
         }
         let claims = URL_SAFE_NO_PAD.decode(claims).map_err(|_| TokenError::Invalid)?;
         let token: AccessToken = serde_json::from_slice(&claims).map_err(|_| TokenError::Invalid)?;
-        if token.iss != keys.issuer() || token.aud != keys.issuer() {
+        if token.iss != keys.issuer() || !token.aud.are_on(keys.issuer()) {
             return Err(TokenError::Invalid);
         }
         if now >= token.exp { Err(TokenError::Expired) } else { Ok(token) }
@@ -81,7 +82,7 @@ impl AccessToken {
     pub(crate) fn sample(issuer: &str, exp: Timestamp) -> AccessToken {
         AccessToken {
             iss: issuer.into(),
-            aud: issuer.into(),
+            aud: Resources::new(Vec::new(), issuer),
             sub: UserId("password".into()),
             client_id: ClientId("c".into()),
             scope: crate::identity::SCOPE.into(),
@@ -114,9 +115,10 @@ mod tests {
         let good = AccessToken::sample("https://a", 10);
         assert_eq!(AccessToken::verify(&good.sign(&keys), &keys, 9), Ok(good.clone()));
         assert_eq!(AccessToken::verify(&good.sign(&keys), &keys, 10), Err(TokenError::Expired));
-        for bad in
-            [AccessToken { aud: "https://b".into(), ..good.clone() }, AccessToken { iss: "https://b".into(), ..good }]
-        {
+        for bad in [
+            AccessToken { aud: Resources::new(Vec::new(), "https://b"), ..good.clone() },
+            AccessToken { iss: "https://b".into(), ..good },
+        ] {
             assert_eq!(AccessToken::verify(&bad.sign(&keys), &keys, 9), Err(TokenError::Invalid));
         }
     }

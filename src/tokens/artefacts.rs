@@ -6,6 +6,7 @@ use super::keys::{Artefact, Kind};
 use crate::clock::Timestamp;
 use crate::identity::ProviderId;
 use crate::identity::{ClientId, CredentialId, GrantId, SessionId};
+use crate::resource_url::Resources;
 use crate::store::rows::Client;
 
 /// Lifetime of an authorization code, in seconds (RFC 6749 section 4.1.2 recommends ten minutes at most).
@@ -58,6 +59,8 @@ pub struct AuthorizationRequest {
     pub state: Option<String>,
     /// PKCE challenge, S256 (RFC 7636).
     pub code_challenge: String,
+    /// What the client wants access to (RFC 8707).
+    pub resources: Resources,
     /// The client asked for a new sign-in: a session is not enough.
     #[serde(default)]
     pub sign_in_anew: bool,
@@ -228,6 +231,7 @@ mod tests {
             redirect_uri_given: true,
             state: None,
             code_challenge: text(),
+            resources: Resources::new(Vec::new(), keys.issuer()),
             sign_in_anew: false,
             select_account: false,
             session: None,

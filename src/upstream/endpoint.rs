@@ -1,5 +1,7 @@
-//! Rewrites the `endpoint` event of HTTP+SSE (MCP 2024-11-05). In it the server announces its path for messages, but
-//! the client has to use another path if the upstream URL has a path of its own.
+//! Rewrites the `endpoint` event of HTTP+SSE (MCP 2024-11-05), in which the server announces its path for messages.
+//!
+//! The client gets a path below that of its stream, because its token may be for the stream's URL only: a server that
+//! announces `/messages?session=1` on `/sse` is reached at `/sse/messages?session=1`.
 
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
@@ -12,27 +14,41 @@ use crate::url::UpstreamUrl;
 
 /// Most bytes of the first event, and of each block before it; a longer one is not rewritten.
 const MAX_EVENT: usize = 8 << 10;
-/// Announced paths remembered at one time.
+/// Paths of each kind that are remembered at one time.
 const MAX_PATHS: usize = 64;
 
-/// Announced paths that are not below the prefix: requests for them are forwarded without adding the prefix.
+/// What servers have announced on their streams.
 #[derive(Clone)]
-pub(super) struct Announced(Arc<Mutex<BoundedMap<String, ()>>>);
+pub(super) struct Announced(Arc<Mutex<Paths>>);
+
+struct Paths {
+    /// Streams that have announced a path that is not below their own.
+    streams: BoundedMap<String, ()>,
+    /// Announced paths that are not below the prefix of the upstream URL.
+    outside: BoundedMap<String, ()>,
+}
 
 impl Default for Announced {
     fn default() -> Announced {
-        Announced(Arc::new(Mutex::new(BoundedMap::new(MAX_PATHS))))
+        let (streams, outside) = (BoundedMap::new(MAX_PATHS), BoundedMap::new(MAX_PATHS));
+        Announced(Arc::new(Mutex::new(Paths { streams, outside })))
     }
 }
 
 impl Announced {
-    /// Was `path` announced?
-    pub(super) fn contains(&self, path: &str) -> bool {
-        self.0.lock().unpoisoned().contains_key(path)
+    /// The path that the server announced, if the client's `path` is one that an `endpoint` event was rewritten to.
+    pub(super) fn behind<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let paths = self.0.lock().unpoisoned();
+        let slashes = path.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0);
+        slashes
+            .map(|at| path.split_at(at))
+            .find(|(stream, _)| paths.streams.contains_key(*stream))
+            .map(|(_, rest)| rest)
     }
 
-    fn add(&self, path: &str) {
-        self.0.lock().unpoisoned().insert(path.into(), ());
+    /// Is `path` announced, and outside the prefix of the upstream URL?
+    pub(super) fn is_outside(&self, path: &str) -> bool {
+        self.0.lock().unpoisoned().outside.contains_key(path)
     }
 }
 
@@ -41,6 +57,8 @@ pub(super) struct EndpointRewriter<R> {
     inner: R,
     url: UpstreamUrl,
     announced: Announced,
+    /// The client's path of the stream, without a slash at its end.
+    stream: String,
     /// The bytes read so far while looking for the first event; `None` afterwards.
     looking: Option<Vec<u8>>,
     /// What is ready to be passed on.
@@ -48,8 +66,10 @@ pub(super) struct EndpointRewriter<R> {
 }
 
 impl<R: Read> EndpointRewriter<R> {
-    pub(super) fn new(inner: R, url: UpstreamUrl, announced: Announced) -> EndpointRewriter<R> {
-        EndpointRewriter { inner, url, announced, looking: Some(Vec::new()), ready: Vec::new() }
+    /// For the answer to a GET of `path`.
+    pub(super) fn new(inner: R, url: UpstreamUrl, path: &str, announced: Announced) -> EndpointRewriter<R> {
+        let stream = path.strip_suffix('/').unwrap_or(path).to_string();
+        EndpointRewriter { inner, url, announced, stream, looking: Some(Vec::new()), ready: Vec::new() }
     }
 
     /// The event with its path as the client has to use it.
@@ -88,11 +108,21 @@ impl<R: Read> EndpointRewriter<R> {
             uri if uri.authority() == Some(&self.url.authority) => uri.path_and_query()?.to_string(),
             _ => return None,
         };
-        if let Some(rest) = path.strip_prefix(&self.url.prefix).filter(|rest| rest.starts_with('/')) {
-            return Some(rest.to_string());
+        let mut paths = self.announced.0.lock().unpoisoned();
+        let path = match path.strip_prefix(&self.url.prefix).filter(|rest| rest.starts_with('/')) {
+            Some(rest) => rest.to_string(),
+            None => {
+                paths.outside.insert(path.split('?').next().unwrap_or_default().into(), ());
+                path
+            }
+        };
+        let is_below =
+            path.strip_prefix(&self.stream).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']));
+        if self.stream.is_empty() || is_below {
+            return Some(path);
         }
-        self.announced.add(path.split('?').next().unwrap_or_default());
-        Some(path)
+        paths.streams.insert(self.stream.clone(), ());
+        Some(format!("{}{path}", self.stream))
     }
 }
 
@@ -132,12 +162,38 @@ mod tests {
     use super::*;
     use crate::flags::Settings;
 
-    fn through(stream: &str, announced: &Announced) -> String {
+    fn on(path: &str, stream: &str, announced: &Announced) -> String {
         let settings = Settings { upstream: Some("http://h:1/base".into()), ..Settings::default() };
         let url = crate::app::config::Config::build(settings).unwrap().upstream.url.unwrap();
         let mut out = String::new();
-        EndpointRewriter::new(stream.as_bytes(), url, announced.clone()).read_to_string(&mut out).unwrap();
+        EndpointRewriter::new(stream.as_bytes(), url, path, announced.clone()).read_to_string(&mut out).unwrap();
         out
+    }
+
+    fn through(stream: &str, announced: &Announced) -> String {
+        on("/", stream, announced)
+    }
+
+    #[test]
+    fn the_clients_path_is_below_that_of_its_stream() {
+        let announced = Announced::default();
+        let event = |data: &str| format!("event: endpoint\ndata: {data}\n\n");
+        for (stream, said, told) in [
+            ("/sse", "/base/messages?s=/sse", "/sse/messages?s=/sse"),
+            ("/a/sse/", "/base/messages", "/a/sse/messages"),
+            ("/sse", "/outside/m?s=1", "/sse/outside/m?s=1"),
+            ("/sse", "/base/ssession", "/sse/ssession"),
+            ("/sse", "/base/sse/messages", "/sse/messages"),
+            ("/sse", "/base/sse?s=1", "/sse?s=1"),
+        ] {
+            assert_eq!(on(stream, &event(said), &announced), event(told), "{stream} {said}");
+        }
+        assert_eq!(announced.behind("/sse/outside/m"), Some("/outside/m"));
+        assert_eq!(announced.behind("/a/sse/messages"), Some("/messages"));
+        assert!(announced.is_outside("/outside/m") && !announced.is_outside("/messages"));
+        for other in ["/sse", "/ssex/m", "/messages", "/b/sse/m", "/"] {
+            assert_eq!(announced.behind(other), None, "{other}");
+        }
     }
 
     #[test]
@@ -146,9 +202,9 @@ mod tests {
         let event = |data: &str| format!("event: endpoint\r\ndata: {data}\r\n\r\nevent: message\ndata: /base/x\n\n");
         assert_eq!(through(&event("/base/messages?s=1"), &announced), event("/messages?s=1"));
         assert_eq!(through(&event("http://h:1/base/m"), &announced), event("/m"));
-        assert!(!announced.contains("/messages"));
+        assert!(!announced.is_outside("/messages"));
         assert_eq!(through(&event("/outside?s=1"), &announced), event("/outside?s=1"));
-        assert!(announced.contains("/outside") && !announced.contains("/outside?s=1"));
+        assert!(announced.is_outside("/outside") && !announced.is_outside("/outside?s=1"));
         for before in [": welcome\n\n", "retry: 1000\n\n", ":\r\n\r\n: \n\nid: 1\n\n", "\n\n", "\u{feff}: x\n\n"] {
             let stream = |data: &str| format!("{before}{}", event(data));
             assert_eq!(through(&stream("/base/messages"), &announced), stream("/messages"), "{before:?}");

@@ -58,11 +58,16 @@ impl HttpUpstream {
         })
     }
 
-    /// The path and query for the upstream server: the path of the upstream URL is a prefix. An announced path gets no
-    /// prefix.
-    fn target(&self, uri: &Uri) -> String {
+    /// The path and query for the upstream server: the path of the upstream URL is a prefix. A path that a server has
+    /// announced for messages is the one that it announced.
+    fn target(&self, method: &Method, uri: &Uri) -> String {
         let asked = uri.path_and_query().map_or("/", |p| p.as_str());
-        if !self.url.prefix.is_empty() && self.announced.contains(uri.path()) {
+        let behind = if *method == Method::POST { self.announced.behind(uri.path()) } else { None };
+        if let Some(path) = behind {
+            let prefix = if self.announced.is_outside(path) { "" } else { self.url.prefix.as_str() };
+            return format!("{prefix}{}", &asked[uri.path().len() - path.len()..]);
+        }
+        if !self.url.prefix.is_empty() && self.announced.is_outside(uri.path()) {
             return asked.to_string();
         }
         if self.is_habitual(uri.path()) {
@@ -113,7 +118,7 @@ impl HttpUpstream {
         if let Some(why) = ambiguity(request.parts.uri.path()) {
             return Err(Failure::BadRequest(why));
         }
-        let asked = self.target(&request.parts.uri);
+        let asked = self.target(&request.parts.method, &request.parts.uri);
         let method = &request.parts.method;
         let mut target = self.redirects.follow(method, &asked).unwrap_or_else(|| asked.clone());
         for hop in 0.. {
@@ -184,8 +189,11 @@ impl HttpUpstream {
                 body.set_cancellation(Cancellation::of_stream(&request.client));
             }
             let answer = Answer { body, is_stream, id: request.id };
-            let reader: Box<dyn Read + Send> = match endless && length.is_none() && !self.url.prefix.is_empty() {
-                true => Box::new(EndpointRewriter::new(answer, self.url.clone(), self.announced.clone())),
+            let reader: Box<dyn Read + Send> = match endless && length.is_none() {
+                true => {
+                    let (url, path) = (self.url.clone(), request.parts.uri.path());
+                    Box::new(EndpointRewriter::new(answer, url, path, self.announced.clone()))
+                }
                 false => Box::new(answer),
             };
             Payload::Stream { reader, length }

@@ -2,4 +2,5 @@
 
 mod authorization;
 mod grants_model;
+mod resources;
 mod tokens;

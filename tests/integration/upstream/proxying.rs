@@ -491,15 +491,24 @@ fn an_http_sse_server_works_with_a_path_in_its_url() {
         .args(crate::support::proxy::arguments(&scratch, port))
         .arg(format!("http://127.0.0.1:{}/app", upstream.port));
     let proxy = Proxy::spawn(command, port, scratch);
-    let token = format!("Bearer {}", Client::public(&proxy).tokens().access);
+    let client = Client::public(&proxy);
+    let mut refresh = client.tokens().refresh;
     for (stream, target) in [("/sse", "/app/messages?session=1"), ("/legacy", "/post?session=1")] {
+        // A token for the stream's URL alone is enough, since messages go below it.
+        let url = format!("{}{stream}", proxy.origin());
+        let pairs = [("grant_type", "refresh_token"), ("refresh_token", refresh.as_str()), ("resource", &url)];
+        let tokens = crate::support::flow::tokens(&client.token_request(&pairs));
+        let token = format!("Bearer {}", tokens.access);
+        refresh = tokens.refresh;
         let mut connection = proxy.connect();
         connection.write(request("GET", stream, &proxy.host(), &[("Authorization", &token)], b""));
         connection.head().unwrap();
         let event = String::from_utf8(connection.chunk().unwrap()).unwrap();
         let endpoint = event.split("data: ").nth(1).unwrap().trim();
+        assert!(endpoint.starts_with(&format!("{stream}/")), "{endpoint}");
         assert_eq!(post(&proxy, &token, endpoint, PING).status, 202);
         assert_eq!(upstream.last().target, target);
+        assert_eq!(post(&proxy, &token, "/messages?session=1", PING).status, 401);
     }
 }
 
