@@ -6,6 +6,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { authlab } from "./authlab.mjs";
 import { conformance } from "./conformance.mjs";
 import { answers, freePort, PASSWORD, runCases, start, startProxy } from "./harness.mjs";
 import { providerScreens, screens } from "./screens.mjs";
@@ -237,6 +238,15 @@ const cases = {
       assert.ok(checks.length > 0, output);
       assert.deepEqual(bad.map((check) => `${check.status} ${check.id} ${check.errorMessage ?? ""}`), []);
       console.log(`      ${checks.length} checks in ${output.match(/Running scenario/g).length} scenarios`);
+    }),
+  "mcp-authlab finds nothing, and tokens bound to their resource": () =>
+    published("streamableHttp", async (proxy) => {
+      const found = await authlab({ python, origin: proxy.origin, password: PASSWORD });
+      for (const id of ["ASF-04", "TOK-02", "TOK-03", "TOK-05", "TOK-06", "SESS-01"]) assert.equal(found[id], "pass", id);
+      // Plain http on loopback; and the server's own handling of versions and scopes.
+      const expected = ["TLS-01", "VER-01", "SCOPE-01"];
+      const bad = Object.entries(found).filter(([id, status]) => status !== "pass" && !expected.includes(id));
+      assert.deepEqual(bad, []);
     }),
   "Chromium: several providers beside a password, no access, a provider that is not there": () =>
     withProvider(["--oidc-allowed-users", "alice@example.com", "--password", PASSWORD, "--google-client-id", "g", "--google-configuration-url", "http://127.0.0.1:9/none", "--google-allowed-users", "a@example.com", "--github-client-id", "g", "--github-allowed-users", "a"], async (proxy) => {
