@@ -201,6 +201,8 @@ const cases = {
   "TypeScript SDK to the demo": () => demo(({ url, password }) => typescriptFlow({ url, password, tools: DEMO })),
   "Python SDK to the demo": () => demo(async ({ url, password }) => pythonFlow(url, { password }, DEMO)),
   "both SDKs to server-everything over stdio": bothOverStdio([node, script("server-everything"), "stdio"], EVERYTHING),
+  "Python SDK over HTTP+SSE to server-memory over stdio": () =>
+    overStdio([node, script("server-memory")], (proxy) => pythonFlow(`${proxy.origin}/sse`, { password: PASSWORD }, MEMORY)),
   "both SDKs to server-filesystem over stdio": bothOverStdio([node, script("server-filesystem"), "FOLDER"], FILESYSTEM),
   "both SDKs to server-memory over stdio": bothOverStdio([node, script("server-memory")], MEMORY),
   "both SDKs to mcp-server-time over stdio, one of them in revision 2026-07-28": bothOverStdio([python, "-m", "mcp_server_time"], TIME, (proxy) => {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mcp_auth_proxy::identity::{ClientId, UserId};
+use mcp_auth_proxy::resource_url::{ResourceUrl, Resources};
 use mcp_auth_proxy::tokens::access::AccessToken;
 use mcp_auth_proxy::tokens::{Keys, Secret};
 use serde_json::{Value, json};
@@ -73,6 +74,15 @@ impl Published {
         let mut token = AccessToken::verify(&self.token, &keys, 0).unwrap();
         token.sub = UserId(user.into());
         token.client_id = ClientId(client.into());
+        self.client_with(token.sign(&keys))
+    }
+
+    /// A client whose token is for the resource at `path` alone.
+    pub(crate) fn client_at(&self, path: &str) -> McpClient<'_> {
+        let origin = self.proxy.origin();
+        let keys = Keys::new(&origin, &self.secret, &[]);
+        let mut token = AccessToken::verify(&self.token, &keys, 0).unwrap();
+        token.aud = Resources::new(vec![ResourceUrl::parse(&format!("{origin}{path}"), &origin).unwrap()], &origin);
         self.client_with(token.sign(&keys))
     }
 

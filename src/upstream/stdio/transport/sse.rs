@@ -17,8 +17,9 @@ use crate::upstream::stdio::session::Session;
 
 /// The path of the event stream.
 pub(crate) const STREAM: &str = "/sse";
-/// The path for the client's messages.
-pub(crate) const MESSAGES: &str = "/messages";
+/// The path for the client's messages. It is below that of the stream, because a client's token may be for the stream's
+/// URL only.
+pub(crate) const MESSAGES: &str = "/sse/messages";
 
 /// Answers a request for the stream.
 pub(crate) fn stream(manager: &Arc<ProcessManager>, owner: &Owner, request: &Request<'_>) -> Response {

@@ -84,7 +84,7 @@ fn without_a_token_nothing_is_told_but_where_to_get_one() {
         ("GET", "/mcp"),
         ("DELETE", "/mcp"),
         ("GET", "/sse"),
-        ("POST", "/messages?sessionId=x"),
+        ("POST", "/sse/messages?sessionId=x"),
         ("GET", "/other"),
     ] {
         let reply = published.proxy.send(method, target, &[("Accept", BOTH)], b"");
@@ -336,7 +336,7 @@ fn the_general_stream_goes_on_too() {
 #[test]
 fn the_oldest_clients_have_one_stream() {
     let published = Published::start(&[], &[]);
-    let client = published.client();
+    let client = published.client_at("/sse");
     let bearer = format!("Bearer {}", client.token);
     let mut connection = published.proxy.connect();
     connection.write(request("GET", "/sse", &published.proxy.host(), &[("Authorization", &bearer)], b""));
@@ -344,7 +344,7 @@ fn the_oldest_clients_have_one_stream() {
     assert_eq!(stream.head.header("content-type"), Some("text/event-stream"));
     let endpoint = stream.next().unwrap();
     assert_eq!(endpoint.name, "endpoint");
-    assert!(endpoint.data.starts_with("/messages?sessionId="), "{endpoint:?}");
+    assert!(endpoint.data.starts_with("/sse/messages?sessionId="), "{endpoint:?}");
     let post = |target: &str, token: &str, body: &str| {
         let fields = [("Authorization", token), ("Content-Type", "application/json")];
         published.proxy.send("POST", target, &fields, body.as_bytes()).status
@@ -356,8 +356,8 @@ fn the_oldest_clients_have_one_stream() {
     assert_eq!(post(&endpoint.data, &bearer, "{"), 400);
     let stranger = format!("Bearer {}", published.client_of("stranger", "c").token);
     assert_eq!(post(&endpoint.data, &stranger, PING), 404);
-    assert_eq!(post("/messages?sessionId=x", &bearer, PING), 404);
-    assert_eq!(post("/messages", &bearer, PING), 404);
+    assert_eq!(post("/sse/messages?sessionId=x", &bearer, PING), 404);
+    assert_eq!(post("/sse/messages", &bearer, PING), 404);
     // It is of no use at the other endpoint, and ends with its stream.
     let id = endpoint.data.split('=').nth(1).unwrap();
     drop(stream);
