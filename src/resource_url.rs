@@ -22,11 +22,12 @@ impl ResourceUrl {
     }
 
     /// Reads an absolute URL on `origin`, which is an external URL's. `None` if it is on another origin, has a fragment
-    /// (RFC 8707 section 2) or a user name, is longer than 512 bytes, or is not a URL.
+    /// (RFC 8707 section 2), a user name, a dot segment or a stray percent sign, is longer than 512 bytes, or is not a URL.
     pub fn parse(text: &str, origin: &str) -> Option<ResourceUrl> {
         let is_plain = |b: u8| b.is_ascii_graphic() && !b"\"#<>\\^`{|}".contains(&b);
         let url = ResourceUrl(text.to_string());
-        (text.len() <= MAX_LENGTH && text.bytes().all(is_plain) && url.is_on(origin)).then_some(url)
+        let is_good = text.len() <= MAX_LENGTH && text.bytes().all(is_plain) && url.is_on(origin);
+        (is_good && url.parts().is_some_and(|(_, _, path)| has_one_meaning(path))).then_some(url)
     }
 
     /// Is it on this origin? Scheme and host are compared without case, and a default port may be there.
@@ -58,6 +59,15 @@ impl ResourceUrl {
         let path = &path[..path.find('?').unwrap_or(path.len())];
         Some((scheme, authority, path.strip_suffix('/').unwrap_or(path)))
     }
+}
+
+/// Has `path` neither a dot segment, in any spelling, nor a percent sign that encodes nothing? Whoever resolves these reads
+/// another path.
+fn has_one_meaning(path: &str) -> bool {
+    let digits = |escape: &str| escape.get(..2).is_some_and(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
+    let decoded: Vec<u8> = percent_encoding::percent_decode_str(path).collect();
+    let mut segments = decoded.split(|b| matches!(b, b'/' | b'\\'));
+    path.split('%').skip(1).all(digits) && !segments.any(|segment| matches!(segment, b"." | b".."))
 }
 
 /// One or more resources. In JSON a single one is a string, as in `aud` (RFC 7519 section 4.1.3).
@@ -153,6 +163,12 @@ mod tests {
             "mcp.example.com",
             "https://mcp.example.com\\@evil",
             "https://mcp.example.com/a b",
+            "https://mcp.example.com/a/../b",
+            "https://mcp.example.com/./",
+            "https://mcp.example.com/a/%2E%2e/b",
+            "https://mcp.example.com/a%2f..%2fb",
+            "https://mcp.example.com/a/%zz",
+            "https://mcp.example.com/%",
             "https://mcp.example.com/\u{e4}",
             long.as_str(),
         ] {

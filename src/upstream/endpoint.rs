@@ -3,52 +3,47 @@
 //! The client gets a path below that of its stream, because its token may be for the stream's URL only: a server that
 //! announces `/messages?session=1` on `/sse` is reached at `/sse/messages?session=1`.
 
+use std::collections::HashMap;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
 
 use ::http::Uri;
 
-use crate::bounded_map::BoundedMap;
 use crate::lock::Unpoisoned;
 use crate::url::UpstreamUrl;
 
 /// Most bytes of the first event, and of each block before it; a longer one is not rewritten.
 const MAX_EVENT: usize = 8 << 10;
-/// Paths of each kind that are remembered at one time.
-const MAX_PATHS: usize = 64;
-
-/// What servers have announced on their streams.
-#[derive(Clone)]
-pub(super) struct Announced(Arc<Mutex<Paths>>);
-
-struct Paths {
-    /// Streams that have announced a path that is not below their own.
-    streams: BoundedMap<String, ()>,
-    /// Announced paths that are not below the prefix of the upstream URL.
-    outside: BoundedMap<String, ()>,
-}
-
-impl Default for Announced {
-    fn default() -> Announced {
-        let (streams, outside) = (BoundedMap::new(MAX_PATHS), BoundedMap::new(MAX_PATHS));
-        Announced(Arc::new(Mutex::new(Paths { streams, outside })))
-    }
-}
+/// The message paths of open streams that the client and the server call by different names: for each of the client's paths
+/// that of the server, and the number of streams that announced it. It has no more entries than there are open streams.
+#[derive(Clone, Default)]
+pub(super) struct Announced(Arc<Mutex<HashMap<String, (String, usize)>>>);
 
 impl Announced {
-    /// The path that the server announced, if the client's `path` is one that an `endpoint` event was rewritten to.
-    pub(super) fn behind<'p>(&self, path: &'p str) -> Option<&'p str> {
-        let paths = self.0.lock().unpoisoned();
-        let slashes = path.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0);
-        slashes
-            .map(|at| path.split_at(at))
-            .find(|(stream, _)| paths.streams.contains_key(*stream))
-            .map(|(_, rest)| rest)
+    /// The server's path behind the client's `path`, if an open stream has announced exactly this one.
+    pub(super) fn behind(&self, path: &str) -> Option<String> {
+        self.0.lock().unpoisoned().get(path).map(|(server, _)| server.clone())
     }
 
-    /// Is `path` announced, and outside the prefix of the upstream URL?
-    pub(super) fn is_outside(&self, path: &str) -> bool {
-        self.0.lock().unpoisoned().outside.contains_key(path)
+    /// Adds a stream that announced `server`, which its client knows as `client`. False if another stream uses `client` for
+    /// another path of the server.
+    fn add(&self, client: &str, server: &str) -> bool {
+        let mut paths = self.0.lock().unpoisoned();
+        let (known, streams) = paths.entry(client.into()).or_insert_with(|| (server.into(), 0));
+        let is_same = known == server;
+        *streams += usize::from(is_same);
+        is_same
+    }
+
+    /// Removes a stream that announced `client`.
+    fn remove(&self, client: &str) {
+        let mut paths = self.0.lock().unpoisoned();
+        if let Some((_, streams)) = paths.get_mut(client) {
+            *streams -= 1;
+            if *streams == 0 {
+                paths.remove(client);
+            }
+        }
     }
 }
 
@@ -57,8 +52,10 @@ pub(super) struct EndpointRewriter<R> {
     inner: R,
     url: UpstreamUrl,
     announced: Announced,
-    /// The client's path of the stream, without a slash at its end.
+    /// The client's path of the stream.
     stream: String,
+    /// The client's path for messages, if it was added to `announced`.
+    messages: Option<String>,
     /// The bytes read so far while looking for the first event; `None` afterwards.
     looking: Option<Vec<u8>>,
     /// What is ready to be passed on.
@@ -68,12 +65,12 @@ pub(super) struct EndpointRewriter<R> {
 impl<R: Read> EndpointRewriter<R> {
     /// For the answer to a GET of `path`.
     pub(super) fn new(inner: R, url: UpstreamUrl, path: &str, announced: Announced) -> EndpointRewriter<R> {
-        let stream = path.strip_suffix('/').unwrap_or(path).to_string();
-        EndpointRewriter { inner, url, announced, stream, looking: Some(Vec::new()), ready: Vec::new() }
+        let stream = path.to_string();
+        EndpointRewriter { inner, url, announced, stream, messages: None, looking: Some(Vec::new()), ready: Vec::new() }
     }
 
     /// The event with its path as the client has to use it.
-    fn rewrite(&self, event: &str) -> String {
+    fn rewrite(&mut self, event: &str) -> String {
         let is_endpoint = event.lines().any(|l| l.strip_prefix("event:").is_some_and(|v| v.trim() == "endpoint"));
         let data = event.lines().find_map(|l| l.strip_prefix("data:")).map(str::trim);
         match data.filter(|_| is_endpoint).and_then(|d| Some((d, self.in_the_clients_terms(d)?))) {
@@ -89,7 +86,8 @@ impl<R: Read> EndpointRewriter<R> {
             let block = std::mem::replace(&mut seen, rest);
             match std::str::from_utf8(&block) {
                 Ok(text) if has_event(text) => {
-                    self.ready.extend_from_slice(self.rewrite(text).as_bytes());
+                    let event = self.rewrite(text);
+                    self.ready.extend_from_slice(event.as_bytes());
                     return self.ready.append(&mut seen);
                 }
                 // A block with only comments or `retry` is not an event.
@@ -102,27 +100,45 @@ impl<R: Read> EndpointRewriter<R> {
         }
     }
 
-    fn in_the_clients_terms(&self, endpoint: &str) -> Option<String> {
-        let path = match endpoint.parse::<Uri>().ok()? {
-            uri if uri.scheme().is_none() && endpoint.starts_with('/') => endpoint.to_string(),
-            uri if uri.authority() == Some(&self.url.authority) => uri.path_and_query()?.to_string(),
-            _ => return None,
-        };
-        let mut paths = self.announced.0.lock().unpoisoned();
-        let path = match path.strip_prefix(&self.url.prefix).filter(|rest| rest.starts_with('/')) {
-            Some(rest) => rest.to_string(),
-            None => {
-                paths.outside.insert(path.split('?').next().unwrap_or_default().into(), ());
-                path
-            }
-        };
-        let is_below =
-            path.strip_prefix(&self.stream).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']));
-        if self.stream.is_empty() || is_below {
-            return Some(path);
+    /// The announced path as the client has to use it. `None` if it is to be passed on as it is: a URL elsewhere, or one
+    /// that client and server may resolve in different ways.
+    fn in_the_clients_terms(&mut self, endpoint: &str) -> Option<String> {
+        let prefix = self.url.prefix.as_str();
+        if !endpoint.bytes().all(|b| b.is_ascii_graphic()) || endpoint.starts_with("//") {
+            return None;
         }
-        paths.streams.insert(self.stream.clone(), ());
-        Some(format!("{}{path}", self.stream))
+        let path = if endpoint.contains("://") && !endpoint.starts_with('/') {
+            let uri = endpoint.parse::<Uri>().ok().filter(|uri| uri.authority() == Some(&self.url.authority))?;
+            uri.path_and_query()?.to_string()
+        } else if endpoint.starts_with('/') {
+            endpoint.to_string()
+        } else {
+            // Relative to the stream's URL.
+            format!("{prefix}{}/{endpoint}", self.stream.rsplit_once('/')?.0)
+        };
+        let (server, query) = path.split_once('?').map_or((path.as_str(), None), |(path, query)| (path, Some(query)));
+        if server.split('/').any(|segment| matches!(segment, "." | "..")) {
+            return None;
+        }
+        let inside = server.strip_prefix(prefix).filter(|rest| rest.starts_with('/')).unwrap_or(server);
+        let stream = self.stream.strip_suffix('/').unwrap_or(&self.stream);
+        let is_below = inside.strip_prefix(stream).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let client = if is_below { inside.to_string() } else { format!("{stream}{inside}") };
+        if format!("{prefix}{client}") != server {
+            if !self.announced.add(&client, server) {
+                return None;
+            }
+            self.messages = Some(client.clone());
+        }
+        Some(query.map_or(client.clone(), |query| format!("{client}?{query}")))
+    }
+}
+
+impl<R> Drop for EndpointRewriter<R> {
+    fn drop(&mut self) {
+        if let Some(client) = &self.messages {
+            self.announced.remove(client);
+        }
     }
 }
 
@@ -162,38 +178,69 @@ mod tests {
     use super::*;
     use crate::flags::Settings;
 
-    fn on(path: &str, stream: &str, announced: &Announced) -> String {
+    fn on<'s>(path: &str, stream: &'s str, announced: &Announced) -> (String, EndpointRewriter<&'s [u8]>) {
         let settings = Settings { upstream: Some("http://h:1/base".into()), ..Settings::default() };
         let url = crate::app::config::Config::build(settings).unwrap().upstream.url.unwrap();
         let mut out = String::new();
-        EndpointRewriter::new(stream.as_bytes(), url, path, announced.clone()).read_to_string(&mut out).unwrap();
-        out
+        let mut rewriter = EndpointRewriter::new(stream.as_bytes(), url, path, announced.clone());
+        rewriter.read_to_string(&mut out).unwrap();
+        (out, rewriter)
     }
 
     fn through(stream: &str, announced: &Announced) -> String {
-        on("/", stream, announced)
+        on("/", stream, announced).0
     }
 
     #[test]
     fn the_clients_path_is_below_that_of_its_stream() {
+        let event = |data: &str| format!("event: endpoint\ndata: {data}\n\n");
+        for (stream, said, told, behind) in [
+            ("/sse", "/base/messages?s=/sse", "/sse/messages?s=/sse", Some("/base/messages")),
+            ("/a/sse/", "/base/messages", "/a/sse/messages", Some("/base/messages")),
+            ("/sse", "/outside/m?s=1", "/sse/outside/m?s=1", Some("/outside/m")),
+            ("/sse", "/base/ssession", "/sse/ssession", Some("/base/ssession")),
+            ("/sse", "/base/sse/messages", "/sse/messages", None),
+            ("/sse", "/base/sse?s=1", "/sse?s=1", None),
+            ("/sse", "messages?s=1", "/sse/messages?s=1", Some("/base/messages")),
+            ("/a/sse", "messages", "/a/sse/a/messages", Some("/base/a/messages")),
+            ("/sse", "http://h:1/base/m", "/sse/m", Some("/base/m")),
+            ("/", "/outside", "/outside", Some("/outside")),
+        ] {
+            let announced = Announced::default();
+            let bytes = event(said);
+            let (out, rewriter) = on(stream, &bytes, &announced);
+            assert_eq!(out, event(told), "{stream} {said}");
+            let client = told.split('?').next().unwrap();
+            assert_eq!(announced.behind(client).as_deref(), behind, "{stream} {said}");
+            // Nothing else is reached in this way, and nothing at all once the stream has ended.
+            for other in
+                [format!("{client}/x"), format!("{client}x"), "/sse/admin".into(), "/sse/".into(), "/sse".into()]
+            {
+                assert_eq!(announced.behind(&other), None, "{other}");
+            }
+            drop(rewriter);
+            assert!(announced.0.lock().unwrap().is_empty());
+        }
+        for untouched in ["//evil/m", "http://elsewhere/base/m", "/base/../m", "/./m", "../m"] {
+            let (announced, bytes) = (Announced::default(), event(untouched));
+            assert_eq!(on("/sse", &bytes, &announced).0, bytes);
+            assert!(announced.0.lock().unwrap().is_empty(), "{untouched}");
+        }
+    }
+
+    #[test]
+    fn two_streams_share_a_path_and_none_takes_it_from_another() {
         let announced = Announced::default();
         let event = |data: &str| format!("event: endpoint\ndata: {data}\n\n");
-        for (stream, said, told) in [
-            ("/sse", "/base/messages?s=/sse", "/sse/messages?s=/sse"),
-            ("/a/sse/", "/base/messages", "/a/sse/messages"),
-            ("/sse", "/outside/m?s=1", "/sse/outside/m?s=1"),
-            ("/sse", "/base/ssession", "/sse/ssession"),
-            ("/sse", "/base/sse/messages", "/sse/messages"),
-            ("/sse", "/base/sse?s=1", "/sse?s=1"),
-        ] {
-            assert_eq!(on(stream, &event(said), &announced), event(told), "{stream} {said}");
-        }
-        assert_eq!(announced.behind("/sse/outside/m"), Some("/outside/m"));
-        assert_eq!(announced.behind("/a/sse/messages"), Some("/messages"));
-        assert!(announced.is_outside("/outside/m") && !announced.is_outside("/messages"));
-        for other in ["/sse", "/ssex/m", "/messages", "/b/sse/m", "/"] {
-            assert_eq!(announced.behind(other), None, "{other}");
-        }
+        let (bytes, other) = (event("/base/m"), event("/m"));
+        let (first, second) = (on("/sse", &bytes, &announced), on("/sse", &bytes, &announced));
+        assert_eq!((first.0.as_str(), second.0.as_str()), (event("/sse/m").as_str(), event("/sse/m").as_str()));
+        // The same name for the client, another path of the server.
+        assert_eq!(on("/sse", &other, &announced).0, other);
+        drop(first);
+        assert_eq!(announced.behind("/sse/m").as_deref(), Some("/base/m"));
+        drop(second);
+        assert_eq!(announced.behind("/sse/m"), None);
     }
 
     #[test]
@@ -202,16 +249,14 @@ mod tests {
         let event = |data: &str| format!("event: endpoint\r\ndata: {data}\r\n\r\nevent: message\ndata: /base/x\n\n");
         assert_eq!(through(&event("/base/messages?s=1"), &announced), event("/messages?s=1"));
         assert_eq!(through(&event("http://h:1/base/m"), &announced), event("/m"));
-        assert!(!announced.is_outside("/messages"));
         assert_eq!(through(&event("/outside?s=1"), &announced), event("/outside?s=1"));
-        assert!(announced.is_outside("/outside") && !announced.is_outside("/outside?s=1"));
         for before in [": welcome\n\n", "retry: 1000\n\n", ":\r\n\r\n: \n\nid: 1\n\n", "\n\n", "\u{feff}: x\n\n"] {
             let stream = |data: &str| format!("{before}{}", event(data));
             assert_eq!(through(&stream("/base/messages"), &announced), stream("/messages"), "{before:?}");
         }
         for untouched in [
             event("https://elsewhere/base/m"),
-            event("relative"),
+            event("relative path"),
             "event: message\ndata: /base/x\n\n".to_string(),
             "data: no end".to_string(),
             "x".repeat(MAX_EVENT * 2),

@@ -64,11 +64,7 @@ impl HttpUpstream {
         let asked = uri.path_and_query().map_or("/", |p| p.as_str());
         let behind = if *method == Method::POST { self.announced.behind(uri.path()) } else { None };
         if let Some(path) = behind {
-            let prefix = if self.announced.is_outside(path) { "" } else { self.url.prefix.as_str() };
-            return format!("{prefix}{}", &asked[uri.path().len() - path.len()..]);
-        }
-        if !self.url.prefix.is_empty() && self.announced.is_outside(uri.path()) {
-            return asked.to_string();
+            return uri.query().map_or(path.clone(), |query| format!("{path}?{query}"));
         }
         if self.is_habitual(uri.path()) {
             let path =

@@ -509,6 +509,16 @@ fn an_http_sse_server_works_with_a_path_in_its_url() {
         assert_eq!(post(&proxy, &token, endpoint, PING).status, 202);
         assert_eq!(upstream.last().target, target);
         assert_eq!(post(&proxy, &token, "/messages?session=1", PING).status, 401);
+        // The announced path alone is another one at the server, and only while the stream is open.
+        for below in ["admin", "messages2", "messages/x", ".idp/token"] {
+            post(&proxy, &token, &format!("{stream}/{below}"), PING);
+            assert_eq!(upstream.last().target, format!("/app{stream}/{below}"));
+        }
+        drop(connection);
+        eventually("the path is forgotten", || {
+            post(&proxy, &token, endpoint, PING);
+            upstream.last().target == format!("/app{endpoint}")
+        });
     }
 }
 
