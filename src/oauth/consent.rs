@@ -23,8 +23,9 @@ pub(super) fn newest_grant_key(user: &UserId, client: &ClientId) -> String {
     digest(format!("{user}\0{client}").as_bytes())
 }
 
-/// Has the user allowed this client before, for the same resources and with a redirect to the same host? Any program on the user's machine can
-/// receive a redirect to that machine, so such a client always needs a new consent (RFC 8252 section 8.6).
+/// Has the user allowed this client before, for the same resources and with a redirect to the same host? Any program on
+/// the user's machine can receive a redirect to that machine, so such a client always needs a new consent (RFC 8252
+/// section 8.6).
 pub(super) fn is_remembered(
     core: &Core,
     user: &User,

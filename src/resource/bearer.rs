@@ -18,7 +18,8 @@ pub enum Denial {
     BadToken(&'static str),
 }
 
-/// The principal of the bearer token of a request to `path`. Reads memory only, except for a user record that is not cached yet.
+/// The principal of the bearer token of a request to `path`. Reads memory only, except for a user record that is not
+/// cached yet.
 pub fn principal(login: &Login, seen: &Seen, path: &str, headers: &HeaderMap) -> Result<Principal, Denial> {
     let token = verify(login, path, headers)?;
     seen.note(&token);
