@@ -24,7 +24,7 @@
 //! | [`core`], [`data_dir`] | issuer, keys, state, lifetimes and time, which nearly every handler needs; the directory on disk |
 //! | [`store`], [`tokens`] | what survives a restart; what is signed or encrypted |
 //! | [`http`], [`mcp`] | HTTP/1.1, server and client; JSON-RPC and MCP messages |
-//! | [`net`], [`flags`] | sockets, addresses, rate limits; the definitions of all options |
+//! | [`net`], [`flags`], [`servers_file`] | sockets, addresses, rate limits; the definitions of all options; the file with the servers to publish |
 //! | [`clock`], [`thread`], [`wake`], [`blocking`], [`observe`] | time, threads, waking a waiting thread, announcing a blocking call, the log |
 //! | [`lock`], [`bounded_map`], [`token_bucket`] | locks that survive a panic, maps with a maximum size, rate limits |
 //! | [`url`], [`redirect_uri`], [`resource_url`], [`encoding`], [`identity`], [`rules`] | value types: URLs, ids of users and clients, allow rules |
@@ -80,6 +80,7 @@ pub mod redirect_uri;
 pub mod resource;
 pub mod resource_url;
 pub mod rules;
+pub mod servers_file;
 pub mod store;
 pub mod thread;
 pub mod tls;

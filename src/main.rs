@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use mcp_auth_proxy::app::demo::server;
 use mcp_auth_proxy::app::{demo, hash_password, healthcheck, serve};
 use mcp_auth_proxy::flags::{self, Invocation};
+use mcp_auth_proxy::servers_file::schema;
 use mcp_auth_proxy::upstream::stdio::{init, launcher, supervisor};
 
 fn main() -> ExitCode {
@@ -36,7 +37,7 @@ fn own_use(arguments: &[OsString]) -> Option<Result<u8, String>> {
 fn run(arguments: &[OsString]) -> Result<u8, String> {
     let invocation = flags::of_process()?;
     let has_children = match &invocation {
-        Invocation::Serve(settings) => !settings.command.is_empty(),
+        Invocation::Serve(settings) => !settings.command.is_empty() || settings.servers.is_some(),
         Invocation::Demo(_) => true,
         _ => false,
     };
@@ -50,13 +51,16 @@ fn run(arguments: &[OsString]) -> Result<u8, String> {
         Invocation::Healthcheck(settings) => {
             return Ok(healthcheck::run(&settings).map_or_else(unhealthy, |()| 0));
         }
-        // Ignore write errors: a reader such as `head` may close the pipe early.
-        Invocation::Print(text) => {
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            Ok(())
-        }
+        Invocation::ServersSchema => print(&schema::json_schema()),
+        Invocation::Print(text) => print(&text),
     }
     .map(|()| 0)
+}
+
+/// Ignores write errors: a reader such as `head` may close the pipe early.
+fn print(text: &str) -> Result<(), String> {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(())
 }
 
 /// Prints the message and returns the exit code that means unhealthy for Docker's HEALTHCHECK.

@@ -21,6 +21,11 @@ impl ResourceUrl {
         ResourceUrl(origin.to_string())
     }
 
+    /// A path on the origin, from the configuration and not from a client.
+    pub fn of_path(origin: &str, path: &str) -> ResourceUrl {
+        ResourceUrl(format!("{origin}{path}"))
+    }
+
     /// Reads an absolute URL on `origin`, which is an external URL's. `None` if it is on another origin, has a fragment
     /// (RFC 8707 section 2), a user name, a dot segment or a stray percent sign, is longer than 512 bytes, or is not a URL.
     pub fn parse(text: &str, origin: &str) -> Option<ResourceUrl> {
@@ -45,6 +50,11 @@ impl ResourceUrl {
     pub fn covers(&self, path: &str) -> bool {
         let Some((_, _, own)) = self.parts() else { return false };
         path.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// Is `other`, on the same origin, this URL or below it?
+    pub fn includes(&self, other: &ResourceUrl) -> bool {
+        other.parts().is_some_and(|(_, _, path)| self.covers(path))
     }
 
     /// As it was written.
@@ -123,7 +133,13 @@ impl Resources {
 
     /// Is each of `others` at or below one of them?
     pub fn include(&self, others: &Resources) -> bool {
-        others.0.iter().all(|other| other.parts().is_some_and(|(_, _, path)| self.cover(path)))
+        others.0.iter().all(|other| self.0.iter().any(|url| url.includes(other)))
+    }
+
+    /// Those that `keep` keeps; `None` if there are none.
+    pub fn filter(&self, keep: impl Fn(&ResourceUrl) -> bool) -> Option<Resources> {
+        let kept: Vec<ResourceUrl> = self.0.iter().filter(|url| keep(url)).cloned().collect();
+        (!kept.is_empty()).then_some(Resources(kept))
     }
 
     /// The URLs, sorted.

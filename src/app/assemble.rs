@@ -4,8 +4,10 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::config::Config;
-use super::housekeeping::{check_upstream, reload_on_sighup, run_housekeeping, watch_providers, watch_streams};
+use super::housekeeping::{check_upstream, run_housekeeping, watch_providers, watch_streams};
 use super::listen::{Ports, raise_descriptor_limit};
+use super::publish::{self, Publisher};
+use super::reload::reload_on_sighup;
 use super::routes::App;
 use crate::clock::Clock;
 use crate::core::Core;
@@ -20,6 +22,7 @@ use crate::net::shutdown::Shutdown;
 use crate::oauth::AuthorizationServer;
 use crate::resource::admission::Admission;
 use crate::resource::open_streams::OpenStreams;
+use crate::resource::protected::Published;
 use crate::resource::seen::Seen;
 use crate::store::{State, Store};
 use crate::thread::spawn;
@@ -27,9 +30,6 @@ use crate::tls::acme::renewal::RetryTrigger;
 use crate::tls::certificates::StrictTransport;
 use crate::tls::https_redirect::HttpsRedirect;
 use crate::tokens::{Keys, Secret};
-use crate::upstream::Upstream;
-use crate::upstream::http::HttpUpstream;
-use crate::upstream::stdio::StdioUpstream;
 use crate::wake::Waker;
 
 /// The services that are built before the proxy accepts connections.
@@ -56,23 +56,24 @@ impl Services {
         let core = Arc::new(Core { external: config.external.clone(), keys, state, lifetimes: config.lifetimes });
         let login = Arc::new(Login::new(core.clone(), passwords, providers));
         let streams = OpenStreams::default();
-        let server = Arc::new(AuthorizationServer::new(core.clone(), login.clone(), streams.clone()));
+        let resources = Published::new(publish::resources(&config.servers, &core.external, &login)?);
+        let server = Arc::new(AuthorizationServer::new(core.clone(), login.clone(), streams.clone(), resources));
         Ok(Services { core, login, server, streams })
     }
 
-    /// The request handler of the proxy in front of `upstream`.
-    pub fn app(&self, config: &Config, upstream: Arc<dyn Upstream>) -> Result<App, String> {
+    /// The request handler of the proxy.
+    pub fn app(&self, config: &Config) -> Result<App, String> {
         let seen = Seen::start(self.core.state.clone()).map_err(|e| format!("no thread could be started: {e}"))?;
+        let admission = Admission::new(config.admission);
+        admission.share_among(config.servers.all.len());
         Ok(App {
             core: self.core.clone(),
             server: self.server.clone(),
-            interactions: Interactions::new(self.server.clone(), config.auto_select, config.client_url()),
-            upstream,
-            admission: Admission::new(config.admission),
+            interactions: Interactions::new(self.server.clone(), config.auto_select),
+            admission,
             seen,
             streams: self.streams.clone(),
             surface: config.surface.clone(),
-            mcp_url: config.client_url(),
             unnamed: UnnamedProxies::default(),
         })
     }
@@ -92,22 +93,31 @@ pub fn build(
     let limits = config.http.clone();
     let services = Services::new(&config, secret, store, clock.clone())?;
     let Services { core, login, server, streams } = &services;
-    let upstream = publish(&config, server)?;
-    if config.upstream.is_checked {
-        let upstream = upstream.clone();
-        spawn("upstream check", move || check_upstream(&*upstream))?;
+    let published = server.resources.clone();
+    for resource in published.now().all().iter().filter(|_| config.is_checked) {
+        let (name, upstream) = (resource.name.clone(), Arc::downgrade(&resource.upstream));
+        spawn("upstream check", move || check_upstream(&name, &upstream))?;
     }
-    run_housekeeping(core.clone(), upstream.clone())?;
-    watch_streams(login.clone(), streams.clone())?;
+    run_housekeeping(core.clone(), published.clone())?;
+    watch_streams(login.clone(), streams.clone(), published.clone())?;
     let failed = |e| format!("the server can't be started: {e}");
-    let app = services.app(&config, upstream.clone())?;
+    let app = services.app(&config)?;
+    let publisher = Publisher {
+        login: login.clone(),
+        published: published.clone(),
+        admission: app.admission.clone(),
+        streams: streams.clone(),
+        current: config.servers,
+        is_checked: config.is_checked,
+        patience: drain_timeout,
+    };
     let (listeners, retry) = listeners(app, ports, clock)?;
-    reload_on_sighup(login.clone(), streams.clone(), retry)?;
+    reload_on_sighup(publisher, retry)?;
     watch_providers(login.clone())?;
     let server = Server::new(listeners, limits, shutdown.clone()).map_err(failed)?;
     Ok(move |stop: &Waker| {
         let served = server.run(stop.as_fd(), drain_timeout).map_err(failed);
-        upstream.end();
+        published.now().all().iter().for_each(|resource| resource.upstream.end());
         served
     })
 }
@@ -123,20 +133,4 @@ fn listeners(app: App, ports: Ports, clock: Arc<Clock>) -> Result<(Vec<Listener>
     let tls = Some(certificates.server_config()?);
     let handler = Box::new(StrictTransport { handler: app, certificates });
     Ok((vec![Listener { socket, handler, tls }, port], front.look_after(clock)?))
-}
-
-/// Sets up the MCP server that the configuration names: a stdio command or a URL.
-fn publish(config: &Config, server: &AuthorizationServer) -> Result<Arc<dyn Upstream>, String> {
-    if let Some(stdio) = &config.stdio {
-        let upstream = Arc::new(StdioUpstream::new(stdio.clone(), server.login.clone())?);
-        let expecting = Arc::downgrade(&upstream);
-        server.on_consent(move |user, client| {
-            if let Some(upstream) = expecting.upgrade() {
-                upstream.expect(user, client);
-            }
-        });
-        return Ok(upstream);
-    }
-    let url = config.upstream.url.clone().ok_or("no upstream server")?;
-    Ok(Arc::new(HttpUpstream::new(url, config.upstream.clone(), &config.external)?))
 }

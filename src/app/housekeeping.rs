@@ -1,18 +1,14 @@
-//! Background threads: cleanup, checks of upstream server, providers and streams, and reload on SIGHUP.
+//! Background threads: cleanup, and checks of servers, providers and streams.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use signal_hook::consts::SIGHUP;
-
-use super::config::providers::configure_anew;
 use crate::core::Core;
-use crate::flags::{self, Invocation};
 use crate::login::Login;
 use crate::resource::open_streams::OpenStreams;
+use crate::resource::protected::Published;
 use crate::resource::stream_recheck;
 use crate::thread::spawn;
-use crate::tls::acme::renewal::RetryTrigger;
 use crate::upstream::Upstream;
 
 /// Pause between two removals of expired rows.
@@ -24,31 +20,35 @@ const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(30);
 const FIRST_CHECK_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_CHECK_PAUSE: Duration = Duration::from_secs(60);
 
-/// Checks the MCP server until it answers, and logs what is wrong with it until then.
-pub(super) fn check_upstream(upstream: &dyn Upstream) {
+/// Checks the MCP server of this name until it answers, and logs what is wrong with it until then.
+pub(super) fn check_upstream(server: &str, upstream: &Weak<dyn Upstream>) {
     let (mut pause, mut told) = (FIRST_CHECK_PAUSE, None);
-    while let Err(trouble) = upstream.check() {
+    // A reload may have taken the server away meanwhile.
+    while let Some(upstream) = upstream.upgrade()
+        && let Err(trouble) = upstream.check()
+    {
+        drop(upstream);
         if told.as_ref() != Some(&trouble) {
-            log::warn!(result = trouble.seen.as_str(); "{}", trouble.what);
+            log::warn!(server = server, result = trouble.seen.as_str(); "{}", trouble.what);
             told = Some(trouble);
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(LONGEST_CHECK_PAUSE);
     }
     match told {
-        Some(_) => log::info!("the MCP server answers now"),
-        None => log::debug!("the MCP server answers"),
+        Some(_) => log::info!(server = server; "the MCP server answers now"),
+        None => log::debug!(server = server; "the MCP server answers"),
     }
 }
 
 /// Starts the thread that removes expired rows, closes unused upstream connections, and notices jumps of the clock.
-pub(super) fn run_housekeeping(core: Arc<Core>, upstream: Arc<dyn Upstream>) -> Result<(), String> {
+pub(super) fn run_housekeeping(core: Arc<Core>, published: Published) -> Result<(), String> {
     spawn("housekeeping", move || {
         let mut since_sweep = Duration::ZERO;
         loop {
             std::thread::sleep(LOOK_AT_CLOCK_EVERY);
             core.now();
-            upstream.tidy();
+            published.now().all().iter().for_each(|resource| resource.upstream.tidy());
             since_sweep += LOOK_AT_CLOCK_EVERY;
             if since_sweep >= COLLECT_EVERY {
                 since_sweep = Duration::ZERO;
@@ -72,58 +72,13 @@ pub(super) fn watch_providers(login: Arc<Login>) -> Result<(), String> {
     })
 }
 
-/// Starts the thread that handles SIGHUP: it reads the allow lists again, and retries a failed certificate order.
-pub(super) fn reload_on_sighup(
-    login: Arc<Login>,
-    streams: OpenStreams,
-    retry: Option<Arc<RetryTrigger>>,
-) -> Result<(), String> {
-    let mut signals =
-        signal_hook::iterator::Signals::new([SIGHUP]).map_err(|e| format!("signals can't be handled: {e}"))?;
-    spawn("reload", move || {
-        for _ in signals.forever() {
-            reload(&login, &streams);
-            if let Some(retry) = &retry {
-                retry.retry();
-            }
-        }
-    })
-}
-
-fn reload(login: &Login, streams: &OpenStreams) {
-    let settings = match flags::of_process() {
-        Ok(Invocation::Serve(settings) | Invocation::Demo(settings)) => settings,
-        Ok(_) => return,
-        Err(e) => {
-            return log::error!(error = e.as_str(); "SIGHUP: the options can't be read again; nothing has changed");
-        }
-    };
-    match configure_anew(&settings) {
-        Ok(configs) if configs.is_empty() => {
-            log::info!(
-                "SIGHUP: no provider is configured, so there are no lists of who may sign in; other changed settings need a restart"
-            );
-        }
-        Ok(configs) => {
-            login.providers.replace_rules(&configs);
-            log::info!(
-                "SIGHUP: the lists of who may sign in have been read again; other changed settings need a restart"
-            );
-            stream_recheck::recheck_streams(login, streams);
-        }
-        Err(e) => {
-            log::error!(error = e.as_str(); "SIGHUP: the lists of who may sign in can't be read again; nothing has changed")
-        }
-    }
-}
-
 /// Starts the thread that ends the streams of users who are no longer allowed. It is separate, since providers may be
 /// slow to answer.
-pub(super) fn watch_streams(login: Arc<Login>, streams: OpenStreams) -> Result<(), String> {
+pub(super) fn watch_streams(login: Arc<Login>, streams: OpenStreams, published: Published) -> Result<(), String> {
     spawn("streams", move || {
         loop {
             std::thread::sleep(LOOK_AT_CLOCK_EVERY);
-            stream_recheck::recheck_streams(&login, &streams);
+            stream_recheck::recheck_streams(&login, &streams, &published.now());
         }
     })
 }

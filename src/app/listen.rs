@@ -52,7 +52,7 @@ pub fn listen(option: &str, listen: Listen) -> Result<TcpListener, String> {
 /// of each request and stream, and those of child processes. If the system allows fewer, lowers the connection limit.
 pub(super) fn raise_descriptor_limit(config: &mut Config) {
     let connections = config.http.connections;
-    let children = config.stdio.as_ref().map_or(0, |s| s.max_children * CHILD_DESCRIPTORS);
+    let children = config.servers.stdio().map(|stdio| stdio.max_children * CHILD_DESCRIPTORS).sum::<usize>();
     let upstream = config.admission.requests + config.admission.streams + children;
     let wanted = (connections + upstream + OWN_DESCRIPTORS) as u64;
     let mut limit = getrlimit(Resource::Nofile);

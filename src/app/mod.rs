@@ -2,7 +2,8 @@
 //!
 //! - [`config`] – turns settings into typed, validated values
 //! - [`assemble`] – builds the proxy from its parts; [`routes`] – the table of endpoints; Host, Origin and CORS
-//! - [`serve`] – the command that publishes a server; [`listen`] – its ports; [`housekeeping`] – its threads;
+//! - [`publish`] – sets up the servers, also anew at a reload; [`reload`] – on SIGHUP; [`rights`] – what they need of root's rights
+//! - [`serve`] – the command that publishes servers; [`listen`] – its ports; [`housekeeping`] – its threads;
 //!   [`warnings`] – its warnings about the configuration at the start
 //! - [`demo`], [`hash_password`], [`healthcheck`] – the other commands
 
@@ -13,6 +14,9 @@ pub mod hash_password;
 pub mod healthcheck;
 mod housekeeping;
 pub mod listen;
+mod publish;
+mod reload;
+mod rights;
 pub mod routes;
 pub mod serve;
 mod warnings;

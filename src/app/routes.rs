@@ -15,16 +15,18 @@ use ipnet::IpNet;
 
 use crate::core::Core;
 use crate::http::{Caller, Handler, Request, Response};
-use crate::identity::UserId;
+use crate::identity::{Principal, UserId};
 use crate::interaction::{Interactions, authorize, provider, sign_in};
 use crate::net::client_address::{TrustedProxies, UnnamedProxies};
 use crate::oauth::{AuthorizationServer, metadata, register, revoke, token};
 use crate::resource::admission::{Admission, Newcomer};
+use crate::resource::bearer::Destination;
 use crate::resource::open_streams::OpenStreams;
+use crate::resource::protected::Target;
 use crate::resource::seen::Seen;
 use crate::resource::{bearer, challenge};
+use crate::upstream::ForwardedIdentity;
 use crate::upstream::http::{is_event_stream, wants_event_stream};
-use crate::upstream::{ForwardedIdentity, Upstream};
 use crate::url::{ExternalUrl, is_loopback_host};
 
 /// A handler function, by the state that it takes.
@@ -90,8 +92,6 @@ pub struct App {
     pub server: Arc<AuthorizationServer>,
     /// The sign-in and consent pages, for people at browsers.
     pub interactions: Interactions,
-    /// The MCP server.
-    pub upstream: Arc<dyn Upstream>,
     /// Limits on upstream requests in flight and on open streams.
     pub admission: Admission,
     /// Records which access tokens have been used.
@@ -100,8 +100,6 @@ pub struct App {
     pub streams: OpenStreams,
     /// Trusted reverse proxies, and the web origins and host names that are accepted.
     pub surface: Surface,
-    /// The URL to configure in clients.
-    pub mcp_url: String,
     /// Reverse proxies that are not trusted and that the log has already warned about.
     pub unnamed: UnnamedProxies,
 }
@@ -141,7 +139,11 @@ impl Handler for App {
         if is_own(path) {
             return ROUTES.iter().any(|(method, p, ..)| *method == head.method && *p == path);
         }
-        bearer::verify(&self.server.login, path, &head.headers).is_ok()
+        let resources = self.server.resources.now();
+        resources.at(path).is_some_and(|target| {
+            let to = Destination { resources: &resources, target: &target, path };
+            bearer::verify(&self.server.login, to, &head.headers).is_ok()
+        })
     }
 
     fn exempt(&self, peer: IpAddr) -> bool {
@@ -174,7 +176,7 @@ impl App {
             Some(Client(handle)) => handle(&self.server, request, caller),
             Some(Browser(handle)) => handle(&self.interactions, request, caller),
             None if is_well_known && lookup == Method::GET => {
-                metadata::well_known(&self.core, path, self.upstream.endpoint())
+                metadata::well_known(&self.core, &self.server.resources.now(), path)
             }
             None => {
                 let allow = methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
@@ -188,10 +190,9 @@ impl App {
         response
     }
 
-    /// Any other path goes to the upstream server, if the request has a valid token.
+    /// Any other path is that of an MCP server.
     fn resource(&self, request: &mut Request<'_>, chain: Vec<IpAddr>, caller: Caller, path: &str) -> Response {
-        let headers = &request.parts.headers;
-        let origin = headers.get(ORIGIN).cloned();
+        let origin = request.parts.headers.get(ORIGIN).cloned();
         if let Some(origin) = &origin
             && !self.origin_is_allowed(origin)
         {
@@ -202,30 +203,18 @@ impl App {
             )
             .with(VARY, "Origin");
         }
-        let mut response = if request.parts.method == Method::OPTIONS {
-            preflight(request, &[Method::GET, Method::POST, Method::DELETE])
-        } else {
-            match bearer::principal(&self.server.login, &self.seen, path, headers) {
-                Err(denial) => challenge::challenge(&self.core, &self.mcp_url, path, headers, denial),
-                Ok(_) if matches!(request.parts.method, Method::TRACE) => Response::text(
-                    StatusCode::METHOD_NOT_ALLOWED,
-                    "TRACE is not allowed: its answer would show the request's own fields",
-                )
-                .with(ALLOW, "GET, POST, DELETE"),
-                Ok(principal) => match self.admission.enter(newcomer(request, principal.user.clone())) {
-                    Err(busy) => *busy,
-                    Ok(permit) => {
-                        let origin = ForwardedIdentity { principal, chain };
-                        let response = self.upstream.forward(request, &origin);
-                        let is_stream = is_event_stream(response.headers.get(CONTENT_TYPE));
-                        let response = permit.attach(response, is_stream);
-                        if is_stream {
-                            self.streams.attach(response, &origin.principal, &request.client)
-                        } else {
-                            response
-                        }
-                    }
-                },
+        let resources = self.server.resources.now();
+        let mut response = match resources.at(path) {
+            _ if request.parts.method == Method::OPTIONS => {
+                preflight(request, &[Method::GET, Method::POST, Method::DELETE])
+            }
+            None => no_server(request),
+            Some(target) => {
+                let to = Destination { resources: &resources, target: &target, path };
+                match bearer::principal(&self.server.login, &self.seen, to, &request.parts.headers) {
+                    Err(denial) => challenge::challenge(&self.core, to, &request.parts.headers, denial),
+                    Ok(principal) => self.forward(request, &target, principal, chain, path),
+                }
             }
         };
         if let Some(origin) = origin {
@@ -234,6 +223,33 @@ impl App {
         }
         response.headers.append(VARY, HeaderValue::from_static("Origin"));
         response
+    }
+
+    /// Passes a request on to its MCP server, if there is room for it.
+    fn forward(
+        &self,
+        request: &mut Request<'_>,
+        target: &Target,
+        principal: Principal,
+        chain: Vec<IpAddr>,
+        path: &str,
+    ) -> Response {
+        if request.parts.method == Method::TRACE {
+            let why = "TRACE is not allowed: its answer would show the request's own fields";
+            return Response::text(StatusCode::METHOD_NOT_ALLOWED, why).with(ALLOW, "GET, POST, DELETE");
+        }
+        let permit = match self.admission.enter(newcomer(request, target, principal.user.clone())) {
+            Ok(permit) => permit,
+            Err(busy) => return *busy,
+        };
+        let identity = ForwardedIdentity { principal, chain, base: path[..target.base].to_string() };
+        let response = target.resource.upstream.forward(request, &identity);
+        let is_stream = is_event_stream(response.headers.get(CONTENT_TYPE));
+        let response = permit.attach(response, is_stream);
+        match is_stream {
+            true => self.streams.attach(response, &target.resource.name, &identity.principal, &request.client),
+            false => response,
+        }
     }
 
     /// True for the external URL's host, loopback and `--allowed-hosts`. Any other Host may be DNS rebinding.
@@ -255,16 +271,24 @@ impl App {
 }
 
 /// Describes the request for [`Admission::enter`]. Its body may still be arriving.
-fn newcomer(request: &mut Request<'_>, user: UserId) -> Newcomer {
+fn newcomer(request: &mut Request<'_>, target: &Target, user: UserId) -> Newcomer {
     let wants_stream = request.parts.method == Method::GET || wants_event_stream(&request.parts.headers);
     let arriving = request.body.arriving().map(|body| body.is_under_way());
     let upload = arriving.map(|is_under_way| (Arc::downgrade(request.client.connection()), is_under_way));
-    Newcomer { user, wants_stream, upload }
+    let (server, most) = (target.resource.name.clone(), target.resource.max_requests);
+    Newcomer { server, most, user, wants_stream, upload }
 }
 
 /// True if `path` is never passed on to the upstream server.
 fn is_own(path: &str) -> bool {
     OWN_PREFIXES.iter().any(|p| path.strip_prefix(p).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+}
+
+/// No server is published at this path, or not any more.
+fn no_server(request: &Request<'_>) -> Response {
+    let path: String = request.parts.uri.path().chars().take(80).collect();
+    let text = format!("no MCP server is published at {path}");
+    Response::json(StatusCode::NOT_FOUND, &serde_json::json!({"error": "not_found", "error_description": text}))
 }
 
 fn not_found(request: &Request<'_>) -> Response {

@@ -10,9 +10,11 @@ use std::sync::Arc;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::assemble::build;
+use super::config::servers::ServerConfig;
 use super::config::{Config, log_settings};
 use super::healthcheck::leave_note;
 use super::listen::{Ports, listen};
+use super::rights::Rights;
 use super::warnings::{warn_of_lookalikes, warn_of_traps};
 use crate::clock::Clock;
 use crate::data_dir::{load_secret, open_store, prepare_directory};
@@ -31,15 +33,13 @@ pub fn run(settings: Settings) -> Result<(), String> {
     warn_of_lookalikes();
     let is_unsure = settings.external_url == Settings::default().external_url || settings.listen.is_none();
     let mut config = Config::for_serving(settings)?;
+    for note in &config.notes {
+        log::log!(note.level, "{}", note.text);
+    }
     prepare_directory(&config.data_path)?;
     let plain = listen("--listen (LISTEN)", config.listen)?;
     let tls = config.tls.as_ref().map(|tls| listen("--tls-listen (TLS_LISTEN)", tls.listen)).transpose()?;
-    if let Some(user) = config.stdio.as_mut().and_then(|stdio| stdio.user.as_mut()) {
-        // Ids without an entry in /etc/passwd, as in --stdio-user 1000:1000, have no home directory: make one.
-        user.make_home(&std::env::temp_dir()).unwrap_or_else(|e| {
-            log::warn!(error:% = e; "no home could be made for the user of --stdio-user (STDIO_USER): the MCP server runs without one");
-        });
-    }
+    config.servers.make_homes();
     privileges::drop_unneeded(needs(&config))?;
     let stop = stop_signal()?;
     let store = open_store(&config.data_path)?;
@@ -55,15 +55,22 @@ pub fn run(settings: Settings) -> Result<(), String> {
     leave_note(&config, &ports)?;
     let shutdown = new_shutdown()?;
     warn_of_traps(&config, &ports, is_unsure);
-    let client_url = config.client_url();
-    let upstream = config.upstream_name();
+    let ready = ready(&config);
     let front = ports.tls.as_ref().map_or(&ports.plain, |(socket, _)| socket);
     let listens = front.local_addr().map(|a| a.to_string()).unwrap_or_default();
     let server = build(config, &secret, store, clock, ports, &shutdown)?;
-    log::info!(listen = listens.as_str(), upstream = upstream.as_str(); "ready: give this URL to MCP clients: {client_url}");
+    for (url, server, upstream) in ready {
+        log::info!(listen = listens.as_str(), server = server.as_str(), upstream = upstream.as_str(); "ready: give this URL to MCP clients: {url}");
+    }
     server(&stop)?;
     log::info!("stopped");
     Ok(())
+}
+
+/// For each server, the URL for clients, its name, and its own URL or program.
+fn ready(config: &Config) -> Vec<(String, String, String)> {
+    let url = |server: &ServerConfig| format!("{}{}{}", config.external.origin, server.base, server.endpoint);
+    config.servers.all.iter().map(|server| (url(server), server.name.clone(), server.shown())).collect()
 }
 
 /// What the process still needs root's privileges for once its ports are open.
@@ -72,14 +79,14 @@ fn needs(config: &Config) -> Needs {
     // to other users.
     let certificates = config.tls.as_ref().is_some_and(|tls| matches!(tls.source, Source::Files(_)));
     let is_named = |f: &Flag| std::env::var_os(format!("{}_FILE", f.env)).is_some_and(|v| !v.is_empty());
-    // Connecting to a Unix socket needs write permission for it.
-    let has_socket = config.upstream.url.as_ref().is_some_and(|url| url.socket.is_some());
+    let rights = Rights::of(&config.servers);
     Needs {
         reads_others: certificates || FLAGS.iter().any(is_named),
-        writes_others: has_socket || !is_all_roots(&config.data_path),
-        has_children: config.stdio.is_some(),
+        // Connecting to a Unix socket needs write permission for it.
+        writes_others: rights.has_socket || !is_all_roots(&config.data_path),
+        has_children: rights.has_children,
         // A child that also runs as root would lose the privileges too, and MCP servers may rely on them.
-        hands_rights_on: config.stdio.as_ref().is_some_and(|s| s.user.is_none()),
+        hands_rights_on: rights.hands_on,
     }
 }
 

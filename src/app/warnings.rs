@@ -1,9 +1,11 @@
 //! Warnings in the log, at the start, about likely mistakes in the configuration.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 
 use super::config::Config;
+use super::config::servers::Servers;
 use super::config::tls;
 use super::listen::Ports;
 use crate::flags;
@@ -16,6 +18,18 @@ fn published_data(command: &[OsString], data: &Path) -> Option<String> {
         (path.is_dir() && data.starts_with(path)).then(|| word.to_string_lossy().into_owned())
     };
     command.iter().skip(1).find_map(holds)
+}
+
+/// The names of stdio servers that run as the same system user, if one of them has variables of its own.
+fn sharing_a_user(servers: &Servers) -> Vec<Vec<String>> {
+    let mut by_user: BTreeMap<Option<u32>, (Vec<String>, bool)> = BTreeMap::new();
+    for stdio in servers.stdio() {
+        let (names, has_variables) = by_user.entry(stdio.user.as_ref().map(|user| user.uid)).or_default();
+        names.push(stdio.server.clone());
+        *has_variables |= !stdio.env.is_empty();
+    }
+    let shared = by_user.into_values().filter(|(names, has_variables)| names.len() > 1 && *has_variables);
+    shared.map(|(names, _)| names).collect()
 }
 
 /// Warns about environment variables that look like options of this program but have no effect.
@@ -32,15 +46,16 @@ pub(super) fn warn_of_traps(config: &Config, ports: &Ports, is_unsure: bool) {
     if let Some(notice) = tls::notice(&config.tls_notice) {
         log::info!("{notice}");
     }
-    if config.stdio.as_ref().is_some_and(|s| s.user.is_none()) {
+    if config.servers.stdio().any(|stdio| stdio.user.is_none()) {
         log::warn!(
             "the MCP server runs as the same user as this proxy: if somebody can make it read any file, it can read {} and forge tokens; give it a user of its own with --stdio-user (STDIO_USER)",
             config.data_path.join("secret").display()
         );
     }
-    if let Some(stdio) = &config.stdio
-        && let Some(shown) = published_data(&stdio.command, &config.data_path)
-    {
+    for servers in sharing_a_user(&config.servers) {
+        log::warn!(servers = servers.join(",").as_str(); "these MCP servers run as the same system user, so each can read the environment of the others, and their secrets; start the proxy as root and give each a user of its own with proxy.stdio.user");
+    }
+    for shown in config.servers.stdio().filter_map(|stdio| published_data(&stdio.command, &config.data_path)) {
         log::warn!(directory = shown.as_str();
             "the MCP server is given a directory that has the data of this proxy in it: whoever may use the server may read the key that signs tokens; publish another directory, or keep the data elsewhere with --data-path (DATA_PATH)");
     }

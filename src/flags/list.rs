@@ -40,6 +40,17 @@ Options:
 ",
     },
     Command {
+        name: "servers",
+        args: "schema",
+        help: "Print the JSON Schema of the servers file (--servers), for editors",
+        more: "\
+An editor checks a file against it when the file names it:
+
+  mcp-auth-proxy servers schema > servers.schema.json
+  { \"$schema\": \"./servers.schema.json\", \"mcpServers\": { … } }
+",
+    },
+    Command {
         name: "man",
         args: "",
         help: "Print the manual page (roff)",
@@ -81,6 +92,18 @@ pub const FLAGS: &[Flag] = &[
         more: "Default: if --external-url is on this machine, such as http://localhost:8080, its port on 127.0.0.1, for this machine only; otherwise :80. The container images set :80.",
         set: |s, v| {
             s.listen = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("servers"),
+        env: "SERVERS",
+        value: Some("FILE"),
+        help: "Publish all MCP servers of a file (mcp.json), each at /NAME/mcp, instead of one on the command line",
+        more: "The file is that of Claude, Cursor, VS Code, Windsurf or Gemini CLI, as it is; docs/servers.md has its keys. It runs commands, so nobody but root and the user of the proxy may be able to write it. SIGHUP reads it again.",
+        set: |s, v| {
+            s.servers = Some(not_empty(v)?);
             Ok(())
         },
         ..BASE

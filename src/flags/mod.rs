@@ -14,7 +14,7 @@ pub mod man;
 mod parse;
 pub mod reference;
 mod settings;
-mod values;
+pub mod values;
 
 pub use flag::{Command, Flag, Section};
 pub use list::{COMMANDS, FLAGS};

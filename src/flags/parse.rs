@@ -18,6 +18,8 @@ pub enum Invocation {
     HashPassword,
     /// Check whether the running proxy is healthy.
     Healthcheck(Box<Settings>),
+    /// Print the JSON Schema of the servers file.
+    ServersSchema,
     /// Print text (help, version, man page, completions) and exit.
     Print(String),
 }
@@ -138,6 +140,8 @@ fn dispatch(
         (Some("demo"), []) => Ok(Invocation::Demo(Box::new(settings))),
         (Some("hash-password"), []) => Ok(Invocation::HashPassword),
         (Some("healthcheck"), []) => Ok(Invocation::Healthcheck(Box::new(settings))),
+        (Some("servers"), ["schema"]) => Ok(Invocation::ServersSchema),
+        (Some("servers"), _) => Err("the command is: mcp-auth-proxy servers schema; to publish a file, write --servers FILE (SERVERS)".into()),
         (Some("man"), []) => Ok(Invocation::Print(man::page())),
         (Some("help"), []) => Ok(Invocation::Print(help::long())),
         (Some("help"), [word]) => match COMMANDS.iter().find(|c| c.name == *word) {

@@ -10,6 +10,7 @@ use crate::observe::log::LogFormat;
 #[allow(missing_docs, reason = "nearly each field is the flag of the same name, documented in the list")]
 pub struct Settings {
     pub upstream: Option<String>,
+    pub servers: Option<String>,
     pub command: Vec<OsString>,
     pub listen: Option<String>,
     pub external_url: String,
@@ -113,6 +114,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             upstream: None,
+            servers: None,
             command: Vec::new(),
             listen: None,
             external_url: "http://localhost".into(),

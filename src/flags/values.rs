@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-pub(super) fn switch(text: &str) -> Result<bool, String> {
+/// `1`, `true`, `0`, `false`.
+pub fn switch(text: &str) -> Result<bool, String> {
     match text {
         "1" | "true" => Ok(true),
         "0" | "false" => Ok(false),
@@ -11,7 +12,7 @@ pub(super) fn switch(text: &str) -> Result<bool, String> {
 }
 
 /// `90`, `90s`, `5m`, `1h`, `30d`: at least one second, at most ten years.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     let error = || format!("'{text}' is not a duration such as 30s, 5m, 1h or 30d");
     let (digits, unit) = match text.strip_suffix(['s', 'm', 'h', 'd']) {
         Some(digits) => (digits, text.as_bytes()[text.len() - 1]),
@@ -31,7 +32,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Bytes: `4096`, `16KiB`, `16MiB`, `1GiB`.
-pub(super) fn size(text: &str) -> Result<u64, String> {
+pub fn size(text: &str) -> Result<u64, String> {
     let (digits, factor) = [("KiB", 1u64 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)]
         .iter()
         .find_map(|(unit, factor)| text.strip_suffix(unit).map(|d| (d, *factor)))
@@ -43,7 +44,8 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("'{text}' is not a size such as 4096, 16KiB or 16MiB"))
 }
 
-pub(super) fn count(text: &str) -> Result<usize, String> {
+/// A whole number above zero.
+pub fn count(text: &str) -> Result<usize, String> {
     number(text)
         .ok()
         .filter(|n| *n > 0)
@@ -52,17 +54,17 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
 }
 
 /// Like [`count`], but 0 is allowed.
-pub(super) fn count_or_none(text: &str) -> Result<usize, String> {
+pub fn count_or_none(text: &str) -> Result<usize, String> {
     if text == "0" { Ok(0) } else { count(text) }
 }
 
 /// Comma-separated, blanks trimmed, empty items dropped.
-pub(super) fn list(text: &str) -> Vec<String> {
+pub fn list(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_string).collect()
 }
 
 /// Like [`list`], with `\,` for a comma within an item.
-pub(super) fn escaped_list(text: &str) -> Result<Vec<String>, String> {
+pub fn escaped_list(text: &str) -> Result<Vec<String>, String> {
     let mut items = vec![String::new()];
     let mut rest = text.chars();
     while let Some(c) = rest.next() {

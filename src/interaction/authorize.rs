@@ -1,14 +1,16 @@
 //! `/.idp/auth`: the authorization endpoint. Shows the sign-in or consent page, and handles the decision.
 
 use super::failure::Failure;
-use super::shared::{Interactions, Visit, requesting};
+use super::shared::{Interactions, Visit, cards, requesting};
 use crate::http::form::Form;
 use crate::http::{Caller, Request, Response};
+use crate::identity::User;
 use crate::login::session;
 use crate::oauth::authorize::{self, NotAllowed, Refusal, RefusedRedirect, Step, Suspended};
 use crate::oauth::consent;
 use crate::pages;
-use crate::store::rows::{Client, Session};
+use crate::resource_url::Resources;
+use crate::store::rows::Client;
 
 /// `GET /.idp/auth`: starts an authorization request.
 pub fn show(interactions: &Interactions, request: &mut Request<'_>, caller: Caller) -> Response {
@@ -20,7 +22,7 @@ pub fn show(interactions: &Interactions, request: &mut Request<'_>, caller: Call
 }
 
 fn begin(interactions: &Interactions, visit: &Visit<'_>, query: &str) -> Result<Response, Failure> {
-    let step = authorize::read(interactions.core(), query, &visit.browser.binding());
+    let step = authorize::read(&interactions.server, query, &visit.browser.binding());
     let step = step.and_then(|opened| {
         let session = interactions.login().session(visit.headers)?;
         let client = opened.client().clone();
@@ -30,7 +32,7 @@ fn begin(interactions: &Interactions, visit: &Visit<'_>, query: &str) -> Result<
         Ok((Step::Answer(response), _)) => Ok(response),
         Ok((Step::SignIn(suspended), client)) => Ok(interactions.sign_in_page(&suspended, &client, None)),
         Ok((Step::Consent(suspended, session), client)) => {
-            Ok(consent_page(interactions, &suspended, &client, &session))
+            consent_page(interactions, visit, &suspended, &client, &session.user, false)
         }
         Err(Refusal::Page(title, why)) => Err(Failure::Refused(title, why)),
         Err(Refusal::NotAllowed(error)) => Err(error.into()),
@@ -54,9 +56,41 @@ fn refuse(interactions: &Interactions, visit: &Visit<'_>, refused: RefusedRedire
     })
 }
 
-fn consent_page(interactions: &Interactions, suspended: &Suspended, client: &Client, session: &Session) -> Response {
-    let core = interactions.core();
-    pages::consent(&core.external, &requesting(client, suspended), &session.user, &suspended.sign(core))
+/// Asks the person for consent, or says that the servers that the client wants are not for this person.
+pub(super) fn consent_page(
+    interactions: &Interactions,
+    visit: &Visit<'_>,
+    suspended: &Suspended,
+    client: &Client,
+    user: &User,
+    is_missing: bool,
+) -> Result<Response, Failure> {
+    let (core, published) = (interactions.core(), interactions.server.resources.now());
+    let asked = authorize::servers(&published, &suspended.request);
+    let usable = authorize::usable(&interactions.server, &published, &suspended.request, user)?;
+    let request = suspended.sign(core);
+    if usable.is_empty() {
+        let client = requesting(client, suspended, &asked);
+        log::info!(request:% = visit.caller.id, user:% = user.id, address:% = visit.caller.address; "a consent page was refused: no server's allow rules fit the user");
+        return Ok(pages::no_server(&core.external, visit.caller.id, &client, user, &request));
+    }
+    let choices = if suspended.request.resources.is_none() { cards(&usable) } else { Vec::new() };
+    let client = requesting(client, suspended, &usable);
+    Ok(pages::consent(&core.external, &client, user, &request, &choices, is_missing))
+}
+
+/// The resources of the servers that were ticked on the page, of those that the user may use.
+fn chosen(
+    interactions: &Interactions,
+    suspended: &Suspended,
+    user: &User,
+    form: &Form,
+) -> Result<Option<Resources>, Failure> {
+    let published = interactions.server.resources.now();
+    let usable = authorize::usable(&interactions.server, &published, &suspended.request, user)?;
+    let ticked = usable.iter().filter(|server| form.all("server").any(|name| name == server.name));
+    let urls: Vec<_> = ticked.map(|server| server.url().clone()).collect();
+    Ok((!urls.is_empty()).then(|| Resources::new(urls, &interactions.core().external.origin)))
 }
 
 /// `POST /.idp/auth`: the decision on the consent page.
@@ -79,6 +113,13 @@ fn carry_out(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -> Res
     match (form.get("decision"), session) {
         (Some("deny"), _) => Ok(authorize::deny(core, &suspended, caller)),
         (Some("allow"), Some(session)) if suspended.request.session == binding => {
+            if suspended.request.resources.is_none() {
+                suspended.request.resources = chosen(interactions, &suspended, &session.user, form)?;
+            }
+            if suspended.request.resources.is_none() {
+                let client = suspended.client(core)?.ok_or(NotAllowed::NotRegistered)?;
+                return consent_page(interactions, visit, &suspended, &client, &session.user, true);
+            }
             consent::remember(core, &session.user, &suspended.request, &suspended.redirect)?;
             Ok(authorize::allow(&interactions.server, &suspended, &session.user, caller)?)
         }
@@ -86,7 +127,7 @@ fn carry_out(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -> Res
         (Some("allow"), Some(session)) if !suspended.request.sign_in_anew => {
             suspended.request.session = binding;
             let client = suspended.client(core)?.ok_or(NotAllowed::NotRegistered)?;
-            Ok(consent_page(interactions, &suspended, &client, &session))
+            consent_page(interactions, visit, &suspended, &client, &session.user, false)
         }
         // The session has ended since the page was made, or the person wants another account.
         (Some("allow" | "switch"), _) => {

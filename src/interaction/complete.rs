@@ -3,12 +3,13 @@
 use http::header::{LOCATION, SET_COOKIE};
 use http::{HeaderValue, StatusCode};
 
+use super::authorize::consent_page;
 use super::failure::Failure;
 use super::shared::{Interactions, Visit};
 use crate::http::Response;
 use crate::identity::User;
 use crate::login::session;
-use crate::oauth::authorize::{self, Suspended};
+use crate::oauth::authorize::{self, NotAllowed, Suspended};
 use crate::oauth::consent;
 use crate::store::rows::Client;
 
@@ -44,6 +45,13 @@ pub(super) fn complete(
         }
     }
     let mut response = match suspended {
+        // The client did not say what it wants, or wants what this user may not use: the person decides on another page.
+        Some(suspended) if needs_page(interactions, suspended, user)? => {
+            let mut suspended = suspended.clone();
+            suspended.request.session = Some(session::binding(&session));
+            let client = client.ok_or(NotAllowed::NotRegistered)?;
+            consent_page(interactions, visit, &suspended, &client, user, false)?
+        }
         Some(suspended) => {
             consent::remember(core, user, &suspended.request, &suspended.redirect)?;
             let answer = authorize::allow(&interactions.server, suspended, user, caller);
@@ -55,4 +63,11 @@ pub(super) fn complete(
         response.headers.append(SET_COOKIE, cookie);
     }
     Ok(response)
+}
+
+/// Must the person still choose, or be told that nothing here is for them?
+fn needs_page(interactions: &Interactions, suspended: &Suspended, user: &User) -> Result<bool, Failure> {
+    let published = interactions.server.resources.now();
+    let usable = authorize::usable(&interactions.server, &published, &suspended.request, user)?;
+    Ok(suspended.request.resources.is_none() || usable.is_empty())
 }

@@ -12,7 +12,7 @@ use crate::http::{Caller, Request, Response};
 use crate::identity::ProviderUser;
 use crate::identity::{ProviderId, User};
 use crate::login::providers::{AuthorizationParameters, Provider, ProviderError, ProviderTokens, pkce_and_nonce};
-use crate::oauth::authorize::{NotAllowed, Suspended};
+use crate::oauth::authorize::{self, NotAllowed, Suspended};
 use crate::pages::{self, RequestingClient, SignInOptions};
 use crate::tokens::artefacts::{ProviderState, REQUEST_LIFETIME};
 use crate::tokens::{Kind, random_name};
@@ -207,5 +207,6 @@ fn again(
     let (core, options) = (interactions.core(), interactions.sign_in_options());
     let Some(suspended) = suspended else { return Ok(page(&options, None, &interactions.plain_form(visit))) };
     let client = suspended.client(core)?.ok_or(NotAllowed::NotRegistered)?;
-    Ok(page(&options, Some(&requesting(&client, suspended)), &suspended.sign(core)))
+    let servers = authorize::servers(&interactions.server.resources.now(), &suspended.request);
+    Ok(page(&options, Some(&requesting(&client, suspended, &servers)), &suspended.sign(core)))
 }

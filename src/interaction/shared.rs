@@ -12,8 +12,9 @@ use crate::login::Login;
 use crate::login::session::Browser;
 use crate::net::rate_limit::RateLimit;
 use crate::oauth::AuthorizationServer;
-use crate::oauth::authorize::Suspended;
-use crate::pages::{self, Problem, ProviderButton, RequestingClient, SignInOptions};
+use crate::oauth::authorize::{self, Suspended};
+use crate::pages::{self, Problem, ProviderButton, RequestingClient, ServerCard, SignInOptions, Wanted};
+use crate::resource::protected::ProtectedResource;
 use crate::store::rows::Client;
 use crate::tokens::artefacts::{PlainForm, REQUEST_LIFETIME};
 
@@ -23,8 +24,6 @@ pub struct Interactions {
     pub server: Arc<AuthorizationServer>,
     /// With one provider and no password, skip the sign-in page if no client requests access.
     pub(super) skips_chooser: bool,
-    /// The MCP server's URL, which the person enters in a client.
-    pub(super) mcp_url: String,
     /// Rate limit of provider callbacks, per address.
     pub(super) returns: RateLimit,
     /// Callbacks that were already handled.
@@ -33,9 +32,9 @@ pub struct Interactions {
 
 impl Interactions {
     /// Creates the state; no callback was handled yet.
-    pub fn new(server: Arc<AuthorizationServer>, skips_chooser: bool, mcp_url: String) -> Interactions {
+    pub fn new(server: Arc<AuthorizationServer>, skips_chooser: bool) -> Interactions {
         let (returns, spent) = (RateLimit::new(60, 1), SpentStates::default());
-        Interactions { server, skips_chooser, mcp_url, returns, spent }
+        Interactions { server, skips_chooser, returns, spent }
     }
 
     pub(super) fn core(&self) -> &Core {
@@ -58,7 +57,8 @@ impl Interactions {
     /// The sign-in page for an authorization request of a client; signing in on it is also the consent.
     pub(super) fn sign_in_page(&self, suspended: &Suspended, client: &Client, problem: Option<Problem>) -> Response {
         let request = suspended.sign(self.core());
-        let client = requesting(client, suspended);
+        let servers = authorize::servers(&self.server.resources.now(), &suspended.request);
+        let client = requesting(client, suspended, &servers);
         pages::sign_in(&self.core().external, &self.sign_in_options(), Some(&client), &request, problem)
     }
 
@@ -95,8 +95,29 @@ impl Interactions {
 }
 
 /// What a page shows of the client that asks.
-pub(super) fn requesting<'a>(client: &'a Client, suspended: &'a Suspended) -> RequestingClient<'a> {
-    RequestingClient { name: client.name.as_deref(), redirect: &suspended.redirect }
+pub(super) fn requesting<'a>(
+    client: &'a Client,
+    suspended: &'a Suspended,
+    servers: &'a [Arc<ProtectedResource>],
+) -> RequestingClient<'a> {
+    let wants = match suspended.request.resources {
+        Some(_) => Wanted::Servers(servers.iter().map(|server| server.title.as_str()).collect()),
+        None => Wanted::Choice,
+    };
+    RequestingClient { name: client.name.as_deref(), redirect: &suspended.redirect, wants }
+}
+
+/// What a page shows of the servers.
+pub(super) fn cards(servers: &[Arc<ProtectedResource>]) -> Vec<ServerCard<'_>> {
+    fn card(server: &Arc<ProtectedResource>) -> ServerCard<'_> {
+        ServerCard {
+            name: &server.name,
+            title: &server.title,
+            description: &server.description,
+            url: server.url().as_str(),
+        }
+    }
+    servers.iter().map(card).collect()
 }
 
 /// A request of a browser.

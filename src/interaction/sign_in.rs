@@ -6,7 +6,7 @@ use http::{HeaderValue, StatusCode};
 use super::complete::{Proof, complete};
 use super::failure::Failure;
 use super::provider;
-use super::shared::{Interactions, Visit};
+use super::shared::{Interactions, Visit, cards};
 use crate::http::form::Form;
 use crate::http::{Caller, Request, Response};
 use crate::identity::{ProviderId, User};
@@ -32,7 +32,8 @@ fn page(interactions: &Interactions, visit: &Visit<'_>) -> Result<Response, Fail
     let login = interactions.login();
     if let Some(session) = login.session(visit.headers)? {
         let (site, form) = (&interactions.core().external, interactions.plain_form(visit));
-        return Ok(pages::signed_in(site, &interactions.mcp_url, &session.user, &form));
+        let servers = interactions.server.resources.now().open_to(login, &session.user.id)?;
+        return Ok(pages::signed_in(site, &cards(&servers), &session.user, &form));
     }
     // With one way to sign in, there is nothing to choose.
     if let ([only], true) = (login.providers.all(), interactions.skips_chooser && !login.passwords.any()) {

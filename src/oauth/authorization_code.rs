@@ -1,5 +1,7 @@
 //! The grant type `authorization_code` (RFC 6749 section 4.1.3, PKCE by RFC 7636).
 
+use std::sync::Arc;
+
 use super::error::{OAuthError, invalid_grant};
 use super::issue;
 use super::resource;
@@ -10,18 +12,20 @@ use crate::encoding::digest;
 use crate::http::form::Form;
 use crate::http::{Caller, Response};
 use crate::identity::{ClientId, GrantId};
-use crate::resource::stream_recheck::end_grant;
-use crate::resource_url::Resources;
+use crate::resource::protected::ProtectedResources;
+use crate::resource_url::{ResourceUrl, Resources};
 use crate::store::rows::{Client, Grant, Phase};
 use crate::store::{StoreError, Tx};
 use crate::tokens::artefacts::AuthorizationCode;
 use crate::tokens::equal;
 
 enum Redemption {
-    Done(Box<Grant>),
+    Done(Box<Grant>, Resources),
     Replayed,
-    /// The client asks for a resource that the grant is not for.
-    OtherTarget,
+    /// The client asks for a resource that it can't have.
+    OtherTarget(OAuthError),
+    /// The user may use none of the servers any more.
+    NotAllowed(Box<Grant>),
     Refused(&'static str),
 }
 
@@ -42,31 +46,34 @@ pub(super) fn redeem(
         .verify(code, server.core.now())
         .map_err(|_| invalid_grant("the code is not valid or has expired"))?;
 
+    let published = server.resources.now();
+    let denied = resource::denied(&server.login, &published, &code.grant)?;
     let presented = Presented {
         client: client.id.clone(),
         redirect_uri: form.get("redirect_uri").map(str::to_string),
         proof: proof_of(verifier),
-        resources: resources.clone(),
+        resources,
         origin: server.core.external.origin.clone(),
+        published: published.clone(),
+        denied,
     };
     let lifetimes = server.core.lifetimes;
     let redemption = server.core.state.transact(move |tx| settle(tx, &code.grant, presented, lifetimes))?;
     match redemption {
-        Redemption::Done(grant) => {
+        Redemption::Done(grant, audience) => {
             // The allow rules may have changed since the code was issued.
             let Some(vouched) = issue::vouch(&server.login, &grant.user)? else {
-                end_grant(&server.core, &server.streams, &grant.id, &grant.user, "no allow rule fits any more");
-                return Err(invalid_grant("the user may not use this server any more"));
+                return Err(issue::end(server, &grant, "no allow rule fits any more"));
             };
             log::info!(request:% = caller.id, user:% = grant.user.id, client:% = client.id, client_name = client.shown_name(), grant:% = grant.id, address:% = caller.address; "tokens were issued");
-            let audience = resource::audience(&grant, resources.as_ref(), &server.core.external.origin)?;
-            Ok(issue::tokens(&server.core, &grant, audience, vouched))
+            Ok(issue::tokens(&server.core, &published, &grant, audience, vouched))
         }
         Redemption::Replayed => {
             log::warn!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address; "an authorization code was used twice; its grant was revoked");
             Err(invalid_grant("the code was redeemed before; the authorization has been revoked"))
         }
-        Redemption::OtherTarget => Err(resource::not_granted()),
+        Redemption::OtherTarget(error) => Err(error),
+        Redemption::NotAllowed(grant) => Err(issue::end(server, &grant, "no server's allow rules fit any more")),
         Redemption::Refused(why) => {
             log::info!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address, reason = why; "an authorization code was refused");
             Err(invalid_grant(why))
@@ -84,6 +91,10 @@ struct Presented {
     resources: Option<Resources>,
     /// The external origin.
     origin: String,
+    /// The published servers.
+    published: Arc<ProtectedResources>,
+    /// Those resources of the grant that its user may not use any more.
+    denied: Vec<ResourceUrl>,
 }
 
 /// Computes the S256 challenge of a verifier (RFC 7636 section 4.6); `None` if the verifier is malformed (section 4.1).
@@ -123,20 +134,22 @@ fn settle(tx: &mut Tx<'_>, id: &GrantId, presented: Presented, lifetimes: Lifeti
         tx.revoke(grant, lifetimes.access_token);
         return Ok(Redemption::Replayed);
     }
-    // The code stays valid, so that the client can correct its request.
-    if resource::audience(&grant, presented.resources.as_ref(), &presented.origin).is_err() {
-        return Ok(Redemption::OtherTarget);
+    let (code_challenge, redirect_uri) = (challenge.clone(), uri.clone());
+    if !resource::withdraw(&mut grant, &presented.denied, &presented.origin) {
+        return Ok(Redemption::NotAllowed(Box::new(grant)));
     }
+    let audience =
+        match resource::audience(&presented.published, &grant, presented.resources.as_ref(), &presented.origin) {
+            Ok(audience) => audience,
+            // The code stays valid, so that the client can correct its request.
+            Err(error) => return Ok(Redemption::OtherTarget(error)),
+        };
     let now = tx.now();
-    grant.phase = Phase::Active {
-        rotation: rotation::first(now),
-        code_challenge: challenge.clone(),
-        redirect_uri: uri.clone(),
-        redirect_uri_given: given,
-    };
+    grant.phase =
+        Phase::Active { rotation: rotation::first(now), code_challenge, redirect_uri, redirect_uri_given: given };
     grant.access_token_lifetime = lifetimes.access_token;
     grant.created_at = now;
     grant.expires_at = now + lifetimes.refresh_idle.min(lifetimes.refresh_total);
     tx.put(grant.id.as_str(), &grant);
-    Ok(Redemption::Done(Box::new(grant)))
+    Ok(Redemption::Done(Box::new(grant), audience))
 }

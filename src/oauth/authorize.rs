@@ -5,6 +5,8 @@
 //! [`allow`] creates the grant. Errors are sent to the redirect URI only after the check that the client has registered
 //! it.
 
+use std::sync::Arc;
+
 use http::header::{CACHE_CONTROL, LOCATION};
 use http::{HeaderValue, StatusCode};
 
@@ -20,7 +22,8 @@ use crate::http::form::Form;
 use crate::http::{Caller, Response};
 use crate::identity::{ClientId, GrantId, User};
 use crate::redirect_uri::RedirectUri;
-use crate::resource_url::Resources;
+use crate::resource::protected::{ProtectedResource, ProtectedResources};
+use crate::resource_url::{ResourceUrl, Resources};
 use crate::store::StoreError;
 use crate::store::rows::{Client, Consent, Grant, Phase, Session};
 use crate::tokens::artefacts::{AuthorizationCode, AuthorizationRequest, CODE_LIFETIME, REQUEST_LIFETIME};
@@ -192,6 +195,15 @@ pub fn allow(
     let now = core.now();
     let exp = now + CODE_LIFETIME;
     let Some(client) = suspended.client(core)? else { return Err(NotAllowed::NotRegistered) };
+    let published = server.resources.now();
+    let servers = usable(server, &published, asked, user)?;
+    let is_usable = |url: &ResourceUrl| {
+        published.named_by(url).is_some_and(|named| servers.iter().any(|server| server.name == named.name))
+    };
+    let Some(resources) = asked.resources.as_ref().and_then(|all| all.filter(is_usable)) else {
+        log::info!(request:% = caller.id, user:% = user.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address; "access was not given: no server's allow rules fit the user");
+        return Ok(refuse_access(core, suspended, "this user may not use this server"));
+    };
     if let Err(full) = server.pending.take(&asked.id, asked.exp, &user.id, exp, now) {
         log::warn!(request:% = caller.id, user:% = user.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address; "access was not given: too many authorization codes wait to be redeemed");
         return Err(NotAllowed::TooManyCodes(full));
@@ -199,9 +211,9 @@ pub fn allow(
     if !client.used {
         register::make_room_for(core, &user.id)?;
     }
-    let id = begin_grant(core, asked, user, &client, now, exp)?;
+    let id = begin_grant(core, asked, resources, user, &client, exp)?;
     log::info!(request:% = caller.id, user:% = user.id, client:% = asked.client, client_name = client.shown_name(), address:% = caller.address, grant:% = id; "the user allowed access to the client");
-    server.has_consented(user, &asked.client);
+    servers.iter().for_each(|resource| resource.upstream.expect(user, &asked.client));
     let code = core.keys.sign(&AuthorizationCode { grant: id, exp });
     Ok(answer(core, &suspended.redirect, asked.state.as_deref(), &[("code", &code)]))
 }
@@ -209,12 +221,12 @@ pub fn allow(
 fn begin_grant(
     core: &Core,
     asked: &AuthorizationRequest,
+    resources: Resources,
     user: &User,
     client: &Client,
-    now: Timestamp,
     exp: Timestamp,
 ) -> Result<GrantId, StoreError> {
-    let id = GrantId(random_name());
+    let (id, now) = (GrantId(random_name()), core.now());
     let (asked_by, for_user, grant, registered) = (asked.clone(), user.clone(), id.clone(), client.clone());
     let (refresh_total, newest) = (core.lifetimes.refresh_total, newest_grant_key(&user.id, &client.id));
     core.state.transact(move |tx| {
@@ -225,7 +237,7 @@ fn begin_grant(
             user: for_user.clone(),
             client: client.id.clone(),
             auth_method: client.auth_method,
-            resources: Some(asked_by.resources),
+            resources: Some(resources),
             phase: Phase::Pending {
                 code_challenge: asked_by.code_challenge,
                 redirect_uri: asked_by.redirect_uri,
@@ -254,8 +266,36 @@ pub fn deny(core: &Core, suspended: &Suspended, caller: Caller) -> Response {
     let client = suspended.client(core).unwrap_or_default();
     let name = client.as_ref().map_or("", Client::shown_name);
     log::info!(request:% = caller.id, client:% = suspended.request.client, client_name = name, address:% = caller.address; "the user denied access to the client");
-    let error = [("error", "access_denied"), ("error_description", "the user denied access")];
+    refuse_access(core, suspended, "the user denied access")
+}
+
+fn refuse_access(core: &Core, suspended: &Suspended, why: &str) -> Response {
+    let error = [("error", "access_denied"), ("error_description", why)];
     answer(core, &suspended.redirect, suspended.request.state.as_deref(), &error)
+}
+
+/// The servers that a request is for, or that its user can choose from if it does not say which.
+pub fn servers(published: &ProtectedResources, request: &AuthorizationRequest) -> Vec<Arc<ProtectedResource>> {
+    let Some(resources) = &request.resources else { return published.all().to_vec() };
+    let named: Vec<_> = resources.urls().iter().filter_map(|url| published.named_by(url)).collect();
+    let is_asked = |resource: &&Arc<ProtectedResource>| named.iter().any(|one| one.name == resource.name);
+    published.all().iter().filter(is_asked).cloned().collect()
+}
+
+/// Those of [`servers`] that this user may use.
+pub fn usable(
+    server: &AuthorizationServer,
+    published: &ProtectedResources,
+    request: &AuthorizationRequest,
+    user: &User,
+) -> Result<Vec<Arc<ProtectedResource>>, StoreError> {
+    let mut usable = Vec::new();
+    for resource in servers(published, request) {
+        if resource.is_open_to(&server.login, &user.id)? {
+            usable.push(resource);
+        }
+    }
+    Ok(usable)
 }
 
 /// Title and explanation of the page for a client that is not registered.
@@ -266,7 +306,8 @@ pub const NOT_REGISTERED: (&str, &str) = (
 
 /// Checks a request: first the client, then its redirect URI, then everything else, so that errors are redirected only
 /// to a verified URI. Binds the request to the browser with this `binding`.
-pub fn read(core: &Core, query: &str, binding: &str) -> Result<Opened, Refusal> {
+pub fn read(server: &AuthorizationServer, query: &str, binding: &str) -> Result<Opened, Refusal> {
+    let core = &*server.core;
     let page = |title, text: &str| Refusal::Page(title, text.to_string());
     let form = Form::parse(query.as_bytes())
         .map_err(|e| Refusal::Page("The request is malformed", format!("The parameters can't be read: {e}.")))?;
@@ -302,7 +343,9 @@ pub fn read(core: &Core, query: &str, binding: &str) -> Result<Opened, Refusal> 
         return Err(tell(OAuthError::new("request_not_supported", "request objects are not supported")));
     }
     let challenge = code_challenge(&form).map_err(invalid)?;
-    let resources = resource::requested(core, &form).map_err(tell)?;
+    let resources = resource::requested(core, &form)
+        .and_then(|asked| resource::to_authorize(core, &server.resources.now(), asked))
+        .map_err(tell)?;
     let prompt = Prompt::parse(form.get("prompt").unwrap_or_default()).map_err(invalid)?;
 
     let request = AuthorizationRequest {
@@ -313,7 +356,7 @@ pub fn read(core: &Core, query: &str, binding: &str) -> Result<Opened, Refusal> 
         redirect_uri_given,
         state,
         code_challenge: challenge,
-        resources: resources.unwrap_or_else(|| Resources::new(Vec::new(), &core.external.origin)),
+        resources,
         sign_in_anew: prompt.login,
         select_account: prompt.select_account,
         session: None,
@@ -402,7 +445,7 @@ mod tests {
             redirect_uri_given: true,
             state: None,
             code_challenge: "challenge".into(),
-            resources: Resources::new(Vec::new(), "https://mcp.example.com"),
+            resources: None,
             sign_in_anew: false,
             select_account: false,
             session: None,

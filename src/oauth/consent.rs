@@ -8,14 +8,16 @@ use crate::store::StoreError;
 use crate::store::rows::{Consent, Grant, Phase};
 use crate::tokens::artefacts::AuthorizationRequest;
 
-fn key(core: &Core, user: &User, request: &AuthorizationRequest, redirect: &RedirectUri) -> String {
+/// The key of a remembered consent. `None` if the client did not say what it wants access to: the user chooses each time.
+fn key(core: &Core, user: &User, request: &AuthorizationRequest, redirect: &RedirectUri) -> Option<String> {
+    let resources = request.resources.as_ref()?;
     let mut key = format!("{}\0{}\0{}", user.id, request.client, redirect.host());
     // Earlier versions knew no resources: their consents are for the whole origin.
-    for url in request.resources.urls().iter().filter(|url| url.as_str() != core.external.origin) {
+    for url in resources.urls().iter().filter(|url| url.as_str() != core.external.origin) {
         key.push('\0');
         key.push_str(url.as_str());
     }
-    digest(key.as_bytes())
+    Some(digest(key.as_bytes()))
 }
 
 /// The key of the row that names the newest grant.
@@ -35,7 +37,8 @@ pub(super) fn is_remembered(
     if redirect.destination() != Destination::Web {
         return Ok(false);
     }
-    Ok(core.state.get::<Consent>(&key(core, user, request, redirect))?.is_some())
+    let Some(key) = key(core, user, request, redirect) else { return Ok(false) };
+    Ok(core.state.get::<Consent>(&key)?.is_some())
 }
 
 /// Remembers a consent, so that the page can be skipped next time. Does nothing for a redirect to the user's own
@@ -49,7 +52,7 @@ pub fn remember(
     if redirect.destination() != Destination::Web {
         return Ok(());
     }
-    let key = key(core, user, request, redirect);
+    let Some(key) = key(core, user, request, redirect) else { return Ok(()) };
     let expires_at = core.now() + core.lifetimes.consent;
     core.state.transact(move |tx| {
         tx.put(&key, &Consent { grant: None, expires_at });

@@ -4,10 +4,13 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::error::{OAuthError, invalid_grant, no_store};
+use super::server::AuthorizationServer;
 use crate::core::Core;
 use crate::http::Response;
 use crate::identity::{SCOPE, User};
 use crate::login::Login;
+use crate::resource::protected::ProtectedResources;
+use crate::resource::stream_recheck::end_grant;
 use crate::resource_url::Resources;
 use crate::store::rows::{Grant, Phase, Rotation};
 use crate::tokens::access::AccessToken;
@@ -35,14 +38,28 @@ pub(super) fn vouch(login: &Login, user: &User) -> Result<Option<Vouched>, OAuth
     Ok(Some(Vouched { rules: Some(rules.digest()), email }))
 }
 
+/// Ends the grant of a user who may not use it any more; `why` is for the log. Returns the error for the client.
+pub(super) fn end(server: &AuthorizationServer, grant: &Grant, why: &str) -> OAuthError {
+    end_grant(&server.core, &server.streams, &grant.id, &grant.user, why);
+    invalid_grant("the user may not use this server any more")
+}
+
 /// Builds the token response (RFC 6749 section 5.1). The refresh token contains only values of the grant row, so that
 /// the same token can be issued again. `audience` is what the access token is for.
-pub(super) fn tokens(core: &Core, grant: &Grant, audience: Resources, vouched: Vouched) -> Response {
+pub(super) fn tokens(
+    core: &Core,
+    published: &ProtectedResources,
+    grant: &Grant,
+    audience: Resources,
+    vouched: Vouched,
+) -> Response {
     let Phase::Active { rotation: Rotation { generation, attempt, since, .. }, .. } = grant.phase else {
         return invalid_grant("the authorization has ended").response();
     };
     let now = core.now();
     let exp = (now + core.lifetimes.access_token).min(grant.expires_at);
+    let servers = audience.urls().iter().filter_map(|url| published.named_by(url));
+    let servers = servers.filter_map(|server| Some((server.name.clone(), server.rules_digest()?))).collect();
     let access = AccessToken {
         iss: core.keys.issuer().to_string(),
         aud: audience,
@@ -58,6 +75,7 @@ pub(super) fn tokens(core: &Core, grant: &Grant, audience: Resources, vouched: V
         credential: grant.user.credential.clone(),
         email: vouched.email,
         rules: vouched.rules,
+        servers,
     };
     let refresh = RefreshToken { grant: grant.id.clone(), generation, attempt, since };
     no_store(Response::json(

@@ -9,16 +9,21 @@ use crate::core::Core;
 use crate::http::Response;
 use crate::identity::{OFFLINE_ACCESS, SCOPE};
 use crate::resource::metadata;
+use crate::resource::protected::ProtectedResources;
 
 const AUTHORIZATION_SERVER: &str = "/.well-known/oauth-authorization-server";
 const OPENID_CONFIGURATION: &str = "/.well-known/openid-configuration";
 const JWKS: &str = "/.well-known/jwks.json";
 
-/// Answers every request below `/.well-known/`. `endpoint` is the path of the MCP endpoint if there is only one.
-pub fn well_known(core: &Core, path: &str, endpoint: Option<&str>) -> Response {
+/// Answers every request below `/.well-known/`.
+pub fn well_known(core: &Core, resources: &ProtectedResources, path: &str) -> Response {
+    let not_found = || Response::json(StatusCode::NOT_FOUND, &json!({"error": "not_found"}));
     let below = |prefix: &str| path.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'));
     let document = if let Some(resource) = below(metadata::PROTECTED_RESOURCE) {
-        metadata::protected_resource(core, if resource.is_empty() { endpoint.unwrap_or_default() } else { resource })
+        match metadata::protected_resource(core, resources, resource) {
+            Some(document) => document,
+            None => return not_found(),
+        }
     } else if below(AUTHORIZATION_SERVER).is_some() {
         authorization_server(core)
     } else if below(OPENID_CONFIGURATION).is_some() {
@@ -26,7 +31,7 @@ pub fn well_known(core: &Core, path: &str, endpoint: Option<&str>) -> Response {
     } else if path == JWKS {
         json!({"keys": []})
     } else {
-        return Response::json(StatusCode::NOT_FOUND, &json!({"error": "not_found"}));
+        return not_found();
     };
     Response::json(StatusCode::OK, &document).with(CACHE_CONTROL, HeaderValue::from_static("max-age=300"))
 }

@@ -1,6 +1,8 @@
 //! The grant type `refresh_token` (RFC 6749 section 6). Whether a token may be used again is decided in
 //! [`rotation`].
 
+use std::sync::Arc;
+
 use http::StatusCode;
 
 use super::error::{OAuthError, invalid_grant};
@@ -13,18 +15,21 @@ use crate::http::form::Form;
 use crate::http::{Caller, Response};
 use crate::identity::{ClientId, CredentialId, GrantId};
 use crate::login::providers::user_records::Recheck;
+use crate::resource::protected::ProtectedResources;
 use crate::resource::stream_recheck::end_grant;
-use crate::resource_url::Resources;
+use crate::resource_url::{ResourceUrl, Resources};
 use crate::store::rows::{Client, Grant, Phase};
 use crate::store::{StoreError, Tx};
 use crate::tokens::artefacts::RefreshToken;
 
 enum Refresh {
     /// New tokens are issued; the text tells the log how: rotated, repeated or replaced.
-    Done(Box<Grant>, &'static str),
+    Done(Box<Grant>, &'static str, Resources),
     Reuse(Box<Grant>),
-    /// The client asks for a resource that the grant is not for.
-    OtherTarget,
+    /// The client asks for a resource that it can't have.
+    OtherTarget(OAuthError),
+    /// The user may use none of the servers any more.
+    NotAllowed(Box<Grant>),
     Refused(&'static str),
 }
 
@@ -50,18 +55,23 @@ pub(super) fn refresh(
         true => None,
         false => recheck_user(server, client, &token)?,
     };
+    let published = server.resources.now();
+    let denied = resource::denied(&server.login, &published, &token.grant)?;
     let attempt = Attempt {
         client: client.id.clone(),
         presented,
         email,
         current: server.login.current_credentials(),
         lifetimes: server.core.lifetimes,
-        resources: resources.clone(),
+        resources,
         origin: server.core.external.origin.clone(),
+        published: published.clone(),
+        denied: denied.clone(),
     };
     let outcome = server.core.state.transact(move |tx| settle(tx, &token.grant, attempt))?;
     match outcome {
-        Refresh::Done(grant, how) => {
+        Refresh::Done(grant, how, audience) => {
+            cut_streams(server, &published, &grant.id, &denied);
             // The allow rules changed during this request. The client can retry with the same refresh token, and the
             // retry applies the new rules.
             let Some(vouched) = issue::vouch(&server.login, &grant.user)? else { return Err(put_off()) };
@@ -69,8 +79,7 @@ pub(super) fn refresh(
                 request:% = caller.id, user:% = grant.user.id, client:% = client.id, client_name = client.shown_name(), grant:% = grant.id, address:% = caller.address, how = how;
                 "tokens were refreshed"
             );
-            let audience = resource::audience(&grant, resources.as_ref(), &server.core.external.origin)?;
-            Ok(issue::tokens(&server.core, &grant, audience, vouched))
+            Ok(issue::tokens(&server.core, &published, &grant, audience, vouched))
         }
         Refresh::Reuse(grant) => {
             log::warn!(
@@ -79,7 +88,8 @@ pub(super) fn refresh(
             );
             Err(invalid_grant("the refresh token was used before; the authorization has been revoked"))
         }
-        Refresh::OtherTarget => Err(resource::not_granted()),
+        Refresh::OtherTarget(error) => Err(error),
+        Refresh::NotAllowed(grant) => Err(issue::end(server, &grant, "no server's allow rules fit any more")),
         Refresh::Refused(why) => {
             log::info!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address, reason = why; "a refresh token was refused");
             Err(invalid_grant(why))
@@ -101,11 +111,15 @@ struct Attempt {
     resources: Option<Resources>,
     /// The external origin.
     origin: String,
+    /// The published servers.
+    published: Arc<ProtectedResources>,
+    /// Those resources of the grant that its user may not use any more.
+    denied: Vec<ResourceUrl>,
 }
 
 /// Checks a refresh token and updates its grant, in one transaction.
 fn settle(tx: &mut Tx<'_>, id: &GrantId, attempt: Attempt) -> Result<Refresh, StoreError> {
-    let Attempt { client, presented, email, current, lifetimes, resources, origin } = attempt;
+    let Attempt { client, presented, email, current, lifetimes, resources, origin, published, denied } = attempt;
     let Some(mut grant) = tx.get::<Grant>(id.as_str())? else {
         return Ok(Refresh::Refused("the refresh token has expired"));
     };
@@ -113,7 +127,8 @@ fn settle(tx: &mut Tx<'_>, id: &GrantId, attempt: Attempt) -> Result<Refresh, St
         return Ok(Refresh::Refused("the refresh token was given to another client"));
     }
     let now = tx.now();
-    let is_granted = resource::audience(&grant, resources.as_ref(), &origin).is_ok();
+    let is_allowed = resource::withdraw(&mut grant, &denied, &origin);
+    let audience = resource::audience(&published, &grant, resources.as_ref(), &origin);
     let Phase::Active { rotation, .. } = &mut grant.phase else {
         return Ok(Refresh::Refused("the authorization has ended"));
     };
@@ -122,10 +137,22 @@ fn settle(tx: &mut Tx<'_>, id: &GrantId, attempt: Attempt) -> Result<Refresh, St
         return Ok(Refresh::Refused("the password, or the way to sign in, has been changed since"));
     }
     let verdict = rotation::judge(*rotation, presented, now);
-    // Reuse ends the grant whatever the client asks for.
-    if !is_granted && !matches!(verdict, Verdict::Reuse | Verdict::Unknown) {
-        return Ok(Refresh::OtherTarget);
-    }
+    let how = match verdict {
+        // Reuse ends the grant whatever the client asks for.
+        Verdict::Reuse => {
+            tx.revoke(grant.clone(), lifetimes.access_token);
+            return Ok(Refresh::Reuse(Box::new(grant)));
+        }
+        Verdict::Unknown => return Ok(Refresh::Refused("the refresh token is not valid")),
+        _ if !is_allowed => return Ok(Refresh::NotAllowed(Box::new(grant))),
+        Verdict::Rotate(_) => "rotated",
+        Verdict::Repeat => "repeated",
+        Verdict::Replace(_) => "replaced",
+    };
+    let audience = match audience {
+        Ok(audience) => audience,
+        Err(error) => return Ok(Refresh::OtherTarget(error)),
+    };
     match verdict {
         Verdict::Rotate(next) => {
             *rotation = next;
@@ -134,10 +161,7 @@ fn settle(tx: &mut Tx<'_>, id: &GrantId, attempt: Attempt) -> Result<Refresh, St
                 grant.user.email = email;
             }
             grant.expires_at = (now + lifetimes.refresh_idle).min(grant.created_at + lifetimes.refresh_total);
-            tx.put(grant.id.as_str(), &grant);
-            Ok(Refresh::Done(Box::new(grant), "rotated"))
         }
-        Verdict::Repeat => Ok(Refresh::Done(Box::new(grant), "repeated")),
         Verdict::Replace(next) => {
             *rotation = next;
             // Refuse access tokens of the replaced attempt from now on. Client and thief then no longer hold the same
@@ -147,14 +171,20 @@ fn settle(tx: &mut Tx<'_>, id: &GrantId, attempt: Attempt) -> Result<Refresh, St
                 tx.revoke(grant.clone(), lifetimes.access_token);
                 return Ok(Refresh::Reuse(Box::new(grant)));
             }
-            tx.put(grant.id.as_str(), &grant);
-            Ok(Refresh::Done(Box::new(grant), "replaced"))
         }
-        Verdict::Reuse => {
-            tx.revoke(grant.clone(), lifetimes.access_token);
-            Ok(Refresh::Reuse(Box::new(grant)))
-        }
-        Verdict::Unknown => Ok(Refresh::Refused("the refresh token is not valid")),
+        _ => {}
+    }
+    if how != "repeated" || !denied.is_empty() {
+        tx.put(grant.id.as_str(), &grant);
+    }
+    Ok(Refresh::Done(Box::new(grant), how, audience))
+}
+
+/// Cuts the grant's streams from the servers of the resources that were taken out of it.
+fn cut_streams(server: &AuthorizationServer, published: &ProtectedResources, id: &GrantId, denied: &[ResourceUrl]) {
+    for resource in denied.iter().filter_map(|url| published.named_by(url)) {
+        let cut = server.streams.cut_if(|grant, from| grant == id && from == resource.name);
+        log::warn!(grant:% = id, server = resource.name.as_str(), streams = cut; "a user may not use a server any more: it was taken out of the authorization");
     }
 }
 

@@ -1,13 +1,13 @@
 //! What the endpoints of the authorization server share.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use super::pending::PendingCodes;
 use crate::core::Core;
-use crate::identity::{ClientId, User};
 use crate::login::Login;
 use crate::net::rate_limit::NestedRateLimit;
 use crate::resource::open_streams::OpenStreams;
+use crate::resource::protected::Published;
 
 /// The authorization server (RFC 6749 section 1.1).
 pub struct AuthorizationServer {
@@ -21,14 +21,13 @@ pub struct AuthorizationServer {
     pub pending: PendingCodes,
     /// Open event streams, which are cut when their grant ends.
     pub streams: OpenStreams,
-    consent_listener: OnceLock<ConsentListener>,
+    /// The MCP servers that tokens can be for.
+    pub resources: Published,
 }
-
-type ConsentListener = Box<dyn Fn(&User, &ClientId) + Send + Sync>;
 
 impl AuthorizationServer {
     /// Creates the server with full rate limit buckets and no pending codes.
-    pub fn new(core: Arc<Core>, login: Arc<Login>, streams: OpenStreams) -> AuthorizationServer {
+    pub fn new(core: Arc<Core>, login: Arc<Login>, streams: OpenStreams, resources: Published) -> AuthorizationServer {
         AuthorizationServer {
             core,
             login,
@@ -36,18 +35,7 @@ impl AuthorizationServer {
             registrations: NestedRateLimit::new((100, 1), (200, 2), (2_000, 20)),
             pending: PendingCodes::default(),
             streams,
-            consent_listener: OnceLock::new(),
-        }
-    }
-
-    /// Calls `listener` whenever a user has allowed a client. Only the first listener is kept.
-    pub fn on_consent(&self, listener: impl Fn(&User, &ClientId) + Send + Sync + 'static) {
-        let _ = self.consent_listener.set(Box::new(listener));
-    }
-
-    pub(super) fn has_consented(&self, user: &User, client: &ClientId) {
-        if let Some(listener) = self.consent_listener.get() {
-            listener(user, client);
+            resources,
         }
     }
 }

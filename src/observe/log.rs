@@ -101,7 +101,11 @@ impl<'kvs> VisitSource<'kvs> for Fields {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
         let number = value.to_u64().map(Into::into).or_else(|| value.to_i64().map(Into::into));
         let typed = number.or_else(|| value.to_bool().map(Into::into));
-        self.0.push((key.to_string(), typed.unwrap_or_else(|| value.to_string().into())));
+        let value = typed.unwrap_or_else(|| value.to_string().into());
+        // The one server of the command line has no name.
+        if key.as_str() != "server" || value != "" {
+            self.0.push((key.to_string(), value));
+        }
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use http::StatusCode;
 use maud::{Markup, html};
 
 use super::layout::page;
-use super::text::{display_name, display_user, place_of};
+use super::text::{display_name, display_text, display_user, place_of, titles_in_words};
 use crate::http::{RequestId, Response};
 use crate::identity::User;
 use crate::redirect_uri::{Destination, RedirectUri};
@@ -16,16 +16,48 @@ pub struct RequestingClient<'a> {
     pub name: Option<&'a str>,
     /// Where the authorization response goes.
     pub redirect: &'a RedirectUri,
+    /// What it wants to use.
+    pub wants: Wanted<'a>,
 }
 
-/// The consent page for a person who is signed in.
-pub fn consent(site: &ExternalUrl, client: &RequestingClient, user: &User, request: &str) -> Response {
+/// What a client wants to use.
+pub enum Wanted<'a> {
+    /// These servers: what people call them. A server without a title is the only one.
+    Servers(Vec<&'a str>),
+    /// It did not say: the person chooses.
+    Choice,
+}
+
+/// An MCP server, as shown on a page.
+pub struct ServerCard<'a> {
+    /// Its name in forms.
+    pub name: &'a str,
+    /// What people call it; empty for the only one.
+    pub title: &'a str,
+    /// What it is for; may be empty.
+    pub description: &'a str,
+    /// Its URL.
+    pub url: &'a str,
+}
+
+/// The consent page for a person who is signed in. `choices` are the servers that the person may use, if the client did not
+/// say which it wants; `is_missing` is true if none was ticked.
+pub fn consent(
+    site: &ExternalUrl,
+    client: &RequestingClient,
+    user: &User,
+    request: &str,
+    choices: &[ServerCard],
+    is_missing: bool,
+) -> Response {
     let title = "Allow access?";
     let body = html! {
         h1 { (title) }
         (who_asks(site, client))
         form method="post" action="/.idp/auth" {
             input type="hidden" name="request" value=(request);
+            @if is_missing { p #problem .alert role="alert" { "Tick at least one server, or deny the access." } }
+            @if !choices.is_empty() { (boxes(choices, is_missing)) }
             p .soft { "Signed in as " strong { (display_user(user)) } "." }
             div .buttons {
                 button .primary type="submit" name="decision" value="allow" { "Allow" }
@@ -35,6 +67,47 @@ pub fn consent(site: &ExternalUrl, client: &RequestingClient, user: &User, reque
         }
     };
     page(site, None, StatusCode::OK, title, Some(client.redirect), body)
+}
+
+/// A box for each server.
+fn boxes(choices: &[ServerCard], is_missing: bool) -> Markup {
+    html! {
+        fieldset aria-describedby=[is_missing.then_some("problem")] {
+            legend { "Which servers may it use?" }
+            @for choice in choices {
+                label .choice {
+                    input type="checkbox" name="server" value=(choice.name);
+                    span {
+                        strong { (display_name(choice.title)) }
+                        @if !choice.description.is_empty() { span .soft { (display_text(choice.description)) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The page for a person who is signed in but may use none of the servers that the client wants.
+pub fn no_server(site: &ExternalUrl, id: RequestId, client: &RequestingClient, user: &User, request: &str) -> Response {
+    let body = html! {
+        h1 { "You have no access" }
+        p .alert role="alert" {
+            "You are signed in as " strong { (display_user(user)) } ". This account may not use "
+            @match &client.wants {
+                Wanted::Servers(titles) if titles.iter().any(|t| !t.is_empty()) => { (titles_in_words(titles)) "." },
+                _ => { "any server here." },
+            }
+        }
+        p { "If you have another account, use that one. Otherwise ask the operator of this server." }
+        form method="post" action="/.idp/auth" {
+            input type="hidden" name="request" value=(request);
+            div .buttons {
+                button .primary type="submit" name="decision" value="switch" { "Use another account" }
+                button type="submit" name="decision" value="deny" { "Go back" }
+            }
+        }
+    };
+    page(site, Some(id), StatusCode::FORBIDDEN, "No access", Some(client.redirect), body)
 }
 
 /// The error page for a faulty request of a client without a grant from this user: it links to the client instead of
@@ -67,7 +140,13 @@ pub(super) fn who_asks(site: &ExternalUrl, client: &RequestingClient) -> Markup 
             }
             div {
                 dt { "It will be able to" }
-                dd { "read and do everything that the MCP server at " strong { (site.host) } " offers, in your name" }
+                dd { @match &client.wants {
+                    Wanted::Servers(titles) if titles.iter().any(|t| !t.is_empty()) => {
+                        "read and do everything that " strong { (titles_in_words(titles)) } " at " strong { (site.host) } " can do, in your name"
+                    },
+                    Wanted::Servers(_) => { "read and do everything that the MCP server at " strong { (site.host) } " offers, in your name" },
+                    Wanted::Choice => { "read and do everything that the servers you choose at " strong { (site.host) } " can do, in your name" },
+                } }
             }
         }
         @if is_local {

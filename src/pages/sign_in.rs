@@ -4,7 +4,7 @@ use http::StatusCode;
 use http::header::{HeaderName, RETRY_AFTER};
 use maud::{Markup, html};
 
-use super::consent::{RequestingClient, who_asks};
+use super::consent::{RequestingClient, ServerCard, Wanted, who_asks};
 use super::layout::page;
 use super::text::{display_name, display_user, seconds_in_words};
 use crate::http::{RequestId, Response};
@@ -62,12 +62,17 @@ pub fn sign_in(
         }
         Problem::Busy => "Too many people are signing in at this moment. Try again in a few seconds.".to_string(),
     });
-    let title = if client.is_some() { "Sign in to allow access" } else { "Sign in" };
+    let allows = client.is_some_and(|client| matches!(client.wants, Wanted::Servers(_)));
+    let title = match client {
+        Some(_) if allows => "Sign in to allow access",
+        Some(_) => "Sign in to choose what it may use",
+        None => "Sign in",
+    };
     let body = html! {
         h1 { (title) }
         @if let Some(client) = client { (who_asks(site, client)) }
         @if let Some(message) = &message { p #problem .alert role="alert" { (message) } }
-        (providers(options, client.is_some(), request, false))
+        (providers(options, allows, request, false))
         @if options.has_password && !options.providers.is_empty() { p .or { "or" } }
         @if options.has_password { form method="post" action="/.auth/login" {
             input type="hidden" name="request" value=(request);
@@ -78,7 +83,7 @@ pub fn sign_in(
                 aria-invalid=[message.as_ref().map(|_| "true")] aria-describedby=[message.as_ref().map(|_| "problem")];
             div .buttons {
                 @if client.is_some() {
-                    button .primary type="submit" name="decision" value="allow" { "Sign in and allow" }
+                    button .primary type="submit" name="decision" value="allow" { @if allows { "Sign in and allow" } @else { "Sign in" } }
                     button type="submit" name="decision" value="deny" formnovalidate { "Deny" }
                 } @else {
                     button .primary type="submit" { "Sign in" }
@@ -148,7 +153,7 @@ pub fn not_signed_in(
         }
         p { "You can try again, or close this page." }
         @if let Some(client) = client { (who_asks(site, client)) }
-        (providers(options, client.is_some(), request, true))
+        (providers(options, client.is_some_and(|client| matches!(client.wants, Wanted::Servers(_))), request, true))
     };
     page(site, Some(id), StatusCode::FORBIDDEN, "Not signed in", client.map(|c| c.redirect), body)
 }
@@ -172,23 +177,40 @@ pub fn not_allowed(
         }
         p { "If you have another account, sign in with that one. Otherwise ask the operator of this server." }
         @if let Some(client) = client { (who_asks(site, client)) }
-        (providers(options, client.is_some(), request, true))
+        (providers(options, client.is_some_and(|client| matches!(client.wants, Wanted::Servers(_))), request, true))
     };
     page(site, Some(id), StatusCode::FORBIDDEN, "No access", client.map(|c| c.redirect), body)
 }
 
 /// The page for a person who is signed in, without a requesting client; it has the sign-out button.
-pub fn signed_in(site: &ExternalUrl, mcp_url: &str, user: &User, form: &str) -> Response {
+pub fn signed_in(site: &ExternalUrl, servers: &[ServerCard], user: &User, form: &str) -> Response {
     let body = html! {
         h1 { "You are signed in" }
-        p { "Signed in as " strong { (display_user(user)) } " in this browser. To connect an application, give it the URL of the MCP server:" }
-        p { code { (mcp_url) } }
+        p { "Signed in as " strong { (display_user(user)) } " in this browser." }
+        (server_list(servers))
         form method="post" action="/.auth/logout" {
             input type="hidden" name="form" value=(form);
             div .buttons { button type="submit" { "Sign out" } }
         }
     };
     page(site, None, StatusCode::OK, "Signed in", None, body)
+}
+
+/// The URLs to give to applications.
+fn server_list(servers: &[ServerCard]) -> Markup {
+    html! {
+        @match servers {
+            [] => p { "There is no MCP server here that you may use." },
+            [only] => {
+                p { "To connect an application, give it the URL of the MCP server:" }
+                p { code { (only.url) } }
+            }
+            several => {
+                p { "To connect an application, give it the URL of one of these MCP servers:" }
+                dl { @for server in several { div { dt { (display_name(server.title)) } dd { code { (server.url) } } } } }
+            }
+        }
+    }
 }
 
 /// The page after signing out.

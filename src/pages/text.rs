@@ -6,6 +6,8 @@ use crate::redirect_uri::{Destination, RedirectUri};
 
 /// Longest client name that is shown, in characters.
 const MAX_NAME: usize = 64;
+/// Longest description that is shown, in characters.
+const MAX_TEXT: usize = 300;
 
 /// Where a redirect leads, in words.
 pub(super) fn place_of(redirect: &RedirectUri) -> String {
@@ -30,11 +32,30 @@ fn is_invisible(c: char) -> bool {
 /// Cleans a name for display, for example one that a client registered: removes control, direction and invisible
 /// characters, and cuts it after 64 characters.
 pub fn display_name(name: &str) -> String {
-    let clean: String = name.chars().filter(|c| !c.is_control() && !is_bidi_control(*c) && !is_invisible(*c)).collect();
+    clean(name, MAX_NAME)
+}
+
+fn clean(text: &str, most: usize) -> String {
+    let clean: String = text.chars().filter(|c| !c.is_control() && !is_bidi_control(*c) && !is_invisible(*c)).collect();
     let clean = clean.split_whitespace().collect::<Vec<_>>().join(" ");
-    match clean.char_indices().nth(MAX_NAME) {
+    match clean.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &clean[..end]),
         None => clean,
+    }
+}
+
+/// Cleans a longer text for display, as [`display_name`] does, and cuts it after 300 characters.
+pub(super) fn display_text(text: &str) -> String {
+    clean(text, MAX_TEXT)
+}
+
+/// `files`, `files and wiki`, `files, wiki and github`.
+pub(super) fn titles_in_words(titles: &[&str]) -> String {
+    let titles: Vec<String> = titles.iter().map(|title| display_name(title)).collect();
+    match titles.as_slice() {
+        [] => String::new(),
+        [only] => only.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
     }
 }
 

@@ -1,4 +1,7 @@
-//! Limits concurrent upstream requests and event streams, in total and per user.
+//! Limits concurrent upstream requests and event streams: in total, for each server, and for each user of a server.
+//!
+//! Half of the places are shared out equally among the servers, and only their server can take those. The other half is for
+//! whoever needs more. So a server that is slow, or is flooded, leaves the others their share.
 //!
 //! A request that may be answered by an event stream reserves a stream slot before it is forwarded, because a request
 //! that the upstream server has already processed must not be refused afterwards. A request whose answer takes long is
@@ -27,15 +30,16 @@ const LONG_UPLOAD: Duration = Duration::from_secs(30);
 pub struct Bounds {
     /// Requests in flight.
     pub requests: usize,
-    /// Those of one user.
+    /// Those of one user at one server.
     pub requests_per_user: usize,
     /// Streams, open and reserved.
     pub streams: usize,
-    /// Those of one user.
+    /// Those of one user at one server.
     pub streams_per_user: usize,
 }
 
 /// Counts requests and streams, and enforces the limits.
+#[derive(Clone)]
 pub struct Admission(Arc<Inner>);
 
 struct Inner {
@@ -43,12 +47,14 @@ struct Inner {
     table: Mutex<Table>,
 }
 
-#[derive(Default)]
 struct Table {
     next: u64,
     admitted: HashMap<u64, Entry>,
-    all: Counts,
-    users: HashMap<UserId, Counts>,
+    /// Number of published servers.
+    published: usize,
+    servers: HashMap<String, Counts>,
+    /// Users at servers.
+    users: HashMap<(String, UserId), Counts>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +65,7 @@ struct Counts {
 
 /// One admitted request.
 struct Entry {
+    server: String,
     user: UserId,
     is_request: bool,
     has_stream: bool,
@@ -71,6 +78,10 @@ struct Entry {
 
 /// A request that asks for admission.
 pub struct Newcomer {
+    /// The name of the server that it is for.
+    pub server: String,
+    /// Most requests of this server, if it has a limit of its own.
+    pub most: Option<usize>,
     /// The user who sent it.
     pub user: UserId,
     /// May it be answered by an event stream?
@@ -87,9 +98,16 @@ pub struct Permit {
 }
 
 impl Admission {
-    /// Creates the limits without any admitted request.
+    /// Creates the limits without any admitted request, for one server.
     pub fn new(bounds: Bounds) -> Admission {
-        Admission(Arc::new(Inner { bounds, table: Mutex::default() }))
+        let (servers, users) = (HashMap::new(), HashMap::new());
+        let table = Table { next: 0, admitted: HashMap::new(), published: 1, servers, users };
+        Admission(Arc::new(Inner { bounds, table: Mutex::new(table) }))
+    }
+
+    /// Shares the places out among so many servers from now on.
+    pub fn share_among(&self, servers: usize) {
+        self.0.table().published = servers.max(1);
     }
 
     /// Admits a request, or returns the response that refuses it.
@@ -99,40 +117,50 @@ impl Admission {
 
     fn enter_at(&self, newcomer: Newcomer, now: Instant) -> Result<Permit, Box<Response>> {
         let (bounds, mut table) = (&self.0.bounds, self.0.table());
-        let own = |table: &Table| table.users.get(&newcomer.user).copied().unwrap_or_default();
-        if table.all.requests >= bounds.requests || own(&table).requests >= bounds.requests_per_user {
+        let Newcomer { server, user, .. } = &newcomer;
+        let is_full = |table: &Table| !table.has_room(server, bounds.requests, |counts| counts.requests);
+        let own = |table: &Table| table.of_user(server, user);
+        let of_server = |table: &Table| table.servers.get(server).copied().unwrap_or_default();
+        let is_over = |table: &Table| newcomer.most.is_some_and(|most| of_server(table).requests >= most);
+        if is_full(&table) || is_over(&table) || own(&table).requests >= bounds.requests_per_user {
             table.reclassify(bounds, now);
         }
+        let refuse = |status, text| Err(Box::new(busy(status, text)));
         if own(&table).requests >= bounds.requests_per_user {
             let text = "too many requests of this user are in flight (--max-requests-per-user, MAX_REQUESTS_PER_USER)";
-            return Err(Box::new(busy(StatusCode::TOO_MANY_REQUESTS, text)));
+            return refuse(StatusCode::TOO_MANY_REQUESTS, text);
+        }
+        if is_over(&table) {
+            return refuse(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many requests of this server are in flight (maxRequests)",
+            );
         }
         if newcomer.wants_stream {
             if own(&table).streams >= bounds.streams_per_user {
                 let text =
                     "too many event streams of this user are open (--max-streams-per-user, MAX_STREAMS_PER_USER)";
-                return Err(Box::new(busy(StatusCode::TOO_MANY_REQUESTS, text)));
+                return refuse(StatusCode::TOO_MANY_REQUESTS, text);
             }
-            if table.all.streams >= bounds.streams {
+            if !table.has_room(server, bounds.streams, |counts| counts.streams) {
                 let text = "too many event streams are open (--max-streams, MAX_STREAMS)";
-                return Err(Box::new(busy(StatusCode::SERVICE_UNAVAILABLE, text)));
+                return refuse(StatusCode::SERVICE_UNAVAILABLE, text);
             }
         }
         let mut cut = None;
-        if table.all.requests >= bounds.requests {
-            cut = table.longest_upload(now).and_then(|number| table.leave(number));
+        if is_full(&table) {
+            cut = table.longest_upload(server, bounds, now).and_then(|number| table.leave(number));
             if cut.is_none() {
                 let text = "too many requests are in flight (--max-requests, MAX_REQUESTS)";
-                return Err(Box::new(busy(StatusCode::SERVICE_UNAVAILABLE, text)));
+                return refuse(StatusCode::SERVICE_UNAVAILABLE, text);
             }
         }
         let number = table.next;
         table.next += 1;
-        let Newcomer { user, wants_stream, upload } = newcomer;
-        table.enter(
-            number,
-            Entry { user, is_request: true, has_stream: wants_stream, since: now, answered: None, upload },
-        );
+        let Newcomer { server, user, wants_stream, upload, .. } = newcomer;
+        let entry =
+            Entry { server, user, is_request: true, has_stream: wants_stream, since: now, answered: None, upload };
+        table.enter(number, entry);
         drop(table);
         if let Some(Entry { user, upload: Some((client, _)), .. }) = cut {
             log::warn!(user:% = user; "an upload that takes long was cut to make room for another request (--max-requests, MAX_REQUESTS)");
@@ -153,9 +181,24 @@ impl Inner {
 }
 
 impl Table {
+    fn of_user(&self, server: &str, user: &UserId) -> Counts {
+        self.users.get(&(server.to_string(), user.clone())).copied().unwrap_or_default()
+    }
+
+    /// Is one of `bound` places free for this server: one of its own, or one of those for whoever needs more?
+    fn has_room(&self, server: &str, bound: usize, count: impl Fn(&Counts) -> usize) -> bool {
+        let own = bound / (2 * self.published);
+        if self.servers.get(server).map_or(0, &count) < own {
+            return true;
+        }
+        let beyond: usize = self.servers.values().map(|counts| count(counts).saturating_sub(own)).sum();
+        beyond < bound.saturating_sub(own * self.published)
+    }
+
     fn enter(&mut self, number: u64, entry: Entry) {
-        let own = self.users.entry(entry.user.clone()).or_default();
-        for counts in [own, &mut self.all] {
+        let user = self.users.entry((entry.server.clone(), entry.user.clone())).or_default();
+        let server = self.servers.entry(entry.server.clone()).or_default();
+        for counts in [user, server] {
             counts.requests += usize::from(entry.is_request);
             counts.streams += usize::from(entry.has_stream);
         }
@@ -164,13 +207,17 @@ impl Table {
 
     fn leave(&mut self, number: u64) -> Option<Entry> {
         let entry = self.admitted.remove(&number)?;
-        let own = self.users.get_mut(&entry.user).into_iter();
-        for counts in own.chain([&mut self.all]) {
+        let key = (entry.server.clone(), entry.user.clone());
+        let counts = self.users.get_mut(&key).into_iter().chain(self.servers.get_mut(&entry.server));
+        for counts in counts {
             counts.requests -= usize::from(entry.is_request);
             counts.streams -= usize::from(entry.has_stream);
         }
-        if self.users.get(&entry.user) == Some(&Counts::default()) {
-            self.users.remove(&entry.user);
+        if self.users.get(&key) == Some(&Counts::default()) {
+            self.users.remove(&key);
+        }
+        if self.servers.get(&entry.server) == Some(&Counts::default()) {
+            self.servers.remove(&entry.server);
         }
         Some(entry)
     }
@@ -178,8 +225,9 @@ impl Table {
     /// Counts a request as a stream from now on, if it has a reserved stream slot or one is free.
     fn become_stream(&mut self, number: u64, bounds: &Bounds) {
         let Some(mut entry) = self.leave(number) else { return };
-        let own = self.users.get(&entry.user).copied().unwrap_or_default();
-        let has_room = own.streams < bounds.streams_per_user && self.all.streams < bounds.streams;
+        let own = self.of_user(&entry.server, &entry.user);
+        let has_room = own.streams < bounds.streams_per_user
+            && self.has_room(&entry.server, bounds.streams, |counts| counts.streams);
         if entry.has_stream || has_room {
             (entry.is_request, entry.has_stream) = (false, true);
         }
@@ -195,11 +243,16 @@ impl Table {
         long.into_iter().for_each(|number| self.become_stream(number, bounds));
     }
 
-    /// The oldest request that is still uploading after [`LONG_UPLOAD`].
-    fn longest_upload(&self, now: Instant) -> Option<u64> {
+    /// The oldest request that is still uploading after [`LONG_UPLOAD`], of `server` or of a server that has taken more
+    /// than its own places.
+    fn longest_upload(&self, server: &str, bounds: &Bounds, now: Instant) -> Option<u64> {
+        let own = bounds.requests / (2 * self.published);
+        let is_fair = |entry: &Entry| {
+            entry.server == server || self.servers.get(&entry.server).is_some_and(|counts| counts.requests > own)
+        };
         let is_long = |entry: &Entry| {
             let is_under_way = entry.upload.as_ref().is_some_and(|(_, arriving)| arriving.load(Ordering::Relaxed));
-            is_under_way && now.saturating_duration_since(entry.since) > LONG_UPLOAD
+            is_under_way && is_fair(entry) && now.saturating_duration_since(entry.since) > LONG_UPLOAD
         };
         let long = self.admitted.iter().filter(|(_, entry)| is_long(entry));
         long.min_by_key(|(_, entry)| entry.since).map(|(number, _)| *number)
@@ -244,7 +297,7 @@ mod tests {
     }
 
     fn enter(admission: &Admission, name: &str, wants_stream: bool) -> Result<Permit, u16> {
-        let newcomer = Newcomer { user: user(name), wants_stream, upload: None };
+        let newcomer = Newcomer { server: String::new(), most: None, user: user(name), wants_stream, upload: None };
         admission.enter(newcomer).map_err(|refusal| refusal.status.as_u16())
     }
 
@@ -287,9 +340,9 @@ mod tests {
         let admission = admission(2, 2, 1, 1);
         let _a = enter(&admission, "a", true).unwrap().attach(answer(), true);
         let odd = enter(&admission, "b", false).unwrap().attach(answer(), true);
-        assert_eq!((odd.status.as_u16(), admission.0.table().all), (200, Counts { requests: 1, streams: 1 }));
+        assert_eq!((odd.status.as_u16(), admission.0.table().servers[""]), (200, Counts { requests: 1, streams: 1 }));
         drop(odd);
-        assert!(!admission.0.table().users.contains_key(&user("b")));
+        assert!(!admission.0.table().users.contains_key(&(String::new(), user("b"))));
     }
 
     #[test]
@@ -298,7 +351,7 @@ mod tests {
         let _endless = enter(&admission, "a", true).unwrap().attach(answer(), false);
         assert_eq!(enter(&admission, "b", true).err(), Some(503));
         let later = Instant::now() + LONG_ANSWER + Duration::from_secs(1);
-        let newcomer = |user| Newcomer { user, wants_stream: true, upload: None };
+        let newcomer = |user| Newcomer { server: String::new(), most: None, user, wants_stream: true, upload: None };
         assert!(admission.enter_at(newcomer(user("b")), later).is_ok());
         assert!(admission.enter_at(newcomer(user("a")), later).is_ok(), "nor does it count for its user");
     }
@@ -308,6 +361,8 @@ mod tests {
         let admission = admission(2, 2, 9, 9);
         let (done, under_way) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
         let upload = |flag: &Arc<AtomicBool>| Newcomer {
+            server: String::new(),
+            most: None,
             user: user("a"),
             wants_stream: false,
             upload: Some((Weak::new(), flag.clone())),
@@ -316,11 +371,81 @@ mod tests {
         let slow = admission.enter(upload(&under_way)).ok().unwrap();
         assert_eq!(enter(&admission, "b", false).err(), Some(503));
         let later = Instant::now() + LONG_UPLOAD + Duration::from_secs(1);
-        let newcomer = |user| Newcomer { user, wants_stream: false, upload: None };
+        let newcomer = |user| Newcomer { server: String::new(), most: None, user, wants_stream: false, upload: None };
         let _b = admission.enter_at(newcomer(user("b")), later).ok().unwrap();
         assert!(admission.enter_at(newcomer(user("c")), later).is_err(), "there was one to be cut");
         // Dropping the permit of the request that was cut must not reduce the counts a second time.
         drop(slow);
-        assert_eq!(admission.0.table().all.requests, 2);
+        assert_eq!(admission.0.table().servers[""].requests, 2);
+    }
+
+    #[test]
+    fn each_server_has_places_that_no_other_can_take() {
+        let admission = admission(40, 40, 40, 40);
+        admission.share_among(4);
+        let enter = |server: &str, wants_stream| {
+            let newcomer = Newcomer { server: server.into(), most: None, user: user("u"), wants_stream, upload: None };
+            admission.enter(newcomer).map_err(|refusal| refusal.status.as_u16())
+        };
+        for wants_stream in [false, true] {
+            let flood: Vec<_> = std::iter::from_fn(|| enter("a", wants_stream).ok()).take(100).collect();
+            assert_eq!(flood.len(), 5 + 20, "its own places, and those for whoever needs more");
+            let others: Vec<_> = ["b", "c", "d"]
+                .iter()
+                .flat_map(|server| {
+                    std::iter::from_fn(|| enter(server, wants_stream).ok()).take(100).collect::<Vec<_>>()
+                })
+                .collect();
+            assert_eq!((others.len(), flood.len() + others.len()), (15, 40), "the bound for all holds");
+        }
+        assert!(admission.0.table().servers.is_empty() && admission.0.table().users.is_empty());
+    }
+
+    /// Random arrivals and departures, against a model that only counts.
+    #[test]
+    fn the_bounds_hold_whatever_comes_and_goes() {
+        let (servers, bound) = (["a", "b", "c"], 24);
+        let admission = admission(bound, 100, 100, 100);
+        admission.share_among(servers.len());
+        let mut inside: Vec<(usize, Permit)> = Vec::new();
+        let mut seed = 7u64;
+        for _ in 0..20_000 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let dice = usize::try_from(seed >> 33).unwrap();
+            if dice % 5 < 2 && !inside.is_empty() {
+                inside.swap_remove(dice / 5 % inside.len());
+                continue;
+            }
+            let server = dice / 7 % servers.len();
+            let own = |at: usize| inside.iter().filter(|(of, _)| *of == at).count();
+            let share = bound / (2 * servers.len());
+            let beyond: usize = (0..servers.len()).map(|at| own(at).saturating_sub(share)).sum();
+            let is_expected = own(server) < share || beyond < bound - share * servers.len();
+            let newcomer = Newcomer {
+                server: servers[server].into(),
+                most: None,
+                user: user("u"),
+                wants_stream: false,
+                upload: None,
+            };
+            let entered = admission.enter(newcomer);
+            assert_eq!(entered.is_ok(), is_expected);
+            inside.extend(entered.ok().map(|permit| (server, permit)));
+            assert!(inside.len() <= bound);
+        }
+    }
+
+    #[test]
+    fn a_server_can_have_a_limit_of_its_own() {
+        let admission = admission(10, 10, 10, 10);
+        let enter = || {
+            let newcomer =
+                Newcomer { server: "a".into(), most: Some(1), user: user("u"), wants_stream: false, upload: None };
+            admission.enter(newcomer).map_err(|refusal| refusal.status.as_u16())
+        };
+        let first = enter().unwrap();
+        assert_eq!(enter().err(), Some(503));
+        drop(first);
+        assert!(enter().is_ok());
     }
 }

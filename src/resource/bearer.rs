@@ -3,6 +3,7 @@
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
+use super::protected::{ProtectedResources, Target};
 use super::seen::Seen;
 use crate::identity::Principal;
 use crate::login::Login;
@@ -18,10 +19,22 @@ pub enum Denial {
     BadToken(&'static str),
 }
 
-/// The principal of the bearer token of a request to `path`. Reads memory only, except for a user record that is not
-/// cached yet.
-pub fn principal(login: &Login, seen: &Seen, path: &str, headers: &HeaderMap) -> Result<Principal, Denial> {
-    let token = verify(login, path, headers)?;
+const RULES_CHANGED: &str = "the allow rules have changed since; the token has to be refreshed";
+
+/// Where a request goes: its path, and which of the published servers has it.
+#[derive(Clone, Copy)]
+pub struct Destination<'d> {
+    /// The published servers.
+    pub resources: &'d ProtectedResources,
+    /// The server that the path leads to.
+    pub target: &'d Target,
+    /// The path.
+    pub path: &'d str,
+}
+
+/// The principal of the bearer token of a request. Reads memory only, except for a user record that is not cached yet.
+pub fn principal(login: &Login, seen: &Seen, to: Destination<'_>, headers: &HeaderMap) -> Result<Principal, Denial> {
+    let token = verify(login, to, headers)?;
     seen.note(&token);
     let person = match login.providers.of_credential(&token.credential) {
         // The store is read only if the record is not in memory, as at a user's first request after the proxy's start.
@@ -42,8 +55,8 @@ pub fn principal(login: &Login, seen: &Seen, path: &str, headers: &HeaderMap) ->
     })
 }
 
-/// The request's bearer token, if it is valid for a request to `path`.
-pub fn verify(login: &Login, path: &str, headers: &HeaderMap) -> Result<AccessToken, Denial> {
+/// The request's bearer token, if it is valid there.
+pub fn verify(login: &Login, to: Destination<'_>, headers: &HeaderMap) -> Result<AccessToken, Denial> {
     let mut fields = headers.get_all(AUTHORIZATION).iter();
     let Some(field) = fields.next() else { return Err(Denial::NoToken) };
     if fields.next().is_some() {
@@ -57,8 +70,11 @@ pub fn verify(login: &Login, path: &str, headers: &HeaderMap) -> Result<AccessTo
         TokenError::Invalid => Denial::BadToken("the token is not valid"),
         TokenError::Expired => Denial::BadToken("the token has expired"),
     })?;
-    if !token.aud.cover(path) {
+    if !to.resources.is_audience(&token.aud, to.target, to.path) {
         return Err(Denial::BadToken("the token is for another resource"));
+    }
+    if token.servers.get(&to.target.resource.name) != to.target.resource.rules_digest().as_ref() {
+        return Err(Denial::BadToken(RULES_CHANGED));
     }
     if login.core.state.is_revoked(&token.grant) {
         return Err(Denial::BadToken("the token has been revoked"));
@@ -69,7 +85,7 @@ pub fn verify(login: &Login, path: &str, headers: &HeaderMap) -> Result<AccessTo
     match login.providers.of_credential(&token.credential) {
         // Refreshing re-evaluates the allow rules.
         Some(provider) if token.rules.as_ref() != Some(&provider.rules().digest()) => {
-            return Err(Denial::BadToken("the allow rules have changed since; the token has to be refreshed"));
+            return Err(Denial::BadToken(RULES_CHANGED));
         }
         Some(_) => {}
         None if !login.passwords.is_current(&token.credential) => {

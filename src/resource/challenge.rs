@@ -5,16 +5,16 @@ use http::header::{ACCEPT, CACHE_CONTROL, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::json;
 
-use super::bearer::Denial;
+use super::bearer::{Denial, Destination};
 use super::metadata::resource_metadata_url;
 use crate::core::Core;
 use crate::http::Response;
 use crate::identity::SCOPE;
 use crate::pages;
 
-/// Builds the 401 response with the URL of the resource metadata. `path` is the request's path.
-pub fn challenge(core: &Core, mcp_url: &str, path: &str, headers: &HeaderMap, denial: Denial) -> Response {
-    let metadata = resource_metadata_url(core, path);
+/// Builds the 401 response with the URL of the resource metadata.
+pub fn challenge(core: &Core, to: Destination<'_>, headers: &HeaderMap, denial: Denial) -> Response {
+    let metadata = resource_metadata_url(core, to.resources, to.target, to.path);
     let mut value = format!("Bearer resource_metadata=\"{metadata}\", scope=\"{SCOPE}\"");
     let body = match denial {
         Denial::NoToken => {
@@ -26,7 +26,7 @@ pub fn challenge(core: &Core, mcp_url: &str, path: &str, headers: &HeaderMap, de
         }
     };
     let response = if denial == Denial::NoToken && is_browser(headers) {
-        pages::not_for_browsers(&core.external, mcp_url)
+        pages::not_for_browsers(&core.external, to.target.resource.url().as_str())
     } else {
         Response::json(StatusCode::UNAUTHORIZED, &body)
     };

@@ -1,5 +1,6 @@
 //! The protected resource (RFC 6750, RFC 9728): who may reach the MCP server, how many at once, and for how long.
 //!
+//! - [`protected`] – the published MCP servers: their paths, URLs and rules
 //! - [`bearer`] – bearer token → principal; [`challenge`] – the 401 response without a valid token; [`metadata`] – the
 //!   document that names the authorization server
 //! - [`seen`] – records which tokens are in use, so that the previous refresh tokens end
@@ -11,5 +12,6 @@ pub mod bearer;
 pub mod challenge;
 pub mod metadata;
 pub mod open_streams;
+pub mod protected;
 pub mod seen;
 pub mod stream_recheck;

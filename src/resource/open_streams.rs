@@ -23,6 +23,8 @@ struct State {
 
 struct Open {
     grant: GrantId,
+    /// The name of the server that the stream comes from.
+    server: String,
     /// The client's connection.
     client: Weak<ClientConnection>,
     /// When the user has to be checked again; at first, when the token that opened the stream expires.
@@ -31,7 +33,13 @@ struct Open {
 
 impl OpenStreams {
     /// Registers an event stream that is about to be sent to `client`. Dropping the response body removes it.
-    pub fn attach(&self, mut response: Response, principal: &Principal, client: &ClientHandle) -> Response {
+    pub fn attach(
+        &self,
+        mut response: Response,
+        server: &str,
+        principal: &Principal,
+        client: &ClientHandle,
+    ) -> Response {
         if !matches!(response.body, Payload::Stream { .. }) {
             return response;
         }
@@ -40,6 +48,7 @@ impl OpenStreams {
         let number = state.opened;
         let open = Open {
             grant: principal.grant.clone(),
+            server: server.to_string(),
             client: Arc::downgrade(client.connection()),
             due: principal.expires_at,
         };
@@ -63,6 +72,15 @@ impl OpenStreams {
         self.due(Timestamp::MAX)
     }
 
+    /// The servers that the grant has open streams of.
+    pub fn servers(&self, grant: &GrantId) -> Vec<String> {
+        let state = self.state();
+        let mut servers: Vec<_> = state.open.values().filter(|o| o.grant == *grant).map(|o| o.server.clone()).collect();
+        servers.sort();
+        servers.dedup();
+        servers
+    }
+
     /// Sets when the user of the grant's streams has to be checked again.
     pub fn recheck_at(&self, grant: &GrantId, until: Timestamp) {
         self.state().open.values_mut().filter(|o| o.grant == *grant).for_each(|o| o.due = until);
@@ -70,9 +88,18 @@ impl OpenStreams {
 
     /// Cuts the client connections of the grant's streams, and returns their number.
     pub fn cut(&self, grant: &GrantId) -> usize {
+        self.cut_if(|of, _| of == grant)
+    }
+
+    /// Cuts the client connections of the streams whose grant and server fit, and returns their number.
+    pub fn cut_if(&self, is_concerned: impl Fn(&GrantId, &str) -> bool) -> usize {
         let state = self.state();
-        let concerned: Vec<_> =
-            state.open.values().filter(|o| o.grant == *grant).filter_map(|o| o.client.upgrade()).collect();
+        let concerned: Vec<_> = state
+            .open
+            .values()
+            .filter(|o| is_concerned(&o.grant, &o.server))
+            .filter_map(|o| o.client.upgrade())
+            .collect();
         drop(state);
         for client in &concerned {
             // A thread that works for this client sees a closed connection.

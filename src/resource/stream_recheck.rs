@@ -1,6 +1,7 @@
 //! Ends the grants and cuts the open streams of users who may not enter any more.
 
 use super::open_streams::OpenStreams;
+use super::protected::ProtectedResources;
 use crate::core::Core;
 use crate::identity::{GrantId, User};
 use crate::login::Login;
@@ -29,8 +30,9 @@ pub fn end_grant(core: &Core, streams: &OpenStreams, id: &GrantId, user: &User, 
 
 /// Checks all open streams. Cuts those whose grant has ended. When a stream is due, because the token that it was
 /// opened with has expired, asks the provider whether the user may still enter, as at a refresh.
-pub fn recheck_streams(login: &Login, streams: &OpenStreams) {
+pub fn recheck_streams(login: &Login, streams: &OpenStreams, published: &ProtectedResources) {
     cut_ended(login, streams);
+    cut_closed(login, streams, published);
     // Finds streams that were opened while the rules changed, and streams of users who were turned away elsewhere.
     apply_rules(login, streams);
     for id in streams.due(login.core.now()) {
@@ -61,6 +63,22 @@ fn cut_ended(login: &Login, streams: &OpenStreams) {
     for id in streams.grants() {
         if login.core.state.is_revoked(&id) {
             streams.cut(&id);
+        }
+    }
+}
+
+/// Cuts streams of servers that are not published any more, or whose rules do not admit the user.
+fn cut_closed(login: &Login, streams: &OpenStreams, published: &ProtectedResources) {
+    for id in streams.grants() {
+        let Ok(Some(grant)) = login.core.state.get::<Grant>(id.as_str()) else { continue };
+        for name in streams.servers(&id) {
+            let server = published.all().iter().find(|server| server.name == name);
+            // If the store can't be read, the next call checks again.
+            let is_open = server.is_some_and(|server| server.is_open_to(login, &grant.user.id).unwrap_or(true));
+            if !is_open {
+                let cut = streams.cut_if(|of, from| *of == id && from == name);
+                log::info!(user:% = grant.user.id, grant:% = id, server = name.as_str(), streams = cut; "streams were cut: the server is not published any more, or its allow rules do not fit the user");
+            }
         }
     }
 }

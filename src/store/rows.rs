@@ -196,6 +196,9 @@ pub struct McpSession {
     pub email: Option<String>,
     /// Its client.
     pub client: ClientId,
+    /// The name of its server; `None` for the one server of the command line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
     /// The client's `initialize` request.
     pub initialize: String,
     /// The result of the `initialize` request.

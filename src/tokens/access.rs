@@ -3,6 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 use super::keys::{Keys, Kind, TokenError};
 use crate::clock::Timestamp;
@@ -48,6 +49,10 @@ pub struct AccessToken {
     /// Digest of the provider's allow rules that admitted the user; `None` for a user who signed in by password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rules: Option<String>,
+    /// For each server of the audience that has allow rules of its own, by its name, the digest of those that admitted the
+    /// user.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub servers: BTreeMap<String, String>,
 }
 
 impl AccessToken {
@@ -95,6 +100,7 @@ impl AccessToken {
             credential: CredentialId("k".into()),
             email: None,
             rules: None,
+            servers: BTreeMap::new(),
         }
     }
 }

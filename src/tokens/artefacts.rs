@@ -59,8 +59,10 @@ pub struct AuthorizationRequest {
     pub state: Option<String>,
     /// PKCE challenge, S256 (RFC 7636).
     pub code_challenge: String,
-    /// What the client wants access to (RFC 8707).
-    pub resources: Resources,
+    /// What the client wants access to (RFC 8707). `None` if it did not say so and there are several servers: the user
+    /// chooses on the consent page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
     /// The client asked for a new sign-in: a session is not enough.
     #[serde(default)]
     pub sign_in_anew: bool,
@@ -120,6 +122,9 @@ pub struct McpSessionId {
     pub session: String,
     /// Digest of user and client.
     pub owner: String,
+    /// The name of its server; `None` for the one server of the command line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
 }
 
 /// A sign-in at a provider that is in progress. The provider returns it in the `state` parameter, and only the browser
@@ -231,7 +236,7 @@ mod tests {
             redirect_uri_given: true,
             state: None,
             code_challenge: text(),
-            resources: Resources::new(Vec::new(), keys.issuer()),
+            resources: Some(Resources::new(Vec::new(), keys.issuer())),
             sign_in_anew: false,
             select_account: false,
             session: None,
@@ -271,7 +276,11 @@ mod tests {
                 }),
                 opens::<ProviderState>,
             ),
-            (Kind::McpSession, keys.sign(&McpSessionId { session: text(), owner: text() }), opens::<McpSessionId>),
+            (
+                Kind::McpSession,
+                keys.sign(&McpSessionId { session: text(), owner: text(), server: None }),
+                opens::<McpSessionId>,
+            ),
             (Kind::AccessToken, access.sign(keys), |keys, text| AccessToken::verify(text, keys, NOW).is_ok()),
         ]
     }

@@ -8,10 +8,16 @@ use http::{HeaderName, HeaderValue};
 use crate::url::UpstreamUrl;
 
 /// The upstream server and how the proxy talks to it.
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct UpstreamConfig {
-    /// Its URL; the path is a prefix. Absent in the demo, whose server is built in.
-    pub url: Option<UpstreamUrl>,
+    /// Its name in the servers file; empty for the one server of the command line.
+    pub server: String,
+    /// Its URL; the path is a prefix.
+    pub url: UpstreamUrl,
+    /// A query for every request to it, such as an API key.
+    pub query: Option<String>,
+    /// The URL is that of the MCP endpoint itself, not a prefix: `/mcp` and `/sse` both lead to it.
+    pub is_endpoint: bool,
     /// Value of the Authorization field for it (`Bearer …`).
     pub bearer_token: Option<HeaderValue>,
     /// Further header fields to send to it.

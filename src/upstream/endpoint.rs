@@ -54,6 +54,8 @@ pub(super) struct EndpointRewriter<R> {
     announced: Announced,
     /// The client's path of the stream.
     stream: String,
+    /// The server's path of the stream.
+    behind: String,
     /// The client's path for messages, if it was added to `announced`.
     messages: Option<String>,
     /// The bytes read so far while looking for the first event; `None` afterwards.
@@ -63,10 +65,17 @@ pub(super) struct EndpointRewriter<R> {
 }
 
 impl<R: Read> EndpointRewriter<R> {
-    /// For the answer to a GET of `path`.
-    pub(super) fn new(inner: R, url: UpstreamUrl, path: &str, announced: Announced) -> EndpointRewriter<R> {
-        let stream = path.to_string();
-        EndpointRewriter { inner, url, announced, stream, messages: None, looking: Some(Vec::new()), ready: Vec::new() }
+    /// For the answer to a client's GET of `path`, for which the server was asked for `target`.
+    pub(super) fn new(
+        inner: R,
+        url: UpstreamUrl,
+        path: &str,
+        target: &str,
+        announced: Announced,
+    ) -> EndpointRewriter<R> {
+        let behind = target.split('?').next().unwrap_or_default().to_string();
+        let (stream, looking) = (path.to_string(), Some(Vec::new()));
+        EndpointRewriter { inner, url, announced, stream, behind, messages: None, looking, ready: Vec::new() }
     }
 
     /// The event with its path as the client has to use it.
@@ -114,7 +123,7 @@ impl<R: Read> EndpointRewriter<R> {
             endpoint.to_string()
         } else {
             // Relative to the stream's URL.
-            format!("{prefix}{}/{endpoint}", self.stream.rsplit_once('/')?.0)
+            format!("{}/{endpoint}", self.behind.rsplit_once('/')?.0)
         };
         let (server, query) = path.split_once('?').map_or((path.as_str(), None), |(path, query)| (path, Some(query)));
         if server.split('/').any(|segment| matches!(segment, "." | "..")) {
@@ -176,13 +185,12 @@ fn end_of_block(bytes: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flags::Settings;
 
     fn on<'s>(path: &str, stream: &'s str, announced: &Announced) -> (String, EndpointRewriter<&'s [u8]>) {
-        let settings = Settings { upstream: Some("http://h:1/base".into()), ..Settings::default() };
-        let url = crate::app::config::Config::build(settings).unwrap().upstream.url.unwrap();
+        let url = UpstreamUrl::parse("http://h:1/base").unwrap();
         let mut out = String::new();
-        let mut rewriter = EndpointRewriter::new(stream.as_bytes(), url, path, announced.clone());
+        let mut rewriter =
+            EndpointRewriter::new(stream.as_bytes(), url, path, &format!("/base{path}"), announced.clone());
         rewriter.read_to_string(&mut out).unwrap();
         (out, rewriter)
     }

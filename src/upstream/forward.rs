@@ -4,14 +4,17 @@ use std::net::IpAddr;
 
 use super::check::Trouble;
 use crate::http::{Request, Response};
-use crate::identity::Principal;
+use crate::identity::{ClientId, Principal, User};
 
-/// The user and client that a request is forwarded for, and the addresses that it came from.
+/// The user and client that a request is forwarded for, and where it came from.
 pub struct ForwardedIdentity {
     /// The user and the client.
     pub principal: Principal,
     /// The client's address, then the trusted proxies it came through.
     pub chain: Vec<IpAddr>,
+    /// The part of the request's path that stands before the server's own, such as `/files` in `/files/mcp`; empty for a
+    /// server that has the whole origin.
+    pub base: String,
 }
 
 /// An MCP server.
@@ -24,8 +27,14 @@ pub trait Upstream: Send + Sync + 'static {
         Ok(())
     }
 
+    /// A user has just allowed a client, which will send its first request soon.
+    fn expect(&self, _user: &User, _client: &ClientId) {}
+
     /// Releases what has not been used for a while; called from time to time.
     fn tidy(&self) {}
+
+    /// Sets how many processes it may run at one time, if it runs any.
+    fn set_max_children(&self, _most: usize) {}
 
     /// Ends the processes that it runs, if any; called once, when requests have been answered.
     fn end(&self) {}

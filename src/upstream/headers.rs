@@ -88,6 +88,11 @@ pub fn is_managed_field(name: &HeaderName) -> bool {
     is_hop_by_hop(name) || matches!(name, "content-length" | "expect" | "host") || name.starts_with(FORWARDED_PREFIX)
 }
 
+/// Could a server learn from this field who a request is from?
+pub fn is_identity_field(name: &HeaderName) -> bool {
+    is_identity(&folded(name.as_str()))
+}
+
 /// The fields that every request to the upstream server has.
 pub struct Fixed {
     fields: Vec<(HeaderName, HeaderValue)>,
@@ -217,6 +222,7 @@ mod tests {
                 person: None,
             },
             chain: vec!["192.0.2.7".parse().unwrap(), "10.0.0.1".parse().unwrap()],
+            base: String::new(),
         }
     }
 
@@ -224,7 +230,7 @@ mod tests {
         let mut settings = crate::flags::Settings { upstream: Some("http://h".into()), ..Default::default() };
         settings.proxy_bearer_token = Some("upstream-token".into());
         settings.proxy_headers = vec![("X-Api-Key".into(), "k".into())];
-        crate::app::config::Config::build(settings).unwrap().upstream
+        crate::app::config::Config::build(settings).unwrap().servers.http().next().unwrap().clone()
     }
 
     #[test]

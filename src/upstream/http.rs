@@ -12,13 +12,14 @@ use rustls::pki_types::ServerName;
 use super::check::Trouble;
 use super::config::UpstreamConfig;
 use super::endpoint::{Announced, EndpointRewriter};
+use super::failure::{Failure, Told, refusal};
 use super::forward::{ForwardedIdentity, Upstream};
 use super::redirects::Redirects;
 use super::{check, headers};
 use crate::http::body::Arriving;
-use crate::http::client::{Client, ClientError, Incoming, IncomingBody, Outgoing};
+use crate::http::client::{Client, Incoming, IncomingBody, Outgoing};
 use crate::http::h1::head::Framing;
-use crate::http::{Body, BodyError, Payload, Request, RequestId, Response};
+use crate::http::{Body, Payload, Request, RequestId, Response};
 use crate::mcp::jsonrpc;
 use crate::net::cancellation::{Cancellation, Cancelled};
 use crate::net::tls;
@@ -41,8 +42,9 @@ pub struct HttpUpstream {
 }
 
 impl HttpUpstream {
-    /// A server at `url`; nothing is sent yet. The error is one line.
-    pub fn new(url: UpstreamUrl, config: UpstreamConfig, external: &ExternalUrl) -> Result<HttpUpstream, String> {
+    /// The server of `config`; nothing is sent yet. The error is one line.
+    pub fn new(config: UpstreamConfig, external: &ExternalUrl) -> Result<HttpUpstream, String> {
+        let url = config.url.clone();
         let tls = if url.scheme == Scheme::HTTPS { Some(trust(&url, &config)?) } else { None };
         let patience = config.response_timeout.min(check::ANSWER_TIMEOUT);
         let checker = Client::new(url.clone(), tls.clone(), config.connect_timeout, patience);
@@ -60,11 +62,13 @@ impl HttpUpstream {
 
     /// The path and query for the upstream server: the path of the upstream URL is a prefix. A path that a server has
     /// announced for messages is the one that it announced.
-    fn target(&self, method: &Method, uri: &Uri) -> String {
+    fn target(&self, method: &Method, uri: &Uri, base: &str) -> String {
         let asked = uri.path_and_query().map_or("/", |p| p.as_str());
         let behind = if *method == Method::POST { self.announced.behind(uri.path()) } else { None };
-        if let Some(path) = behind {
-            return uri.query().map_or(path.clone(), |query| format!("{path}?{query}"));
+        let own = || self.config.is_endpoint.then(|| self.below_endpoint(uri.path(), base));
+        if let Some(path) = behind.or_else(own) {
+            let query: Vec<&str> = [uri.query(), self.config.query.as_deref()].into_iter().flatten().collect();
+            return if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) };
         }
         if self.is_habitual(uri.path()) {
             let path =
@@ -77,6 +81,15 @@ impl HttpUpstream {
                 format!("{}{rest}", self.url.prefix)
             }
             _ => format!("{}{asked}", self.url.prefix),
+        }
+    }
+
+    /// The server's path where its URL is that of the endpoint: what stands behind `/mcp` or `/sse` is put behind it.
+    fn below_endpoint(&self, path: &str, base: &str) -> String {
+        let rest = &path[endpoint_of(path, base).len()..];
+        match self.url.prefix.as_str() {
+            "" if rest.is_empty() => "/".into(),
+            prefix => format!("{prefix}{rest}"),
         }
     }
 
@@ -93,13 +106,15 @@ impl HttpUpstream {
         headers::location_on_host(fields, &url.path_and_query(target).build().ok()?)
     }
 
-    /// The target of a redirect as the client has to request it: without the prefix. `None` if it is outside the
-    /// prefix.
-    fn location_for_client(&self, target: &str) -> Option<String> {
+    /// The target of a redirect as the client has to request it, who has requested `path`: without the prefix. `None` if it
+    /// is outside the prefix.
+    fn location_for_client(&self, target: &str, path: &str, base: &str) -> Option<String> {
         let rest = target.strip_prefix(self.url.prefix.as_str())?;
+        let before = if self.config.is_endpoint { endpoint_of(path, base) } else { "" };
         match rest.chars().next() {
-            Some('/') => Some(rest.to_string()),
-            None | Some('?') => Some(format!("/{rest}")),
+            Some('/') => Some(format!("{before}{rest}")),
+            None | Some('?') if before.is_empty() => Some(format!("/{rest}")),
+            None | Some('?') => Some(format!("{before}{rest}")),
             _ => None,
         }
     }
@@ -114,7 +129,7 @@ impl HttpUpstream {
         if let Some(why) = ambiguity(request.parts.uri.path()) {
             return Err(Failure::BadRequest(why));
         }
-        let asked = self.target(&request.parts.method, &request.parts.uri);
+        let asked = self.target(&request.parts.method, &request.parts.uri, &identity.base);
         let method = &request.parts.method;
         let mut target = self.redirects.follow(method, &asked).unwrap_or_else(|| asked.clone());
         for hop in 0.. {
@@ -143,7 +158,8 @@ impl HttpUpstream {
             if status.is_client_error() && target != asked {
                 self.redirects.forget(method, &asked);
             }
-            if let Some(location) = next.and_then(|n| self.location_for_client(&n))
+            if let Some(location) =
+                next.and_then(|n| self.location_for_client(&n, request.parts.uri.path(), &identity.base))
                 && let Ok(location) = HeaderValue::try_from(location)
             {
                 answered.insert(LOCATION, location);
@@ -154,12 +170,20 @@ impl HttpUpstream {
             if status == StatusCode::UNAUTHORIZED {
                 return Err(Failure::Unauthorized);
             }
-            return Ok(self.answer(status, answered, body, request));
+            return Ok(self.answer(status, answered, body, request, &target));
         }
         unreachable!("the loop ends by its own limit")
     }
 
-    fn answer(&self, status: StatusCode, fields: HeaderMap, mut body: IncomingBody, request: &Request<'_>) -> Response {
+    /// The answer to a request that was sent to `target`.
+    fn answer(
+        &self,
+        status: StatusCode,
+        fields: HeaderMap,
+        mut body: IncomingBody,
+        request: &Request<'_>,
+        target: &str,
+    ) -> Response {
         let method = &request.parts.method;
         // RFC 9112 section 6.3: Transfer-Encoding overrides Content-Length.
         let length = fields
@@ -188,7 +212,7 @@ impl HttpUpstream {
             let reader: Box<dyn Read + Send> = match endless && length.is_none() {
                 true => {
                     let (url, path) = (self.url.clone(), request.parts.uri.path());
-                    Box::new(EndpointRewriter::new(answer, url, path, self.announced.clone()))
+                    Box::new(EndpointRewriter::new(answer, url, path, target, self.announced.clone()))
                 }
                 false => Box::new(answer),
             };
@@ -228,6 +252,12 @@ fn ambiguity(path: &str) -> Option<&'static str> {
     dots.then_some("the path has a dot segment, which servers read in different ways")
 }
 
+/// The beginning of a client's path, up to its `/mcp` or `/sse` behind `base`.
+fn endpoint_of<'p>(path: &'p str, base: &str) -> &'p str {
+    let start = (base.len() + 1).min(path.len());
+    &path[..path[start..].find('/').map_or(path.len(), |end| start + end)]
+}
+
 /// Is this the type of server-sent events?
 pub fn is_event_stream(content_type: Option<&HeaderValue>) -> bool {
     let text = content_type.and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -254,15 +284,26 @@ impl Upstream for HttpUpstream {
         }
         let held = match Held::read(&mut request.body) {
             Ok(held) => held,
-            Err(e) => return refusal(&Failure::of_body(&e), &[], &Told { id: request.id, identity, url: &self.url }),
+            Err(e) => {
+                return refusal(
+                    &Failure::of_body(&e),
+                    &[],
+                    &Told { id: request.id, identity, server: &self.config.server, url: &self.url },
+                );
+            }
         };
         let id = request.id;
-        let told = Told { id, identity, url: &self.url };
+        let told = Told { id, identity, server: &self.config.server, url: &self.url };
         self.exchange(request, identity, &held).unwrap_or_else(|failure| refusal(&failure, &held.bytes, &told))
     }
 
     fn check(&self) -> Result<(), Trouble> {
-        let usual = |path: &str| if self.url.prefix.is_empty() { path.to_string() } else { self.url.prefix.clone() };
+        let query = self.config.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
+        let usual = |path: &str| match self.url.prefix.as_str() {
+            "" if self.config.is_endpoint => format!("/{query}"),
+            "" => path.to_string(),
+            prefix => format!("{prefix}{query}"),
+        };
         check::check(&self.checker, &usual("/mcp"), &usual("/sse"), &self.fixed.all())
     }
 
@@ -325,113 +366,6 @@ impl Read for Answer {
             None => log::warn!(request:% = self.id, error:% = error; "the upstream server broke off within an answer"),
         }
         result
-    }
-}
-
-/// Why there is no answer to pass on.
-enum Failure {
-    /// The client's body can't be read.
-    Body(BodyError),
-    /// The path of the client's request can't be forwarded safely.
-    BadRequest(&'static str),
-    ClientGone,
-    Draining,
-    /// Not reachable.
-    Down(String),
-    /// No answer in time.
-    Slow(&'static str),
-    /// No valid answer: malformed, missing, or an endless redirect.
-    Broken(String),
-    /// The upstream server answered 401: it wants credentials from the proxy.
-    Unauthorized,
-}
-
-impl Failure {
-    fn of_body(error: &io::Error) -> Failure {
-        Failure::Body(BodyError::of(error).unwrap_or(BodyError::Gone))
-    }
-}
-
-impl From<ClientError> for Failure {
-    fn from(error: ClientError) -> Failure {
-        match error {
-            ClientError::Connect(e) if Cancelled::of(&e).is_some() => ClientError::Io(e).into(),
-            ClientError::Body(e) => match Cancelled::of(&e) {
-                Some(Cancelled::ShuttingDown) => Failure::Draining,
-                _ => Failure::of_body(&e),
-            },
-            ClientError::Io(e) => match (Cancelled::of(&e), e.kind()) {
-                (Some(Cancelled::ClientGone), _) => Failure::ClientGone,
-                (Some(Cancelled::ShuttingDown), _) => Failure::Draining,
-                (_, io::ErrorKind::UnexpectedEof) => {
-                    Failure::Broken("it ended the connection without an answer".into())
-                }
-                (_, io::ErrorKind::InvalidData) => Failure::Broken(e.to_string()),
-                _ => Failure::Down(e.to_string()),
-            },
-            ClientError::ConnectTimeout => {
-                Failure::Slow("no connection within --upstream-connect-timeout (UPSTREAM_CONNECT_TIMEOUT)")
-            }
-            ClientError::AnswerTimeout => {
-                Failure::Slow("no answer within --upstream-response-timeout (UPSTREAM_RESPONSE_TIMEOUT)")
-            }
-            ClientError::UnknownHost => Failure::Down("its host name can't be resolved".into()),
-            ClientError::Connect(e) => Failure::Down(e.to_string()),
-            ClientError::Malformed(why) => Failure::Broken(why.into()),
-        }
-    }
-}
-
-/// The request and the server that a failure belongs to, for the log.
-struct Told<'t> {
-    id: RequestId,
-    identity: &'t ForwardedIdentity,
-    url: &'t UpstreamUrl,
-}
-
-impl Told<'_> {
-    fn log(&self, level: log::Level, error: &str, message: &str) {
-        let ForwardedIdentity { principal, chain } = self.identity;
-        log::log!(
-            level, request:% = self.id, user:% = principal.user, client:% = principal.client, address:% = chain[0], upstream:% = self.url, error = error;
-            "{message}"
-        );
-    }
-}
-
-/// The response to the client for a failure; also logs it for the operator.
-fn refusal(failure: &Failure, body: &[u8], told: &Told<'_>) -> Response {
-    let answer = |status, text: &str| jsonrpc::error(status, Some(body), jsonrpc::INTERNAL_ERROR, text);
-    match failure {
-        Failure::Body(error) => Response::text(error.status(), error.to_string()),
-        Failure::BadRequest(why) => Response::text(StatusCode::BAD_REQUEST, *why),
-        Failure::ClientGone => {
-            told.log(log::Level::Debug, "", "the client left before the answer");
-            answer(StatusCode::BAD_GATEWAY, "the client went away")
-        }
-        Failure::Draining => answer(StatusCode::SERVICE_UNAVAILABLE, "the proxy is stopping; try again"),
-        Failure::Down(why) => {
-            told.log(log::Level::Warn, why, "the upstream server can't be reached");
-            answer(StatusCode::BAD_GATEWAY, "the MCP server can't be reached")
-        }
-        Failure::Slow(why) => {
-            told.log(log::Level::Warn, why, "the upstream server is too slow");
-            answer(StatusCode::GATEWAY_TIMEOUT, "the MCP server did not answer in time")
-        }
-        Failure::Broken(why) => {
-            told.log(log::Level::Warn, why, "the upstream server's answer is broken");
-            answer(StatusCode::BAD_GATEWAY, "the MCP server's answer is broken")
-        }
-        Failure::Unauthorized => {
-            // A 401 that is passed on would send the client into an OAuth loop.
-            let way_out =
-                "give it its token with --proxy-bearer-token (PROXY_BEARER_TOKEN) or --proxy-headers (PROXY_HEADERS)";
-            told.log(log::Level::Error, way_out, "the upstream server answered 401");
-            answer(
-                StatusCode::BAD_GATEWAY,
-                "the MCP server refused the proxy's credentials; its operator finds the reason in the log",
-            )
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! - [`forward`] – the trait; [`config`] – how to talk to a server
 //! - [`http`] – a server at a URL; requests and answers are streamed through
+//! - [`failure`] – what the client and the operator are told if that fails
 //! - [`headers`] – the header fields that are forwarded, in both directions
 //! - [`endpoint`] – the path for messages that an HTTP+SSE server announces
 //! - [`redirects`] – remembers redirects (307 and 308) of the server
@@ -11,6 +12,7 @@
 pub mod check;
 mod config;
 mod endpoint;
+mod failure;
 mod forward;
 pub mod headers;
 pub mod http;
@@ -20,4 +22,4 @@ pub mod stdio;
 pub use check::Trouble;
 pub use config::UpstreamConfig;
 pub use forward::{ForwardedIdentity, Upstream};
-pub use headers::is_managed_field;
+pub use headers::{is_identity_field, is_managed_field};

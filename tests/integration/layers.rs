@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["tls", "login", "upstream"],
     &["pages", "core", "data_dir"],
     &["store", "tokens", "http", "mcp"],
-    &["net", "flags"],
+    &["net", "flags", "servers_file"],
     &[
         "lock",
         "wake",

@@ -1,6 +1,7 @@
 //! The typed, validated configuration. Each error names the flag and its environment variable, and says what to do.
 
 pub mod providers;
+pub mod servers;
 pub mod tls;
 
 use std::net::IpAddr;
@@ -8,26 +9,24 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
-use rustix::process::{Resource, geteuid, getrlimit};
 use rustls::ClientConfig;
 
+use self::servers::Servers;
 use self::tls::TlsNotice;
 use super::routes::Surface;
 use crate::core::Lifetimes;
-use crate::flags::{FLAGS, Settings};
+use crate::flags::Settings;
 use crate::http::client::Proxies;
 use crate::login::password::Password;
 use crate::login::providers::ProviderConfig;
 use crate::net::tls as net_tls;
 use crate::observe::log::LogFormat;
 use crate::resource::admission::Bounds;
+use crate::servers_file::Note;
 use crate::tls::config::{Source, TlsConfig};
 use crate::tokens::Secret;
-use crate::upstream::UpstreamConfig;
-use crate::upstream::stdio::{RunAs, StdioConfig};
-use crate::url::{ExternalUrl, Listen, UpstreamUrl};
+use crate::url::{ExternalUrl, Listen};
 
 /// All settings, validated.
 pub struct Config {
@@ -57,10 +56,12 @@ pub struct Config {
     pub secret: Option<Secret>,
     /// Earlier secrets that still verify.
     pub previous_secrets: Vec<Secret>,
-    /// How to talk to the upstream server.
-    pub upstream: UpstreamConfig,
-    /// The stdio server to run, instead of one at a URL.
-    pub stdio: Option<StdioConfig>,
+    /// The MCP servers to publish.
+    pub servers: Servers,
+    /// What the operator should know about the servers file, for the log.
+    pub notes: Vec<Note>,
+    /// Ask at the start whether the servers answer.
+    pub is_checked: bool,
     /// Trusted reverse proxies, and the web origins and host names that are accepted.
     pub surface: Surface,
     /// Lifetimes of tokens, sessions, consents and identities.
@@ -83,10 +84,11 @@ pub fn log_settings(settings: &Settings, terminal: bool) -> (LogFormat, log::Lev
 impl Config {
     /// Validates `settings` for serving, which needs an upstream server and a way to sign in. The error is one line.
     pub fn for_serving(settings: Settings) -> Result<Config, String> {
-        if settings.upstream.is_none() && settings.command.is_empty() {
+        if settings.upstream.is_none() && settings.command.is_empty() && settings.servers.is_none() {
             return Err(
                 "no upstream server: give the URL of the MCP server to publish, such as http://127.0.0.1:3001, \
-                        or -- and the command of one that speaks over stdio, such as: -- npx -y server; to see the program at work first, run: mcp-auth-proxy demo"
+                        or -- and the command of one that speaks over stdio, such as: -- npx -y server, \
+                        or --servers (SERVERS) and a file with several; to see the program at work first, run: mcp-auth-proxy demo"
                     .into(),
             );
         }
@@ -99,20 +101,6 @@ impl Config {
             );
         }
         Ok(config)
-    }
-
-    /// The URL to configure in clients: the external origin with `/mcp`, or with `/` if the upstream URL has a path
-    /// that does not end in `/mcp`.
-    pub fn client_url(&self) -> String {
-        let prefix = self.upstream.url.as_ref().map_or("", |u| u.prefix.as_str());
-        let is_usual = prefix.is_empty() || prefix.ends_with("/mcp");
-        format!("{}{}", self.external.origin, if is_usual { "/mcp" } else { "/" })
-    }
-
-    /// The upstream URL or the program of the stdio server, for the log. Omits arguments, since they may be secrets.
-    pub fn upstream_name(&self) -> String {
-        let program = self.stdio.as_ref().and_then(|s| s.command.first()).map(|p| p.to_string_lossy().into_owned());
-        program.or(self.upstream.url.as_ref().map(UpstreamUrl::to_string)).unwrap_or_default()
     }
 
     /// Validates `settings`, but does not require an upstream server or a way to sign in.
@@ -128,11 +116,12 @@ impl Config {
         if s.max_head_size < 1_024 {
             return Err("--max-head-size (MAX_HEAD_SIZE): less than 1KiB leaves no room for a token".into());
         }
-        let providers = providers::configure(&s)?;
+        let mut providers = providers::configure(&s)?;
         let tls = tls::configure(&s, &external)?;
         let speaks_to_others = !providers.is_empty() || matches!(&tls, Some(TlsConfig { source: Source::Acme(_), .. }));
         let outbound_tls = net_tls::client_config("--ca-file (CA_FILE)", s.ca_file.as_deref().map(Path::new))?;
-        let stdio = if s.command.is_empty() { None } else { Some(stdio_config(&s)?) };
+        let (servers, notes) = servers::configure(&s, &methods(&s, &providers))?;
+        providers::ask_for_groups(&mut providers, &servers);
         Ok(Config {
             listen: Listen::plain(s.listen.as_deref(), &external)?,
             tls_notice: TlsNotice::of(&s, &external, tls.as_ref()),
@@ -156,8 +145,9 @@ impl Config {
                 .iter()
                 .map(|t| secret("AUTH_HMAC_PREVIOUS_SECRETS", t))
                 .collect::<Result<_, _>>()?,
-            upstream: upstream(&s)?,
-            stdio,
+            servers,
+            notes,
+            is_checked: !s.no_upstream_check,
             surface: Surface {
                 trusted_proxies: s.trusted_proxies.iter().map(|t| network(t)).collect::<Result<_, _>>()?,
                 allowed_origins: s.allowed_origins.iter().map(|t| origin(t)).collect::<Result<_, _>>()?,
@@ -174,6 +164,12 @@ impl Config {
             drain_timeout: s.drain_timeout,
         })
     }
+}
+
+/// The ways to sign in that there are, as rules name them.
+pub fn methods(s: &Settings, providers: &[ProviderConfig]) -> Vec<&'static str> {
+    let password = (s.password.is_some() || s.password_hash.is_some()).then_some("password");
+    password.into_iter().chain(providers.iter().map(|provider| provider.id.as_str())).collect()
 }
 
 fn lifetimes(s: &Settings) -> Lifetimes {
@@ -203,59 +199,6 @@ fn http_limits(s: &Settings) -> crate::http::Limits {
     }
 }
 
-fn upstream(s: &Settings) -> Result<UpstreamConfig, String> {
-    Ok(UpstreamConfig {
-        url: s.upstream.as_deref().map(UpstreamUrl::parse).transpose()?,
-        bearer_token: s.proxy_bearer_token.clone().map(bearer).transpose()?,
-        headers: s.proxy_headers.iter().cloned().map(header).collect::<Result<_, _>>()?,
-        is_checked: !s.no_upstream_check,
-        streaming_only: s.http_streaming_only,
-        ca_file: s.ca_file.as_ref().map(PathBuf::from),
-        insecure_skip_verify: s.upstream_insecure_skip_verify,
-        connect_timeout: s.upstream_connect_timeout,
-        response_timeout: s.upstream_response_timeout,
-    })
-}
-
-fn stdio_config(s: &Settings) -> Result<StdioConfig, String> {
-    let users = || std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let user = |text: &String| {
-        let refuse = |why: String| format!("--stdio-user (STDIO_USER): {why}");
-        if !geteuid().is_root() {
-            return Err(refuse(
-                "only root can run processes under another user; start the proxy as root, or leave it out".into(),
-            ));
-        }
-        RunAs::parse(text, &users()).map_err(refuse)
-    };
-    if s.stdio_buffer < 64 << 10 {
-        return Err(
-            "--stdio-buffer (STDIO_BUFFER): less than 64KiB is too little for the messages of many servers".into()
-        );
-    }
-    Ok(StdioConfig {
-        command: s.command.clone(),
-        is_shared: s.stdio_shared,
-        own_variables: FLAGS.iter().map(|flag| flag.env).collect(),
-        spare: s.stdio_spare,
-        is_checked: !s.no_upstream_check,
-        max_children: s.stdio_max_children,
-        idle_timeout: s.stdio_idle_timeout,
-        max_sessions_per_user: s.stdio_max_sessions_per_user,
-        session_lifetime: s.stdio_session_lifetime.as_secs(),
-        user: match &s.stdio_user {
-            Some(same) if same == "root" && geteuid().is_root() => None,
-            Some(text) => Some(user(text)?),
-            None if geteuid().is_root() => RunAs::parse(RunAs::USUAL, &users()).ok(),
-            None => None,
-        },
-        memory: s.stdio_memory,
-        nice: s.stdio_nice,
-        buffer: usize::try_from(s.stdio_buffer).unwrap_or(usize::MAX / 4),
-        open_files: getrlimit(Resource::Nofile).current,
-    })
-}
-
 fn passwords(plain: Option<String>, hash: Option<String>) -> Result<Vec<Password>, String> {
     let mut out = Vec::new();
     if let Some(password) = plain {
@@ -283,25 +226,6 @@ fn passwords(plain: Option<String>, hash: Option<String>) -> Result<Vec<Password
 fn secret(variable: &str, text: &str) -> Result<Secret, String> {
     Secret::from_base64(text)
         .ok_or_else(|| format!("{variable} is not 32 bytes in base64; make one with: head -c 32 /dev/urandom | base64"))
-}
-
-fn bearer(token: String) -> Result<HeaderValue, String> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
-        "--proxy-bearer-token (PROXY_BEARER_TOKEN) has a character that no header field can carry".to_string()
-    })?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-fn header((name, value): (String, String)) -> Result<(HeaderName, HeaderValue), String> {
-    let refuse = |what: &str| format!("--proxy-headers (PROXY_HEADERS): {what}");
-    let name: HeaderName = name.parse().map_err(|_| refuse(&format!("'{name}' is not a field name")))?;
-    if crate::upstream::is_managed_field(&name) {
-        return Err(refuse(&format!("{name} belongs to the connection and can't be set")));
-    }
-    let mut value = HeaderValue::from_str(&value).map_err(|_| refuse(&format!("the value of {name} can't be sent")))?;
-    value.set_sensitive(true);
-    Ok((name, value))
 }
 
 fn network(text: &str) -> Result<IpNet, String> {

@@ -1,5 +1,6 @@
 //! Reads and validates the options of identity providers.
 
+use super::servers::Servers;
 use crate::flags::Settings;
 use crate::http::client::RemoteUrl;
 use crate::identity::ProviderId;
@@ -35,6 +36,17 @@ pub fn configure(s: &Settings) -> Result<Vec<ProviderConfig>, String> {
         Ok(provider)
     })
     .collect()
+}
+
+/// Has the providers tell of the groups that the rules of single servers name, besides those of their own rules.
+pub fn ask_for_groups(providers: &mut [ProviderConfig], servers: &Servers) {
+    for provider in providers {
+        let rules = servers.all.iter().filter_map(|server| server.rules.as_ref());
+        let groups = rules.flat_map(|rules| rules.groups_of(provider.id.as_str())).map(String::from);
+        provider.rules.asked_groups = groups.filter(|group| !provider.rules.groups.contains(group)).collect();
+        provider.rules.asked_groups.sort();
+        provider.rules.asked_groups.dedup();
+    }
 }
 
 /// Client id and secret. `None` if neither is set; if only one is, the error names the missing one.

@@ -90,7 +90,8 @@ impl GitHubClient {
         rules: &Rules,
         parameters: &AuthorizationParameters<'_>,
     ) -> Result<String, ProviderError> {
-        let scope = if rules.groups.is_empty() { "user:email" } else { "user:email read:org" };
+        let scope =
+            if rules.groups.is_empty() && rules.asked_groups.is_empty() { "user:email" } else { "user:email read:org" };
         let mut query = vec![
             ("client_id", self.config.client_id.as_str()),
             ("redirect_uri", parameters.redirect_uri),
@@ -147,7 +148,7 @@ impl GitHubClient {
         };
         let email = self.primary_address(fetcher, access)?;
         let mut groups = Vec::new();
-        for group in &rules.groups {
+        for group in rules.groups.iter().chain(&rules.asked_groups) {
             let (org, team) = group.split_once(':').map_or((group.as_str(), None), |(o, t)| (o, Some(t)));
             if self.is_member(fetcher, access, org, team, &account.login)? {
                 groups.push(group.clone());

@@ -1,13 +1,22 @@
 //! The stdio server and how it is run.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::upstream::stdio::process::users::RunAs;
 
 /// The stdio server and how it is run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StdioConfig {
+    /// Its name in the servers file; empty for the one server of the command line.
+    pub server: String,
+    /// It takes over the sessions of the one server of the command line.
+    pub is_legacy: bool,
+    /// Environment variables for it; `None` removes one.
+    pub env: Vec<(OsString, Option<OsString>)>,
+    /// The directory that it is started in; `None` for that of the proxy.
+    pub cwd: Option<PathBuf>,
     /// Program and arguments.
     pub command: Vec<OsString>,
     /// Environment variables that configure the proxy. Children get neither these nor their variants with `_FILE` at
@@ -38,4 +47,19 @@ pub struct StdioConfig {
     pub buffer: usize,
     /// The soft limit on open files that the proxy was started with; children get the same.
     pub open_files: Option<u64>,
+}
+
+impl StdioConfig {
+    /// Is a session with the server of this name one of this server?
+    pub(crate) fn has_session(&self, server: Option<&str>) -> bool {
+        match server {
+            Some(name) => name == self.server,
+            None => self.server.is_empty() || self.is_legacy,
+        }
+    }
+
+    /// The name that sessions with this server are stored under.
+    pub(crate) fn session_server(&self) -> Option<String> {
+        (!self.server.is_empty()).then(|| self.server.clone())
+    }
 }

@@ -25,7 +25,7 @@ pub struct StdioUpstream(Arc<ProcessManager>);
 impl StdioUpstream {
     /// Prepares to run the server of `config`. The error is one line.
     pub fn new(config: StdioConfig, login: Arc<Login>) -> Result<StdioUpstream, String> {
-        launcher::check_program(&config.command)?;
+        launcher::check_program(&config.command, &config.env, config.cwd.as_deref())?;
         hide()?;
         for variable in proxies_with_credentials() {
             log::warn!(variable = variable.as_str(); "a proxy variable with a password is not passed on to the MCP server; if the server needs an outbound proxy, set the variable for it: -- env {variable}=… COMMAND");
@@ -35,14 +35,14 @@ impl StdioUpstream {
         manager.prepare_spare(manager.last_account());
         Ok(StdioUpstream(manager))
     }
-
-    /// Starts a process for a user who has just allowed a client, because a session will begin soon.
-    pub fn expect(&self, user: &User, client: &ClientId) {
-        self.0.prepare_spare(Some(self.0.owner(&user.id, user.email.clone(), client)));
-    }
 }
 
 impl Upstream for StdioUpstream {
+    /// Starts a process, because a session will begin soon.
+    fn expect(&self, user: &User, client: &ClientId) {
+        self.0.prepare_spare(Some(self.0.owner(&user.id, user.email.clone(), client)));
+    }
+
     fn forward(&self, request: &mut Request<'_>, identity: &ForwardedIdentity) -> Response {
         let principal = &identity.principal;
         let owner = Owner {
@@ -51,9 +51,9 @@ impl Upstream for StdioUpstream {
             client: principal.client.clone(),
             person: principal.person.clone(),
         };
-        match request.parts.uri.path().trim_end_matches('/') {
+        match request.parts.uri.path()[identity.base.len()..].trim_end_matches('/') {
             ENDPOINT => streamable::handle(&self.0, &owner, request),
-            sse::STREAM => sse::stream(&self.0, &owner, request),
+            sse::STREAM => sse::stream(&self.0, &owner, &identity.base, request),
             sse::MESSAGES => sse::message(&self.0, &owner, request),
             _ => Response::text(StatusCode::NOT_FOUND, "the MCP endpoint is /mcp"),
         }
@@ -61,6 +61,10 @@ impl Upstream for StdioUpstream {
 
     fn endpoint(&self) -> Option<&str> {
         Some(ENDPOINT)
+    }
+
+    fn set_max_children(&self, most: usize) {
+        self.0.set_max_children(most);
     }
 
     fn end(&self) {

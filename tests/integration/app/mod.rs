@@ -3,4 +3,5 @@
 mod command_line;
 mod first_start;
 mod routes;
+mod servers_file;
 mod shutdown;

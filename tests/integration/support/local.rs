@@ -20,6 +20,7 @@ use mcp_auth_proxy::net::client_handle::ClientHandle;
 use mcp_auth_proxy::net::shutdown::Shutdown;
 use mcp_auth_proxy::resource::admission::{Admission, Bounds};
 use mcp_auth_proxy::resource::open_streams::OpenStreams;
+use mcp_auth_proxy::resource::protected::{ProtectedResource, ProtectedResources};
 use mcp_auth_proxy::resource::stream_recheck;
 use mcp_auth_proxy::store::Store;
 use mcp_auth_proxy::tokens::Secret;
@@ -40,6 +41,21 @@ impl Upstream for Echo {
 
     fn endpoint(&self) -> Option<&str> {
         Some("/mcp")
+    }
+}
+
+/// The MCP server that echoes, which has the whole origin.
+fn echo(config: &Config) -> ProtectedResource {
+    ProtectedResource {
+        name: String::new(),
+        base: String::new(),
+        urls: ProtectedResource::urls_of(&config.external.origin, "", "/mcp"),
+        title: String::new(),
+        description: String::new(),
+        rules: None,
+        is_legacy: false,
+        max_requests: None,
+        upstream: Arc::new(Echo),
     }
 }
 
@@ -79,7 +95,8 @@ impl Local {
         let config = Config::build(settings)?;
         let services = Services::new(&config, secret, store, clock.clone())?;
         let bounds = Bounds { requests: 10, requests_per_user: 10, streams: 10, streams_per_user: 10 };
-        let app = App { admission: Admission::new(bounds), ..services.app(&config, Arc::new(Echo))? };
+        services.server.resources.replace(ProtectedResources::one(echo(&config)));
+        let app = App { admission: Admission::new(bounds), ..services.app(&config)? };
         let (client, socket) = client();
         Ok(Local { app, clock, address: Ipv4Addr::LOCALHOST.into(), client, socket })
     }
@@ -103,7 +120,8 @@ impl Local {
 
     /// What a thread of the proxy does now and then.
     pub(crate) fn recheck_streams(&self) {
-        stream_recheck::recheck_streams(self.login(), self.streams());
+        let published = self.app.server.resources.now();
+        stream_recheck::recheck_streams(self.login(), self.streams(), &published);
     }
 }
 

@@ -12,23 +12,25 @@ use crate::upstream::stdio::session::Session;
 impl ProcessManager {
     /// The signed session id that the client sends back (`Mcp-Session-Id`, or `sessionId` with HTTP+SSE).
     pub(crate) fn session_id(&self, session: &Session) -> String {
-        self.login
-            .core
-            .keys
-            .sign(&McpSessionId { session: session.name().to_string(), owner: session.owner().digest() })
+        self.login.core.keys.sign(&McpSessionId {
+            session: session.name().to_string(),
+            owner: session.owner().digest(),
+            server: self.config.session_server(),
+        })
     }
 
     /// Finds the session with this id, if it belongs to `owner`. Restores it from the store if it is not in memory.
     pub(crate) fn find(self: &Arc<Self>, id: &str, owner: &Owner) -> Option<Arc<Session>> {
         let id: McpSessionId = self.login.core.keys.verify(id, self.login.core.now()).ok()?;
-        if id.owner != owner.digest() {
+        if id.owner != owner.digest() || !self.config.has_session(id.server.as_deref()) {
             return None;
         }
         if let Some(session) = self.state().sessions.get(&id.session) {
             return Some(session.clone());
         }
         let row: McpSession = self.login.core.state.get(&id.session).ok()??;
-        if row.user != owner.user || row.client != owner.client {
+        let is_here = self.config.has_session(row.server.as_deref());
+        if row.user != owner.user || row.client != owner.client || !is_here {
             return None;
         }
         let session = Session::restore(self.clone(), owner.clone(), row);
@@ -54,12 +56,12 @@ impl ProcessManager {
         of_user.sort();
         let too_many = of_user.len().saturating_sub(self.config.max_sessions_per_user);
         for (_, name) in of_user.into_iter().filter(|(_, name)| *name != session.name()).take(too_many) {
-            log::info!(session = name.as_str(), user:% = user; "the user's longest idle session is ended to make room for another (--stdio-max-sessions-per-user, STDIO_MAX_SESSIONS_PER_USER)");
+            log::info!(server = self.config.server.as_str(), session = name.as_str(), user:% = user; "the user's longest idle session is ended to make room for another (--stdio-max-sessions-per-user, STDIO_MAX_SESSIONS_PER_USER)");
             let old = self.state().sessions.get(&name).cloned();
             old.inspect(|s| s.end());
             self.forget_session(&name);
         }
-        if let Some(row) = session.row(now + self.config.session_lifetime) {
+        if let Some(row) = session.row(now + self.config.session_lifetime, self.config.session_server()) {
             let write = move |tx: &mut Tx<'_>| {
                 tx.put(&row.name, &row);
                 Ok(())
@@ -74,10 +76,11 @@ impl ProcessManager {
     pub(crate) fn save_session(&self, session: &Arc<Session>) {
         let expires_at = self.login.core.now() + self.config.session_lifetime;
         let (session, name) = (session.clone(), session.name().to_string());
+        let server = self.config.session_server();
         // Build the row inside the transaction, so that the last transaction always writes the newest state.
         let written = self.login.core.state.transact(move |tx| {
             let is_kept = tx.get::<McpSession>(session.name())?.is_some();
-            if let Some(row) = session.row(expires_at).filter(|_| is_kept) {
+            if let Some(row) = session.row(expires_at, server).filter(|_| is_kept) {
                 tx.put(&row.name, &row);
             }
             Ok(())

@@ -70,7 +70,7 @@ impl ProcessManager {
         }
         let shared = new(random_name());
         let child = self.start(owner, SharedListener::of(&shared), cancellation)?;
-        log::info!(pid = child.pid(); "an MCP server was started for several clients");
+        log::info!(server = self.config.server.as_str(), pid = child.pid(); "an MCP server was started for several clients");
         shared.run(child);
         state.child = Some(shared.clone());
         Ok(shared)
@@ -104,7 +104,7 @@ impl ProcessManager {
         let shared = self.shared_child(&key, only_for, new, cancellation)?;
         let (era, is_lasting) = probe::probe(&shared, owner, PROBE_TIMEOUT, cancellation)
             .map_err(|e| format!("the MCP server could not be asked for its protocol revisions: {e}"))?;
-        log::info!(answer:? = era; "the MCP server was asked whether it knows revision 2026-07-28");
+        log::info!(server = self.config.server.as_str(), answer:? = era; "the MCP server was asked whether it knows revision 2026-07-28");
         let lasts = match era {
             _ if !is_lasting => ERROR_LASTS,
             Revisions::Silent => SILENCE_LASTS,

@@ -87,7 +87,7 @@ impl ProcessManager {
             }
             // Callers that already wait go first: a new caller treats their slots as taken.
             let awaited = if is_waiting { 0 } else { state.waiting };
-            if state.children + awaited < self.config.max_children {
+            if state.children + awaited < self.max_children() {
                 state.children += 1;
                 return Ok(ManagedSlot::new(self));
             }
@@ -115,7 +115,7 @@ impl ProcessManager {
             }
             is_waiting = true;
         }
-        log::warn!(children = self.config.max_children; "no MCP server process can be started: the limit is reached and all are busy (--stdio-max-children, STDIO_MAX_CHILDREN)");
+        log::warn!(server = self.config.server.as_str(), children = self.max_children(); "no MCP server process can be started: the limit is reached and all are busy (--stdio-max-children, STDIO_MAX_CHILDREN)");
         Err("the limit of MCP server processes is reached and all are busy; try again".into())
     }
 
@@ -183,7 +183,7 @@ impl ProcessManager {
         let own = user.and_then(|u| at_work.get(u)).map_or(0, Vec::len);
         let most = at_work.into_iter().filter(|(_, has)| has.len() >= own + 2).max_by_key(|(_, has)| has.len());
         let Some((heaviest, has)) = most.filter(|_| user.is_some()) else { return false };
-        log::warn!(user:% = heaviest, children = has.len(); "all MCP server processes are busy: one of the user who has the most is ended to free a slot for another user (--stdio-max-children, STDIO_MAX_CHILDREN)");
+        log::warn!(server = self.config.server.as_str(), user:% = heaviest, children = has.len(); "all MCP server processes are busy: one of the user who has the most is ended to free a slot for another user (--stdio-max-children, STDIO_MAX_CHILDREN)");
         if let Some((_, occupant)) = has.into_iter().min_by_key(|(used, _)| *used) {
             occupant.evict();
         }

@@ -27,7 +27,7 @@ impl Processes for ProcessManager {
             Some(child) => child,
             None => self.start(Some(owner), listener, cancellation)?,
         };
-        log::info!(user:% = owner.user, client:% = owner.client, pid = child.pid(); "a session has an MCP server of its own");
+        log::info!(server = self.config.server.as_str(), user:% = owner.user, client:% = owner.client, pid = child.pid(); "a session has an MCP server of its own");
         self.prepare_spare(Some(owner.clone()));
         Ok(Arc::new(child))
     }
@@ -43,6 +43,10 @@ impl Processes for ProcessManager {
     fn buffer(&self) -> usize {
         self.config.buffer
     }
+
+    fn server(&self) -> &str {
+        &self.config.server
+    }
 }
 
 impl ProcessManager {
@@ -55,7 +59,7 @@ impl ProcessManager {
         let slot = self.take_slot(owner.map(|a| &a.user), cancellation)?;
         crate::blocking::announce();
         Child::start(&self.launch, owner, listener, slot).map_err(|e| {
-            log::error!(error:% = e; "the MCP server can't be started");
+            log::error!(server = self.config.server.as_str(), error:% = e; "the MCP server can't be started");
             "the MCP server can't be started; its operator finds the reason in the log".to_string()
         })
     }

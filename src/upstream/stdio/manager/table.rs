@@ -1,7 +1,7 @@
 //! All processes and sessions, under one lock.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Instant;
 
@@ -26,6 +26,8 @@ pub(crate) struct ProcessManager {
     pub(super) config: StdioConfig,
     pub(super) launch: Launch,
     pub(super) state: Mutex<State>,
+    /// Most processes at one time.
+    pub(super) max_children: AtomicUsize,
     /// Number of processes that were told to end and still hold a slot.
     pub(super) leaving: AtomicUsize,
     pub(super) has_room: WaitList,
@@ -88,8 +90,11 @@ impl ProcessManager {
     pub(crate) fn new(config: StdioConfig, login: Arc<Login>) -> Result<Arc<ProcessManager>, String> {
         let (program, arguments) = config.command.split_first().ok_or("there is no command to run")?;
         let launch = Launch {
+            server: config.server.clone(),
             program: program.clone(),
             arguments: arguments.to_vec(),
+            env: config.env.clone(),
+            cwd: config.cwd.clone(),
             own_variables: config.own_variables.clone(),
             user: config.user.clone(),
             limits: Limits {
@@ -106,11 +111,15 @@ impl ProcessManager {
             .core
             .state
             .scan(|name: &str, row: McpSession| {
+                if !config.has_session(row.server.as_deref()) {
+                    return;
+                }
                 let used = row.expires_at.saturating_sub(lifetime);
                 known.insert(name.to_string(), Known { user: row.user, used, saved: used });
             })
             .map_err(|e| format!("the state can't be read: {e}"))?;
         Ok(Arc::new_cyclic(|me| ProcessManager {
+            max_children: AtomicUsize::new(config.max_children),
             login,
             config,
             launch,
@@ -120,6 +129,17 @@ impl ProcessManager {
             probing: TimedMutex::default(),
             me: me.clone(),
         }))
+    }
+
+    /// Most processes at one time.
+    pub(crate) fn max_children(&self) -> usize {
+        self.max_children.load(Ordering::Relaxed)
+    }
+
+    /// Sets how many processes there may be at one time. Those that are too many stay until they end by themselves.
+    pub(crate) fn set_max_children(&self, most: usize) {
+        self.max_children.store(most, Ordering::Relaxed);
+        self.has_room.wake();
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {

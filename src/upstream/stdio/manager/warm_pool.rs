@@ -46,7 +46,7 @@ impl ProcessManager {
             return;
         }
         let other = (state.spares.len() >= wanted).then(|| state.spares.remove(0));
-        let has_room = state.children < self.config.max_children;
+        let has_room = state.children < self.max_children();
         state.children += usize::from(has_room);
         drop(state);
         drop(other);
@@ -55,7 +55,7 @@ impl ProcessManager {
         }
         let slot = ManagedSlot::new(self);
         let is_asked = owner.is_none() && self.config.is_checked;
-        let check = is_asked.then(|| FirstAnswerListener::new(self.me.clone()));
+        let check = is_asked.then(|| FirstAnswerListener::new(self.me.clone(), self.config.server.clone()));
         let listener: Arc<dyn Listener> = match &check {
             None => Arc::new(WarmListener(self.me.clone())),
             Some(check) => check.clone(),
@@ -66,7 +66,7 @@ impl ProcessManager {
                 if is_asked {
                     let _ = child.send(check::initialize());
                 }
-                log::debug!(pid = child.pid(); "a spare MCP server is ready for the next session");
+                log::debug!(server = self.config.server.as_str(), pid = child.pid(); "a spare MCP server is ready for the next session");
                 let mut state = self.state();
                 let mut gone = Vec::new();
                 match state.is_ending {
@@ -77,7 +77,9 @@ impl ProcessManager {
                 drop(state);
                 drop(gone);
             }
-            Err(e) => log::error!(error:% = e; "the MCP server can't be started: is the command right?"),
+            Err(e) => {
+                log::error!(server = self.config.server.as_str(), error:% = e; "the MCP server can't be started: is the command right?")
+            }
         }
     }
 
@@ -129,17 +131,17 @@ struct FirstAnswerListener {
 }
 
 impl FirstAnswerListener {
-    fn new(manager: Weak<ProcessManager>) -> Arc<FirstAnswerListener> {
+    fn new(manager: Weak<ProcessManager>, server: String) -> Arc<FirstAnswerListener> {
         let (sender, outcome) = channel();
         let watch = move || match outcome.recv_timeout(FIRST_PATIENCE) {
-            Ok(true) => log::debug!("the MCP server answers"),
+            Ok(true) => log::debug!(server = server.as_str(); "the MCP server answers"),
             Ok(false) => {
-                log::error!(
+                log::error!(server = server.as_str();
                     "the MCP server ended before it answered anything: clients will find none; run its command by itself to see why, and see its stderr in this log"
                 );
             }
             Err(RecvTimeoutError::Timeout) => {
-                log::warn!(seconds = FIRST_PATIENCE.as_secs(); "the MCP server has not answered an initialize request: does its command speak MCP over stdio, or does it still fetch what it needs?");
+                log::warn!(server = server.as_str(), seconds = FIRST_PATIENCE.as_secs(); "the MCP server has not answered an initialize request: does its command speak MCP over stdio, or does it still fetch what it needs?");
             }
             // The sender was dropped without a result because the proxy is shutting down.
             Err(RecvTimeoutError::Disconnected) => {}

@@ -45,7 +45,13 @@ impl Child {
             own_words: Vec::new(),
         };
         let pid = AtomicU32::new(process.0.id());
-        let shared = Arc::new(Shared { pid, inbox: Mutex::new(inbox), waker, room: launch.buffer });
+        let shared = Arc::new(Shared {
+            server: launch.server.clone(),
+            pid,
+            inbox: Mutex::new(inbox),
+            waker,
+            room: launch.buffer,
+        });
         let child = Child { shared: shared.clone(), slot: Arc::downgrade(&slot) };
         let io_loop = IoLoop::new(shared, process, control, stdin, slot)?;
         // The I/O loop starts the server only now, when everything that is needed to end it exists.

@@ -1,6 +1,7 @@
 //! The command line and the environment that child processes are started with.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::upstream::stdio::owner::Owner;
@@ -12,10 +13,16 @@ use crate::upstream::stdio::process::users::RunAs;
 /// How children are started.
 #[derive(Debug)]
 pub(crate) struct Launch {
+    /// The name of the server, for the log.
+    pub(crate) server: String,
     pub(crate) program: OsString,
     pub(crate) arguments: Vec<OsString>,
     /// Environment variables that configure the proxy; children do not get them.
     pub(crate) own_variables: Vec<&'static str>,
+    /// Environment variables for the server; `None` removes one.
+    pub(crate) env: Vec<(OsString, Option<OsString>)>,
+    /// The directory that it is started in; `None` for that of the proxy.
+    pub(crate) cwd: Option<PathBuf>,
     /// The system user that children run as; `None` for the proxy's own user.
     pub(crate) user: Option<RunAs>,
     pub(crate) limits: Limits,
@@ -50,6 +57,15 @@ pub(crate) fn command(launch: &Launch, owner: Option<&Owner>) -> Command {
     }
     for name in proxies_with_credentials() {
         command.env_remove(name);
+    }
+    for (name, value) in &launch.env {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    if let Some(cwd) = &launch.cwd {
+        command.current_dir(cwd);
     }
     let person = owner.and_then(|a| a.person.as_ref());
     let told = [

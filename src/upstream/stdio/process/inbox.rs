@@ -46,6 +46,8 @@ pub(crate) trait Slot: Send + Sync {
 
 /// What the I/O thread of a process shares with other threads.
 pub(crate) struct Shared {
+    /// The name of the server, for the log.
+    pub(crate) server: String,
     pub(super) pid: AtomicU32,
     pub(super) inbox: Mutex<Inbox>,
     pub(super) waker: Waker,

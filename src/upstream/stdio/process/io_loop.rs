@@ -139,7 +139,7 @@ impl IoLoop {
         if let Some(control) = &self.control
             && let Err(e) = supervisor::begin(control, stdin)
         {
-            log::error!(error:% = e; "the MCP server can't be started");
+            log::error!(server = self.shared.server.as_str(), error:% = e; "the MCP server can't be started");
             self.control = None;
         }
         while !self.is_over() {
@@ -256,7 +256,7 @@ impl IoLoop {
         let mut take = |line: Result<Vec<u8>, TooLong>| match line {
             Ok(line) => listener.line(line),
             Err(line) => {
-                log::error!(pid = pid, bytes = line.limit; "the MCP server wrote a line longer than --stdio-buffer (STDIO_BUFFER); it is lost");
+                log::error!(server = self.shared.server.as_str(), pid = pid, bytes = line.limit; "the MCP server wrote a line longer than --stdio-buffer (STDIO_BUFFER); it is lost");
                 listener.long_line(&line);
             }
         };
@@ -281,9 +281,11 @@ impl IoLoop {
         let name = self.shared.listener().name();
         for line in lines {
             match self.words_quota.take() {
-                Some(0) => log::info!(session = name.as_str(), pid = self.shared.pid(); "stderr: {line}"),
+                Some(0) => {
+                    log::info!(server = self.shared.server.as_str(), session = name.as_str(), pid = self.shared.pid(); "stderr: {line}")
+                }
                 Some(omitted) => {
-                    log::info!(session = name.as_str(), pid = self.shared.pid(), omitted = omitted; "stderr: {line}");
+                    log::info!(server = self.shared.server.as_str(), session = name.as_str(), pid = self.shared.pid(), omitted = omitted; "stderr: {line}");
                 }
                 None => {}
             }
@@ -334,10 +336,10 @@ impl IoLoop {
         };
         let (name, pid) = (listener.name(), self.shared.pid());
         if was_asked {
-            log::debug!(session = name.as_str(), pid = pid, how = how.as_str(); "the MCP server has ended");
+            log::debug!(server = self.shared.server.as_str(), session = name.as_str(), pid = pid, how = how.as_str(); "the MCP server has ended");
         } else {
             let last_words: Vec<String> = self.last_words.drain(..).rev().collect();
-            log::warn!(session = name.as_str(), pid = pid, how = how.as_str(), stderr = last_words.join("\n").as_str(); "the MCP server exited unexpectedly");
+            log::warn!(server = self.shared.server.as_str(), session = name.as_str(), pid = pid, how = how.as_str(), stderr = last_words.join("\n").as_str(); "the MCP server exited unexpectedly");
         }
         listener.ended(self.started.elapsed());
     }

@@ -101,9 +101,18 @@ pub fn run(words: &[OsString]) -> Result<(), String> {
     Err(format!("{} can't be run: {error}", Path::new(program).display()))
 }
 
-/// Checks that the program of `command` exists and is executable. The error says what to do.
-pub(crate) fn check_program(command: &[OsString]) -> Result<(), String> {
+/// Checks that the program of `command` exists and is executable, in the directory `cwd` and with the `PATH` of `env`. The
+/// error says what to do.
+pub(crate) fn check_program(
+    command: &[OsString],
+    env: &[(OsString, Option<OsString>)],
+    cwd: Option<&Path>,
+) -> Result<(), String> {
     let Some(program) = command.first() else { return Err("there is no command behind --".into()) };
+    if let Some(cwd) = cwd.filter(|cwd| !cwd.is_dir()) {
+        return Err(format!("its directory (cwd) {} does not exist, or is none", cwd.display()));
+    }
+    let cwd = cwd.unwrap_or(Path::new(""));
     let shown = Path::new(program).display();
     let is_program = |path: &Path| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
     if !Path::new("/bin/sh").exists() && !is_program(Path::new(program)) {
@@ -112,9 +121,9 @@ pub(crate) fn check_program(command: &[OsString]) -> Result<(), String> {
         ));
     }
     if program.as_encoded_bytes().contains(&b'/') {
-        return match is_program(Path::new(program)) {
+        return match is_program(&cwd.join(program)) {
             true => Ok(()),
-            false if !Path::new(program).exists() => {
+            false if !cwd.join(program).exists() => {
                 Err(format!("the MCP server's command '{shown}' does not exist; check the path"))
             }
             false => Err(format!(
@@ -122,8 +131,9 @@ pub(crate) fn check_program(command: &[OsString]) -> Result<(), String> {
             )),
         };
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    if std::env::split_paths(&path).any(|directory| is_program(&directory.join(program))) {
+    let own = env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone().unwrap_or_default());
+    let path = own.or_else(|| std::env::var_os("PATH")).unwrap_or_default();
+    if std::env::split_paths(&path).any(|directory| is_program(&cwd.join(directory).join(program))) {
         return Ok(());
     }
     if shown.to_string().contains(' ') {

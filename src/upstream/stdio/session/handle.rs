@@ -60,6 +60,9 @@ pub(crate) trait Processes: Send + Sync {
 
     /// Maximum number of bytes buffered for one session.
     fn buffer(&self) -> usize;
+
+    /// The name of the server, for the log.
+    fn server(&self) -> &str;
 }
 
 /// The answer to what a client posted.
@@ -319,7 +322,7 @@ impl Session {
         let old = std::mem::replace(&mut state.link, Link::Down);
         drop(state);
         drop(old);
-        log::info!(session = self.name.as_str(); "the MCP server of an idle session was ended; the session gets a new one when it is used again");
+        log::info!(server = self.processes.server(), session = self.name.as_str(); "the MCP server of an idle session was ended; the session gets a new one when it is used again");
         true
     }
 
@@ -327,7 +330,7 @@ impl Session {
     pub(crate) fn give_up(&self) {
         let mut state = self.state();
         if matches!(state.link, Link::Starting { since, .. } if since.elapsed() >= START_TIMEOUT) {
-            log::warn!(session = self.name.as_str(), seconds = START_TIMEOUT.as_secs(); "the MCP server does not answer initialize");
+            log::warn!(server = self.processes.server(), session = self.name.as_str(), seconds = START_TIMEOUT.as_secs(); "the MCP server does not answer initialize");
             state.generation += 1;
             state.fail("the MCP server does not answer initialize".into());
         }

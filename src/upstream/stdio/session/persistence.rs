@@ -20,8 +20,8 @@ impl Session {
         Session::new(processes, owner, replay_state, false, row.name)
     }
 
-    /// The row that survives a restart; `None` before the server has answered `initialize`.
-    pub(crate) fn row(&self, expires_at: u64) -> Option<McpSession> {
+    /// The row that survives a restart, of a session with `server`; `None` before the server has answered `initialize`.
+    pub(crate) fn row(&self, expires_at: u64, server: Option<String>) -> Option<McpSession> {
         let replay_state = self.state().replay_state.clone();
         let Owner { user, email, client, .. } = self.owner().clone();
         Some(McpSession {
@@ -29,6 +29,7 @@ impl Session {
             user,
             email,
             client,
+            server,
             initialize: replay_state.initialize,
             answer: replay_state.answer?,
             initialized: replay_state.initialized,

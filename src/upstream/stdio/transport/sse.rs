@@ -21,8 +21,8 @@ pub(crate) const STREAM: &str = "/sse";
 /// URL only.
 pub(crate) const MESSAGES: &str = "/sse/messages";
 
-/// Answers a request for the stream.
-pub(crate) fn stream(manager: &Arc<ProcessManager>, owner: &Owner, request: &Request<'_>) -> Response {
+/// Answers a request for the stream. `base` stands before its path at the client.
+pub(crate) fn stream(manager: &Arc<ProcessManager>, owner: &Owner, base: &str, request: &Request<'_>) -> Response {
     if request.parts.method != Method::GET {
         // Newer clients try Streamable HTTP first; 405 tells them that this path does not support it.
         return Response::text(StatusCode::METHOD_NOT_ALLOWED, "the method here is GET; the MCP endpoint is /mcp")
@@ -44,7 +44,7 @@ pub(crate) fn stream(manager: &Arc<ProcessManager>, owner: &Owner, request: &Req
     manager.adopt(&session);
     let query = Serializer::new(String::new()).append_pair("sessionId", &manager.session_id(&session)).finish();
     let mut reader = reader.on_disconnect(Box::new(move |_| session.end()));
-    reader.announce("endpoint", &format!("{MESSAGES}?{query}"));
+    reader.announce("endpoint", &format!("{base}{MESSAGES}?{query}"));
     reader.into_response(&request.client)
 }
 

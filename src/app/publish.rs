@@ -1,0 +1,156 @@
+//! Publishes MCP servers: at the start, and anew when the servers file is read again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::config::servers::{Backend, ServerConfig, Servers};
+use super::housekeeping::check_upstream;
+use super::rights::Rights;
+use crate::login::Login;
+use crate::resource::admission::Admission;
+use crate::resource::open_streams::OpenStreams;
+use crate::resource::protected::{ProtectedResource, ProtectedResources, Published};
+use crate::resource::stream_recheck;
+use crate::thread::spawn;
+use crate::upstream::Upstream;
+use crate::upstream::http::HttpUpstream;
+use crate::upstream::stdio::StdioUpstream;
+use crate::url::ExternalUrl;
+
+/// How often it is looked whether the requests of a server that is not published any more have been answered.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Sets up the servers. None of them is asked anything yet.
+pub(super) fn resources(
+    servers: &Servers,
+    external: &ExternalUrl,
+    login: &Arc<Login>,
+) -> Result<ProtectedResources, String> {
+    let all: Result<Vec<_>, String> = servers
+        .all
+        .iter()
+        .map(|server| Ok(resource(server, &external.origin, upstream(server, external, login)?)))
+        .collect();
+    Ok(table(servers, all?))
+}
+
+fn table(servers: &Servers, mut all: Vec<ProtectedResource>) -> ProtectedResources {
+    match all.pop() {
+        Some(only) if !servers.is_file => ProtectedResources::one(only),
+        last => ProtectedResources::several(all.into_iter().chain(last).map(Arc::new).collect()),
+    }
+}
+
+fn upstream(server: &ServerConfig, external: &ExternalUrl, login: &Arc<Login>) -> Result<Arc<dyn Upstream>, String> {
+    let made: Result<Arc<dyn Upstream>, String> = match &server.backend {
+        Backend::Stdio(stdio) => StdioUpstream::new(stdio.clone(), login.clone()).map(|made| Arc::new(made) as _),
+        Backend::Http(http) => HttpUpstream::new(http.clone(), external).map(|made| Arc::new(made) as _),
+    };
+    made.map_err(|why| match server.name.as_str() {
+        "" => why,
+        name => format!("--servers (SERVERS): server '{name}': {why}"),
+    })
+}
+
+fn resource(server: &ServerConfig, origin: &str, upstream: Arc<dyn Upstream>) -> ProtectedResource {
+    ProtectedResource {
+        name: server.name.clone(),
+        base: server.base.clone(),
+        urls: ProtectedResource::urls_of(origin, &server.base, &server.endpoint),
+        title: server.title.clone(),
+        description: server.description.clone(),
+        rules: server.rules.clone(),
+        is_legacy: server.is_legacy,
+        max_requests: server.max_requests,
+        upstream,
+    }
+}
+
+/// Publishes other servers while requests are answered.
+pub(super) struct Publisher {
+    pub(super) login: Arc<Login>,
+    pub(super) published: Published,
+    pub(super) admission: Admission,
+    pub(super) streams: OpenStreams,
+    /// The servers that are published now.
+    pub(super) current: Servers,
+    /// Ask new servers whether they answer.
+    pub(super) is_checked: bool,
+    /// How long requests in flight of a server that goes may take.
+    pub(super) patience: Duration,
+}
+
+impl Publisher {
+    /// Publishes `servers` instead of the current ones. A server whose way to be reached has not changed goes on with its
+    /// sessions and connections. If one can't be set up, nothing changes.
+    pub(super) fn publish(&mut self, mut servers: Servers) -> Result<(), String> {
+        Rights::of(&self.current).check(&Rights::of(&servers))?;
+        servers.make_homes();
+        let external = &self.login.core.external;
+        let (old, before) = (self.published.now(), &self.current);
+        let kept = |server: &ServerConfig| {
+            let same = before.all.iter().find(|known| known.name == server.name)?;
+            let upstream = old.all().iter().find(|resource| resource.name == server.name)?.upstream.clone();
+            same.backend.is_same(&server.backend).then_some(upstream)
+        };
+        let (mut all, mut fresh) = (Vec::new(), Vec::new());
+        for server in &servers.all {
+            let upstream = match kept(server) {
+                Some(upstream) => upstream,
+                None => {
+                    fresh.push(server.name.clone());
+                    upstream(server, external, &self.login)?
+                }
+            };
+            if let Backend::Stdio(stdio) = &server.backend {
+                upstream.set_max_children(stdio.max_children);
+            }
+            all.push(resource(server, &external.origin, upstream));
+        }
+        let is_known = |name: &str| before.all.iter().any(|server| server.name == name);
+        let (changed, added): (Vec<_>, Vec<_>) = fresh.iter().cloned().partition(|name| is_known(name));
+        let is_gone = |name: &str| !servers.all.iter().any(|server| server.name == name);
+        let removed: Vec<_> = before.all.iter().map(|s| s.name.clone()).filter(|name| is_gone(name)).collect();
+
+        self.published.replace(table(&servers, all));
+        self.admission.share_among(servers.all.len());
+        self.current = servers;
+        for name in removed.iter().chain(&changed) {
+            self.streams.cut_if(|_, server| server == name);
+            if let Some(resource) = old.all().iter().find(|resource| resource.name == *name) {
+                retire(resource.upstream.clone(), self.patience)?;
+            }
+        }
+        drop(old);
+        if self.is_checked {
+            self.check(&fresh)?;
+        }
+        log::info!(servers = self.current.all.len(), added = added.join(",").as_str(), changed = changed.join(",").as_str(), removed = removed.join(",").as_str(); "the servers of the servers file are published");
+        Ok(())
+    }
+
+    fn check(&self, names: &[String]) -> Result<(), String> {
+        let now = self.published.now();
+        for resource in now.all().iter().filter(|resource| names.contains(&resource.name)) {
+            let (name, upstream) = (resource.name.clone(), Arc::downgrade(&resource.upstream));
+            spawn("upstream check", move || check_upstream(&name, &upstream))?;
+        }
+        Ok(())
+    }
+
+    /// Cuts the streams of users who may not have them any more.
+    pub(super) fn recheck_streams(&self) {
+        stream_recheck::recheck_streams(&self.login, &self.streams, &self.published.now());
+    }
+}
+
+/// Ends a server that is not published any more, when its requests have been answered.
+fn retire(upstream: Arc<dyn Upstream>, patience: Duration) -> Result<(), String> {
+    spawn("retired server", move || {
+        let deadline = Instant::now() + patience;
+        while Arc::strong_count(&upstream) > 1 && Instant::now() < deadline {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        upstream.end();
+    })
+}
