@@ -8,6 +8,7 @@ use super::housekeeping::{check_upstream, run_housekeeping, watch_providers, wat
 use super::listen::{Ports, raise_descriptor_limit};
 use super::publish::{self, Publisher};
 use super::reload::reload_on_sighup;
+use super::rights::Rights;
 use super::routes::App;
 use crate::clock::Clock;
 use crate::core::Core;
@@ -107,6 +108,7 @@ pub fn build(
         published: published.clone(),
         admission: app.admission.clone(),
         streams: streams.clone(),
+        rights: Rights::of(&config.servers),
         current: config.servers,
         is_checked: config.is_checked,
         patience: drain_timeout,

@@ -74,6 +74,8 @@ pub(super) struct Publisher {
     pub(super) streams: OpenStreams,
     /// The servers that are published now.
     pub(super) current: Servers,
+    /// The rights that were kept at the start.
+    pub(super) rights: Rights,
     /// Ask new servers whether they answer.
     pub(super) is_checked: bool,
     /// How long requests in flight of a server that goes may take.
@@ -84,7 +86,7 @@ impl Publisher {
     /// Publishes `servers` instead of the current ones. A server whose way to be reached has not changed goes on with its
     /// sessions and connections. If one can't be set up, nothing changes.
     pub(super) fn publish(&mut self, mut servers: Servers) -> Result<(), String> {
-        Rights::of(&self.current).check(&Rights::of(&servers))?;
+        self.rights.check(&Rights::of(&servers))?;
         servers.make_homes();
         let external = &self.login.core.external;
         let (old, before) = (self.published.now(), &self.current);

@@ -26,14 +26,14 @@ pub struct FormError {
 
 impl Form {
     /// Parses a query or a form body. A repeated parameter is refused (RFC 6749 section 3.1), except `resource`, which
-    /// may be repeated (RFC 8707 section 2).
+    /// may be repeated (RFC 8707 section 2), and `server`, of which the consent page has one for each box.
     pub fn parse(text: &[u8]) -> Result<Form, String> {
         let mut pairs: Vec<(String, String)> = Vec::new();
         for (name, value) in form_urlencoded::parse(text) {
             if pairs.len() >= MAX_PARAMETERS {
                 return Err("there are too many parameters".into());
             }
-            if name != "resource" && pairs.iter().any(|(n, _)| *n == name) {
+            if !matches!(&*name, "resource" | "server") && pairs.iter().any(|(n, _)| *n == name) {
                 let shown: String = name.chars().take(40).collect();
                 return Err(format!("the parameter '{}' appears more than once", shown.escape_debug()));
             }

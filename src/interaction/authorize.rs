@@ -8,9 +8,12 @@ use crate::identity::User;
 use crate::login::session;
 use crate::oauth::authorize::{self, NotAllowed, Refusal, RefusedRedirect, Step, Suspended};
 use crate::oauth::consent;
-use crate::pages;
+use crate::pages::{self, ChoiceProblem};
 use crate::resource_url::Resources;
 use crate::store::rows::Client;
+
+/// Most servers that can be ticked: they are in each access token, which a request has to carry in its head.
+const MAX_CHOSEN: usize = 32;
 
 /// `GET /.idp/auth`: starts an authorization request.
 pub fn show(interactions: &Interactions, request: &mut Request<'_>, caller: Caller) -> Response {
@@ -32,7 +35,7 @@ fn begin(interactions: &Interactions, visit: &Visit<'_>, query: &str) -> Result<
         Ok((Step::Answer(response), _)) => Ok(response),
         Ok((Step::SignIn(suspended), client)) => Ok(interactions.sign_in_page(&suspended, &client, None)),
         Ok((Step::Consent(suspended, session), client)) => {
-            consent_page(interactions, visit, &suspended, &client, &session.user, false)
+            consent_page(interactions, visit, &suspended, &client, &session.user, None)
         }
         Err(Refusal::Page(title, why)) => Err(Failure::Refused(title, why)),
         Err(Refusal::NotAllowed(error)) => Err(error.into()),
@@ -63,7 +66,7 @@ pub(super) fn consent_page(
     suspended: &Suspended,
     client: &Client,
     user: &User,
-    is_missing: bool,
+    problem: Option<ChoiceProblem>,
 ) -> Result<Response, Failure> {
     let (core, published) = (interactions.core(), interactions.server.resources.now());
     let asked = authorize::servers(&published, &suspended.request);
@@ -76,7 +79,7 @@ pub(super) fn consent_page(
     }
     let choices = if suspended.request.resources.is_none() { cards(&usable) } else { Vec::new() };
     let client = requesting(client, suspended, &usable);
-    Ok(pages::consent(&core.external, &client, user, &request, &choices, is_missing))
+    Ok(pages::consent(&core.external, &client, user, &request, &choices, problem))
 }
 
 /// The resources of the servers that were ticked on the page, of those that the user may use.
@@ -85,12 +88,16 @@ fn chosen(
     suspended: &Suspended,
     user: &User,
     form: &Form,
-) -> Result<Option<Resources>, Failure> {
+) -> Result<Result<Resources, ChoiceProblem>, Failure> {
     let published = interactions.server.resources.now();
     let usable = authorize::usable(&interactions.server, &published, &suspended.request, user)?;
     let ticked = usable.iter().filter(|server| form.all("server").any(|name| name == server.name));
     let urls: Vec<_> = ticked.map(|server| server.url().clone()).collect();
-    Ok((!urls.is_empty()).then(|| Resources::new(urls, &interactions.core().external.origin)))
+    Ok(match urls.len() {
+        0 => Err(ChoiceProblem::None),
+        1..=MAX_CHOSEN => Ok(Resources::new(urls, &interactions.core().external.origin)),
+        _ => Err(ChoiceProblem::TooMany(MAX_CHOSEN)),
+    })
 }
 
 /// `POST /.idp/auth`: the decision on the consent page.
@@ -114,11 +121,13 @@ fn carry_out(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -> Res
         (Some("deny"), _) => Ok(authorize::deny(core, &suspended, caller)),
         (Some("allow"), Some(session)) if suspended.request.session == binding => {
             if suspended.request.resources.is_none() {
-                suspended.request.resources = chosen(interactions, &suspended, &session.user, form)?;
-            }
-            if suspended.request.resources.is_none() {
-                let client = suspended.client(core)?.ok_or(NotAllowed::NotRegistered)?;
-                return consent_page(interactions, visit, &suspended, &client, &session.user, true);
+                match chosen(interactions, &suspended, &session.user, form)? {
+                    Ok(resources) => suspended.request.resources = Some(resources),
+                    Err(problem) => {
+                        let client = suspended.client(core)?.ok_or(NotAllowed::NotRegistered)?;
+                        return consent_page(interactions, visit, &suspended, &client, &session.user, Some(problem));
+                    }
+                }
             }
             consent::remember(core, &session.user, &suspended.request, &suspended.redirect)?;
             Ok(authorize::allow(&interactions.server, &suspended, &session.user, caller)?)
@@ -127,7 +136,7 @@ fn carry_out(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -> Res
         (Some("allow"), Some(session)) if !suspended.request.sign_in_anew => {
             suspended.request.session = binding;
             let client = suspended.client(core)?.ok_or(NotAllowed::NotRegistered)?;
-            consent_page(interactions, visit, &suspended, &client, &session.user, false)
+            consent_page(interactions, visit, &suspended, &client, &session.user, None)
         }
         // The session has ended since the page was made, or the person wants another account.
         (Some("allow" | "switch"), _) => {

@@ -50,7 +50,7 @@ pub(super) fn complete(
             let mut suspended = suspended.clone();
             suspended.request.session = Some(session::binding(&session));
             let client = client.ok_or(NotAllowed::NotRegistered)?;
-            consent_page(interactions, visit, &suspended, &client, user, false)?
+            consent_page(interactions, visit, &suspended, &client, user, None)?
         }
         Some(suspended) => {
             consent::remember(core, user, &suspended.request, &suspended.redirect)?;

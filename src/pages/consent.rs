@@ -28,6 +28,15 @@ pub enum Wanted<'a> {
     Choice,
 }
 
+/// What is wrong with the boxes that were ticked.
+#[derive(Clone, Copy)]
+pub enum ChoiceProblem {
+    /// None was ticked.
+    None,
+    /// More than so many were.
+    TooMany(usize),
+}
+
 /// An MCP server, as shown on a page.
 pub struct ServerCard<'a> {
     /// Its name in forms.
@@ -41,14 +50,14 @@ pub struct ServerCard<'a> {
 }
 
 /// The consent page for a person who is signed in. `choices` are the servers that the person may use, if the client did not
-/// say which it wants; `is_missing` is true if none was ticked.
+/// say which it wants; `problem` is what is wrong with the boxes that were ticked.
 pub fn consent(
     site: &ExternalUrl,
     client: &RequestingClient,
     user: &User,
     request: &str,
     choices: &[ServerCard],
-    is_missing: bool,
+    problem: Option<ChoiceProblem>,
 ) -> Response {
     let title = "Allow access?";
     let body = html! {
@@ -56,8 +65,13 @@ pub fn consent(
         (who_asks(site, client))
         form method="post" action="/.idp/auth" {
             input type="hidden" name="request" value=(request);
-            @if is_missing { p #problem .alert role="alert" { "Tick at least one server, or deny the access." } }
-            @if !choices.is_empty() { (boxes(choices, is_missing)) }
+            @if let Some(problem) = problem {
+                p #problem .alert role="alert" { @match problem {
+                    ChoiceProblem::None => { "Tick at least one server, or deny the access." },
+                    ChoiceProblem::TooMany(most) => { "Tick at most " (most) " servers." },
+                } }
+            }
+            @if !choices.is_empty() { (boxes(choices, problem.is_some())) }
             p .soft { "Signed in as " strong { (display_user(user)) } "." }
             div .buttons {
                 button .primary type="submit" name="decision" value="allow" { "Allow" }
@@ -70,9 +84,9 @@ pub fn consent(
 }
 
 /// A box for each server.
-fn boxes(choices: &[ServerCard], is_missing: bool) -> Markup {
+fn boxes(choices: &[ServerCard], is_wrong: bool) -> Markup {
     html! {
-        fieldset aria-describedby=[is_missing.then_some("problem")] {
+        fieldset aria-describedby=[is_wrong.then_some("problem")] {
             legend { "Which servers may it use?" }
             @for choice in choices {
                 label .choice {

@@ -11,7 +11,7 @@ mod message;
 mod sign_in;
 mod text;
 
-pub use consent::{RequestingClient, ServerCard, Wanted, consent, leave, no_server};
+pub use consent::{ChoiceProblem, RequestingClient, ServerCard, Wanted, consent, leave, no_server};
 pub use message::{error, not_for_browsers};
 pub use sign_in::{
     Problem, ProviderButton, SignInOptions, not_allowed, not_signed_in, sign_in, signed_in, signed_out, to_provider,

@@ -8,6 +8,7 @@ mod interaction;
 mod layers;
 mod oauth;
 mod parsers;
+mod servers;
 mod store;
 mod support;
 mod tls;

@@ -13,7 +13,7 @@ use super::wire::{Reply, Transport};
 
 pub(crate) const REDIRECT: &str = "http://127.0.0.1:5000/callback";
 pub(crate) const VERIFIER: &str = "a-verifier-of-forty-three-characters-at-least-0";
-const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
+pub(crate) const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
 
 pub(crate) fn challenge(verifier: &str) -> String {
     URL_SAFE_NO_PAD.encode(Sha256::digest(verifier))

@@ -13,7 +13,7 @@ use super::flow;
 use super::proxy::{Proxy, Scratch, arguments, command, free_port};
 use super::wire::{Connection, Reply, Transport, request};
 
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/support/child.py");
+pub(crate) const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/support/child.py");
 pub(crate) const BOTH: &str = "application/json, text/event-stream";
 
 /// A proxy with the scripted server behind it.
@@ -87,20 +87,26 @@ impl Published {
     }
 
     fn client_with(&self, token: String) -> McpClient<'_> {
-        McpClient { proxy: &self.proxy, token, session: None, version: "2025-06-18", next: 1 }
+        McpClient::new(&self.proxy, "/mcp", token)
     }
 }
 
 /// A client.
 pub(crate) struct McpClient<'p> {
     pub proxy: &'p Proxy,
+    pub path: String,
     pub token: String,
     pub session: Option<String>,
     pub version: &'static str,
     next: u64,
 }
 
-impl McpClient<'_> {
+impl<'p> McpClient<'p> {
+    /// A client of the endpoint at `path`, with no session yet.
+    pub(crate) fn new(proxy: &'p Proxy, path: &str, token: String) -> McpClient<'p> {
+        McpClient { proxy, path: path.into(), token, session: None, version: "2025-06-18", next: 1 }
+    }
+
     /// Sends a request with the fields that every client sends.
     pub(crate) fn send(&self, method: &str, more: &[(&str, &str)], body: &[u8]) -> Reply {
         let mut connection = self.begin(method, more, body);
@@ -122,7 +128,7 @@ impl McpClient<'_> {
             usual.iter().filter(|(n, _)| !is_given(n)).filter_map(|(n, v)| Some((*n, (*v)?))).collect();
         headers.extend(more.iter().filter(|(_, v)| !v.is_empty()));
         let mut connection = self.proxy.connect();
-        connection.write(request(method, "/mcp", &self.proxy.host(), &headers, body));
+        connection.write(request(method, &self.path, &self.proxy.host(), &headers, body));
         connection
     }
 
