@@ -47,7 +47,7 @@ fn run(arguments: &[OsString]) -> Result<u8, String> {
     match invocation {
         Invocation::Serve(settings) => serve::run(*settings),
         Invocation::Demo(settings) => demo::run(*settings),
-        Invocation::HashPassword => hash_password::run(),
+        Invocation::HashPassword(user) => hash_password::run(user.as_deref()),
         Invocation::Healthcheck(settings) => {
             return Ok(healthcheck::run(&settings).map_or_else(unhealthy, |()| 0));
         }

@@ -55,7 +55,7 @@ impl Services {
         let fetcher = Fetcher::new(config.outbound_tls.clone(), config.outbound_proxies.clone(), FETCH_TIMEOUT);
         let providers = Providers::new(config.providers.clone(), fetcher, &keys);
         let core = Arc::new(Core { external: config.external.clone(), keys, state, lifetimes: config.lifetimes });
-        let login = Arc::new(Login::new(core.clone(), passwords, providers));
+        let login = Arc::new(Login::new(core.clone(), passwords, providers, config.groups.clone()));
         let streams = OpenStreams::default();
         let resources = Published::new(publish::resources(&config.servers, &core.external, &login)?);
         let server = Arc::new(AuthorizationServer::new(core.clone(), login.clone(), streams.clone(), resources));

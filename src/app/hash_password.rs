@@ -5,10 +5,15 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use crate::login::htpasswd::is_name;
 use crate::login::password::MAX_PASSWORD_BYTES;
 
-/// Reads from the terminal without echo, twice, or one line from a pipe.
-pub fn run() -> Result<(), String> {
+/// Reads from the terminal without echo, twice, or one line from a pipe. Prints the hash, or with a name of a `user` a line
+/// of a htpasswd file.
+pub fn run(user: Option<&str>) -> Result<(), String> {
+    if user.is_some_and(|name| !is_name(name)) {
+        return Err("--user: a name has 1 to 64 bytes, no colon, no control character, and no blank at its ends".into());
+    }
     let stdin = io::stdin();
     let password = if stdin.is_terminal() {
         let password = ask("Password: ")?;
@@ -29,7 +34,10 @@ pub fn run() -> Result<(), String> {
         ));
     }
     let hash = bcrypt::hash(&password, bcrypt::DEFAULT_COST).map_err(|e| format!("no hash could be made: {e}"))?;
-    println!("{hash}");
+    match user {
+        Some(name) => println!("{name}:{hash}"),
+        None => println!("{hash}"),
+    }
     Ok(())
 }
 

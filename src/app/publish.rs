@@ -66,6 +66,20 @@ fn resource(server: &ServerConfig, origin: &str, upstream: Arc<dyn Upstream>) ->
     }
 }
 
+/// Servers that are set up and not published yet.
+pub(super) struct Prepared {
+    servers: Servers,
+    all: Vec<ProtectedResource>,
+    /// The names of those that were set up anew.
+    fresh: Vec<String>,
+}
+
+impl Prepared {
+    pub(super) fn servers(&self) -> &Servers {
+        &self.servers
+    }
+}
+
 /// Publishes other servers while requests are answered.
 pub(super) struct Publisher {
     pub(super) login: Arc<Login>,
@@ -83,9 +97,9 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes `servers` instead of the current ones. A server whose way to be reached has not changed goes on with its
-    /// sessions and connections. If one can't be set up, nothing changes.
-    pub(super) fn publish(&mut self, mut servers: Servers) -> Result<(), String> {
+    /// Sets up `servers`, to be published instead of the current ones. A server whose way to be reached has not changed goes
+    /// on with its sessions and connections.
+    pub(super) fn prepare(&self, mut servers: Servers) -> Result<Prepared, String> {
         self.rights.check(&Rights::of(&servers))?;
         servers.make_homes();
         let external = &self.login.core.external;
@@ -104,10 +118,19 @@ impl Publisher {
                     upstream(server, external, &self.login)?
                 }
             };
-            if let Backend::Stdio(stdio) = &server.backend {
-                upstream.set_max_children(stdio.max_children);
-            }
             all.push(resource(server, &external.origin, upstream));
+        }
+        Ok(Prepared { servers, all, fresh })
+    }
+
+    /// Publishes what was prepared.
+    pub(super) fn publish(&mut self, prepared: Prepared) {
+        let Prepared { servers, all, fresh } = prepared;
+        let (old, before) = (self.published.now(), &self.current);
+        for (server, resource) in servers.all.iter().zip(&all) {
+            if let Backend::Stdio(stdio) = &server.backend {
+                resource.upstream.set_max_children(stdio.max_children);
+            }
         }
         let is_known = |name: &str| before.all.iter().any(|server| server.name == name);
         let (changed, added): (Vec<_>, Vec<_>) = fresh.iter().cloned().partition(|name| is_known(name));
@@ -120,24 +143,22 @@ impl Publisher {
         for name in removed.iter().chain(&changed) {
             self.streams.cut_if(|_, server| server == name);
             if let Some(resource) = old.all().iter().find(|resource| resource.name == *name) {
-                retire(resource.upstream.clone(), self.patience)?;
+                retire(resource.upstream.clone(), self.patience);
             }
         }
         drop(old);
         if self.is_checked {
-            self.check(&fresh)?;
+            self.check(&fresh);
         }
         log::info!(servers = self.current.all.len(), added = added.join(",").as_str(), changed = changed.join(",").as_str(), removed = removed.join(",").as_str(); "the servers of the servers file are published");
-        Ok(())
     }
 
-    fn check(&self, names: &[String]) -> Result<(), String> {
+    fn check(&self, names: &[String]) {
         let now = self.published.now();
         for resource in now.all().iter().filter(|resource| names.contains(&resource.name)) {
             let (name, upstream) = (resource.name.clone(), Arc::downgrade(&resource.upstream));
-            spawn("upstream check", move || check_upstream(&name, &upstream))?;
+            or_log(spawn("upstream check", move || check_upstream(&name, &upstream)));
         }
-        Ok(())
     }
 
     /// Cuts the streams of users who may not have them any more.
@@ -147,12 +168,18 @@ impl Publisher {
 }
 
 /// Ends a server that is not published any more, when its requests have been answered.
-fn retire(upstream: Arc<dyn Upstream>, patience: Duration) -> Result<(), String> {
-    spawn("retired server", move || {
+fn retire(upstream: Arc<dyn Upstream>, patience: Duration) {
+    or_log(spawn("retired server", move || {
         let deadline = Instant::now() + patience;
         while Arc::strong_count(&upstream) > 1 && Instant::now() < deadline {
             std::thread::sleep(LOOK_EVERY);
         }
         upstream.end();
-    })
+    }));
+}
+
+fn or_log(started: Result<(), String>) {
+    if let Err(e) = started {
+        log::error!(error = e.as_str(); "a thread could not be started");
+    }
 }

@@ -6,8 +6,8 @@ use signal_hook::consts::SIGHUP;
 
 use super::config::methods;
 use super::config::providers::{ask_for_groups, configure_anew};
-use super::config::servers;
-use super::publish::Publisher;
+use super::config::{passwords, servers};
+use super::publish::{Prepared, Publisher};
 use crate::flags::{self, Invocation};
 use crate::thread::spawn;
 use crate::tls::acme::renewal::RetryTrigger;
@@ -36,16 +36,28 @@ fn reload(publisher: &mut Publisher) -> Result<(), String> {
         _ => return Ok(()),
     };
     let mut providers = configure_anew(&settings)?;
-    if settings.servers.is_some() {
-        let (servers, notes) = servers::configure(&settings, &methods(&settings, &providers))?;
-        publisher.publish(servers)?;
-        for note in notes {
-            log::log!(note.level, "{}", note.text);
+    let (passwords, groups) = (passwords::configure(&settings)?, passwords::groups(&settings)?);
+    let prepared = match settings.servers.is_some() {
+        true => {
+            let (servers, notes) = servers::configure(&settings, &methods(&settings, &providers))?;
+            let prepared = publisher.prepare(servers)?;
+            notes.iter().for_each(|note| log::log!(note.level, "{}", note.text));
+            Some(prepared)
         }
+        false => None,
+    };
+    let servers = prepared.as_ref().map_or(&publisher.current, Prepared::servers);
+    ask_for_groups(&mut providers, servers);
+    if settings.htpasswd_file.is_some() {
+        let replaced = publisher.login.replace_passwords(&passwords, groups);
+        replaced.map_err(|e| format!("the passwords can't be stored: {e}"))?;
     }
-    ask_for_groups(&mut providers, &publisher.current);
+    // From here on nothing can fail.
     publisher.login.providers.replace_rules(&providers);
-    match (providers.is_empty(), settings.servers.is_some()) {
+    if let Some(prepared) = prepared {
+        publisher.publish(prepared);
+    }
+    match (providers.is_empty(), settings.servers.is_some() || settings.htpasswd_file.is_some()) {
         (true, false) => log::info!(
             "SIGHUP: no provider is configured, so there are no lists of who may sign in; other changed settings need a restart"
         ),

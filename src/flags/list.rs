@@ -23,6 +23,9 @@ All options are accepted; --listen, --external-url and --password are the useful
         help: "Read a password and print a bcrypt hash for --password-hash",
         more: "\
 On a terminal it asks twice and shows nothing; otherwise it reads the first line of standard input.
+With --user NAME it prints a line for --htpasswd-file:
+
+  mcp-auth-proxy hash-password --user alice >> users
 
   mcp-auth-proxy --password-hash \"$(mcp-auth-proxy hash-password)\" http://127.0.0.1:3001
 ",
@@ -335,6 +338,32 @@ pub const FLAGS: &[Flag] = &[
         help: "A bcrypt hash of the password, from the hash-password command",
         set: |s, v| {
             s.password_hash = Some(not_empty(v)?);
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("htpasswd-file"),
+        env: "HTPASSWD_FILE",
+        value: Some("FILE"),
+        section: Section::SignIn,
+        help: "A file with a name and a bcrypt hash in each line, for several users without a provider",
+        more: "Lines are those of hash-password --user NAME, or of htpasswd -B -C 12. Each name is a user of its own, htpasswd:NAME. SIGHUP reads the file again: who is taken out of it, or gets another password, is signed out everywhere.",
+        set: |s, v| {
+            s.htpasswd_file = Some(not_empty(v)?);
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("htgroup-file"),
+        env: "HTGROUP_FILE",
+        value: Some("FILE"),
+        section: Section::SignIn,
+        help: "Groups of the users of --htpasswd-file, as 'group: name name' in each line",
+        more: "The rules of a server in --servers (SERVERS) can name them. SIGHUP reads the file again.",
+        set: |s, v| {
+            s.htgroup_file = Some(not_empty(v)?);
             Ok(())
         },
         ..BASE

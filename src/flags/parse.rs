@@ -14,8 +14,8 @@ pub enum Invocation {
     Serve(Box<Settings>),
     /// Run the proxy in front of a built-in MCP server; nothing is stored.
     Demo(Box<Settings>),
-    /// Read a password, print a bcrypt hash.
-    HashPassword,
+    /// Read a password, print a bcrypt hash; with a name, print a line of a htpasswd file.
+    HashPassword(Option<String>),
     /// Check whether the running proxy is healthy.
     Healthcheck(Box<Settings>),
     /// Print the JSON Schema of the servers file.
@@ -51,6 +51,7 @@ pub fn parse(
     let mut parser = lexopt::Parser::from_args(args);
     let mut typed: Vec<(&'static Flag, String)> = Vec::new();
     let mut words: Vec<String> = Vec::new();
+    let mut user = None;
     let text = |value: OsString, what: &str| value.into_string().map_err(|_| format!("{what} is not valid UTF-8"));
     while let Some(arg) = parser.next().map_err(|e| e.to_string())? {
         let (name, found) = match arg {
@@ -59,6 +60,10 @@ pub fn parse(
             }
             lexopt::Arg::Long("help") => return Ok(Invocation::Print(help::long())),
             lexopt::Arg::Short('h') => return Ok(Invocation::Print(help::short())),
+            lexopt::Arg::Long("user") if words.first().is_some_and(|word| word == "hash-password") => {
+                user = Some(text(parser.value().map_err(|_| "--user needs a name")?, "--user")?);
+                continue;
+            }
             lexopt::Arg::Long("version") | lexopt::Arg::Short('V') => {
                 return Ok(Invocation::Print(VERSION.into()));
             }
@@ -90,7 +95,7 @@ pub fn parse(
     }
 
     let settings = apply(&typed, &env, &file)?;
-    dispatch(settings, words, command)
+    dispatch(settings, words, command, user)
 }
 
 /// The settings. For each option: the flag, else the environment variable, else the default.
@@ -117,6 +122,7 @@ fn dispatch(
     mut settings: Settings,
     mut words: Vec<String>,
     command: Option<Vec<OsString>>,
+    user: Option<String>,
 ) -> Result<Invocation, String> {
     match command.as_deref() {
         None => {}
@@ -138,7 +144,7 @@ fn dispatch(
     let rest: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
     match (words.first().map(String::as_str), rest.as_slice()) {
         (Some("demo"), []) => Ok(Invocation::Demo(Box::new(settings))),
-        (Some("hash-password"), []) => Ok(Invocation::HashPassword),
+        (Some("hash-password"), []) => Ok(Invocation::HashPassword(user)),
         (Some("healthcheck"), []) => Ok(Invocation::Healthcheck(Box::new(settings))),
         (Some("servers"), ["schema"]) => Ok(Invocation::ServersSchema),
         (Some("servers"), _) => Err("the command is: mcp-auth-proxy servers schema; to publish a file, write --servers FILE (SERVERS)".into()),
@@ -412,7 +418,7 @@ mod tests {
     #[test]
     fn commands_are_recognised() {
         assert!(matches!(run(&["demo"], &[]), Ok(Invocation::Demo(_))));
-        assert!(matches!(run(&["hash-password"], &[]), Ok(Invocation::HashPassword)));
+        assert!(matches!(run(&["hash-password"], &[]), Ok(Invocation::HashPassword(None))));
         for words in [&["man"][..], &["--help"], &["-h"], &["help"], &["--version"], &["completions", "zsh"]] {
             assert!(matches!(run(words, &[]), Ok(Invocation::Print(_))), "{words:?}");
         }

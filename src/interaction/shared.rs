@@ -51,7 +51,9 @@ impl Interactions {
             let (id, is_down) = button(p);
             ProviderButton { id, label: &p.label, is_down }
         });
-        SignInOptions { providers: providers.collect(), has_password: self.login().passwords.any() }
+        let passwords = &self.login().passwords;
+        let (has_shared, has_names) = (passwords.has_shared(), passwords.has_names());
+        SignInOptions { providers: providers.collect(), has_shared, has_names }
     }
 
     /// The sign-in page for an authorization request of a client; signing in on it is also the consent.

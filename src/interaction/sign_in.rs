@@ -10,6 +10,7 @@ use super::shared::{Interactions, Visit, cards};
 use crate::http::form::Form;
 use crate::http::{Caller, Request, Response};
 use crate::identity::{ProviderId, User};
+use crate::login::htpasswd;
 use crate::login::password::Outcome;
 use crate::login::session;
 use crate::login::throttle::Visitor;
@@ -68,7 +69,7 @@ fn sign_in(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -> Resul
         let another_account = form.get("account") == Some("another");
         return provider::begin(interactions, visit, id, suspended, another_account);
     }
-    match check_password(interactions, visit, form.get("password").unwrap_or_default()) {
+    match check_password(interactions, visit, form) {
         Ok(user) => complete(interactions, visit, user, Proof::Password, suspended.as_ref()),
         Err(problem) => match suspended {
             Some(suspended) => {
@@ -80,26 +81,33 @@ fn sign_in(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -> Resul
     }
 }
 
-fn check_password(interactions: &Interactions, visit: &Visit<'_>, password: &str) -> Result<User, Problem> {
+fn check_password(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -> Result<User, Problem> {
     let login = interactions.login();
+    let password = form.get("password").unwrap_or_default();
+    // The page asks for a name only if users have one. A name that nobody can have stands for an unknown one.
+    let typed = form.get("username").map(str::trim).filter(|name| login.passwords.has_names() && !name.is_empty());
+    let name = typed.map(|name| if htpasswd::is_name(name) { name } else { "" });
+    // What stands in the field may be a password, so the log has the name only if there is a user of this name.
+    let shown = name.filter(|name| login.passwords.has_name(name)).map(|name| format!("htpasswd:{name}"));
+    let shown = shown.unwrap_or_default();
     let (request, address) = (visit.caller.id, visit.caller.address);
-    let device = login.known_device(visit.headers);
+    let device = login.known_device(visit.headers, name);
     let visitor = match &device {
         Some(device) => Visitor::Known(device.clone(), address),
-        None => Visitor::Stranger(address),
+        None => Visitor::Stranger(address, name.map(String::from)),
     };
     if let Err(wait) = login.throttle.attempt(&visitor) {
         let seconds = wait.as_secs_f64().ceil() as u64;
-        log::warn!(request:% = request, address:% = address, seconds = seconds; "a sign-in was refused: too many wrong passwords");
+        log::warn!(request:% = request, address:% = address, user = shown.as_str(), seconds = seconds; "a sign-in was refused: too many wrong passwords");
         return Err(Problem::Slow(seconds));
     }
-    match login.passwords.check(password, device.as_deref()) {
+    match login.passwords.check(name, password, device.as_deref()) {
         Outcome::Right(user) => {
             login.throttle.succeeded(&visitor);
             Ok(user)
         }
         Outcome::Wrong => {
-            log::warn!(request:% = request, address:% = address; "a sign-in failed: wrong password");
+            log::warn!(request:% = request, address:% = address, user = shown.as_str(); "a sign-in failed: wrong password");
             Err(Problem::Wrong)
         }
         Outcome::Busy => {

@@ -2,25 +2,29 @@
 //! guessing. The pages and endpoints that use them are in `interaction`.
 //!
 //! - [`password`] – password checks, limited to one per core at a time, with bounded queues
+//! - [`htpasswd`] – files of users and groups
 //! - [`providers`] – Google, GitHub, OpenID Connect; what they said about a user, and asking them again
 //! - [`throttle`] – growing delays after wrong passwords
 //! - [`session`] – the session, browser and device cookies
 
+pub mod htpasswd;
 pub mod password;
 pub mod providers;
 pub mod session;
 pub mod throttle;
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use http::HeaderMap;
 
-use self::password::Passwords;
+use self::htpasswd::Groups;
+use self::password::{Password, Passwords};
 use self::providers::Providers;
 use self::providers::user_records::UserRecords;
 use self::throttle::Throttle;
 use crate::core::Core;
-use crate::identity::CredentialId;
+use crate::identity::{CredentialId, UserId};
+use crate::lock::Unpoisoned;
 use crate::store::StoreError;
 use crate::store::rows::Session;
 
@@ -36,14 +40,30 @@ pub struct Login {
     pub providers: Arc<Providers>,
     /// What they said about their users.
     pub user_records: UserRecords,
+    /// The groups of users of the htpasswd file.
+    groups: RwLock<Arc<Groups>>,
 }
 
 impl Login {
     /// Puts the parts together.
-    pub fn new(core: Arc<Core>, passwords: Passwords, providers: Providers) -> Login {
+    pub fn new(core: Arc<Core>, passwords: Passwords, providers: Providers, groups: Groups) -> Login {
         let providers = Arc::new(providers);
         let user_records = UserRecords::new(core.clone(), providers.clone());
-        Login { core, passwords, throttle: Throttle::default(), providers, user_records }
+        let groups = RwLock::new(Arc::new(groups));
+        Login { core, passwords, throttle: Throttle::default(), providers, user_records, groups }
+    }
+
+    /// The groups of a user of the htpasswd file; none for others.
+    pub fn groups_of(&self, user: &UserId) -> Vec<String> {
+        let name = user.as_str().strip_prefix("htpasswd:");
+        name.and_then(|name| self.groups.read().unpoisoned().get(name).cloned()).unwrap_or_default()
+    }
+
+    /// Takes these passwords and groups instead of the current ones.
+    pub fn replace_passwords(&self, passwords: &[Password], groups: Groups) -> Result<(), StoreError> {
+        self.passwords.replace(passwords, &self.core.keys, &self.core.state)?;
+        *self.groups.write().unpoisoned() = Arc::new(groups);
+        Ok(())
     }
 
     /// Is `credential` a way to sign in that is configured now?
@@ -53,7 +73,7 @@ impl Login {
 
     /// All ways to sign in that are configured now.
     pub fn current_credentials(&self) -> Vec<CredentialId> {
-        let mut current = self.passwords.current().to_vec();
+        let mut current = self.passwords.current();
         current.extend(self.providers.all().iter().map(|p| p.credential.clone()));
         current
     }
@@ -69,10 +89,10 @@ impl Login {
         Ok(is_good.then_some(session))
     }
 
-    /// The device name from the device cookie, if the user signed in before in this browser with a password that is
-    /// still configured.
-    pub fn known_device(&self, headers: &HeaderMap) -> Option<String> {
+    /// The device name from the device cookie, if the user with this name signed in before in this browser with a password
+    /// that is still configured.
+    pub fn known_device(&self, headers: &HeaderMap, name: Option<&str>) -> Option<String> {
         let cookie = session::device(&self.core, headers)?;
-        self.passwords.is_current(&cookie.credential).then_some(cookie.device)
+        self.passwords.is_of(&cookie.credential, name).then_some(cookie.device)
     }
 }

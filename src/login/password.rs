@@ -3,8 +3,9 @@
 //! in turn.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock};
 
+use super::htpasswd::Account;
 use crate::clock::Timestamp;
 use crate::encoding::base64url;
 use crate::identity::{CredentialId, User, UserId};
@@ -26,17 +27,29 @@ pub enum Password {
     Plain(String),
     /// A bcrypt hash.
     Bcrypt(String),
+    /// That of one user of a htpasswd file.
+    Of(Account),
 }
 
 /// The configured passwords.
 pub struct Passwords {
-    known: Vec<Known>,
-    /// Credentials that are configured now. Sessions and grants of other password credentials are no longer valid.
-    current: Vec<CredentialId>,
+    configured: RwLock<Arc<Configured>>,
     gate: Gate,
 }
 
+/// Those that are configured at one time.
+struct Configured {
+    known: Vec<Known>,
+    /// Credentials that are configured now, each with the name of its user. Sessions and grants of other password
+    /// credentials are no longer valid.
+    current: HashMap<CredentialId, Option<String>>,
+    /// The highest cost of the hashes of users with a name.
+    dearest: u32,
+}
+
 struct Known {
+    /// The user's name; `None` for a password that whoever knows it signs in with.
+    name: Option<String>,
     check: Check,
     id: CredentialId,
 }
@@ -66,10 +79,82 @@ impl Passwords {
     /// password is removed and configured again later, it becomes a new credential, so that its old sessions and grants
     /// stay invalid.
     pub fn new(passwords: &[Password], queue: usize, keys: &Keys, state: &State) -> Result<Passwords, StoreError> {
+        let configured = RwLock::new(Arc::new(Configured::new(passwords, keys, state)?));
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Passwords { configured, gate: Gate::new(cores, queue) })
+    }
+
+    /// Takes these passwords instead of the current ones.
+    pub fn replace(&self, passwords: &[Password], keys: &Keys, state: &State) -> Result<(), StoreError> {
+        let configured = Configured::new(passwords, keys, state)?;
+        *self.configured.write().unpoisoned() = Arc::new(configured);
+        Ok(())
+    }
+
+    fn configured(&self) -> Arc<Configured> {
+        self.configured.read().unpoisoned().clone()
+    }
+
+    /// Is there a password that whoever knows it signs in with?
+    pub fn has_shared(&self) -> bool {
+        self.configured().known.iter().any(|known| known.name.is_none())
+    }
+
+    /// Are there users with a name and a password?
+    pub fn has_names(&self) -> bool {
+        self.configured().known.iter().any(|known| known.name.is_some())
+    }
+
+    /// Is there any?
+    pub fn any(&self) -> bool {
+        !self.configured().known.is_empty()
+    }
+
+    /// The credentials that are configured now.
+    pub fn current(&self) -> Vec<CredentialId> {
+        self.configured().current.keys().cloned().collect()
+    }
+
+    /// Is `credential` configured now?
+    pub fn is_current(&self, credential: &CredentialId) -> bool {
+        self.configured.read().unpoisoned().current.contains_key(credential)
+    }
+
+    /// Is `credential` configured now, for the user with this name (`None`: without one)?
+    pub fn is_of(&self, credential: &CredentialId, name: Option<&str>) -> bool {
+        self.configured().current.get(credential).is_some_and(|of| of.as_deref() == name)
+    }
+
+    /// Is there a user with this name?
+    pub fn has_name(&self, name: &str) -> bool {
+        self.configured().known.iter().any(|known| known.name.as_deref() == Some(name))
+    }
+
+    /// Checks a password: that of the user with this name, or without a name every password that needs none. `browser` is
+    /// the device name of a known browser, `None` for others.
+    pub fn check(&self, name: Option<&str>, password: &str, browser: Option<&str>) -> Outcome {
+        crate::blocking::announce();
+        if password.is_empty() || password.len() > MAX_PASSWORD_BYTES {
+            return Outcome::Wrong;
+        }
+        let Some(_turn) = self.gate.enter(browser) else { return Outcome::Busy };
+        let configured = self.configured();
+        let found = match name {
+            Some(name) => configured.check_named(name, password),
+            None => configured.check_shared(password),
+        };
+        let id = UserId(name.map_or_else(|| "password".into(), |name| format!("htpasswd:{name}")));
+        found.map_or(Outcome::Wrong, |credential| Outcome::Right(User { id, email: None, credential }))
+    }
+}
+
+impl Configured {
+    fn new(passwords: &[Password], keys: &Keys, state: &State) -> Result<Configured, StoreError> {
         let names = |p: &Password, returns: u32| -> Vec<CredentialId> {
             let mut text = match p {
                 Password::Plain(text) => format!("plain\0{text}"),
                 Password::Bcrypt(hash) => format!("bcrypt\0{hash}"),
+                Password::Of(account) => format!("htpasswd\0{}\0{}", account.name, account.hash),
             };
             if returns > 0 {
                 text += &format!("\0{returns}");
@@ -79,65 +164,69 @@ impl Passwords {
         let returns = returns(state, passwords.iter().map(|p| names(p, 0)).collect())?;
         let passwords = || passwords.iter().zip(&returns);
         let ids = |(p, returns): (&Password, &u32)| names(p, *returns);
+        let name = |p: &Password| match p {
+            Password::Of(account) => Some(account.name.clone()),
+            _ => None,
+        };
         let known = passwords().map(|(p, returns)| Known {
+            name: name(p),
             check: match p {
                 Password::Plain(text) => {
                     let key = crate::tokens::random();
                     Check::Plain { key, mac: keyed(&key, text) }
                 }
-                Password::Bcrypt(hash) => Check::Bcrypt(hash.clone()),
+                Password::Bcrypt(hash) | Password::Of(Account { hash, .. }) => Check::Bcrypt(hash.clone()),
             },
             id: ids((p, returns)).swap_remove(0),
         });
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Passwords {
-            known: known.collect(),
-            // Includes the ids under all secrets that still verify: rotating the secret must not end sessions and
-            // grants.
-            current: passwords().flat_map(ids).collect(),
-            gate: Gate::new(cores, queue),
-        })
+        let known: Vec<Known> = known.collect();
+        let dearest = known.iter().filter(|known| known.name.is_some()).map(|known| known.check.cost()).max();
+        // Includes the ids under all secrets that still verify: rotating the secret must not end sessions and grants.
+        let current = passwords().flat_map(|(p, returns)| ids((p, returns)).into_iter().map(move |id| (id, name(p))));
+        Ok(Configured { current: current.collect(), known, dearest: dearest.unwrap_or(0) })
     }
 
-    /// Is there any?
-    pub fn any(&self) -> bool {
-        !self.known.is_empty()
+    /// Checks all passwords without a name, so that the time does not reveal which one matched.
+    fn check_shared(&self, password: &str) -> Option<CredentialId> {
+        let right = |known: &&Known| known.check.is_right(password);
+        let found: Vec<_> = self.known.iter().filter(|known| known.name.is_none()).filter(right).collect();
+        found.first().map(|known| known.id.clone())
     }
 
-    /// The credentials that are configured now.
-    pub fn current(&self) -> &[CredentialId] {
-        &self.current
+    /// Checks the password of one user. Every check costs as much as that of the dearest hash, so that the time reveals
+    /// neither whether there is a user with this name nor how dear the user's hash is.
+    fn check_named(&self, name: &str, password: &str) -> Option<CredentialId> {
+        let Some(known) = self.known.iter().find(|known| known.name.as_deref() == Some(name)) else {
+            burn(self.dearest, password);
+            return None;
+        };
+        let is_right = known.check.is_right(password);
+        // Each cost is twice the one below: what a hash of cost 10 lacks to 12 is one of cost 10 and one of cost 11.
+        (known.check.cost()..self.dearest).for_each(|cost| burn(cost, password));
+        is_right.then(|| known.id.clone())
     }
+}
 
-    /// Is `credential` configured now?
-    pub fn is_current(&self, credential: &CredentialId) -> bool {
-        self.current.contains(credential)
-    }
-
-    /// Checks a password against every configured one. `browser` is the device name of a known browser, `None` for
-    /// others.
-    pub fn check(&self, password: &str, browser: Option<&str>) -> Outcome {
-        crate::blocking::announce();
-        if password.is_empty() || password.len() > MAX_PASSWORD_BYTES {
-            return Outcome::Wrong;
-        }
-        let Some(_turn) = self.gate.enter(browser) else { return Outcome::Busy };
-        // Checks all configured passwords, so that the time does not reveal which one matched.
-        let mut found = None;
-        for known in &self.known {
-            let right = match &known.check {
-                Check::Plain { key, mac } => equal(&keyed(key, password), mac),
-                Check::Bcrypt(hash) => bcrypt::verify(password, hash).unwrap_or(false),
-            };
-            if right && found.is_none() {
-                found = Some(known.id.clone());
-            }
-        }
-        match found {
-            Some(credential) => Outcome::Right(User { id: UserId("password".into()), email: None, credential }),
-            None => Outcome::Wrong,
+impl Check {
+    fn is_right(&self, password: &str) -> bool {
+        match self {
+            Check::Plain { key, mac } => equal(&keyed(key, password), mac),
+            Check::Bcrypt(hash) => bcrypt::verify(password, hash).unwrap_or(false),
         }
     }
+
+    /// The cost of a bcrypt hash; 0 for a password as typed.
+    fn cost(&self) -> u32 {
+        match self {
+            Check::Plain { .. } => 0,
+            Check::Bcrypt(hash) => hash.parse::<bcrypt::HashParts>().map_or(0, |parts| parts.get_cost()),
+        }
+    }
+}
+
+/// Takes as long as the check of a hash of this cost.
+fn burn(cost: u32, password: &str) {
+    let _ = bcrypt::verify(password, &format!("$2b${cost:02}${}", ".".repeat(53)));
 }
 
 /// Records which passwords are configured. Returns for each how often it was configured again after it had been
@@ -284,7 +373,7 @@ mod tests {
     fn a_password_that_is_taken_up_again_is_another_credential() {
         let (keys, state) = (Keys::new("https://a", &Secret::generate(), &[]), state());
         let one = || Password::Plain("one".into());
-        let id = |list: &[Password]| credential(of(list, &keys, &state).check("one", None));
+        let id = |list: &[Password]| credential(of(list, &keys, &state).check(None, "one", None));
         let first = id(&[one()]);
         assert_eq!(id(&[one()]), first, "a restart changes nothing");
         assert_eq!(id(&[Password::Plain("beside".into()), one()]), first, "nor does another beside it");
@@ -307,26 +396,61 @@ mod tests {
     fn either_password_signs_in_and_each_has_its_own_credential() {
         let hash = Password::Bcrypt(bcrypt::hash("two", 4).unwrap());
         let both = passwords(&[Password::Plain("one".into()), hash], &Secret::generate());
-        let (one, two) = (credential(both.check("one", None)), credential(both.check("two", Some("laptop"))));
+        let (one, two) =
+            (credential(both.check(None, "one", None)), credential(both.check(None, "two", Some("laptop"))));
         assert_ne!(one, two);
         assert!(both.is_current(&one) && both.is_current(&two));
         for wrong in ["", "three", "one ", "on", "One", &"x".repeat(73)] {
-            assert_eq!(both.check(wrong, None), Outcome::Wrong, "{wrong}");
+            assert_eq!(both.check(None, wrong, None), Outcome::Wrong, "{wrong}");
         }
+    }
+
+    #[test]
+    fn each_user_has_a_password_and_every_name_costs_the_same() {
+        let account = |name: &str, password: &str, cost| {
+            Password::Of(Account { name: name.into(), hash: bcrypt::hash(password, cost).unwrap() })
+        };
+        let (keys, state) = (Keys::new("https://a", &Secret::generate(), &[]), state());
+        let all = [account("alice", "one", 4), account("bob", "two", 6), Password::Plain("shared".into())];
+        let p = of(&all, &keys, &state);
+        let Outcome::Right(alice) = p.check(Some("alice"), "one", None) else { panic!() };
+        assert_eq!(alice.id.as_str(), "htpasswd:alice");
+        for (name, password) in [
+            (Some("alice"), "two"),
+            (Some("bob"), "one"),
+            (Some("carol"), "one"),
+            (Some("alice"), "shared"),
+            (None, "one"),
+            (Some(""), "shared"),
+        ] {
+            assert_eq!(p.check(name, password, None), Outcome::Wrong, "{name:?} {password}");
+        }
+        assert!(matches!(p.check(None, "shared", None), Outcome::Right(_)));
+        assert!(p.is_of(&alice.credential, Some("alice")) && !p.is_of(&alice.credential, Some("bob")));
+        assert!(!p.is_of(&alice.credential, None));
+        // What burn checks is well formed, so it really takes the time.
+        assert!(!bcrypt::verify("x", &format!("$2b$04${}", ".".repeat(53))).unwrap());
+        assert_eq!(p.configured().dearest, 6);
+        // Who is taken out, or gets another password, has another credential; who stays keeps it.
+        p.replace(&[all[0].clone(), account("bob", "new", 4)], &keys, &state).unwrap();
+        assert!(p.is_current(&alice.credential) && !p.has_shared());
+        p.replace(&[account("alice", "other", 4)], &keys, &state).unwrap();
+        assert!(!p.is_current(&alice.credential));
+        assert_eq!(p.check(Some("bob"), "new", None), Outcome::Wrong);
     }
 
     #[test]
     fn what_72_bytes_of_bcrypt_would_cut_is_refused() {
         let long = "x".repeat(72);
         let p = passwords(&[Password::Bcrypt(bcrypt::hash(&long, 4).unwrap())], &Secret::generate());
-        assert!(matches!(p.check(&long, None), Outcome::Right(_)));
-        assert_eq!(p.check(&format!("{long}y"), None), Outcome::Wrong);
+        assert!(matches!(p.check(None, &long, None), Outcome::Right(_)));
+        assert_eq!(p.check(None, &format!("{long}y"), None), Outcome::Wrong);
     }
 
     #[test]
     fn another_password_is_another_credential_and_a_rotated_secret_is_not() {
         let (old, new) = (Secret::generate(), Secret::generate());
-        let before = credential(passwords(&[Password::Plain("one".into())], &old).check("one", None));
+        let before = credential(passwords(&[Password::Plain("one".into())], &old).check(None, "one", None));
         assert!(passwords(&[Password::Plain("one".into())], &old).is_current(&before));
         assert!(!passwords(&[Password::Plain("two".into())], &old).is_current(&before));
         let rotated = Keys::new("https://a", &new, &[old]);

@@ -1,7 +1,7 @@
 //! Growing delays after wrong passwords.
 //!
-//! Failures are counted per address, per network, for all strangers together, and per known browser (one that signed in
-//! before). A failure of a known browser also counts for its address, but only its own failures delay a known browser.
+//! Failures are counted per address, per network, per name, for all strangers together, and per known browser (one that
+//! signed in before). A failure of a known browser also counts for its address, but only its own failures delay a known browser.
 //! So strangers can't lock the owner out of it, not even many strangers, or ones at the same address.
 
 use std::hash::Hash;
@@ -30,6 +30,13 @@ const FRESH: Rate = Rate { burst: 10.0, per_second: 10.0 };
 /// as fresh any more. An attacker may have many addresses, but they are in few networks.
 const FREE_IN_NETWORK: u32 = 10;
 const FREE_IN_WIDE_NETWORK: u32 = 50;
+/// Failures of strangers with the name of one user without a delay.
+const FREE_FOR_NAME: u32 = 20;
+/// Longest delay of strangers with the name of one user.
+const LONGEST_FOR_NAME: Duration = Duration::from_secs(60);
+/// Rate of attempts with one name that are exempt from that delay, because their address has no failures yet. It is for
+/// the user at a new place, while others guess the user's password.
+const FRESH_FOR_NAME: Rate = Rate { burst: 5.0, per_second: 0.2 };
 /// A failure is forgotten after this long without another.
 const FORGET: Duration = Duration::from_secs(60 * 60);
 /// Maximum number of entries in each table (addresses, networks, browsers).
@@ -40,8 +47,8 @@ const MAX_ENTRIES: usize = 10_000;
 pub enum Visitor {
     /// A browser that signed in before: the name in its device cookie, and its address.
     Known(String, IpAddr),
-    /// Any other browser, by its address.
-    Stranger(IpAddr),
+    /// Any other browser, by its address, and the name of the user that it wants to be, if it gives one.
+    Stranger(IpAddr, Option<String>),
 }
 
 /// Failure counts, behind a lock.
@@ -53,6 +60,9 @@ struct Counts {
     /// By network and by wide network. They only decide whether an address is fresh; they cause no delay.
     networks: [BoundedMap<IpAddr, Failures>; 2],
     browsers: BoundedMap<String, Failures>,
+    /// By the name of a user, for strangers; and a token bucket for attempts on it from fresh addresses.
+    names: BoundedMap<String, Failures>,
+    fresh_for_name: BoundedMap<String, TokenBucket>,
     all: Failures,
     /// Token bucket for attempts from fresh addresses; `None` before the first use.
     fresh: Option<TokenBucket>,
@@ -62,7 +72,9 @@ impl Default for Counts {
     fn default() -> Counts {
         let map = || BoundedMap::new(MAX_ENTRIES);
         let browsers = BoundedMap::new(MAX_ENTRIES);
-        Counts { addresses: map(), networks: [map(), map()], browsers, all: Failures::default(), fresh: None }
+        let (names, fresh_for_name) = (BoundedMap::new(MAX_ENTRIES), BoundedMap::new(MAX_ENTRIES));
+        let (networks, all) = ([map(), map()], Failures::default());
+        Counts { addresses: map(), networks, browsers, names, fresh_for_name, all, fresh: None }
     }
 }
 
@@ -111,7 +123,7 @@ impl Throttle {
                 failures.add(now);
                 entry(&mut counts.addresses, address_group(*address), now).add(now);
             }
-            Visitor::Stranger(address) => {
+            Visitor::Stranger(address, name) => {
                 let failures = entry(&mut counts.addresses, address_group(*address), now);
                 let mut in_all = counts.all.wait(now, FREE_IN_ALL, LONGEST_IN_ALL);
                 let [network, wide] = &mut counts.networks;
@@ -126,7 +138,20 @@ impl Throttle {
                 {
                     in_all = Duration::ZERO;
                 }
-                refuse_for(failures.wait(now, FREE, LONGEST).max(in_all))?;
+                let mut of_name = Duration::ZERO;
+                if let Some(name) = name {
+                    of_name = entry(&mut counts.names, name.clone(), now).wait(now, FREE_FOR_NAME, LONGEST_FOR_NAME);
+                    let is_full: &dyn Fn(&TokenBucket) -> bool = &|bucket| bucket.is_full(FRESH_FOR_NAME, now);
+                    let bucket = TokenBucket::full(FRESH_FOR_NAME, now);
+                    let bucket = counts.fresh_for_name.get_or_insert(name.clone(), bucket, &[is_full]);
+                    if is_fresh && !of_name.is_zero() && bucket.take(FRESH_FOR_NAME, now) {
+                        of_name = Duration::ZERO;
+                    }
+                }
+                refuse_for(failures.wait(now, FREE, LONGEST).max(in_all).max(of_name))?;
+                if let Some(name) = name {
+                    entry(&mut counts.names, name.clone(), now).add(now);
+                }
                 for failures in [failures, network, wide, &mut counts.all] {
                     failures.add(now);
                 }
@@ -145,9 +170,10 @@ impl Throttle {
                 // Failures of strangers at this address stay counted.
                 counts.take_back(*address);
             }
-            Visitor::Stranger(address) => {
+            Visitor::Stranger(address, name) => {
                 counts.addresses.remove(&address_group(*address));
                 counts.take_back_of_networks(*address);
+                counts.take_back_of_name(name);
                 counts.all.count = counts.all.count.saturating_sub(1);
             }
         }
@@ -163,10 +189,11 @@ impl Throttle {
                 }
                 counts.take_back(*address);
             }
-            Visitor::Stranger(address) => {
+            Visitor::Stranger(address, name) => {
                 counts.all.count = counts.all.count.saturating_sub(1);
                 counts.take_back(*address);
                 counts.take_back_of_networks(*address);
+                counts.take_back_of_name(name);
             }
         }
     }
@@ -179,6 +206,13 @@ impl Counts {
             if let Some(failures) = networks.get_mut(&key) {
                 failures.count = failures.count.saturating_sub(1);
             }
+        }
+    }
+
+    /// Failures of others with the same name stay counted.
+    fn take_back_of_name(&mut self, name: &Option<String>) {
+        if let Some(failures) = name.as_ref().and_then(|name| self.names.get_mut(name)) {
+            failures.count = failures.count.saturating_sub(1);
         }
     }
 
@@ -205,7 +239,7 @@ mod tests {
     use super::*;
 
     fn stranger(last: u8) -> Visitor {
-        Visitor::Stranger(IpAddr::from([192, 0, 2, last]))
+        Visitor::Stranger(IpAddr::from([192, 0, 2, last]), None)
     }
 
     #[test]
@@ -240,8 +274,9 @@ mod tests {
     #[test]
     fn a_thousand_strangers_slow_one_another_and_not_the_owners_browser() {
         let (throttle, now) = (Throttle::default(), Instant::now());
-        let passed = (0..1_000u32)
-            .filter(|i| throttle.attempt_at(&Visitor::Stranger(IpAddr::from((i << 16).to_be_bytes())), now).is_ok());
+        let passed = (0..1_000u32).filter(|i| {
+            throttle.attempt_at(&Visitor::Stranger(IpAddr::from((i << 16).to_be_bytes()), None), now).is_ok()
+        });
         assert_eq!(passed.count(), FREE_IN_ALL as usize + FRESH.burst as usize);
         let owner = Visitor::Known("laptop".into(), IpAddr::from([198, 51, 100, 1]));
         assert_eq!(throttle.attempt_at(&owner, now), Ok(()));
@@ -254,8 +289,9 @@ mod tests {
 
     #[test]
     fn addresses_of_a_network_that_guesses_are_not_fresh() {
-        let wide =
-            |network: u16, subnet: u16| Visitor::Stranger(IpAddr::from([0x2001, 0xdb8, network, subnet, 0, 0, 0, 1]));
+        let wide = |network: u16, subnet: u16| {
+            Visitor::Stranger(IpAddr::from([0x2001, 0xdb8, network, subnet, 0, 0, 0, 1]), None)
+        };
         for spread in [false, true] {
             let (throttle, mut now) = (Throttle::default(), Instant::now());
             // One site (/48) with 65,536 subnets, or one customer (/32) with 65,536 sites: only the common delay limits
@@ -280,7 +316,7 @@ mod tests {
     fn a_known_browser_is_delayed_by_itself_alone_and_counts_for_its_address() {
         let (throttle, now) = (Throttle::default(), Instant::now());
         let home = IpAddr::from([192, 0, 2, 1]);
-        while throttle.attempt_at(&Visitor::Stranger(home), now).is_ok() {}
+        while throttle.attempt_at(&Visitor::Stranger(home, None), now).is_ok() {}
         let owner = Visitor::Known("laptop".into(), home);
         for _ in 0..FREE {
             assert_eq!(throttle.attempt_at(&owner, now), Ok(()), "strangers behind the same address are others");
@@ -292,10 +328,30 @@ mod tests {
             let browser = Visitor::Known(name.into(), elsewhere);
             (0..FREE).for_each(|_| assert_eq!(throttle.attempt_at(&browser, now), Ok(())));
         }
-        assert!(throttle.attempt_at(&Visitor::Stranger(elsewhere), now).is_err());
+        assert!(throttle.attempt_at(&Visitor::Stranger(elsewhere, None), now).is_err());
         // A success of the owner takes back one attempt at the address; the failures of strangers stay.
         throttle.succeeded(&owner);
-        assert!(throttle.attempt_at(&Visitor::Stranger(home), now).is_err());
+        assert!(throttle.attempt_at(&Visitor::Stranger(home, None), now).is_err());
+    }
+
+    #[test]
+    fn guesses_at_one_name_are_slowed_whatever_their_address_and_its_user_is_not_locked_out() {
+        let (throttle, start) = (Throttle::default(), Instant::now());
+        let stranger = |i: u32, name: &str| Visitor::Stranger(IpAddr::from((i << 16).to_be_bytes()), Some(name.into()));
+        let passed = (0..90).filter(|i| throttle.attempt_at(&stranger(*i, "alice"), start).is_ok()).count();
+        assert_eq!(passed, FREE_FOR_NAME as usize + FRESH_FOR_NAME.burst as usize);
+        assert_eq!(throttle.attempt_at(&stranger(500, "bob"), start), Ok(()), "another name");
+        let owner = Visitor::Known("laptop".into(), IpAddr::from([198, 51, 100, 1]));
+        assert_eq!(throttle.attempt_at(&owner, start), Ok(()), "a browser that the user signed in with");
+        // In a minute of guesses from ever new addresses, the user at a new place gets through, too.
+        let mut passed = 0;
+        for second in 1..=60 {
+            let now = start + Duration::from_secs(second);
+            passed += usize::from(throttle.attempt_at(&stranger(1_000 + second as u32, "alice"), now).is_ok());
+        }
+        assert!((10..=14).contains(&passed), "{passed} in a minute");
+        throttle.succeeded(&stranger(1_060, "alice"));
+        assert!(throttle.attempt_at(&stranger(3, "alice"), start + Duration::from_secs(60)).is_err());
     }
 
     #[test]
@@ -315,7 +371,7 @@ mod tests {
     fn the_table_is_bounded() {
         let (throttle, now) = (Throttle::default(), Instant::now());
         for i in 0..30_000u32 {
-            let _ = throttle.attempt_at(&Visitor::Stranger(IpAddr::from(i.to_be_bytes())), now);
+            let _ = throttle.attempt_at(&Visitor::Stranger(IpAddr::from(i.to_be_bytes()), None), now);
         }
         assert!(throttle.0.lock().unwrap().addresses.len() <= MAX_ENTRIES);
     }

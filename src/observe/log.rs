@@ -102,8 +102,8 @@ impl<'kvs> VisitSource<'kvs> for Fields {
         let number = value.to_u64().map(Into::into).or_else(|| value.to_i64().map(Into::into));
         let typed = number.or_else(|| value.to_bool().map(Into::into));
         let value = typed.unwrap_or_else(|| value.to_string().into());
-        // The one server of the command line has no name.
-        if key.as_str() != "server" || value != "" {
+        // The one server of the command line has no name, and a sign-in may have no user.
+        if !matches!(key.as_str(), "server" | "user") || value != "" {
             self.0.push((key.to_string(), value));
         }
         Ok(())

@@ -36,8 +36,16 @@ pub struct ProviderButton<'a> {
 pub struct SignInOptions<'a> {
     /// A button for each.
     pub providers: Vec<ProviderButton<'a>>,
-    /// There is a password.
-    pub has_password: bool,
+    /// There is a password that needs no name.
+    pub has_shared: bool,
+    /// There are users with a name and a password.
+    pub has_names: bool,
+}
+
+impl SignInOptions<'_> {
+    fn has_password(&self) -> bool {
+        self.has_shared || self.has_names
+    }
 }
 
 /// The sign-in page. If a client requests access, it is also the consent page. `request` is the signed value in the
@@ -56,6 +64,7 @@ pub fn sign_in(
         Some(Problem::Busy) => StatusCode::SERVICE_UNAVAILABLE,
     };
     let message = problem.map(|p| match p {
+        Problem::Wrong if options.has_names => "That name and password don't fit. Try again.".to_string(),
         Problem::Wrong => "That password is not right. Try again.".to_string(),
         Problem::Slow(seconds) => {
             format!("There were too many wrong passwords. Wait {} and try again.", seconds_in_words(seconds))
@@ -73,13 +82,19 @@ pub fn sign_in(
         @if let Some(client) = client { (who_asks(site, client)) }
         @if let Some(message) = &message { p #problem .alert role="alert" { (message) } }
         (providers(options, allows, request, false))
-        @if options.has_password && !options.providers.is_empty() { p .or { "or" } }
-        @if options.has_password { form method="post" action="/.auth/login" {
+        @if options.has_password() && !options.providers.is_empty() { p .or { "or" } }
+        @if options.has_password() { form method="post" action="/.auth/login" {
             input type="hidden" name="request" value=(request);
-            // Password managers store passwords together with a user name.
-            input type="text" name="username" value="owner" autocomplete="username" hidden;
+            @if options.has_names {
+                label for="username" { "Name" @if options.has_shared { " (empty for the password that all share)" } }
+                input #username type="text" name="username" required[!options.has_shared] autofocus autocomplete="username"
+                    autocapitalize="none" spellcheck="false" maxlength="64";
+            } @else {
+                // Password managers store passwords together with a user name.
+                input type="text" name="username" value="owner" autocomplete="username" hidden;
+            }
             label for="password" { "Password" }
-            input #password type="password" name="password" required autofocus autocomplete="current-password" maxlength="72"
+            input #password type="password" name="password" required autofocus[!options.has_names] autocomplete="current-password" maxlength="72"
                 aria-invalid=[message.as_ref().map(|_| "true")] aria-describedby=[message.as_ref().map(|_| "problem")];
             div .buttons {
                 @if client.is_some() {

@@ -63,6 +63,7 @@ pub(super) fn display_user(user: &User) -> String {
     match (&user.email, user.id.as_str()) {
         (Some(email), _) => email.clone(),
         (None, "password") => "the owner".into(),
+        (None, id) if id.starts_with("htpasswd:") => id.trim_start_matches("htpasswd:").into(),
         (None, id) => id.into(),
     }
 }

@@ -62,7 +62,7 @@ impl ProtectedResource {
             return Ok(true);
         }
         let record = login.user_records.get(user)?;
-        Ok(self.admits(user, record.as_ref().map(|record| &record.profile), &[]))
+        Ok(self.admits(user, record.as_ref().map(|record| &record.profile), &login.groups_of(user)))
     }
 
     /// The digest of its rules, `None` without rules.

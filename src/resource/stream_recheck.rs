@@ -92,7 +92,8 @@ fn prolong(login: &Login, streams: &OpenStreams, id: &GrantId) {
 fn apply_rules(login: &Login, streams: &OpenStreams) {
     for id in streams.grants() {
         if let Ok(Some(grant)) = login.core.state.get::<Grant>(id.as_str())
-            && !matches!(login.user_records.is_admitted(&grant.user), Ok(true))
+            && (!login.is_current(&grant.user.credential)
+                || !matches!(login.user_records.is_admitted(&grant.user), Ok(true)))
         {
             streams.recheck_at(&id, 0);
         }

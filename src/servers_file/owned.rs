@@ -1,4 +1,4 @@
-//! Files that run commands or hold secrets: nobody but their owner may write them.
+//! Files that run commands, or say who may sign in: nobody but their owner may write them.
 
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -22,12 +22,12 @@ pub fn read_owned(path: &Path) -> Result<String, String> {
     let (own, owner, mode) = (geteuid().as_raw(), found.uid(), found.mode() & 0o777);
     if owner != 0 && owner != own {
         return Err(format!(
-            "{shown} belongs to the user {owner}, who could make this proxy run any command; give it to root or to the user of the proxy: chown {own} {shown}"
+            "{shown} belongs to the user {owner}, who could change what this proxy does; give it to root or to the user of the proxy: chown {own} {shown}"
         ));
     }
     if mode & 0o022 != 0 {
         return Err(format!(
-            "{shown} can be written by others (mode {mode:o}), who could make this proxy run any command: chmod go-w {shown}"
+            "{shown} can be written by others (mode {mode:o}), who could change what this proxy does: chmod go-w {shown}"
         ));
     }
     let mut text = String::new();

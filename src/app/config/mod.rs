@@ -1,5 +1,6 @@
 //! The typed, validated configuration. Each error names the flag and its environment variable, and says what to do.
 
+pub mod passwords;
 pub mod providers;
 pub mod servers;
 pub mod tls;
@@ -18,6 +19,7 @@ use super::routes::Surface;
 use crate::core::Lifetimes;
 use crate::flags::Settings;
 use crate::http::client::Proxies;
+use crate::login::htpasswd::Groups;
 use crate::login::password::Password;
 use crate::login::providers::ProviderConfig;
 use crate::net::tls as net_tls;
@@ -42,6 +44,8 @@ pub struct Config {
     pub data_path: PathBuf,
     /// The passwords that users can sign in with; empty if there is no sign-in by password.
     pub passwords: Vec<Password>,
+    /// Groups of the users of the htpasswd file.
+    pub groups: Groups,
     /// Sign-ins that may wait for a password check.
     pub password_queue: usize,
     /// External identity providers.
@@ -96,7 +100,7 @@ impl Config {
         if config.passwords.is_empty() && config.providers.is_empty() {
             return Err(
                 "no way to sign in: set --password (PASSWORD, PASSWORD_FILE) or --password-hash (PASSWORD_HASH), for which \
-                        'mcp-auth-proxy hash-password' makes a hash, or a provider (--google-client-id, --github-client-id or --oidc-configuration-url; see docs/providers.md)"
+                        'mcp-auth-proxy hash-password' makes a hash, --htpasswd-file (HTPASSWD_FILE) with several users, or a provider (--google-client-id, --github-client-id or --oidc-configuration-url; see docs/providers.md)"
                     .into(),
             );
         }
@@ -127,7 +131,8 @@ impl Config {
             tls_notice: TlsNotice::of(&s, &external, tls.as_ref()),
             external,
             data_path: PathBuf::from(&s.data_path),
-            passwords: passwords(s.password.clone(), s.password_hash.clone())?,
+            passwords: passwords::configure(&s)?,
+            groups: passwords::groups(&s)?,
             password_queue: s.password_queue,
             // Only requests to providers and to a certificate authority use the environment's HTTP proxy. Without them,
             // ignore its variables, even malformed ones.
@@ -169,7 +174,8 @@ impl Config {
 /// The ways to sign in that there are, as rules name them.
 pub fn methods(s: &Settings, providers: &[ProviderConfig]) -> Vec<&'static str> {
     let password = (s.password.is_some() || s.password_hash.is_some()).then_some("password");
-    password.into_iter().chain(providers.iter().map(|provider| provider.id.as_str())).collect()
+    let htpasswd = s.htpasswd_file.is_some().then_some("htpasswd");
+    password.into_iter().chain(htpasswd).chain(providers.iter().map(|provider| provider.id.as_str())).collect()
 }
 
 fn lifetimes(s: &Settings) -> Lifetimes {
@@ -197,30 +203,6 @@ fn http_limits(s: &Settings) -> crate::http::Limits {
         // For upstream requests, for sign-ins that wait for a password check, and for requests answered at once.
         workers: s.max_requests + s.password_queue + 64,
     }
-}
-
-fn passwords(plain: Option<String>, hash: Option<String>) -> Result<Vec<Password>, String> {
-    let mut out = Vec::new();
-    if let Some(password) = plain {
-        if password.len() > crate::login::password::MAX_PASSWORD_BYTES {
-            return Err(format!(
-                "--password (PASSWORD) has {} bytes, but bcrypt reads only the first 72; choose a shorter one",
-                password.len()
-            ));
-        }
-        out.push(Password::Plain(password));
-    }
-    if let Some(hash) = hash {
-        if hash.parse::<bcrypt::HashParts>().is_err() {
-            return Err(
-                "--password-hash (PASSWORD_HASH) is not a bcrypt hash; make one with 'mcp-auth-proxy hash-password', \
-                        and mind that a shell takes $ signs out of double quotes"
-                    .into(),
-            );
-        }
-        out.push(Password::Bcrypt(hash));
-    }
-    Ok(out)
 }
 
 fn secret(variable: &str, text: &str) -> Result<Secret, String> {

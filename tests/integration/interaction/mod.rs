@@ -1,4 +1,5 @@
 //! Signing in, by password and at providers.
 
+mod htpasswd;
 mod providers;
 mod sign_in;
