@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
+use crate::pages::Site;
 use crate::store::State;
 use crate::tokens::Keys;
 use crate::url::ExternalUrl;
@@ -11,6 +12,8 @@ use crate::url::ExternalUrl;
 pub struct Core {
     /// The issuer and the audience of every token.
     pub external: ExternalUrl,
+    /// What all pages have in common.
+    pub site: Site,
     /// Signs, encrypts and verifies.
     pub keys: Keys,
     /// What survives a restart.

@@ -54,7 +54,8 @@ impl Services {
         let passwords = Passwords::new(&config.passwords, config.password_queue, &keys, &state).map_err(unreadable)?;
         let fetcher = Fetcher::new(config.outbound_tls.clone(), config.outbound_proxies.clone(), FETCH_TIMEOUT);
         let providers = Providers::new(config.providers.clone(), fetcher, &keys);
-        let core = Arc::new(Core { external: config.external.clone(), keys, state, lifetimes: config.lifetimes });
+        let (external, site) = (config.external.clone(), config.site.clone());
+        let core = Arc::new(Core { external, site, keys, state, lifetimes: config.lifetimes });
         let login = Arc::new(Login::new(core.clone(), passwords, providers, config.groups.clone()));
         let streams = OpenStreams::default();
         let resources = Published::new(publish::resources(&config.servers, &core.external, &login)?);

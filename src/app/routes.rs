@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCEPT, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CONTENT_TYPE, HOST, ORIGIN, VARY,
+    ACCESS_CONTROL_REQUEST_METHOD, ALLOW, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, VARY,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -49,6 +49,7 @@ const ROUTES: &[(Method, &str, Endpoint)] = &[
     (Method::POST, "/.idp/revoke", Client(revoke::handle)),
     (Method::GET, "/.auth/login", Browser(sign_in::show)),
     (Method::POST, "/.auth/login", Browser(sign_in::submit)),
+    (Method::GET, "/.auth/logo", Browser(sign_in::logo)),
     (Method::GET, "/.auth/google/callback", Browser(provider::google)),
     (Method::GET, "/.auth/github/callback", Browser(provider::github)),
     (Method::GET, "/.auth/oidc/callback", Browser(provider::oidc)),
@@ -153,6 +154,9 @@ impl Handler for App {
 
 impl App {
     fn route(&self, request: &mut Request<'_>, chain: Vec<IpAddr>, caller: Caller, path: &str) -> Response {
+        if path == "/" && is_navigation(&request.parts) {
+            return sign_in::home(&self.interactions, request, caller);
+        }
         if !is_own(path) {
             return self.resource(request, chain, caller, path);
         }
@@ -277,6 +281,12 @@ fn newcomer(request: &mut Request<'_>, target: &Target, user: UserId) -> Newcome
     let upload = arriving.map(|is_under_way| (Arc::downgrade(request.client.connection()), is_under_way));
     let (server, most) = (target.resource.name.clone(), target.resource.max_requests);
     Newcomer { server, most, user, wants_stream, upload }
+}
+
+/// Does a person at a browser open a page? An MCP client names no `text/html`, and sends a token once it has one.
+fn is_navigation(head: &Parts) -> bool {
+    let accepts_html = head.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("text/html"));
+    head.method == Method::GET && accepts_html && !head.headers.contains_key(AUTHORIZATION)
 }
 
 /// True if `path` is never passed on to the upstream server.

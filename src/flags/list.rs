@@ -140,6 +140,28 @@ pub const FLAGS: &[Flag] = &[
         ..BASE
     },
     Flag {
+        long: Some("branding-name"),
+        env: "BRANDING_NAME",
+        value: Some("NAME"),
+        help: "What pages call this server, instead of its host name",
+        set: |s, v| {
+            s.branding_name = Some(not_empty(v)?);
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("branding-logo"),
+        env: "BRANDING_LOGO",
+        value: Some("FILE"),
+        help: "A picture for the top of each page: SVG or PNG, at most 64KiB",
+        set: |s, v| {
+            s.branding_logo = Some(not_empty(v)?);
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
         long: Some("proxy-url"),
         env: "PROXY_URL",
         value: Some("URL"),

@@ -55,7 +55,7 @@ fn refuse(interactions: &Interactions, visit: &Visit<'_>, refused: RefusedRedire
     };
     Ok(match is_known {
         true => response,
-        false => pages::leave(&core.external, caller.id, &redirect, &response, &error.description),
+        false => pages::leave(&core.site, caller.id, &redirect, &response, &error.description),
     })
 }
 
@@ -75,11 +75,11 @@ pub(super) fn consent_page(
     if usable.is_empty() {
         let client = requesting(client, suspended, &asked);
         log::info!(request:% = visit.caller.id, user:% = user.id, address:% = visit.caller.address; "a consent page was refused: no server's allow rules fit the user");
-        return Ok(pages::no_server(&core.external, visit.caller.id, &client, user, &request));
+        return Ok(pages::no_server(&core.site, visit.caller.id, &client, user, &request));
     }
     let choices = if suspended.request.resources.is_none() { cards(&usable) } else { Vec::new() };
     let client = requesting(client, suspended, &usable);
-    Ok(pages::consent(&core.external, &client, user, &request, &choices, problem))
+    Ok(pages::consent(&core.site, &client, user, &request, &choices, problem))
 }
 
 /// The resources of the servers that were ticked on the page, of those that the user may use.

@@ -58,7 +58,7 @@ const CONNECT_AGAIN: &str = "Go back to the application, remove this server from
 impl Failure {
     /// Builds the error page, and writes a log line for the operator where it helps.
     pub(super) fn page(self, interactions: &Interactions, visit: &Visit<'_>) -> Response {
-        let (site, caller) = (&interactions.core().external, visit.caller);
+        let (site, caller) = (&interactions.core().site, visit.caller);
         let page = |status, title: &str, why: &str, next: &str| pages::error(site, caller.id, status, title, why, next);
         match self {
             Failure::Form(error) => page(
@@ -109,11 +109,11 @@ impl Failure {
 }
 
 fn stale_form(interactions: &Interactions, visit: &Visit<'_>) -> Response {
-    let (site, caller) = (&interactions.core().external, visit.caller);
+    let (site, caller) = (&interactions.core().site, visit.caller);
     let sent_no_cookie = visit.browser.is_new();
     let reason = if sent_no_cookie { "the browser sent no cookie" } else { "too old, or opened in another browser" };
     log::info!(request:% = caller.id, address:% = caller.address, reason = reason; "a form was refused");
-    let host = &site.host;
+    let host = &site.external.host;
     let (title, why, next) = match sent_no_cookie {
         true => (
             "Your browser sent no cookie",
@@ -138,7 +138,7 @@ fn provider_failed(
     label: &str,
     error: &ProviderError,
 ) -> Response {
-    let (site, caller) = (&interactions.core().external, visit.caller);
+    let (site, caller) = (&interactions.core().site, visit.caller);
     log::warn!(request:% = caller.id, address:% = caller.address, provider:% = id, reason:% = error; "a sign-in at a provider failed");
     let (status, title, why, next) = match error {
         ProviderError::Unreachable(_) => (

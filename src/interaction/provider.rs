@@ -63,7 +63,7 @@ fn send(
         consent,
     };
     let url = interactions.login().providers.authorize_url(provider, &parameters).map_err(failed(provider))?;
-    Ok(pages::to_provider(&core.external, &provider.label, &url))
+    Ok(pages::to_provider(&core.site, &provider.label, &url))
 }
 
 fn failed(provider: &Provider) -> impl FnOnce(ProviderError) -> Failure {
@@ -118,7 +118,7 @@ fn receive(interactions: &Interactions, visit: &Visit<'_>, query: &str, id: Prov
         log::info!(request:% = caller.id, address:% = caller.address, provider:% = id, error = code.as_str(); "the provider returned an error instead of a sign-in");
         let is_denied = error == "access_denied";
         return again(interactions, visit, suspended.as_ref(), |options, client, form| {
-            pages::not_signed_in(&core.external, caller.id, &provider.label, is_denied, options, client, form)
+            pages::not_signed_in(&core.site, caller.id, &provider.label, is_denied, options, client, form)
         });
     }
     let code = form.get("code").filter(|c| !c.is_empty()).ok_or(Failure::StaleForm)?;
@@ -185,7 +185,7 @@ fn admit(
         log::warn!(request:% = caller.id, address:% = caller.address, user:% = person.user, id = shown; "a sign-in was refused: no allow rule fits");
         let account = [&profile.email, &profile.id, &profile.name].into_iter().flatten().next().map(String::as_str);
         return again(interactions, visit, suspended.as_ref(), |options, client, form| {
-            pages::not_allowed(&core.external, caller.id, &provider.label, account, options, client, form)
+            pages::not_allowed(&core.site, caller.id, &provider.label, account, options, client, form)
         });
     };
     let can_ask_for_more = !state.consent && tokens.refresh.is_none() && provider.gives_more_with_consent();

@@ -61,13 +61,13 @@ impl Interactions {
         let request = suspended.sign(self.core());
         let servers = authorize::servers(&self.server.resources.now(), &suspended.request);
         let client = requesting(client, suspended, &servers);
-        pages::sign_in(&self.core().external, &self.sign_in_options(), Some(&client), &request, problem)
+        pages::sign_in(&self.core().site, &self.sign_in_options(), Some(&client), &request, problem)
     }
 
     /// The sign-in page without a requesting client.
     pub(super) fn plain_sign_in_page(&self, visit: &Visit<'_>, problem: Option<Problem>) -> Response {
         let options = self.sign_in_options();
-        pages::sign_in(&self.core().external, &options, None, &self.plain_form(visit), problem)
+        pages::sign_in(&self.core().site, &options, None, &self.plain_form(visit), problem)
     }
 
     /// A signed form value for pages without a requesting client, bound to this browser.

@@ -1,6 +1,6 @@
 //! `/.auth/login` and `/.auth/logout`.
 
-use http::header::LOCATION;
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, LOCATION, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, StatusCode};
 
 use super::complete::{Proof, complete};
@@ -32,15 +32,40 @@ pub fn show(interactions: &Interactions, request: &mut Request<'_>, caller: Call
 fn page(interactions: &Interactions, visit: &Visit<'_>) -> Result<Response, Failure> {
     let login = interactions.login();
     if let Some(session) = login.session(visit.headers)? {
-        let (site, form) = (&interactions.core().external, interactions.plain_form(visit));
+        let (site, form) = (&interactions.core().site, interactions.plain_form(visit));
         let servers = interactions.server.resources.now().open_to(login, &session.user.id)?;
-        return Ok(pages::signed_in(site, &cards(&servers), &session.user, &form));
+        return Ok(pages::home(site, &cards(&servers), &session.user, &form));
     }
     // With one way to sign in, there is nothing to choose.
     if let ([only], true) = (login.providers.all(), interactions.skips_chooser && !login.passwords.any()) {
         return provider::begin(interactions, visit, only.id, None, false);
     }
     Ok(interactions.plain_sign_in_page(visit, None))
+}
+
+/// `GET /` of a person at a browser: what this server is, or the servers of whoever is signed in.
+pub fn home(interactions: &Interactions, request: &mut Request<'_>, caller: Caller) -> Response {
+    let visit = Visit::of(interactions, request, caller);
+    match interactions.login().session(visit.headers) {
+        Ok(Some(_)) => show(interactions, request, caller),
+        Ok(None) => pages::welcome(&interactions.core().site),
+        Err(e) => Failure::from(e).page(interactions, &visit),
+    }
+}
+
+/// `GET /.auth/logo`: the operator's picture. It is an image only: opened by itself, it can run nothing and load nothing.
+pub fn logo(interactions: &Interactions, _: &mut Request<'_>, _: Caller) -> Response {
+    match &interactions.core().site.logo {
+        None => Response::text(StatusCode::NOT_FOUND, "there is no logo"),
+        Some(logo) => Response::new(StatusCode::OK)
+            .with_body(logo.content_type, logo.bytes.clone())
+            .with(
+                CONTENT_SECURITY_POLICY,
+                HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; sandbox"),
+            )
+            .with(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"))
+            .with(CACHE_CONTROL, HeaderValue::from_static("max-age=3600")),
+    }
 }
 
 /// `POST /.auth/login`.
@@ -139,7 +164,7 @@ fn sign_out(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -> Resu
         return Err(Failure::StaleForm);
     }
     let caller = visit.caller;
-    let mut response = pages::signed_out(&interactions.core().external);
+    let mut response = pages::signed_out(&interactions.core().site);
     if session::end(interactions.core(), visit.headers, &mut response)?.is_some() {
         log::info!(request:% = caller.id, address:% = caller.address; "signed out");
     }

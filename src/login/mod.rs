@@ -1,12 +1,13 @@
 //! Authentication of users: passwords, identity providers, browser sessions, and the throttle against password
 //! guessing. The pages and endpoints that use them are in `interaction`.
 //!
-//! - [`password`] – password checks, limited to one per core at a time, with bounded queues
+//! - [`password`] – password checks; [`gate`] – one per core at a time, with bounded queues
 //! - [`htpasswd`] – files of users and groups
 //! - [`providers`] – Google, GitHub, OpenID Connect; what they said about a user, and asking them again
 //! - [`throttle`] – growing delays after wrong passwords
 //! - [`session`] – the session, browser and device cookies
 
+mod gate;
 pub mod htpasswd;
 pub mod password;
 pub mod providers;

@@ -4,11 +4,11 @@ use http::StatusCode;
 use maud::{Markup, html};
 
 use super::layout::page;
-use super::text::{display_name, display_text, display_user, place_of, titles_in_words};
+use super::site::Site;
+use super::text::{days_in_words, display_name, display_text, display_user, place_of, registrable, titles_in_words};
 use crate::http::{RequestId, Response};
 use crate::identity::User;
 use crate::redirect_uri::{Destination, RedirectUri};
-use crate::url::ExternalUrl;
 
 /// The client that requests access, as shown on a page.
 pub struct RequestingClient<'a> {
@@ -52,14 +52,14 @@ pub struct ServerCard<'a> {
 /// The consent page for a person who is signed in. `choices` are the servers that the person may use, if the client did not
 /// say which it wants; `problem` is what is wrong with the boxes that were ticked.
 pub fn consent(
-    site: &ExternalUrl,
+    site: &Site,
     client: &RequestingClient,
     user: &User,
     request: &str,
     choices: &[ServerCard],
     problem: Option<ChoiceProblem>,
 ) -> Response {
-    let title = "Allow access?";
+    let title = headline(site, client);
     let body = html! {
         h1 { (title) }
         (who_asks(site, client))
@@ -80,7 +80,7 @@ pub fn consent(
             }
         }
     };
-    page(site, None, StatusCode::OK, title, Some(client.redirect), body)
+    page(site, None, StatusCode::OK, &title, Some(client.redirect), body)
 }
 
 /// A box for each server.
@@ -102,7 +102,7 @@ fn boxes(choices: &[ServerCard], is_wrong: bool) -> Markup {
 }
 
 /// The page for a person who is signed in but may use none of the servers that the client wants.
-pub fn no_server(site: &ExternalUrl, id: RequestId, client: &RequestingClient, user: &User, request: &str) -> Response {
+pub fn no_server(site: &Site, id: RequestId, client: &RequestingClient, user: &User, request: &str) -> Response {
     let body = html! {
         h1 { "You have no access" }
         p .alert role="alert" {
@@ -126,7 +126,7 @@ pub fn no_server(site: &ExternalUrl, id: RequestId, client: &RequestingClient, u
 
 /// The error page for a faulty request of a client without a grant from this user: it links to the client instead of
 /// redirecting.
-pub fn leave(site: &ExternalUrl, id: RequestId, redirect: &RedirectUri, answer: &Response, why: &str) -> Response {
+pub fn leave(site: &Site, id: RequestId, redirect: &RedirectUri, answer: &Response, why: &str) -> Response {
     let target = answer.headers.get(http::header::LOCATION).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let place = place_of(redirect);
     let body = html! {
@@ -138,7 +138,23 @@ pub fn leave(site: &ExternalUrl, id: RequestId, redirect: &RedirectUri, answer: 
     page(site, Some(id), StatusCode::BAD_REQUEST, "Faulty request", None, body)
 }
 
-pub(super) fn who_asks(site: &ExternalUrl, client: &RequestingClient) -> Markup {
+/// Who wants what, in one sentence.
+pub(super) fn headline(site: &Site, client: &RequestingClient) -> String {
+    let name = client.name.map(display_name).filter(|name| !name.is_empty());
+    let name = name.unwrap_or_else(|| "An application without a name".into());
+    format!("{name} wants to use {}", wanted(site, client))
+}
+
+/// What the client wants, in words.
+fn wanted(site: &Site, client: &RequestingClient) -> String {
+    match &client.wants {
+        Wanted::Servers(titles) if titles.iter().any(|title| !title.is_empty()) => titles_in_words(titles),
+        Wanted::Servers(_) => site.title().into(),
+        Wanted::Choice => format!("servers of {}", site.title()),
+    }
+}
+
+pub(super) fn who_asks(site: &Site, client: &RequestingClient) -> Markup {
     let name = client.name.map(display_name).filter(|n| !n.is_empty());
     // Uses the redirect URI of this request, not the other ones that the client has registered.
     let is_local = client.redirect.destination() != Destination::Web;
@@ -146,7 +162,7 @@ pub(super) fn who_asks(site: &ExternalUrl, client: &RequestingClient) -> Markup 
         dl {
             div {
                 dt { "Access goes to" }
-                dd .host { (place_of(client.redirect)) }
+                dd .host { (place(client.redirect)) }
             }
             div {
                 dt { "Name (unverified)" }
@@ -154,17 +170,32 @@ pub(super) fn who_asks(site: &ExternalUrl, client: &RequestingClient) -> Markup 
             }
             div {
                 dt { "It will be able to" }
-                dd { @match &client.wants {
-                    Wanted::Servers(titles) if titles.iter().any(|t| !t.is_empty()) => {
-                        "read and do everything that " strong { (titles_in_words(titles)) } " at " strong { (site.host) } " can do, in your name"
-                    },
-                    Wanted::Servers(_) => { "read and do everything that the MCP server at " strong { (site.host) } " offers, in your name" },
-                    Wanted::Choice => { "read and do everything that the servers you choose at " strong { (site.host) } " can do, in your name" },
-                } }
+                dd {
+                    "read and do everything that " strong { (what_it_can_use(site, client)) } " can do, in your name. "
+                    span .soft { "This ends when you remove the server in the application, or " (days_in_words(site.unused_access)) " after its last use." }
+                }
             }
         }
         @if is_local {
             p .note { "Any program on this computer can ask in this way. Go on only if you have just connected one yourself." }
         }
     }
+}
+
+fn what_it_can_use(site: &Site, client: &RequestingClient) -> String {
+    match &client.wants {
+        Wanted::Choice => "the servers that you choose".into(),
+        Wanted::Servers(_) => wanted(site, client),
+    }
+}
+
+/// Where the answer goes. The part of a host name that somebody has registered stands out: whoever has it decides about
+/// all names before it.
+fn place(redirect: &RedirectUri) -> Markup {
+    let place = place_of(redirect);
+    let (before, domain) = match redirect.destination() {
+        Destination::Web => registrable(&place),
+        _ => ("", place.as_str()),
+    };
+    html! { @if !before.is_empty() { span .sub { (before) } } (domain) }
 }

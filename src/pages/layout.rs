@@ -11,9 +11,9 @@ use http::{HeaderValue, StatusCode};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
 
+use super::site::Site;
 use crate::http::{RequestId, Response};
 use crate::redirect_uri::RedirectUri;
-use crate::url::ExternalUrl;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -23,7 +23,7 @@ static STYLE_HASH: LazyLock<String> = LazyLock::new(|| STANDARD.encode(Sha256::d
 /// Builds a whole page. `id` is shown if the person may have to ask the operator about the request. `redirect` is the
 /// redirect URI that a form on the page may lead to; it is added to `form-action`.
 pub(super) fn page(
-    site: &ExternalUrl,
+    site: &Site,
     id: Option<RequestId>,
     status: StatusCode,
     title: &str,
@@ -37,14 +37,14 @@ pub(super) fn page(
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="robots" content="noindex";
-                title { (title) " · " (site.host) }
+                title { (title) " · " (site.title()) }
                 link rel="icon" href="data:,";
                 style { (PreEscaped(STYLE)) }
             }
             body {
-                main { (body) }
+                main { (site.header()) (body) }
                 footer {
-                    span { (site.origin) }
+                    span { (site.external.origin) }
                     @if let Some(id) = id { span { "request " (id) } }
                     span { "protected by mcp-auth-proxy" }
                 }
@@ -54,7 +54,7 @@ pub(super) fn page(
     // Chromium applies form-action to the redirect that answers a form, too.
     let form_action = redirect.map(|r| format!(" {}", r.policy_source())).unwrap_or_default();
     let policy = format!(
-        "default-src 'none'; style-src 'sha256-{}'; img-src data:; form-action 'self'{form_action}; frame-ancestors 'none'; base-uri 'none'",
+        "default-src 'none'; style-src 'sha256-{}'; img-src 'self' data:; form-action 'self'{form_action}; frame-ancestors 'none'; base-uri 'none'",
         *STYLE_HASH
     );
     Response::new(status)

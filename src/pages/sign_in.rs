@@ -4,12 +4,12 @@ use http::StatusCode;
 use http::header::{HeaderName, RETRY_AFTER};
 use maud::{Markup, html};
 
-use super::consent::{RequestingClient, ServerCard, Wanted, who_asks};
+use super::consent::{RequestingClient, Wanted, headline, who_asks};
 use super::layout::page;
-use super::text::{display_name, display_user, seconds_in_words};
+use super::site::{Site, letter};
+use super::text::{display_name, seconds_in_words};
 use crate::http::{RequestId, Response};
-use crate::identity::{ProviderId, User};
-use crate::url::ExternalUrl;
+use crate::identity::ProviderId;
 
 /// Why a password sign-in failed, shown above the form.
 #[derive(Clone, Copy)]
@@ -51,7 +51,7 @@ impl SignInOptions<'_> {
 /// The sign-in page. If a client requests access, it is also the consent page. `request` is the signed value in the
 /// hidden form field.
 pub fn sign_in(
-    site: &ExternalUrl,
+    site: &Site,
     options: &SignInOptions,
     client: Option<&RequestingClient>,
     request: &str,
@@ -72,18 +72,36 @@ pub fn sign_in(
         Problem::Busy => "Too many people are signing in at this moment. Try again in a few seconds.".to_string(),
     });
     let allows = client.is_some_and(|client| matches!(client.wants, Wanted::Servers(_)));
-    let title = match client {
-        Some(_) if allows => "Sign in to allow access",
-        Some(_) => "Sign in to choose what it may use",
-        None => "Sign in",
-    };
+    let title = client.map_or_else(|| format!("Sign in to {}", site.title()), |client| headline(site, client));
     let body = html! {
         h1 { (title) }
         @if let Some(client) = client { (who_asks(site, client)) }
         @if let Some(message) = &message { p #problem .alert role="alert" { (message) } }
+        @if client.is_some() {
+            p .soft { @if allows { "Sign in to allow access." } @else { "Sign in to choose what it may use." } }
+        }
         (providers(options, allows, request, false))
         @if options.has_password() && !options.providers.is_empty() { p .or { "or" } }
-        @if options.has_password() { form method="post" action="/.auth/login" {
+        @if options.has_password() { (password_form(options, client.is_some(), allows, request, message.is_some())) }
+        @else if client.is_some() { form method="post" action="/.auth/login" {
+            input type="hidden" name="request" value=(request);
+            div .buttons { button type="submit" name="decision" value="deny" { "Deny" } }
+        } }
+    };
+    let mut response = page(site, None, status, &title, client.map(|c| c.redirect), body);
+    if let Some(Problem::Slow(seconds)) = problem {
+        response = response.with(RETRY_AFTER, seconds);
+    }
+    if let Some(Problem::Busy) = problem {
+        response = response.with(RETRY_AFTER, 5);
+    }
+    response
+}
+
+/// The form for a password, and for a name if users have one. `is_wrong` is true if a message above says what is wrong.
+fn password_form(options: &SignInOptions, is_asked: bool, allows: bool, request: &str, is_wrong: bool) -> Markup {
+    html! {
+        form method="post" action="/.auth/login" {
             input type="hidden" name="request" value=(request);
             @if options.has_names {
                 label for="username" { "Name" @if options.has_shared { " (empty for the password that all share)" } }
@@ -94,29 +112,21 @@ pub fn sign_in(
                 input type="text" name="username" value="owner" autocomplete="username" hidden;
             }
             label for="password" { "Password" }
-            input #password type="password" name="password" required autofocus[!options.has_names] autocomplete="current-password" maxlength="72"
-                aria-invalid=[message.as_ref().map(|_| "true")] aria-describedby=[message.as_ref().map(|_| "problem")];
+            input #password type="password" name="password" required autofocus[!options.has_names]
+                autocomplete="current-password" maxlength="72"
+                aria-invalid=[is_wrong.then_some("true")] aria-describedby=[is_wrong.then_some("problem")];
             div .buttons {
-                @if client.is_some() {
-                    button .primary type="submit" name="decision" value="allow" { @if allows { "Sign in and allow" } @else { "Sign in" } }
+                @if is_asked {
+                    button .primary type="submit" name="decision" value="allow" {
+                        @if allows { "Sign in and allow" } @else { "Sign in" }
+                    }
                     button type="submit" name="decision" value="deny" formnovalidate { "Deny" }
                 } @else {
                     button .primary type="submit" { "Sign in" }
                 }
             }
-        } } @else if client.is_some() { form method="post" action="/.auth/login" {
-            input type="hidden" name="request" value=(request);
-            div .buttons { button type="submit" name="decision" value="deny" { "Deny" } }
-        } }
-    };
-    let mut response = page(site, None, status, title, client.map(|c| c.redirect), body);
-    if let Some(Problem::Slow(seconds)) = problem {
-        response = response.with(RETRY_AFTER, seconds);
+        }
     }
-    if let Some(Problem::Busy) = problem {
-        response = response.with(RETRY_AFTER, 5);
-    }
-    response
 }
 
 /// A button for each provider. If a client requests access (`is_asked`), its label says that pressing it allows access.
@@ -126,12 +136,13 @@ fn providers(options: &SignInOptions, is_asked: bool, request: &str, another_acc
             form method="post" action="/.auth/login" {
                 input type="hidden" name="request" value=(request);
                 @if another_account { input type="hidden" name="account" value="another"; }
-                @if provider.is_down {
-                    p .note { (provider.label) " can't be reached at the moment." }
-                }
                 div .buttons {
-                    button .primary type="submit" name="provider" value=(provider.id) {
-                        "Sign in with " (provider.label) @if is_asked { " and allow" }
+                    button .way .down[provider.is_down] type="submit" name="provider" value=(provider.id) {
+                        (letter(provider.label))
+                        span {
+                            "Sign in with " (provider.label) @if is_asked { " and allow" }
+                            @if provider.is_down { span .why { (provider.label) " can't be reached at the moment." } }
+                        }
                     }
                 }
             }
@@ -141,7 +152,7 @@ fn providers(options: &SignInOptions, is_asked: bool, request: &str, another_acc
 
 /// Sends the browser to a provider. Uses a page with a Refresh field instead of a redirect, since Chromium would apply
 /// this origin's form-action to the provider's redirects.
-pub fn to_provider(site: &ExternalUrl, provider: &str, url: &str) -> Response {
+pub fn to_provider(site: &Site, provider: &str, url: &str) -> Response {
     let body = html! {
         h1 { "Signing in with " (provider) }
         p { a href=(url) rel="noreferrer" { "Continue to " (provider) } }
@@ -152,7 +163,7 @@ pub fn to_provider(site: &ExternalUrl, provider: &str, url: &str) -> Response {
 
 /// The page for a callback with an error: the provider did not sign the person in.
 pub fn not_signed_in(
-    site: &ExternalUrl,
+    site: &Site,
     id: RequestId,
     provider: &str,
     is_denied: bool,
@@ -176,7 +187,7 @@ pub fn not_signed_in(
 /// The page for a person who signed in at a provider as `account` but matches no allow rule. It does not reveal the
 /// rules.
 pub fn not_allowed(
-    site: &ExternalUrl,
+    site: &Site,
     id: RequestId,
     provider: &str,
     account: Option<&str>,
@@ -197,39 +208,8 @@ pub fn not_allowed(
     page(site, Some(id), StatusCode::FORBIDDEN, "No access", client.map(|c| c.redirect), body)
 }
 
-/// The page for a person who is signed in, without a requesting client; it has the sign-out button.
-pub fn signed_in(site: &ExternalUrl, servers: &[ServerCard], user: &User, form: &str) -> Response {
-    let body = html! {
-        h1 { "You are signed in" }
-        p { "Signed in as " strong { (display_user(user)) } " in this browser." }
-        (server_list(servers))
-        form method="post" action="/.auth/logout" {
-            input type="hidden" name="form" value=(form);
-            div .buttons { button type="submit" { "Sign out" } }
-        }
-    };
-    page(site, None, StatusCode::OK, "Signed in", None, body)
-}
-
-/// The URLs to give to applications.
-fn server_list(servers: &[ServerCard]) -> Markup {
-    html! {
-        @match servers {
-            [] => p { "There is no MCP server here that you may use." },
-            [only] => {
-                p { "To connect an application, give it the URL of the MCP server:" }
-                p { code { (only.url) } }
-            }
-            several => {
-                p { "To connect an application, give it the URL of one of these MCP servers:" }
-                dl { @for server in several { div { dt { (display_name(server.title)) } dd { code { (server.url) } } } } }
-            }
-        }
-    }
-}
-
 /// The page after signing out.
-pub fn signed_out(site: &ExternalUrl) -> Response {
+pub fn signed_out(site: &Site) -> Response {
     let body = html! {
         h1 { "You are signed out" }
         p { "This browser is signed out. Applications that you allowed before stay connected." }

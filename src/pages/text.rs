@@ -68,6 +68,34 @@ pub(super) fn display_user(user: &User) -> String {
     }
 }
 
+/// Splits a host name before the part that somebody has registered: its last two labels, or three where the last but one is
+/// of the kind that countries use, as in `co.uk`. A list of all such names would be larger than the rest of this program, so
+/// this is what is right for nearly all of them.
+pub(super) fn registrable(host: &str) -> (&str, &str) {
+    if crate::url::is_address(host) {
+        return ("", host);
+    }
+    let dots: Vec<usize> = host.match_indices('.').map(|(at, _)| at).collect();
+    let label = |from: usize, to: usize| host[from..to].len();
+    let is_of_country = match dots.as_slice() {
+        [.., second, last] => label(last + 1, host.len()) == 2 && label(second + 1, *last) <= 3,
+        [only] => label(only + 1, host.len()) == 2 && label(0, *only) <= 3,
+        [] => false,
+    };
+    let labels = if is_of_country { 3 } else { 2 };
+    match dots.len().checked_sub(labels) {
+        Some(at) => host.split_at(dots[at] + 1),
+        None => ("", host),
+    }
+}
+
+pub(super) fn days_in_words(seconds: u64) -> String {
+    match seconds.div_ceil(86_400) {
+        0 | 1 => "a day".into(),
+        days => format!("{days} days"),
+    }
+}
+
 pub(super) fn seconds_in_words(seconds: u64) -> String {
     match seconds {
         0..=1 => "a second".into(),
@@ -79,6 +107,22 @@ pub(super) fn seconds_in_words(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_somebody_has_registered_stands_at_the_end_of_a_host() {
+        for (host, wanted) in [
+            ("claude.ai", ("", "claude.ai")),
+            ("auth.claude.ai", ("auth.", "claude.ai")),
+            ("claude.ai.evil.example", ("claude.ai.", "evil.example")),
+            ("app.shop.co.uk", ("app.", "shop.co.uk")),
+            ("shop.co.uk", ("", "shop.co.uk")),
+            ("localhost", ("", "localhost")),
+            ("192.0.2.1", ("", "192.0.2.1")),
+        ] {
+            assert_eq!(registrable(host), wanted, "{host}");
+        }
+        assert_eq!((days_in_words(30 * 86_400), days_in_words(3_600)), ("30 days".into(), "a day".into()));
+    }
 
     #[test]
     fn names_are_cleaned_and_cut() {

@@ -26,7 +26,7 @@ pub fn challenge(core: &Core, to: Destination<'_>, headers: &HeaderMap, denial: 
         }
     };
     let response = if denial == Denial::NoToken && is_browser(headers) {
-        pages::not_for_browsers(&core.external, to.target.resource.url().as_str())
+        pages::not_for_browsers(&core.site, to.target.resource.url().as_str())
     } else {
         Response::json(StatusCode::UNAUTHORIZED, &body)
     };

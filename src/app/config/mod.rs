@@ -24,6 +24,7 @@ use crate::login::password::Password;
 use crate::login::providers::ProviderConfig;
 use crate::net::tls as net_tls;
 use crate::observe::log::LogFormat;
+use crate::pages::{Logo, MAX_LOGO, Site};
 use crate::resource::admission::Bounds;
 use crate::servers_file::Note;
 use crate::tls::config::{Source, TlsConfig};
@@ -40,6 +41,8 @@ pub struct Config {
     pub tls_notice: TlsNotice,
     /// The issuer and audience of every token.
     pub external: ExternalUrl,
+    /// What all pages have in common.
+    pub site: Site,
     /// The data directory, which holds the secret and the state.
     pub data_path: PathBuf,
     /// The passwords that users can sign in with; empty if there is no sign-in by password.
@@ -129,6 +132,7 @@ impl Config {
         Ok(Config {
             listen: Listen::plain(s.listen.as_deref(), &external)?,
             tls_notice: TlsNotice::of(&s, &external, tls.as_ref()),
+            site: site(&s, &external)?,
             external,
             data_path: PathBuf::from(&s.data_path),
             passwords: passwords::configure(&s)?,
@@ -176,6 +180,22 @@ pub fn methods(s: &Settings, providers: &[ProviderConfig]) -> Vec<&'static str> 
     let password = (s.password.is_some() || s.password_hash.is_some()).then_some("password");
     let htpasswd = s.htpasswd_file.is_some().then_some("htpasswd");
     password.into_iter().chain(htpasswd).chain(providers.iter().map(|provider| provider.id.as_str())).collect()
+}
+
+fn site(s: &Settings, external: &ExternalUrl) -> Result<Site, String> {
+    let refuse = |why: String| format!("--branding-logo (BRANDING_LOGO): {why}");
+    let logo = match &s.branding_logo {
+        None => None,
+        Some(file) => {
+            let bytes = std::fs::read(file).map_err(|e| refuse(format!("{file} can't be read: {e}")))?;
+            if bytes.len() > MAX_LOGO {
+                return Err(refuse(format!("{file} is larger than 64 KiB; take a smaller picture")));
+            }
+            Some(Logo::of(bytes).ok_or_else(|| refuse(format!("{file} is neither SVG nor PNG")))?)
+        }
+    };
+    let site = Site::plain(external.clone(), s.refresh_token_idle_lifetime.as_secs());
+    Ok(Site { name: s.branding_name.clone(), logo, ..site })
 }
 
 fn lifetimes(s: &Settings) -> Lifetimes {
