@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use rustix::fs::{Access, access};
 use rustix::process::geteuid;
 
 use crate::store::Store;
@@ -33,6 +34,42 @@ pub fn prepare_directory(path: &Path) -> Result<(), String> {
         Ok(found) => private(path, &found)?,
     }
     Ok(())
+}
+
+/// Would [`prepare_directory`], [`open_store`] and [`load_secret`] succeed? Changes nothing. Returns what was found.
+pub fn inspect(path: &Path) -> Result<&'static str, String> {
+    let shown = path.display();
+    let found = match fs::metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let there = path.ancestors().skip(1).find(|above| above.as_os_str().is_empty() || above.exists());
+            let there = there.filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            return match access(there, Access::WRITE_OK | Access::EXEC_OK) {
+                Ok(()) => Ok("it is not there yet, and will be made"),
+                Err(_) => Err(refuse(format!("{shown} can't be made; choose a directory that this user may write"))),
+            };
+        }
+        Err(e) => return Err(refuse(format!("{shown} can't be used: {e}"))),
+        Ok(found) if !found.is_dir() => return Err(refuse(format!("{shown} is not a directory"))),
+        Ok(found) => found,
+    };
+    if may_be_closed(path, &found) {
+        return Ok("it will be closed to other users (mode 0700)");
+    }
+    private(path, &found)?;
+    access(path, Access::WRITE_OK | Access::EXEC_OK)
+        .map_err(|_| refuse(format!("{shown} can't be written by this user")))?;
+    for name in ["secret", "state.redb"] {
+        let file = path.join(name);
+        if let Ok(found) = fs::metadata(&file) {
+            private(&file, &found)?;
+        }
+    }
+    if let Ok(bytes) = fs::read(path.join("secret"))
+        && Secret::from_file(&bytes).is_none()
+    {
+        return Err(refuse(format!("{shown}/secret is not 32 bytes in base64")));
+    }
+    Ok("it is there, and closed to other users")
 }
 
 /// May we revoke other users' access to this directory without asking? Only if it is empty, as a container engine has

@@ -32,12 +32,46 @@ fn sharing_a_user(servers: &Servers) -> Vec<Vec<String>> {
     shared.map(|(names, _)| names).collect()
 }
 
-/// Warns about environment variables that look like options of this program but have no effect.
+/// Environment variables that look like options of this program but have no effect, each with advice.
+pub(super) fn lookalikes() -> Vec<(String, String)> {
+    flags::lookalikes(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))
+}
+
+/// Warns about them.
 pub(super) fn warn_of_lookalikes() {
-    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    for (variable, advice) in flags::lookalikes(names) {
+    for (variable, advice) in lookalikes() {
         log::warn!(variable = variable.as_str(), advice = advice.as_str(); "a variable of the environment looks like an option of this program, but is none: it has no effect");
     }
+}
+
+/// What is probably wrong in `config`, as sentences.
+pub(super) fn traps(config: &Config) -> Vec<String> {
+    let mut traps = Vec::new();
+    if config.servers.stdio().any(|stdio| stdio.user.is_none()) {
+        traps.push(format!(
+            "the MCP server runs as the same user as this proxy: if somebody can make it read any file, it can read {} and forge tokens; give it a user of its own with --stdio-user (STDIO_USER)",
+            config.data_path.join("secret").display()
+        ));
+    }
+    for servers in sharing_a_user(&config.servers) {
+        traps.push(format!(
+            "these MCP servers run as the same system user, so each can read the environment of the others, and their secrets: {}; start the proxy as root and give each a user of its own with proxy.stdio.user",
+            servers.join(", ")
+        ));
+    }
+    for shown in config.servers.stdio().filter_map(|stdio| published_data(&stdio.command, &config.data_path)) {
+        traps.push(format!(
+            "the MCP server is given a directory that has the data of this proxy in it, {shown}: whoever may use the server may read the key that signs tokens; publish another directory, or keep the data elsewhere with --data-path (DATA_PATH)"
+        ));
+    }
+    let external = &config.external;
+    if !external.secure && !external.is_loopback() {
+        traps.push(format!(
+            "--external-url (EXTERNAL_URL) is plain http, {}: passwords and tokens can be read on the way; use https",
+            external.origin
+        ));
+    }
+    traps
 }
 
 /// Logs what is probably wrong in `config`. `is_unsure` is true if the external URL or the listen address was not
@@ -46,23 +80,8 @@ pub(super) fn warn_of_traps(config: &Config, ports: &Ports, is_unsure: bool) {
     if let Some(notice) = tls::notice(&config.tls_notice) {
         log::info!("{notice}");
     }
-    if config.servers.stdio().any(|stdio| stdio.user.is_none()) {
-        log::warn!(
-            "the MCP server runs as the same user as this proxy: if somebody can make it read any file, it can read {} and forge tokens; give it a user of its own with --stdio-user (STDIO_USER)",
-            config.data_path.join("secret").display()
-        );
-    }
-    for servers in sharing_a_user(&config.servers) {
-        log::warn!(servers = servers.join(",").as_str(); "these MCP servers run as the same system user, so each can read the environment of the others, and their secrets; start the proxy as root and give each a user of its own with proxy.stdio.user");
-    }
-    for shown in config.servers.stdio().filter_map(|stdio| published_data(&stdio.command, &config.data_path)) {
-        log::warn!(directory = shown.as_str();
-            "the MCP server is given a directory that has the data of this proxy in it: whoever may use the server may read the key that signs tokens; publish another directory, or keep the data elsewhere with --data-path (DATA_PATH)");
-    }
+    traps(config).iter().for_each(|trap| log::warn!("{trap}"));
     let external = &config.external;
-    if !external.secure && !external.is_loopback() {
-        log::warn!(url = external.origin.as_str(); "--external-url (EXTERNAL_URL) is plain http: passwords and tokens can be read on the way; use https");
-    }
     let Ok(address) = ports.plain.local_addr() else { return };
     let port = address.port();
     // If the port serves other machines, it may be published under another number, as with containers. So compare the

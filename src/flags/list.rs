@@ -18,6 +18,18 @@ All options are accepted; --listen, --external-url and --password are the useful
 ",
     },
     Command {
+        name: "check",
+        args: "[--strict]",
+        help: "Look at everything that serving with these options needs; change nothing",
+        more: "\
+It takes the options, the URL or the command that serving takes, and prints a line for each thing that it looks at:
+options and files, the data directory, ports, the certificate, the name in DNS, providers, and whether each MCP
+server answers. The exit code is 0 if it can be served, 2 if something would fail, and with --strict 1 for a warning.
+
+  mcp-auth-proxy check --servers mcp.json --external-url https://mcp.example.com
+",
+    },
+    Command {
         name: "hash-password",
         args: "",
         help: "Read a password and print a bcrypt hash for --password-hash",

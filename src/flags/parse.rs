@@ -18,6 +18,8 @@ pub enum Invocation {
     HashPassword(Option<String>),
     /// Check whether the running proxy is healthy.
     Healthcheck(Box<Settings>),
+    /// Look at everything that serving needs; with `true`, warnings count in the exit code.
+    Check(Box<Settings>, bool),
     /// Print the JSON Schema of the servers file.
     ServersSchema,
     /// Print text (help, version, man page, completions) and exit.
@@ -49,9 +51,8 @@ pub fn parse(
         return Err(format!("-{name} is written with two dashes: --{name}"));
     }
     let mut parser = lexopt::Parser::from_args(args);
+    let (mut words, mut own) = (Vec::<String>::new(), OwnOptions::default());
     let mut typed: Vec<(&'static Flag, String)> = Vec::new();
-    let mut words: Vec<String> = Vec::new();
-    let mut user = None;
     let text = |value: OsString, what: &str| value.into_string().map_err(|_| format!("{what} is not valid UTF-8"));
     while let Some(arg) = parser.next().map_err(|e| e.to_string())? {
         let (name, found) = match arg {
@@ -60,13 +61,12 @@ pub fn parse(
             }
             lexopt::Arg::Long("help") => return Ok(Invocation::Print(help::long())),
             lexopt::Arg::Short('h') => return Ok(Invocation::Print(help::short())),
-            lexopt::Arg::Long("user") if words.first().is_some_and(|word| word == "hash-password") => {
-                user = Some(text(parser.value().map_err(|_| "--user needs a name")?, "--user")?);
+            lexopt::Arg::Long(name) if OwnOptions::has(name, &words) => {
+                let name = name.to_string();
+                own.set(&name, &mut parser)?;
                 continue;
             }
-            lexopt::Arg::Long("version") | lexopt::Arg::Short('V') => {
-                return Ok(Invocation::Print(VERSION.into()));
-            }
+            lexopt::Arg::Long("version") | lexopt::Arg::Short('V') => return Ok(Invocation::Print(VERSION.into())),
             lexopt::Arg::Long(name) => (format!("--{name}"), FLAGS.iter().find(|f| f.long == Some(name))),
             lexopt::Arg::Short(c) => (format!("-{c}"), FLAGS.iter().find(|f| f.short == Some(c))),
             lexopt::Arg::Value(value) => {
@@ -95,7 +95,49 @@ pub fn parse(
     }
 
     let settings = apply(&typed, &env, &file)?;
-    dispatch(settings, words, command, user)
+    if words.first().is_some_and(|word| word == "check") {
+        return check(settings, words.split_off(1), command, own.is_strict);
+    }
+    dispatch(settings, words, command, own)
+}
+
+/// The command `check`, which takes what serving takes.
+fn check(
+    settings: Settings,
+    words: Vec<String>,
+    command: Option<Vec<OsString>>,
+    is_strict: bool,
+) -> Result<Invocation, String> {
+    match dispatch(settings, words, command, OwnOptions::default())? {
+        Invocation::Serve(settings) => Ok(Invocation::Check(settings, is_strict)),
+        _ => Err("check takes what serving takes: options, and a URL or a command behind --".into()),
+    }
+}
+
+/// Options that one command has alone.
+#[derive(Default)]
+struct OwnOptions {
+    /// `hash-password --user NAME`.
+    user: Option<String>,
+    /// `check --strict`.
+    is_strict: bool,
+}
+
+impl OwnOptions {
+    fn has(name: &str, words: &[String]) -> bool {
+        let command = words.first().map(String::as_str);
+        matches!((command, name), (Some("hash-password"), "user") | (Some("check"), "strict"))
+    }
+
+    fn set(&mut self, name: &str, parser: &mut lexopt::Parser) -> Result<(), String> {
+        if name == "strict" {
+            self.is_strict = true;
+            return Ok(());
+        }
+        let value = parser.value().map_err(|_| "--user needs a name")?;
+        self.user = Some(value.into_string().map_err(|_| "--user is not valid UTF-8")?);
+        Ok(())
+    }
 }
 
 /// The settings. For each option: the flag, else the environment variable, else the default.
@@ -122,7 +164,7 @@ fn dispatch(
     mut settings: Settings,
     mut words: Vec<String>,
     command: Option<Vec<OsString>>,
-    user: Option<String>,
+    own: OwnOptions,
 ) -> Result<Invocation, String> {
     match command.as_deref() {
         None => {}
@@ -144,7 +186,7 @@ fn dispatch(
     let rest: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
     match (words.first().map(String::as_str), rest.as_slice()) {
         (Some("demo"), []) => Ok(Invocation::Demo(Box::new(settings))),
-        (Some("hash-password"), []) => Ok(Invocation::HashPassword(user)),
+        (Some("hash-password"), []) => Ok(Invocation::HashPassword(own.user)),
         (Some("healthcheck"), []) => Ok(Invocation::Healthcheck(Box::new(settings))),
         (Some("servers"), ["schema"]) => Ok(Invocation::ServersSchema),
         (Some("servers"), _) => Err("the command is: mcp-auth-proxy servers schema; to publish a file, write --servers FILE (SERVERS)".into()),

@@ -75,21 +75,23 @@ impl CertificateFiles {
     }
 }
 
-/// Logs a warning if clients will refuse `pair`: it is for another host, or not valid now.
-pub fn warn_of_traps(pair: &CertificateAndKey, external: &ExternalUrl, now: u64) {
-    let info = &pair.info;
+/// Why clients will refuse `pair`: it is for another host, or not valid now.
+pub fn traps(pair: &CertificateAndKey, external: &ExternalUrl, now: u64) -> Vec<String> {
+    let (info, mut traps) = (&pair.info, Vec::new());
     if !info.is_for(&external.host) && !external.is_address() {
-        log::warn!(
-            names = info.names.join(", "), host = external.host.as_str();
-            "the certificate (--tls-cert-file, TLS_CERT_FILE) is not for the host of --external-url (EXTERNAL_URL): clients will refuse it"
-        );
+        traps.push(format!(
+            "the certificate (--tls-cert-file, TLS_CERT_FILE) is not for the host of --external-url (EXTERNAL_URL): clients will refuse it; it is for {}",
+            info.names.join(", ")
+        ));
     }
     if !(info.not_before..=info.not_after).contains(&now) {
-        log::warn!(
-            from = date(info.not_before), until = date(info.not_after), now = date(now);
-            "the certificate (--tls-cert-file, TLS_CERT_FILE) is not valid now: clients will refuse it, or this machine's clock is wrong"
-        );
+        traps.push(format!(
+            "the certificate (--tls-cert-file, TLS_CERT_FILE) is not valid now: clients will refuse it, or this machine's clock is wrong; it is valid from {} to {}",
+            date(info.not_before),
+            date(info.not_after)
+        ));
     }
+    traps
 }
 
 /// A time, given in seconds since 1970, as text for the log.

@@ -50,7 +50,7 @@ impl CertificateManager {
             Source::Files(source) => {
                 let mark = source.mark();
                 let pair = source.load()?;
-                files::warn_of_traps(&pair, external, clock.now());
+                files::traps(&pair, external, clock.now()).iter().for_each(|trap| log::warn!("{trap}"));
                 (pair, Keeper::Files(source.clone(), mark))
             }
             Source::Acme(acme) => obtained(acme, data_path, proxies)?,

@@ -135,8 +135,9 @@ impl Workers {
     /// number of leaders is reached.
     pub(super) fn is_busy(self: &Arc<Self>) {
         let now = (self.started.elapsed().as_millis() as u64).max(1);
-        TURN.with_borrow(|turn| turn.iter().for_each(|t| t.busy_since.store(now, Ordering::Relaxed)));
         let mut counts = self.counts();
+        // Under the lock: who puts this turn aside takes the busy leader out of the count.
+        TURN.with_borrow(|turn| turn.iter().for_each(|t| t.busy_since.store(now, Ordering::Relaxed)));
         counts.busy += 1;
         self.fill_vacancy(counts);
     }

@@ -15,6 +15,7 @@
 //! locks is held.
 
 mod backoff;
+mod check;
 mod config;
 pub mod event_stream;
 mod fields;
@@ -29,6 +30,7 @@ mod session;
 mod transport;
 mod waiting;
 
+pub use check::check;
 pub use config::StdioConfig;
 pub use process::users::RunAs;
 pub use process::{init, launcher, lines, self_exec, supervisor};

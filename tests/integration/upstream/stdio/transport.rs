@@ -410,7 +410,7 @@ fn a_batch_of_millions_and_a_queue_of_thousands_cost_little() {
     std::thread::scope(|scope| {
         let client = &client;
         (0..40).for_each(|_| {
-            scope.spawn(|| assert_eq!(client.post(&batch).status, 202));
+            scope.spawn(|| assert_eq!(client.post(&batch).status, 202, "{}", client.proxy.log()));
         });
     });
     let lines = client.result("history", json!({}))["lines"].to_string();
