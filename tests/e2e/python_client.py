@@ -72,7 +72,7 @@ async def main():
     metadata = OAuthClientMetadata(client_name="Python SDK", redirect_uris=[REDIRECT], grant_types=["authorization_code", "refresh_token"], response_types=["code"], token_endpoint_auth_method="none")
     provider = OAuthClientProvider(server_url=URL, client_metadata=metadata, storage=storage, redirect_handler=redirect, callback_handler=callback)
     async with httpx2.AsyncClient(auth=provider, follow_redirects=True, timeout=30) as http_client:
-        over_sse = urlsplit(URL).path == "/sse"
+        over_sse = urlsplit(URL).path.endswith("/sse")
         transport = sse_client(URL, auth=provider) if over_sse else streamable_http_client(URL, http_client=http_client)
 
         async def elicited(context, params):

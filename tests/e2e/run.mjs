@@ -10,6 +10,7 @@ import { authlab } from "./authlab.mjs";
 import { conformance } from "./conformance.mjs";
 import { answers, freePort, PASSWORD, runCases, start, startProxy } from "./harness.mjs";
 import { providerScreens, screens } from "./screens.mjs";
+import { eachTokenIsForOne, mcpRemote, withFile } from "./servers.mjs";
 import { getToken, startBearer } from "./token.mjs";
 import { checks, lost, REVISIONS, wholeScenarios } from "./transparency.mjs";
 import { typescriptFlow } from "./typescript_client.mjs";
@@ -145,6 +146,43 @@ const bothOverStdio = (command, tools, then) => () =>
     then?.(proxy);
   });
 
+// Five servers of one file: three over stdio, one by Streamable HTTP, one by HTTP+SSE.
+async function fiveServers() {
+  const [http, sse] = [await everything("streamableHttp"), await everything("sse")];
+  const stdio = (name, ...args) => ({ command: node, args: [script(name), ...args] });
+  const folder = mkdtempSync(join(tmpdir(), "mcp-auth-proxy-notes-"));
+  writeFileSync(join(folder, "greeting.txt"), "hello\n");
+  const servers = {
+    files: stdio("server-filesystem", folder),
+    memory: { ...stdio("server-memory"), env: { MEMORY_FILE_PATH: join(folder, "memory") } },
+    everything: stdio("server-everything", "stdio"),
+    http: { type: "http", url: `${http.url}/mcp` },
+    sse: { type: "sse", url: `${sse.url}/sse` },
+  };
+  const greeting = { ...FILESYSTEM, echoArguments: { path: join(folder, "greeting.txt") } };
+  const [as, again] = [{ ...MEMORY }, { ...MEMORY, echoArguments: JSON.parse(JSON.stringify(MEMORY.echoArguments).replace("hello", "hello again")) }];
+  try {
+    await withFile(servers, (file) =>
+      proxied(["--servers", file], async (proxy) => {
+        const url = (name, path = "mcp") => `${proxy.origin}/${name}/${path}`;
+        for (const [name, tools, second] of [["files", greeting, greeting], ["memory", as, again], ["everything", EVERYTHING, EVERYTHING], ["http", EVERYTHING, EVERYTHING]]) {
+          await typescriptFlow({ url: url(name), password: PASSWORD, tools });
+          await pythonFlow(url(name), { password: PASSWORD }, second);
+        }
+        await typescriptFlow({ url: url("sse", "sse"), sse: true, password: PASSWORD, tools: EVERYTHING });
+        await pythonFlow(url("sse", "sse"), { password: PASSWORD }, EVERYTHING);
+        for (const name of ["files", "http"]) {
+          const tools = await mcpRemote({ node, url: url(name), password: PASSWORD });
+          assert.ok(tools.includes(name === "files" ? "read_text_file" : "echo"), `${name}: ${tools}`);
+        }
+        await eachTokenIsForOne({ origin: proxy.origin, password: PASSWORD, names: Object.keys(servers) });
+      }));
+  } finally {
+    await Promise.all([http.stop("SIGKILL"), sse.stop("SIGKILL")]);
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
 // The official suite's server scenarios through the proxy, against those straight at the server.
 async function nothingIsLost() {
   const suite = dirname(modules.resolve("@modelcontextprotocol/conformance/package.json"));
@@ -209,6 +247,7 @@ const cases = {
     assert.match(proxy.stderr, /knows revision 2026-07-28.*Modern/);
     assert.match(proxy.stderr, /a session has an MCP server of its own/);
   }),
+  "five servers of one file, by their URLs alone: both SDKs and mcp-remote; a token is for one of them": fiveServers,
   "the official server suite: nothing is lost on the way": nothingIsLost,
   "a certified provider: who is on the list, or fits a pattern, gets in, and an address that is not verified is nobody's": () =>
     withProvider(["--oidc-allowed-users-glob", "*@example.com"], async (proxy, idp) => {
