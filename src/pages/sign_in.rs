@@ -78,7 +78,7 @@ pub fn sign_in(
         @if let Some(client) = client { (who_asks(site, client)) }
         @if let Some(message) = &message { p #problem .alert role="alert" { (message) } }
         @if client.is_some() {
-            p .soft { @if allows { "Sign in to allow access." } @else { "Sign in to choose what it may use." } }
+            p .soft .hint { @if allows { "Sign in to allow access." } @else { "Sign in to choose what it may use." } }
         }
         (providers(options, allows, request, false))
         @if options.has_password() && !options.providers.is_empty() { p .or { "or" } }

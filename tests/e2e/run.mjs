@@ -9,7 +9,7 @@ import { dirname, join } from "node:path";
 import { authlab } from "./authlab.mjs";
 import { conformance } from "./conformance.mjs";
 import { answers, freePort, PASSWORD, runCases, start, startProxy } from "./harness.mjs";
-import { providerScreens, screens } from "./screens.mjs";
+import { providerScreens, screens, serverScreens } from "./screens.mjs";
 import { eachTokenIsForOne, mcpRemote, withFile } from "./servers.mjs";
 import { getToken, startBearer } from "./token.mjs";
 import { checks, lost, REVISIONS, wholeScenarios } from "./transparency.mjs";
@@ -295,6 +295,25 @@ const cases = {
       mkdirSync(pictures, { recursive: true });
       await providerScreens({ playwright: modules("playwright-core"), origin: proxy.origin, pictures });
     }, { env: { GOOGLE_CLIENT_SECRET: "g", GITHUB_CLIENT_SECRET: "g" } }),
+  "Chromium: several servers, users with names, the operator's name and logo": async () => {
+    const users = spawnSync(binary, ["hash-password", "--user", "alice"], { input: PASSWORD, encoding: "utf8" }).stdout;
+    const server = (title, description, more = {}) => ({ url: "http://127.0.0.1:9/mcp", proxy: { title, description, ...more } });
+    const servers = { files: server("Files", "The notes that the team keeps."), wiki: server("Wiki", ""), ledger: server("Ledger", "", { allow: { users: ["bob"] } }) };
+    await withFile(servers, async (file, folder) => {
+      writeFileSync(join(folder, "users"), users, { mode: 0o600 });
+      writeFileSync(join(folder, "logo.svg"), '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8" width="8" height="8"><circle cx="4" cy="4" r="4" fill="#1f5fbf"/></svg>');
+      const signIn = ["--htpasswd-file", join(folder, "users"), "--branding-name", "Example Team", "--branding-logo", join(folder, "logo.svg")];
+      const proxy = await startProxy(binary, ["--servers", file], { NO_UPSTREAM_CHECK: "1" }, { signIn });
+      try {
+        const pictures = join(here, "pictures");
+        mkdirSync(pictures, { recursive: true });
+        await serverScreens({ playwright: modules("playwright-core"), origin: proxy.origin, name: "alice", password: PASSWORD, pictures });
+      } finally {
+        await proxy.stop("SIGKILL");
+        proxy.clean();
+      }
+    });
+  },
   "Chromium: sign in, consent, sign out; pages at desktop and phone width": () =>
     published("streamableHttp", async (proxy) => {
       const pictures = join(here, "pictures");

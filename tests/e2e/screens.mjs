@@ -36,6 +36,16 @@ async function picture(page, pictures, name, size, colorScheme) {
   assert.ok(!overflow, `${name} is wider than a ${size}`);
 }
 
+// On the smallest phone in use, what there is to decide is seen without scrolling.
+async function isInView(page, name) {
+  const viewport = page.viewportSize();
+  await page.setViewportSize({ width: 320, height: 568 });
+  await page.evaluate(() => scrollTo(0, 0));
+  const box = await page.getByRole("button", { name, exact: true }).boundingBox();
+  assert.ok(box.y + box.height <= 568, `'${name}' ends at ${box.y + box.height} of 568`);
+  await page.setViewportSize(viewport);
+}
+
 // Providers beside a password: the way there and back, who may not enter, and a provider that is not there.
 export async function providerScreens({ playwright, origin, pictures }) {
   const callback = createServer((_, reply) => reply.end("<title>back at the client</title>")).listen(0, "127.0.0.1");
@@ -109,6 +119,7 @@ export async function screens({ playwright, origin, password, pictures }) {
         const take = (name) => picture(page, pictures, name, size, colorScheme);
         await page.goto(local);
         await take("sign-in");
+        await isInView(page, "Sign in and allow");
         assert.equal(await page.evaluate(() => document.activeElement.id), "password", "the password field has the focus");
         await page.keyboard.type("wrong");
         await page.keyboard.press("Enter");
@@ -122,17 +133,21 @@ export async function screens({ playwright, origin, password, pictures }) {
 
         await page.goto(web);
         await take("consent");
+        await isInView(page, "Allow");
         assert.equal(await page.getByRole("button", { name: "Allow", exact: true }).count(), 1);
         await page.goto(local);
         await page.getByRole("button", { name: "Deny" }).click();
         await page.waitForURL(`${back}**`);
         assert.equal(new URL(page.url()).searchParams.get("error"), "access_denied");
 
-        await page.goto(`${origin}/.auth/login`);
+        await page.goto(`${origin}/`);
+        await page.waitForSelector("text=You are signed in");
         await take("signed-in");
         await page.getByRole("button", { name: "Sign out" }).click();
         await page.waitForSelector("text=You are signed out");
         await take("signed-out");
+        await page.goto(`${origin}/`);
+        await take("home");
         complaints.length = 0;
         await page.goto(`${origin}/.idp/auth?client_id=unknown`);
         await take("error");
@@ -143,6 +158,63 @@ export async function screens({ playwright, origin, password, pictures }) {
         const unlabelled = await page.evaluate(() => [...document.querySelectorAll("input:not([type=hidden]):not([hidden])")].filter((i) => !i.labels.length).length);
         assert.equal(unlabelled, 0);
         assert.equal(await page.evaluate(() => document.documentElement.lang), "en");
+        await context.close();
+      }
+    }
+  } finally {
+    await browser.close();
+    callback.close();
+  }
+}
+
+// Several servers: the choice on the consent page, the cards of the page of the house, and whoever has no access.
+export async function serverScreens({ playwright, origin, name, password, pictures }) {
+  const callback = createServer((_, reply) => reply.end("<title>back at the client</title>")).listen(0, "127.0.0.1");
+  await new Promise((resolve) => callback.once("listening", resolve));
+  const back = `http://127.0.0.1:${callback.address().port}/callback`;
+  const local = await client(origin, back, "Claude");
+  const browser = await launch(playwright);
+  try {
+    for (const [size, viewport] of Object.entries(SIZES)) {
+      for (const colorScheme of ["light", "dark"]) {
+        const context = await browser.newContext({ viewport, colorScheme });
+        const page = await context.newPage();
+        const complaints = [];
+        page.on("console", (message) => ["error", "warning"].includes(message.type()) && complaints.push(message.text()));
+        const take = (what) => picture(page, pictures, what, size, colorScheme);
+        const signIn = async () => {
+          await page.fill("#username", name);
+          await page.fill("#password", password);
+          await page.keyboard.press("Enter");
+        };
+        await page.goto(`${local}&resource=${encodeURIComponent(`${origin}/files/mcp`)}&resource=${encodeURIComponent(`${origin}/wiki/mcp`)}`);
+        await page.waitForSelector("h1:has-text('Claude wants to use Files and Wiki')");
+        assert.equal(await page.evaluate(() => document.activeElement.id), "username", "the field for the name has the focus");
+        await take("sign-in-with-name");
+        await page.goto(local);
+        await take("sign-in-to-choose");
+        await signIn();
+        await page.waitForSelector("legend");
+        assert.equal(await page.locator("input[type=checkbox]:checked").count(), 0);
+        await take("choose");
+        await page.getByRole("button", { name: "Allow", exact: true }).click();
+        await page.waitForSelector("text=Tick at least one server");
+        await take("choose-again");
+        await page.getByLabel("Wiki").check();
+        await page.getByRole("button", { name: "Allow", exact: true }).click();
+        await page.waitForURL(`${back}**`);
+        assert.ok(new URL(page.url()).searchParams.get("code"));
+        await page.goto(`${local}&resource=${encodeURIComponent(`${origin}/ledger/mcp`)}`);
+        await page.waitForSelector("text=This account may not use Ledger");
+        await take("no-server");
+        await page.goto(`${origin}/`);
+        assert.equal(await page.locator("section.card").count(), 2, "the ledger is not for this user");
+        assert.match(await page.getByRole("link", { name: "Add to VS Code" }).first().getAttribute("href"), /^vscode:mcp\/install\?/);
+        await page.locator("summary").first().click();
+        await take("servers");
+        const width = await page.evaluate(() => document.querySelector("header img").naturalWidth);
+        assert.ok(width > 0, "the logo is shown");
+        assert.deepEqual(complaints.filter((text) => !/status of 403/.test(text)), []);
         await context.close();
       }
     }
