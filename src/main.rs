@@ -15,7 +15,9 @@ fn main() -> ExitCode {
     match own_use(&arguments).unwrap_or_else(|| run(&arguments)) {
         Ok(code) => ExitCode::from(code),
         Err(message) => {
-            eprintln!("mcp-auth-proxy: {message}");
+            // A message may repeat what stands in a file.
+            let line: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+            eprintln!("mcp-auth-proxy: {line}");
             ExitCode::from(2)
         }
     }

@@ -12,7 +12,7 @@ use crate::login::password::MAX_PASSWORD_BYTES;
 /// of a htpasswd file.
 pub fn run(user: Option<&str>) -> Result<(), String> {
     if user.is_some_and(|name| !is_name(name)) {
-        return Err("--user: a name has 1 to 64 bytes, no colon, no control character, and no blank at its ends".into());
+        return Err("--user: a name has 1 to 64 bytes, and no colon, blank or control character".into());
     }
     let stdin = io::stdin();
     let password = if stdin.is_terminal() {

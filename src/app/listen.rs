@@ -16,6 +16,9 @@ const OWN_DESCRIPTORS: usize = 24;
 /// its session.
 const CHILD_DESCRIPTORS: usize = 7;
 
+/// No more child processes than this are counted on; the system would not have room for them.
+const MAX_CHILDREN: usize = 100_000;
+
 /// The listening sockets.
 pub struct Ports {
     /// Without TLS.
@@ -52,7 +55,8 @@ pub fn listen(option: &str, listen: Listen) -> Result<TcpListener, String> {
 /// of each request and stream, and those of child processes. If the system allows fewer, lowers the connection limit.
 pub(super) fn raise_descriptor_limit(config: &mut Config) {
     let connections = config.http.connections;
-    let children = config.servers.stdio().map(|stdio| stdio.max_children * CHILD_DESCRIPTORS).sum::<usize>();
+    let children =
+        config.servers.stdio().map(|stdio| stdio.max_children.min(MAX_CHILDREN) * CHILD_DESCRIPTORS).sum::<usize>();
     let upstream = config.admission.requests + config.admission.streams + children;
     let wanted = (connections + upstream + OWN_DESCRIPTORS) as u64;
     let mut limit = getrlimit(Resource::Nofile);

@@ -129,21 +129,27 @@ impl Publisher {
         let (old, before) = (self.published.now(), &self.current);
         for (server, resource) in servers.all.iter().zip(&all) {
             if let Backend::Stdio(stdio) = &server.backend {
-                resource.upstream.set_max_children(stdio.max_children);
+                resource.upstream.set_limits(stdio.limits());
             }
         }
-        let is_known = |name: &str| before.all.iter().any(|server| server.name == name);
-        let (changed, added): (Vec<_>, Vec<_>) = fresh.iter().cloned().partition(|name| is_known(name));
+        let known = |name: &str| before.all.iter().find(|server| server.name == name);
+        let (restarted, added): (Vec<_>, Vec<_>) = fresh.iter().cloned().partition(|name| known(name).is_some());
+        let is_changed = |server: &&ServerConfig| {
+            known(&server.name).is_some_and(|before| {
+                let same = ServerConfig { backend: server.backend.clone(), ..before.clone() } == **server;
+                !same || !before.backend.is_same(&server.backend)
+            })
+        };
+        let changed: Vec<_> = servers.all.iter().filter(is_changed).map(|server| server.name.clone()).collect();
         let is_gone = |name: &str| !servers.all.iter().any(|server| server.name == name);
         let removed: Vec<_> = before.all.iter().map(|s| s.name.clone()).filter(|name| is_gone(name)).collect();
 
         self.published.replace(table(&servers, all));
         self.admission.share_among(servers.all.len());
         self.current = servers;
-        for name in removed.iter().chain(&changed) {
-            self.streams.cut_if(|_, server| server == name);
+        for name in removed.iter().chain(&restarted) {
             if let Some(resource) = old.all().iter().find(|resource| resource.name == *name) {
-                retire(resource.upstream.clone(), self.patience);
+                retire(resource, self.streams.clone(), self.patience);
             }
         }
         drop(old);
@@ -167,11 +173,13 @@ impl Publisher {
     }
 }
 
-/// Ends a server that is not published any more, when its requests have been answered.
-fn retire(upstream: Arc<dyn Upstream>, patience: Duration) {
+/// Ends a server that is not published any more, when its requests have been answered. Streams that answer no request end
+/// at once.
+fn retire(resource: &ProtectedResource, streams: OpenStreams, patience: Duration) {
+    let (name, upstream, newest) = (resource.name.clone(), resource.upstream.clone(), streams.newest());
     or_log(spawn("retired server", move || {
         let deadline = Instant::now() + patience;
-        while Arc::strong_count(&upstream) > 1 && Instant::now() < deadline {
+        while (streams.cut_endless(&name, newest) || Arc::strong_count(&upstream) > 1) && Instant::now() < deadline {
             std::thread::sleep(LOOK_EVERY);
         }
         upstream.end();

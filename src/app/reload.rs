@@ -1,5 +1,6 @@
 //! SIGHUP: reads again what can change without a restart.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use signal_hook::consts::SIGHUP;
@@ -19,8 +20,13 @@ pub(super) fn reload_on_sighup(mut publisher: Publisher, retry: Option<Arc<Retry
         signal_hook::iterator::Signals::new([SIGHUP]).map_err(|e| format!("signals can't be handled: {e}"))?;
     spawn("reload", move || {
         for _ in signals.forever() {
-            if let Err(e) = reload(&mut publisher) {
-                log::error!(error = e.as_str(); "SIGHUP: nothing has changed, since something can't be read again");
+            // The thread has to be there for the next signal. The panic itself is in the log.
+            match catch_unwind(AssertUnwindSafe(|| reload(&mut publisher))) {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => {
+                    log::error!(error = e.as_str(); "SIGHUP: nothing has changed, since something can't be read again");
+                }
+                Err(_) => log::error!("SIGHUP: internal error while reading again; please report it"),
             }
             if let Some(retry) = &retry {
                 retry.retry();

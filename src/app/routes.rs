@@ -251,7 +251,10 @@ impl App {
         let is_stream = is_event_stream(response.headers.get(CONTENT_TYPE));
         let response = permit.attach(response, is_stream);
         match is_stream {
-            true => self.streams.attach(response, &target.resource.name, &identity.principal, &request.client),
+            true => {
+                let (name, is_endless) = (&target.resource.name, request.parts.method == Method::GET);
+                self.streams.attach(response, name, is_endless, &identity.principal, &request.client)
+            }
             false => response,
         }
     }

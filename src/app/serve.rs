@@ -6,8 +6,9 @@ use std::io::{self, IsTerminal};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::assemble::build;
 use super::config::servers::ServerConfig;
@@ -29,6 +30,8 @@ use crate::wake::Waker;
 
 /// Publishes the upstream server of `settings` until SIGTERM or SIGINT. The error is one line.
 pub fn run(settings: Settings) -> Result<(), String> {
+    // Until it is handled, SIGHUP would end the process.
+    let _ = signal_hook::flag::register(SIGHUP, Arc::new(AtomicBool::new(false)));
     start_log(&settings);
     warn_of_lookalikes();
     let is_unsure = settings.external_url == Settings::default().external_url || settings.listen.is_none();

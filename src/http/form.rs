@@ -30,7 +30,8 @@ impl Form {
     pub fn parse(text: &[u8]) -> Result<Form, String> {
         let mut pairs: Vec<(String, String)> = Vec::new();
         for (name, value) in form_urlencoded::parse(text) {
-            if pairs.len() >= MAX_PARAMETERS {
+            let is_box = name == "server";
+            if !is_box && pairs.iter().filter(|(n, _)| n != "server").count() >= MAX_PARAMETERS {
                 return Err("there are too many parameters".into());
             }
             if !matches!(&*name, "resource" | "server") && pairs.iter().any(|(n, _)| *n == name) {

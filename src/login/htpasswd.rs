@@ -28,7 +28,7 @@ pub fn accounts(text: &str) -> Result<Vec<Account>, String> {
             return refuse("a line is name:hash; make one with: mcp-auth-proxy hash-password --user NAME".into());
         };
         if !is_name(name) {
-            return refuse("a name has 1 to 64 bytes, and no control character or blank at its ends".into());
+            return refuse("a name has 1 to 64 bytes, and no blank or control character".into());
         }
         // Fields behind the hash, as some programs write them, are not needed.
         let hash = hash.split(':').next().unwrap_or_default();
@@ -41,6 +41,10 @@ pub fn accounts(text: &str) -> Result<Vec<Account>, String> {
             return refuse(format!("'{name}' is there twice"));
         }
         accounts.push(Account { name: name.into(), hash: hash.into() });
+    }
+    // Half a file, or one that is just being written, must not sign everybody out.
+    if accounts.is_empty() {
+        return Err("there is no user in it".into());
     }
     Ok(accounts)
 }
@@ -56,6 +60,11 @@ pub fn groups(text: &str) -> Result<Groups, String> {
             return Err(format!("line {at}: a group has 1 to 64 bytes, and no control character"));
         }
         for member in members.split_whitespace() {
+            if member.contains(',') {
+                return Err(format!(
+                    "line {at}: names stand behind one another with a blank between them, not a comma"
+                ));
+            }
             let of = groups.entry(member.to_string()).or_default();
             if !of.iter().any(|known| known == group) {
                 of.push(group.to_string());
@@ -69,8 +78,7 @@ pub fn groups(text: &str) -> Result<Groups, String> {
 pub fn is_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len())
         && !name.contains(':')
-        && !name.chars().any(char::is_control)
-        && name.trim() == name
+        && !name.chars().any(|c| c.is_control() || c.is_whitespace())
 }
 
 fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
@@ -101,14 +109,16 @@ mod tests {
 
     #[test]
     fn bcrypt_lines_are_taken_and_others_refused() {
-        let text = format!("# users\n\nalice:{GOOD}\nbob smith:{GOOD}:more\n");
+        let text = format!("# users\n\nalice:{GOOD}\nbob.smith:{GOOD}:more\n");
         let found = accounts(&text).unwrap();
-        assert_eq!(found.iter().map(|a| a.name.as_str()).collect::<Vec<_>>(), ["alice", "bob smith"]);
+        assert_eq!(found.iter().map(|a| a.name.as_str()).collect::<Vec<_>>(), ["alice", "bob.smith"]);
         assert_eq!(found[1].hash, GOOD);
         for (line, want) in [
             ("alice", "name:hash"),
             (":x", "1 to 64 bytes"),
             ("a\tb:x", "control"),
+            ("a b:x", "no blank"),
+            ("# nobody", "there is no user in it"),
             ("alice:secret", "not a bcrypt hash"),
             ("alice:$apr1$abc$def", "not a bcrypt hash"),
             ("alice:{SHA}abc=", "not a bcrypt hash"),
@@ -126,6 +136,6 @@ mod tests {
         let found = groups("# g\nops: alice bob\ndev:alice\nops: alice\n").unwrap();
         assert_eq!(found["alice"], ["ops", "dev"]);
         assert_eq!(found["bob"], ["ops"]);
-        assert!(groups("ops alice").is_err() && groups(": alice").is_err());
+        assert!(groups("ops alice").is_err() && groups(": alice").is_err() && groups("ops: alice, bob").is_err());
     }
 }

@@ -196,6 +196,10 @@ pub fn allow(
     let exp = now + CODE_LIFETIME;
     let Some(client) = suspended.client(core)? else { return Err(NotAllowed::NotRegistered) };
     let published = server.resources.now();
+    // The page was made for other servers.
+    if asked.of_file != published.whole().is_none() {
+        return Ok(refuse_access(core, suspended, "the servers here have changed; connect again"));
+    }
     let servers = usable(server, &published, asked, user)?;
     let is_usable = |url: &ResourceUrl| {
         published.named_by(url).is_some_and(|named| servers.iter().any(|server| server.name == named.name))
@@ -238,6 +242,7 @@ fn begin_grant(
             client: client.id.clone(),
             auth_method: client.auth_method,
             resources: Some(resources),
+            of_file: asked_by.of_file,
             phase: Phase::Pending {
                 code_challenge: asked_by.code_challenge,
                 redirect_uri: asked_by.redirect_uri,
@@ -357,6 +362,7 @@ pub fn read(server: &AuthorizationServer, query: &str, binding: &str) -> Result<
         state,
         code_challenge: challenge,
         resources,
+        of_file: server.resources.now().whole().is_none(),
         sign_in_anew: prompt.login,
         select_account: prompt.select_account,
         session: None,
@@ -446,6 +452,7 @@ mod tests {
             state: None,
             code_challenge: "challenge".into(),
             resources: None,
+            of_file: true,
             sign_in_anew: false,
             select_account: false,
             session: None,

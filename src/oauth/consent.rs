@@ -17,6 +17,10 @@ fn key(core: &Core, user: &User, request: &AuthorizationRequest, redirect: &Redi
         key.push('\0');
         key.push_str(url.as_str());
     }
+    // The same URL is another server then.
+    if request.of_file {
+        key.push_str("\0file");
+    }
     Some(digest(key.as_bytes()))
 }
 

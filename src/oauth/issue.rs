@@ -59,7 +59,8 @@ pub(super) fn tokens(
     let now = core.now();
     let exp = (now + core.lifetimes.access_token).min(grant.expires_at);
     let servers = audience.urls().iter().filter_map(|url| published.named_by(url));
-    let servers = servers.filter_map(|server| Some((server.name.clone(), server.rules_digest()?))).collect();
+    let servers = servers.filter(|_| published.whole().is_none());
+    let servers = servers.map(|server| (server.name.clone(), server.rules_digest())).collect();
     let access = AccessToken {
         iss: core.keys.issuer().to_string(),
         aud: audience,

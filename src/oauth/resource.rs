@@ -54,7 +54,7 @@ pub(super) fn denied(
     let mut denied = Vec::new();
     let Some(grant) = login.core.state.get::<Grant>(grant.as_str())? else { return Ok(denied) };
     for url in granted(&grant, &login.core.external.origin).urls() {
-        if let Some(server) = published.named_by(url)
+        if let Some(server) = published.named_for(url, grant.of_file)
             && !server.is_open_to(login, &grant.user.id)?
         {
             denied.push(url.clone());
@@ -88,9 +88,11 @@ pub(super) fn audience(
     let granted = granted(grant, origin);
     match requested {
         None => granted
-            .filter(|url| published.named_by(url).is_some())
+            .filter(|url| published.named_for(url, grant.of_file).is_some())
             .ok_or_else(|| invalid_target("no MCP server of this authorization is published at the moment".into())),
-        Some(requested) if requested.urls().iter().all(|url| published.include(&granted, url)) => Ok(requested.clone()),
+        Some(requested) if requested.urls().iter().all(|url| published.include(&granted, grant.of_file, url)) => {
+            Ok(requested.clone())
+        }
         Some(_) => Err(not_granted()),
     }
 }

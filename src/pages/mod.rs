@@ -20,4 +20,4 @@ pub use sign_in::{
     Problem, ProviderButton, SignInOptions, not_allowed, not_signed_in, sign_in, signed_out, to_provider,
 };
 pub use site::{Logo, MAX_LOGO, Site};
-pub use text::display_name;
+pub use text::{display_name, display_text};

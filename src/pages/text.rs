@@ -45,7 +45,7 @@ fn clean(text: &str, most: usize) -> String {
 }
 
 /// Cleans a longer text for display, as [`display_name`] does, and cuts it after 300 characters.
-pub(super) fn display_text(text: &str) -> String {
+pub fn display_text(text: &str) -> String {
     clean(text, MAX_TEXT)
 }
 

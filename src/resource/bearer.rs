@@ -70,10 +70,12 @@ pub fn verify(login: &Login, to: Destination<'_>, headers: &HeaderMap) -> Result
         TokenError::Invalid => Denial::BadToken("the token is not valid"),
         TokenError::Expired => Denial::BadToken("the token has expired"),
     })?;
-    if !to.resources.is_audience(&token.aud, to.target, to.path) {
+    let of_file = !token.servers.is_empty();
+    if !to.resources.is_audience(&token.aud, of_file, to.target, to.path) {
         return Err(Denial::BadToken("the token is for another resource"));
     }
-    if token.servers.get(&to.target.resource.name) != to.target.resource.rules_digest().as_ref() {
+    let rules = token.servers.get(&to.target.resource.name).map(String::as_str).unwrap_or_default();
+    if rules != to.target.resource.rules_digest() {
         return Err(Denial::BadToken(RULES_CHANGED));
     }
     if login.core.state.is_revoked(&token.grant) {

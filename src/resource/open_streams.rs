@@ -25,6 +25,8 @@ struct Open {
     grant: GrantId,
     /// The name of the server that the stream comes from.
     server: String,
+    /// It answers a GET, so it ends only when somebody ends it. Others answer a request.
+    is_endless: bool,
     /// The client's connection.
     client: Weak<ClientConnection>,
     /// When the user has to be checked again; at first, when the token that opened the stream expires.
@@ -37,6 +39,7 @@ impl OpenStreams {
         &self,
         mut response: Response,
         server: &str,
+        is_endless: bool,
         principal: &Principal,
         client: &ClientHandle,
     ) -> Response {
@@ -49,6 +52,7 @@ impl OpenStreams {
         let open = Open {
             grant: principal.grant.clone(),
             server: server.to_string(),
+            is_endless,
             client: Arc::downgrade(client.connection()),
             due: principal.expires_at,
         };
@@ -70,6 +74,24 @@ impl OpenStreams {
     /// All grants that have open streams.
     pub fn grants(&self) -> Vec<GrantId> {
         self.due(Timestamp::MAX)
+    }
+
+    /// The number of the newest stream.
+    pub fn newest(&self) -> u64 {
+        self.state().opened
+    }
+
+    /// Cuts those of the server's streams up to this number that end only when somebody ends them. Returns whether others
+    /// are still open, which answer a request.
+    pub fn cut_endless(&self, server: &str, newest: u64) -> bool {
+        let state = self.state();
+        let of_server = state.open.iter().filter(|(number, open)| **number <= newest && open.server == server);
+        let (endless, others): (Vec<_>, Vec<_>) = of_server.map(|(_, open)| open).partition(|open| open.is_endless);
+        let (clients, has_others) =
+            (endless.iter().filter_map(|o| o.client.upgrade()).collect::<Vec<_>>(), !others.is_empty());
+        drop(state);
+        clients.iter().for_each(|client| client.cut());
+        has_others
     }
 
     /// The servers that the grant has open streams of.

@@ -65,9 +65,9 @@ impl ProtectedResource {
         Ok(self.admits(user, record.as_ref().map(|record| &record.profile), &login.groups_of(user)))
     }
 
-    /// The digest of its rules, `None` without rules.
-    pub fn rules_digest(&self) -> Option<String> {
-        self.rules.as_ref().map(ServerRules::digest)
+    /// The digest of its rules; empty without rules.
+    pub fn rules_digest(&self) -> String {
+        self.rules.as_ref().map(ServerRules::digest).unwrap_or_default()
     }
 }
 
@@ -151,17 +151,21 @@ impl ProtectedResources {
         Some(Target { resource: self.all[*at].clone(), base })
     }
 
-    /// The server that a token for `url` is for.
+    /// The server that a URL names which a client asks for now.
     pub fn named_by(&self, url: &ResourceUrl) -> Option<&Arc<ProtectedResource>> {
+        self.named_for(url, self.by_base.is_some())
+    }
+
+    /// The server that a URL names in a grant or a token. `of_file` tells whether that was given for servers of a file, or for
+    /// one server that had the whole origin: the same URL then means another server.
+    pub fn named_for(&self, url: &ResourceUrl, of_file: bool) -> Option<&Arc<ProtectedResource>> {
         if let Some(whole) = self.whole() {
-            return Some(whole);
+            return Some(whole).filter(|_| !of_file);
         }
-        // A URL of the time when one server had the whole origin.
+        let exact = self.all.iter().find(|resource| of_file && resource.urls.contains(url));
+        // The URLs of a server that takes over from one that had the whole origin.
         let is_of_legacy = || ENDPOINTS.iter().any(|endpoint| url.covers(endpoint));
-        self.all
-            .iter()
-            .find(|resource| resource.urls.contains(url))
-            .or_else(|| self.legacy().filter(|_| is_of_legacy()))
+        exact.or_else(|| self.legacy().filter(|_| is_of_legacy()))
     }
 
     /// May a client ask for this URL? With several servers only for theirs, and for `/mcp` and `/sse` if those have a server.
@@ -170,20 +174,22 @@ impl ProtectedResources {
             || self.named_by(url).is_some_and(|resource| resource.urls.contains(url) || !url.covers("/"))
     }
 
-    /// Is a token with this audience good for a request for `path`, which `target` has?
-    pub fn is_audience(&self, audience: &Resources, target: &Target, path: &str) -> bool {
+    /// Is a token with this audience good for a request for `path`, which `target` has? `of_file` as in
+    /// [`Self::named_for`].
+    pub fn is_audience(&self, audience: &Resources, of_file: bool, target: &Target, path: &str) -> bool {
         if self.by_base.is_none() {
-            return audience.cover(path);
+            return !of_file && audience.cover(path);
         }
-        let is_its = |url: &ResourceUrl| self.named_by(url).is_some_and(|named| named.name == target.resource.name);
+        let is_its =
+            |url: &ResourceUrl| self.named_for(url, of_file).is_some_and(|named| named.name == target.resource.name);
         audience.urls().iter().any(is_its)
     }
 
-    /// Does a grant for the resources `granted` include `requested`?
-    pub fn include(&self, granted: &Resources, requested: &ResourceUrl) -> bool {
+    /// Does a grant for the resources `granted` include `requested`? `of_file` is that of the grant.
+    pub fn include(&self, granted: &Resources, of_file: bool, requested: &ResourceUrl) -> bool {
         let Some(server) = self.named_by(requested) else { return false };
-        let is_same = |url: &ResourceUrl| self.named_by(url).is_some_and(|named| named.name == server.name);
-        granted.urls().iter().any(|url| url == requested || (url.includes(requested) && is_same(url)))
+        let is_same = |url: &ResourceUrl| self.named_for(url, of_file).is_some_and(|named| named.name == server.name);
+        granted.urls().iter().any(|url| is_same(url) && (url == requested || url.includes(requested)))
     }
 }
 
@@ -325,7 +331,7 @@ mod tests {
         let several = several("");
         let is_for = |resources: &ProtectedResources, audience: &[&str], path: &str| {
             let audience = Resources::new(audience.iter().map(|text| url(text)).collect(), ORIGIN);
-            resources.is_audience(&audience, &resources.at(path).unwrap(), path)
+            resources.is_audience(&audience, true, &resources.at(path).unwrap(), path)
         };
         for audience in ["https://mcp.example.com/files/mcp", "https://mcp.example.com/files/sse"] {
             assert!(
@@ -367,9 +373,13 @@ mod tests {
         ] {
             let audience = Resources::new(vec![url(old)], ORIGIN);
             for (path, is_good) in [("/mcp", true), ("/wiki/mcp", true), ("/files/mcp", false)] {
-                assert_eq!(legacy.is_audience(&audience, &legacy.at(path).unwrap(), path), is_good, "{old} {path}");
+                assert_eq!(
+                    legacy.is_audience(&audience, false, &legacy.at(path).unwrap(), path),
+                    is_good,
+                    "{old} {path}"
+                );
             }
-            assert!(!none.is_audience(&audience, &none.at("/wiki/mcp").unwrap(), "/wiki/mcp"), "{old}");
+            assert!(!none.is_audience(&audience, false, &none.at("/wiki/mcp").unwrap(), "/wiki/mcp"), "{old}");
             assert_eq!(none.named_by(&url(old)).map(|r| r.name.as_str()), None);
         }
         assert!(legacy.can_be_requested(&url("https://mcp.example.com/mcp")));
@@ -377,9 +387,29 @@ mod tests {
             assert!(!legacy.can_be_requested(&url(bare)), "{bare}");
         }
         let granted = Resources::new(Vec::new(), ORIGIN);
-        assert!(legacy.include(&granted, &url("https://mcp.example.com/mcp")));
-        assert!(legacy.include(&granted, &url("https://mcp.example.com/wiki/mcp")));
-        assert!(!legacy.include(&granted, &url("https://mcp.example.com/files/mcp")), "it was for another server");
-        assert!(!none.include(&granted, &url("https://mcp.example.com/files/mcp")));
+        assert!(legacy.include(&granted, false, &url("https://mcp.example.com/mcp")));
+        assert!(legacy.include(&granted, false, &url("https://mcp.example.com/wiki/mcp")));
+        assert!(
+            !legacy.include(&granted, false, &url("https://mcp.example.com/files/mcp")),
+            "it was for another server"
+        );
+        assert!(!none.include(&granted, false, &url("https://mcp.example.com/files/mcp")));
+    }
+
+    #[test]
+    fn a_url_that_meant_the_one_server_does_not_mean_one_of_a_file_and_the_other_way_round() {
+        let (several, legacy, one) = (several(""), several("wiki"), one());
+        let files = url("https://mcp.example.com/files/mcp");
+        let audience = Resources::new(vec![files.clone()], ORIGIN);
+        for resources in [&several, &legacy] {
+            let target = resources.at("/files/mcp").unwrap();
+            assert!(resources.is_audience(&audience, true, &target, "/files/mcp"));
+            assert!(!resources.is_audience(&audience, false, &target, "/files/mcp"), "it was for another server");
+            assert!(!resources.include(&audience, false, &files) && resources.include(&audience, true, &files));
+        }
+        let target = one.at("/files/mcp").unwrap();
+        assert!(one.is_audience(&audience, false, &target, "/files/mcp"));
+        assert!(!one.is_audience(&audience, true, &target, "/files/mcp"), "it was for a server of a file");
+        assert!(one.include(&audience, false, &files) && !one.include(&audience, true, &files));
     }
 }

@@ -67,17 +67,20 @@ fn cut_ended(login: &Login, streams: &OpenStreams) {
     }
 }
 
-/// Cuts streams of servers that are not published any more, or whose rules do not admit the user.
+/// Cuts streams of servers whose rules do not admit the user, and of servers that are not published any more those that
+/// answer no request.
 fn cut_closed(login: &Login, streams: &OpenStreams, published: &ProtectedResources) {
     for id in streams.grants() {
         let Ok(Some(grant)) = login.core.state.get::<Grant>(id.as_str()) else { continue };
         for name in streams.servers(&id) {
-            let server = published.all().iter().find(|server| server.name == name);
+            let Some(server) = published.all().iter().find(|server| server.name == name) else {
+                streams.cut_endless(&name, u64::MAX);
+                continue;
+            };
             // If the store can't be read, the next call checks again.
-            let is_open = server.is_some_and(|server| server.is_open_to(login, &grant.user.id).unwrap_or(true));
-            if !is_open {
+            if !server.is_open_to(login, &grant.user.id).unwrap_or(true) {
                 let cut = streams.cut_if(|of, from| *of == id && from == name);
-                log::info!(user:% = grant.user.id, grant:% = id, server = name.as_str(), streams = cut; "streams were cut: the server is not published any more, or its allow rules do not fit the user");
+                log::info!(user:% = grant.user.id, grant:% = id, server = name.as_str(), streams = cut; "streams were cut: the server's allow rules do not fit the user");
             }
         }
     }

@@ -42,7 +42,7 @@ pub(super) fn nearest(object: Object, name: &str) -> Option<String> {
     everywhere
         .map(|(of, key)| {
             (
-                strsim::jaro_winkler(&name.to_lowercase(), &key.to_lowercase()) + if of == object { 0.01 } else { 0.0 },
+                strsim::jaro_winkler(&name.to_lowercase(), &key.to_lowercase()) + if of == object { 0.05 } else { 0.0 },
                 of,
                 key,
             )

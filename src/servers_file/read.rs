@@ -342,13 +342,17 @@ impl Reader<'_> {
             }
             Some(Passed::Refuse(why)) => return self.refuse(member.line, name, *why),
             None => {
-                let near =
-                    nearest(object, &member.name).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+                let near = nearest(object, &member.name);
+                let did_you_mean = near.as_ref().map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+                // Only this program reads what is under `proxy`, and a misspelt rule would let everybody in.
+                if object != Object::Server || near.is_some_and(|near| near.starts_with("proxy")) {
+                    return self.refuse(member.line, name, format!("there is no such key{did_you_mean}"));
+                }
                 self.note(
                     log::Level::Warn,
                     member.line,
                     name,
-                    &format!("no client and no version of this proxy has this key; it has no effect{near}"),
+                    &format!("no client and no version of this proxy has this key; it has no effect{did_you_mean}"),
                 );
             }
         }

@@ -80,6 +80,9 @@ pub struct Grant {
     /// What it gives access to; `None` in a row of an earlier version, which is for the whole origin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+    /// The resources are servers of a servers file. False if one server had the whole origin when it was given.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub of_file: bool,
     /// Its phase.
     pub phase: Phase,
     /// Longest lifetime of the access tokens issued for it, in seconds. Kept because the configured lifetime may be

@@ -49,8 +49,8 @@ pub struct AccessToken {
     /// Digest of the provider's allow rules that admitted the user; `None` for a user who signed in by password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rules: Option<String>,
-    /// For each server of the audience that has allow rules of its own, by its name, the digest of those that admitted the
-    /// user.
+    /// For each server of the audience, by its name, the digest of its allow rules, which have admitted the user; empty for
+    /// one without rules. Nothing if the token is for one server that has the whole origin.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub servers: BTreeMap<String, String>,
 }

@@ -63,6 +63,9 @@ pub struct AuthorizationRequest {
     /// chooses on the consent page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+    /// The resources are servers of a servers file, or can be chosen from them.
+    #[serde(default)]
+    pub of_file: bool,
     /// The client asked for a new sign-in: a session is not enough.
     #[serde(default)]
     pub sign_in_anew: bool,
@@ -237,6 +240,7 @@ mod tests {
             state: None,
             code_challenge: text(),
             resources: Some(Resources::new(Vec::new(), keys.issuer())),
+            of_file: false,
             sign_in_anew: false,
             select_account: false,
             session: None,

@@ -1,6 +1,7 @@
 //! The trait that every kind of MCP server behind the proxy implements.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::check::Trouble;
 use crate::http::{Request, Response};
@@ -15,6 +16,17 @@ pub struct ForwardedIdentity {
     /// The part of the request's path that stands before the server's own, such as `/files` in `/files/mcp`; empty for a
     /// server that has the whole origin.
     pub base: String,
+}
+
+/// Limits on the processes of a stdio server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessLimits {
+    /// At one time.
+    pub children: usize,
+    /// Kept ready for the next session.
+    pub spare: usize,
+    /// How long one may be idle before it is ended.
+    pub idle: Duration,
 }
 
 /// An MCP server.
@@ -33,8 +45,8 @@ pub trait Upstream: Send + Sync + 'static {
     /// Releases what has not been used for a while; called from time to time.
     fn tidy(&self) {}
 
-    /// Sets how many processes it may run at one time, if it runs any.
-    fn set_max_children(&self, _most: usize) {}
+    /// Changes the limits on the processes that it runs, if it runs any.
+    fn set_limits(&self, _limits: ProcessLimits) {}
 
     /// Ends the processes that it runs, if any; called once, when requests have been answered.
     fn end(&self) {}

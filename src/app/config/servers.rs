@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue};
 use rustix::process::{Resource, geteuid, getrlimit};
 
 use crate::flags::{FLAGS, Settings};
+use crate::pages::{display_name, display_text};
 use crate::rules::ServerRules;
 use crate::servers_file::{self, Entry, Note, Proxied, Transport};
 use crate::upstream::UpstreamConfig;
@@ -85,11 +86,13 @@ impl Servers {
 
 impl Backend {
     /// Is a server that is reached in this way the same as one that is reached in the `other`? The number of processes that
-    /// it may have makes no difference.
+    /// it may have, and how long, make no difference.
     pub fn is_same(&self, other: &Backend) -> bool {
         match (self, other) {
             (Backend::Stdio(one), Backend::Stdio(two)) => {
-                *one == StdioConfig { max_children: one.max_children, ..two.clone() }
+                let limits = one.limits();
+                let two = StdioConfig { max_children: limits.children, spare: limits.spare, ..two.clone() };
+                *one == StdioConfig { idle_timeout: limits.idle, ..two }
             }
             _ => self == other,
         }
@@ -184,8 +187,8 @@ fn of_entry(s: &Settings, entry: &Entry, share: usize, methods: &[&str]) -> Resu
         name: entry.path.clone(),
         base: format!("/{}", entry.path),
         endpoint: "/mcp".into(),
-        title: proxy.title.clone().unwrap_or_else(|| entry.name.clone()),
-        description: proxy.description.clone().unwrap_or_default(),
+        title: display_name(proxy.title.as_ref().unwrap_or(&entry.name)),
+        description: display_text(proxy.description.as_deref().unwrap_or_default()),
         rules: rules.map_err(|why| format!("proxy.allow: {why}"))?,
         is_legacy: proxy.is_legacy,
         max_requests: proxy.max_requests,
@@ -217,6 +220,9 @@ fn http_entry(
         }
         if is_authorization && config.bearer_token.is_some() {
             return Err("headers: Authorization and proxy.bearerToken are both set; remove one".into());
+        }
+        if config.headers.iter().any(|(known, _)| *known == name) {
+            return Err(format!("headers: {name} is there twice; the case of letters makes no difference"));
         }
         let mut value =
             HeaderValue::from_str(value).map_err(|_| format!("headers: the value of {name} can't be sent"))?;

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::upstream::forward::ProcessLimits;
 use crate::upstream::stdio::process::users::RunAs;
 
 /// The stdio server and how it is run.
@@ -50,6 +51,11 @@ pub struct StdioConfig {
 }
 
 impl StdioConfig {
+    /// The limits on its processes.
+    pub fn limits(&self) -> ProcessLimits {
+        ProcessLimits { children: self.max_children, spare: self.spare, idle: self.idle_timeout }
+    }
+
     /// Is a session with the server of this name one of this server?
     pub(crate) fn has_session(&self, server: Option<&str>) -> bool {
         match server {

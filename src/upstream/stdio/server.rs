@@ -7,7 +7,7 @@ use http::StatusCode;
 use crate::http::{Request, Response};
 use crate::identity::{ClientId, User};
 use crate::login::Login;
-use crate::upstream::forward::{ForwardedIdentity, Upstream};
+use crate::upstream::forward::{ForwardedIdentity, ProcessLimits, Upstream};
 use crate::upstream::stdio::config::StdioConfig;
 use crate::upstream::stdio::manager::ProcessManager;
 use crate::upstream::stdio::owner::Owner;
@@ -63,8 +63,8 @@ impl Upstream for StdioUpstream {
         Some(ENDPOINT)
     }
 
-    fn set_max_children(&self, most: usize) {
-        self.0.set_max_children(most);
+    fn set_limits(&self, limits: ProcessLimits) {
+        self.0.set_limits(limits);
     }
 
     fn end(&self) {

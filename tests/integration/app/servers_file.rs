@@ -230,13 +230,25 @@ fn what_is_wrong_is_told_with_line_server_and_key() {
 
 #[test]
 fn keys_that_nobody_knows_get_a_suggestion() {
-    let content =
-        parse(r#"{"mcpServers": {"a": {"comand": "x", "command": "y", "proxy": {"titel": "t"}, "zzz": 1}}}"#).unwrap();
+    let content = parse(r#"{"mcpServers": {"a": {"comand": "x", "command": "y", "zzz": 1}}}"#).unwrap();
     let warnings = warnings(&content);
     assert!(warnings[0].contains(
         "comand: no client and no version of this proxy has this key; it has no effect; did you mean command?"
     ));
-    assert!(warnings.iter().any(|w| w.contains("proxy.titel") && w.contains("proxy.title?")), "{warnings:?}");
+    // What only this program reads, it has to know: a rule that is not there lets everybody in.
+    for (key, want) in [
+        (r#""proxy": {"alow": {"users": ["bob"]}}"#, "proxy.alow: there is no such key; did you mean proxy.allow?"),
+        (
+            r#""proxy": {"allow": {"user": ["bob"]}}"#,
+            "proxy.allow.user: there is no such key; did you mean proxy.allow.users?",
+        ),
+        (r#""proxy": {"zzz": 1}"#, "proxy.zzz: there is no such key"),
+        (r#""Proxy": {"allow": {}}"#, "Proxy: there is no such key; did you mean proxy?"),
+        (r#""allow": {"users": ["bob"]}"#, "allow: there is no such key; did you mean proxy.allow?"),
+    ] {
+        let error = parse(&format!(r#"{{"mcpServers": {{"a": {{"command": "y", {key}}}}}}}"#)).unwrap_err();
+        assert!(error.contains(want), "{key}: {error}");
+    }
     assert!(warnings.iter().any(|w| w.contains("zzz") && !w.contains("did you mean")), "{warnings:?}");
 }
 

@@ -135,6 +135,9 @@ fn who_is_taken_out_or_changes_the_password_is_signed_out_and_the_others_are_not
     write(&proxy.data, "users", "alice:{SHA}x\n");
     proxy.signal("HUP");
     proxy.has_logged("line 1: the hash of 'alice' is not a bcrypt hash");
+    write(&proxy.data, "users", "# being written\n");
+    proxy.signal("HUP");
+    proxy.has_logged("there is no user in it");
     assert_eq!(call(&proxy, &a.access).status, 200);
 }
 

@@ -153,6 +153,54 @@ fn changed_rules_end_tokens_streams_and_what_a_refresh_gives() {
 }
 
 #[test]
+fn requests_of_a_server_that_goes_or_changes_are_answered_and_limits_change_without_a_restart() {
+    let proxy = start(&json!({ "one": stdio(), "two": stdio() }), &[]);
+    let client = Client::public(&proxy);
+    let token = granted(&proxy, &client, &["/one/mcp", "/two/mcp"]).access;
+    let mut changes = McpClient::new(&proxy, "/one/mcp", token.clone());
+    changes.initialize();
+    let mut goes = McpClient::new(&proxy, "/two/mcp", token.clone());
+    goes.initialize();
+    let pid = changes.result("pid", json!({}));
+    let limits = json!({ "stdio": { "idleTimeout": "90s", "spare": 0, "maxChildren": 3 } });
+    reload(&proxy, &json!({ "one": with(stdio(), limits), "two": stdio() }), DONE);
+    assert_eq!(changes.result("pid", json!({})), pid, "limits need no other process");
+
+    let (mut first, mut second) =
+        (changes.stream("sleep", json!({ "seconds": 2 })), goes.stream("sleep", json!({ "seconds": 2 })));
+    let mut other = stdio();
+    other["env"] = json!({ "ANOTHER": "value" });
+    reload(&proxy, &json!({ "one": other }), DONE);
+    assert!(proxy.log().contains("\"changed\":\"one\"") && proxy.log().contains("\"removed\":\"two\""));
+    for stream in [&mut first, &mut second] {
+        let answer = stream.message().unwrap_or_else(|| panic!("{}", proxy.log()));
+        assert_eq!(answer["result"]["slept"], true);
+    }
+    let env = changes.result("environment", json!({}));
+    assert_eq!(env["ANOTHER"], "value", "its session goes on with the server as it is now");
+}
+
+#[test]
+fn nothing_that_a_file_can_be_keeps_later_reloads_away() {
+    let files = FakeUpstream::ok();
+    let good = json!({ "files": http(&files), "script": stdio() });
+    let proxy = start(&good, &[]);
+    let path = proxy.data.path("mcp.json");
+    let user = json!({ "stdio": { "user": "4294967295:4294967295" } });
+    reload(&proxy, &json!({ "script": with(stdio(), user) }), FAULTY);
+    std::fs::remove_file(&path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let before = proxy.log().matches(FAULTY).count();
+    proxy.signal("HUP");
+    eventually("a pipe is refused", || proxy.log().matches(FAULTY).count() > before);
+    std::fs::remove_file(&path).unwrap();
+    let mut changed = good.clone();
+    changed["new"] = http(&files);
+    reload(&proxy, &changed, DONE);
+    assert_eq!(proxy.send("GET", "/new/mcp", &[], b"").status, 401);
+}
+
+#[test]
 fn a_stream_of_a_server_that_goes_ends() {
     let proxy = start(&json!({ "one": stdio(), "two": stdio() }), &[]);
     let client = Client::public(&proxy);

@@ -231,6 +231,7 @@ fn tokens_from_before_work_only_at_the_server_that_takes_over() {
     let client = Client::public(&before);
     let (id, whole) = (client.id.clone(), client.tokens());
     let at_mcp = granted(&before, &client, &["/mcp"]);
+    let at_files = granted(&before, &client, &["/files/mcp"]);
     let (data, port) = (before.data.clone(), before.port);
     drop(before);
 
@@ -244,6 +245,9 @@ fn tokens_from_before_work_only_at_the_server_that_takes_over() {
             assert_eq!(get(&proxy, &old.access, path).status, status, "{path}");
         }
     }
+    // What was asked for then is now the URL of another server, which nobody has allowed.
+    assert_eq!(get(&proxy, &at_files.access, "/files/mcp").status, 401);
+    assert_eq!(client.refresh(&at_files.refresh).error(), "invalid_target");
     assert_eq!(upstream.last().target, "/mcp", "it is the endpoint of the server's URL");
     let renewed = tokens(&client.refresh(&whole.refresh));
     assert_eq!(get(&proxy, &renewed.access, "/mcp").status, 200);
@@ -255,10 +259,19 @@ fn tokens_from_before_work_only_at_the_server_that_takes_over() {
     drop(proxy);
 
     let proxy = start_in(data, port, &json!({ "files": http(&upstream) }), &[]);
-    let client = Client { transport: &proxy, id, secret: None, redirect: String::new() };
+    let redirect = crate::support::flow::REDIRECT.to_string();
+    let client = Client { transport: &proxy, id, secret: None, redirect };
     assert_eq!(get(&proxy, &narrowed.access, "/files/mcp").status, 401, "nothing takes over");
     let refused = client.refresh(&narrowed.refresh);
     assert_eq!(refused.error(), "invalid_target", "{}", refused.text());
+    let of_file = granted(&proxy, &client, &["/files/mcp"]);
+    let (data, port, id) = (proxy.data.clone(), proxy.port, client.id.clone());
+    drop(proxy);
+    // And back: a token for a server of the file is none for the one server.
+    let proxy = Proxy::start_in(data, port, upstream.port, &[]);
+    assert_eq!(get(&proxy, &of_file.access, "/files/mcp").status, 401);
+    let client = Client { transport: &proxy, id, secret: None, redirect: String::new() };
+    assert_eq!(client.refresh(&of_file.refresh).error(), "invalid_target");
 }
 
 #[test]
@@ -380,6 +393,7 @@ fn a_file_that_others_can_write_or_with_an_error_does_not_start() {
         (r#"{"url": "wiki"}"#, "server 'a', url: it must look like"),
         (r#"{"url": "http://h", "headers": {"Host": "x"}}"#, "headers: host belongs to the connection"),
         (r#"{"url": "http://h", "headers": {"X-Forwarded-User": "x"}}"#, "headers: x-forwarded-user belongs"),
+        (r#"{"url": "http://h", "headers": {"X-A": "1", "x-a": "2"}}"#, "headers: x-a is there twice"),
         (r#"{"url": "http://h", "headers": {"Content_Length": "x"}}"#, "headers: content_length belongs"),
         (r#"{"url": "http://h", "headers": {"Authorization": "x"}, "proxy": {"bearerToken": "y"}}"#, "are both set"),
         (r#"{"url": "http://h", "proxy": {"allow": {"users": ["alice"]}}}"#, "proxy.allow: 'alice' fits nobody"),

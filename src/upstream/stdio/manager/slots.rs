@@ -87,7 +87,7 @@ impl ProcessManager {
             }
             // Callers that already wait go first: a new caller treats their slots as taken.
             let awaited = if is_waiting { 0 } else { state.waiting };
-            if state.children + awaited < self.max_children() {
+            if state.children + awaited < self.limits().children {
                 state.children += 1;
                 return Ok(ManagedSlot::new(self));
             }
@@ -115,7 +115,7 @@ impl ProcessManager {
             }
             is_waiting = true;
         }
-        log::warn!(server = self.config.server.as_str(), children = self.max_children(); "no MCP server process can be started: the limit is reached and all are busy (--stdio-max-children, STDIO_MAX_CHILDREN)");
+        log::warn!(server = self.config.server.as_str(), children = self.limits().children; "no MCP server process can be started: the limit is reached and all are busy (--stdio-max-children, STDIO_MAX_CHILDREN)");
         Err("the limit of MCP server processes is reached and all are busy; try again".into())
     }
 

@@ -30,6 +30,7 @@ impl ProcessManager {
     /// Ends idle and stuck processes, drops unused sessions from memory, and saves when sessions were last used.
     pub(crate) fn sweep(&self) {
         let (now, lifetime) = (self.login.core.now(), self.config.session_lifetime);
+        let idle_timeout = self.limits().idle;
         let state = self.state();
         let sessions: Vec<_> = state.sessions.values().cloned().collect();
         let entries: Vec<_> = state.shared.values().cloned().collect();
@@ -38,7 +39,7 @@ impl ProcessManager {
         for session in &sessions {
             let unused = session.unused();
             session.give_up();
-            if unused >= self.config.idle_timeout && session.idleness().is_some_and(|i| !i.is_heard) {
+            if unused >= idle_timeout && session.idleness().is_some_and(|i| !i.is_heard) {
                 session.park();
             }
             let mut state = self.state();
@@ -52,13 +53,13 @@ impl ProcessManager {
             // The table and this sweep's list hold two references, so a third means that the session is in use. No new
             // one can appear while the table is locked.
             let is_held = Arc::strong_count(session) > 2;
-            if unused >= self.config.idle_timeout && !is_held && session.is_dispensable() {
+            if unused >= idle_timeout && !is_held && session.is_dispensable() {
                 state.sessions.remove(session.name());
             }
         }
         to_save.iter().for_each(|s| self.save_session(s));
         for shared in entries.iter().filter_map(|entry| entry.child()) {
-            let is_idle = shared.is_unheard() && shared.used().elapsed() >= self.config.idle_timeout;
+            let is_idle = shared.is_unheard() && shared.used().elapsed() >= idle_timeout;
             if shared.is_stuck() || (is_idle && !self.config.is_shared) {
                 shared.end();
             }
@@ -72,8 +73,7 @@ impl ProcessManager {
             let is_over = state.child.as_ref().is_none_or(|child| child.has_ended());
             // Keep the entry of an ended process until `idle_timeout` after its last use, because the next start checks
             // whether it crashed.
-            let is_forgiven =
-                state.child.as_ref().is_none_or(|child| child.used().elapsed() >= self.config.idle_timeout);
+            let is_forgiven = state.child.as_ref().is_none_or(|child| child.used().elapsed() >= idle_timeout);
             // Without its entry a server that crashes would be started again at once.
             let is_paused = is_remembered(state.not_before);
             !is_over || !is_forgiven || is_paused || Arc::strong_count(entry) > 1

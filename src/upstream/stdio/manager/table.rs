@@ -1,8 +1,8 @@
 //! All processes and sessions, under one lock.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 use std::time::Instant;
 
 use crate::clock::Timestamp;
@@ -10,6 +10,7 @@ use crate::identity::UserId;
 use crate::lock::Unpoisoned;
 use crate::login::Login;
 use crate::store::rows::McpSession;
+use crate::upstream::forward::ProcessLimits;
 use crate::upstream::stdio::config::StdioConfig;
 use crate::upstream::stdio::mux::probe::Revisions;
 use crate::upstream::stdio::mux::shared_process::SharedProcess;
@@ -26,8 +27,8 @@ pub(crate) struct ProcessManager {
     pub(super) config: StdioConfig,
     pub(super) launch: Launch,
     pub(super) state: Mutex<State>,
-    /// Most processes at one time.
-    pub(super) max_children: AtomicUsize,
+    /// What a reload of the servers file can change.
+    pub(super) limits: RwLock<ProcessLimits>,
     /// Number of processes that were told to end and still hold a slot.
     pub(super) leaving: AtomicUsize,
     pub(super) has_room: WaitList,
@@ -119,7 +120,7 @@ impl ProcessManager {
             })
             .map_err(|e| format!("the state can't be read: {e}"))?;
         Ok(Arc::new_cyclic(|me| ProcessManager {
-            max_children: AtomicUsize::new(config.max_children),
+            limits: RwLock::new(config.limits()),
             login,
             config,
             launch,
@@ -131,14 +132,13 @@ impl ProcessManager {
         }))
     }
 
-    /// Most processes at one time.
-    pub(crate) fn max_children(&self) -> usize {
-        self.max_children.load(Ordering::Relaxed)
+    pub(crate) fn limits(&self) -> ProcessLimits {
+        *self.limits.read().unpoisoned()
     }
 
-    /// Sets how many processes there may be at one time. Those that are too many stay until they end by themselves.
-    pub(crate) fn set_max_children(&self, most: usize) {
-        self.max_children.store(most, Ordering::Relaxed);
+    /// Changes the limits. Processes that are too many stay until they end by themselves.
+    pub(crate) fn set_limits(&self, limits: ProcessLimits) {
+        *self.limits.write().unpoisoned() = limits;
         self.has_room.wake();
     }
 

@@ -35,7 +35,7 @@ impl ProcessManager {
     /// identify the owner, so no other owner can use it. Without an owner, it only checks that the server works and
     /// lets npx download it.
     pub(crate) fn prepare_spare(&self, owner: Option<Owner>) {
-        let wanted = if self.config.is_shared { 0 } else { self.config.spare };
+        let wanted = if self.config.is_shared { 0 } else { self.limits().spare };
         let mut state = self.state();
         let is_for = |s: &WarmProcess| match (&s.owner, &owner) {
             (Some(a), Some(b)) => a.is_same(b),
@@ -46,7 +46,7 @@ impl ProcessManager {
             return;
         }
         let other = (state.spares.len() >= wanted).then(|| state.spares.remove(0));
-        let has_room = state.children < self.max_children();
+        let has_room = state.children < self.limits().children;
         state.children += usize::from(has_room);
         drop(state);
         drop(other);

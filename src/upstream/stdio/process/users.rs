@@ -45,6 +45,9 @@ impl RunAs {
                 return Err(format!("there is no user '{user}'; create it, or give numeric ids, as in 1000:1000"));
             }
         };
+        if found.uid == u32::MAX || found.gid == u32::MAX {
+            return Err(format!("{} is no id of a user or a group", u32::MAX));
+        }
         if found.uid == 0 {
             return Err("the user must not be root".into());
         }

@@ -121,7 +121,7 @@ fn open_stream(app: &Local, access: &str) -> ((Response, ClientHandle), TcpStrea
         body: Payload::Stream { reader: Box::new(std::io::empty()), length: None },
         ..Response::new(http::StatusCode::OK)
     };
-    ((app.streams().attach(stream, "", &principal, &client), client), socket)
+    ((app.streams().attach(stream, "", true, &principal, &client), client), socket)
 }
 
 fn is_cut(mut socket: &TcpStream) -> bool {
