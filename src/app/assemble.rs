@@ -100,6 +100,7 @@ pub fn build(
         let (name, upstream) = (resource.name.clone(), Arc::downgrade(&resource.upstream));
         spawn("upstream check", move || check_upstream(&name, &upstream))?;
     }
+    publish::warm_up(published.now().all())?;
     run_housekeeping(core.clone(), published.clone())?;
     watch_streams(login.clone(), streams.clone(), published.clone())?;
     let failed = |e| format!("the server can't be started: {e}");

@@ -17,6 +17,8 @@ use crate::upstream::http::HttpUpstream;
 use crate::upstream::stdio::StdioUpstream;
 use crate::url::ExternalUrl;
 
+/// Pause between the starts of servers.
+const BETWEEN_STARTS: Duration = Duration::from_millis(250);
 /// How often it is looked whether the requests of a server that is not published any more have been answered.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -64,6 +66,24 @@ fn resource(server: &ServerConfig, origin: &str, upstream: Arc<dyn Upstream>) ->
         max_requests: server.max_requests,
         upstream,
     }
+}
+
+/// Starts what should be ready before the first request. Of several servers, one after the other: a small machine could not
+/// start all of them at once.
+pub(super) fn warm_up(resources: &[Arc<ProtectedResource>]) -> Result<(), String> {
+    if let [only] = resources {
+        only.upstream.warm_up();
+        return Ok(());
+    }
+    let all: Vec<_> = resources.iter().map(|resource| Arc::downgrade(&resource.upstream)).collect();
+    spawn("warm-up", move || {
+        for upstream in all {
+            if let Some(upstream) = upstream.upgrade() {
+                upstream.warm_up();
+            }
+            std::thread::sleep(BETWEEN_STARTS);
+        }
+    })
 }
 
 /// Servers that are set up and not published yet.
@@ -153,23 +173,26 @@ impl Publisher {
             }
         }
         drop(old);
+        let now = self.published.now();
+        let is_fresh = |resource: &&Arc<ProtectedResource>| fresh.contains(&resource.name);
+        let fresh: Vec<_> = now.all().iter().filter(is_fresh).cloned().collect();
+        or_log(warm_up(&fresh));
         if self.is_checked {
-            self.check(&fresh);
+            check(&fresh);
         }
         log::info!(servers = self.current.all.len(), added = added.join(",").as_str(), changed = changed.join(",").as_str(), removed = removed.join(",").as_str(); "the servers of the servers file are published");
-    }
-
-    fn check(&self, names: &[String]) {
-        let now = self.published.now();
-        for resource in now.all().iter().filter(|resource| names.contains(&resource.name)) {
-            let (name, upstream) = (resource.name.clone(), Arc::downgrade(&resource.upstream));
-            or_log(spawn("upstream check", move || check_upstream(&name, &upstream)));
-        }
     }
 
     /// Cuts the streams of users who may not have them any more.
     pub(super) fn recheck_streams(&self) {
         stream_recheck::recheck_streams(&self.login, &self.streams, &self.published.now());
+    }
+}
+
+fn check(resources: &[Arc<ProtectedResource>]) {
+    for resource in resources {
+        let (name, upstream) = (resource.name.clone(), Arc::downgrade(&resource.upstream));
+        or_log(spawn("upstream check", move || check_upstream(&name, &upstream)));
     }
 }
 

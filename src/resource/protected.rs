@@ -180,8 +180,14 @@ impl ProtectedResources {
         if self.by_base.is_none() {
             return !of_file && audience.cover(path);
         }
-        let is_its =
-            |url: &ResourceUrl| self.named_for(url, of_file).is_some_and(|named| named.name == target.resource.name);
+        // Without a look at all servers, since each request comes by here.
+        let resource = &target.resource;
+        let is_its = |url: &ResourceUrl| match of_file && resource.urls.contains(url) {
+            true => true,
+            false => {
+                resource.is_legacy && self.named_for(url, of_file).is_some_and(|named| named.name == resource.name)
+            }
+        };
         audience.urls().iter().any(is_its)
     }
 

@@ -39,6 +39,9 @@ pub trait Upstream: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Starts what should be ready before the first request, and checks by it whether the server works.
+    fn warm_up(&self) {}
+
     /// A user has just allowed a client, which will send its first request soon.
     fn expect(&self, _user: &User, _client: &ClientId) {}
 

@@ -121,11 +121,13 @@ class OAuthClient:
             self.client_id = json.loads(text)["client_id"]
         return status
 
-    def authorize(self):
+    def authorize(self, resource=None):
         """The token response, once the user has signed in and consented."""
         verifier = secrets.token_urlsafe(40)
         challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode().rstrip("=")
         query = {"response_type": "code", "client_id": self.client_id, "redirect_uri": REDIRECT, "state": "s", "code_challenge": challenge, "code_challenge_method": "S256"}
+        if resource:
+            query["resource"] = resource
         page = self.ask("GET", "/.idp/auth?" + urllib.parse.urlencode(query))[2]
         request = re.search(r'name="request" value="([^"]+)"', page).group(1)
         status, headers, page = self.ask("POST", "/.auth/login", urllib.parse.urlencode({"request": request, "password": self.password, "decision": "allow"}), FORM)

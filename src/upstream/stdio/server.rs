@@ -32,12 +32,15 @@ impl StdioUpstream {
         }
         let manager = ProcessManager::new(config, login)?;
         manager.start_sweeping()?;
-        manager.prepare_spare(manager.last_account());
         Ok(StdioUpstream(manager))
     }
 }
 
 impl Upstream for StdioUpstream {
+    fn warm_up(&self) {
+        self.0.prepare_spare(self.0.last_account());
+    }
+
     /// Starts a process, because a session will begin soon.
     fn expect(&self, user: &User, client: &ClientId) {
         self.0.prepare_spare(Some(self.0.owner(&user.id, user.email.clone(), client)));

@@ -1,8 +1,9 @@
 //! Ends idle processes, drops unused sessions from memory, and ends all processes at shutdown.
 
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+use crate::lock::Unpoisoned;
 use crate::net::cancellation::Cancellation;
 use crate::upstream::stdio::backoff::is_remembered;
 use crate::upstream::stdio::manager::table::{ProcessManager, State};
@@ -11,20 +12,58 @@ use crate::upstream::stdio::manager::table::{ProcessManager, State};
 /// SIGKILL).
 const END_TIMEOUT: Duration = Duration::from_secs(6);
 
-impl ProcessManager {
-    /// Starts the thread that runs [`Self::sweep`] periodically. The error is one line.
-    pub(crate) fn start_sweeping(self: &Arc<Self>) -> Result<(), String> {
-        let manager = Arc::downgrade(self);
-        let pause = (self.config.idle_timeout / 4).clamp(Duration::from_millis(250), Duration::from_secs(30));
-        let sweep = move || {
-            while let Some(manager) = manager.upgrade() {
-                manager.sweep();
-                drop(manager);
-                std::thread::sleep(pause);
+/// The managers, each with the time of its next sweep.
+static SWEEPER: Mutex<Sweeper> = Mutex::new(Sweeper { managers: Vec::new(), is_running: false });
+static CHANGED: Condvar = Condvar::new();
+
+struct Sweeper {
+    managers: Vec<(Weak<ProcessManager>, Instant)>,
+    is_running: bool,
+}
+
+/// Sweeps each manager when it is due, for as long as there is one.
+fn sweep_all() {
+    let mut sweeper = SWEEPER.lock().unpoisoned();
+    loop {
+        let now = Instant::now();
+        sweeper.managers.retain(|(manager, _)| manager.strong_count() > 0);
+        let mut due = Vec::new();
+        for (manager, at) in sweeper.managers.iter_mut().filter(|(_, at)| *at <= now) {
+            if let Some(manager) = manager.upgrade() {
+                *at = now + manager.sweep_pause();
+                due.push(manager);
             }
+        }
+        let Some(next) = sweeper.managers.iter().map(|(_, at)| *at).min() else {
+            sweeper.is_running = false;
+            return;
         };
-        let thread = std::thread::Builder::new().name("sessions".into()).stack_size(128 << 10).spawn(sweep);
-        thread.map(drop).map_err(|e| format!("no thread could be started: {e}"))
+        drop(sweeper);
+        due.iter().for_each(|manager| manager.sweep());
+        drop(due);
+        sweeper = SWEEPER.lock().unpoisoned();
+        let pause = next.saturating_duration_since(Instant::now());
+        sweeper = CHANGED.wait_timeout(sweeper, pause).unpoisoned().0;
+    }
+}
+
+impl ProcessManager {
+    /// Has the sweeper, which all managers share, run [`Self::sweep`] from now on. The error is one line.
+    pub(crate) fn start_sweeping(self: &Arc<Self>) -> Result<(), String> {
+        let mut sweeper = SWEEPER.lock().unpoisoned();
+        sweeper.managers.push((Arc::downgrade(self), Instant::now()));
+        if !std::mem::replace(&mut sweeper.is_running, true) {
+            let thread = std::thread::Builder::new().name("sessions".into()).stack_size(128 << 10).spawn(sweep_all);
+            thread.map_err(|e| format!("no thread could be started: {e}"))?;
+        }
+        drop(sweeper);
+        CHANGED.notify_all();
+        Ok(())
+    }
+
+    /// The pause between two sweeps.
+    fn sweep_pause(&self) -> Duration {
+        (self.limits().idle / 4).clamp(Duration::from_millis(250), Duration::from_secs(30))
     }
 
     /// Ends idle and stuck processes, drops unused sessions from memory, and saves when sessions were last used.
