@@ -117,6 +117,7 @@ pub(super) fn cards(servers: &[Arc<ProtectedResource>]) -> Vec<ServerCard<'_>> {
             title: &server.title,
             description: &server.description,
             url: server.url().as_str(),
+            is_down: server.upstream.is_down(),
         }
     }
     servers.iter().map(card).collect()

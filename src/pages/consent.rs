@@ -47,6 +47,8 @@ pub struct ServerCard<'a> {
     pub description: &'a str,
     /// Its URL.
     pub url: &'a str,
+    /// It did not answer the last time that it was asked.
+    pub is_down: bool,
 }
 
 /// The consent page for a person who is signed in. `choices` are the servers that the person may use, if the client did not

@@ -45,6 +45,11 @@ pub trait Upstream: Send + Sync + 'static {
     /// A user has just allowed a client, which will send its first request soon.
     fn expect(&self, _user: &User, _client: &ClientId) {}
 
+    /// Did it not answer the last time that it was asked? Asks nothing.
+    fn is_down(&self) -> bool {
+        false
+    }
+
     /// Releases what has not been used for a while; called from time to time.
     fn tidy(&self) {}
 

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, TRANSFER_ENCODING};
 use ::http::uri::Scheme;
@@ -39,6 +40,8 @@ pub struct HttpUpstream {
     fixed: headers::Fixed,
     redirects: Redirects,
     announced: Announced,
+    /// It did not answer the last time.
+    is_down: AtomicBool,
 }
 
 impl HttpUpstream {
@@ -57,6 +60,7 @@ impl HttpUpstream {
             config,
             redirects: Redirects::default(),
             announced: Announced::default(),
+            is_down: AtomicBool::new(false),
         })
     }
 
@@ -98,6 +102,13 @@ impl HttpUpstream {
     fn is_habitual(&self, path: &str) -> bool {
         let path = path.strip_suffix('/').unwrap_or(path);
         !path.is_empty() && self.url.prefix.ends_with(path)
+    }
+
+    /// Notes whether the server has answered.
+    fn note(&self, has_answered: bool) {
+        if self.is_down.load(Ordering::Relaxed) == has_answered {
+            self.is_down.store(!has_answered, Ordering::Relaxed);
+        }
     }
 
     /// Where an answer to a request for `target` redirects to, on the same server.
@@ -294,7 +305,9 @@ impl Upstream for HttpUpstream {
         };
         let id = request.id;
         let told = Told { id, identity, server: &self.config.server, url: &self.url };
-        self.exchange(request, identity, &held).unwrap_or_else(|failure| refusal(&failure, &held.bytes, &told))
+        let answered = self.exchange(request, identity, &held);
+        self.note(!matches!(answered, Err(Failure::Down(_) | Failure::Slow(_))));
+        answered.unwrap_or_else(|failure| refusal(&failure, &held.bytes, &told))
     }
 
     fn check(&self) -> Result<(), Trouble> {
@@ -304,7 +317,13 @@ impl Upstream for HttpUpstream {
             "" => path.to_string(),
             prefix => format!("{prefix}{query}"),
         };
-        check::check(&self.checker, &usual("/mcp"), &usual("/sse"), &self.fixed.all())
+        let found = check::check(&self.checker, &usual("/mcp"), &usual("/sse"), &self.fixed.all());
+        self.note(found.is_ok());
+        found
+    }
+
+    fn is_down(&self) -> bool {
+        self.is_down.load(Ordering::Relaxed)
     }
 
     fn tidy(&self) {

@@ -108,6 +108,18 @@ fn a_person_in_a_browser_is_told_what_this_is() {
     let reply = proxy.send("GET", "/mcp", &[("Accept", "text/html,application/xhtml+xml")], b"");
     assert_eq!(reply.status, 401);
     assert!(reply.header("www-authenticate").is_some() && reply.text().contains("This is an MCP server"));
+    // The page of the house is for people alone: whatever a client sends to the root goes on to need a token.
+    let page = proxy.send("GET", "/", &[("Accept", "text/html")], b"");
+    assert!(page.status == 200 && page.text().contains("Sign in to see which of them you may use"));
+    for (method, fields) in [
+        ("GET", vec![("Accept", "text/event-stream")]),
+        ("GET", vec![]),
+        ("POST", vec![("Accept", "text/html")]),
+        ("GET", vec![("Accept", "text/html"), ("Authorization", "Bearer x")]),
+    ] {
+        assert_eq!(proxy.send(method, "/", &fields, b"").status, 401, "{method} {fields:?}");
+    }
+    assert_eq!(proxy.send("GET", "/.auth/logo", &[], b"").status, 404);
 }
 
 fn cors(reply: &Reply, name: &str) -> String {

@@ -170,6 +170,17 @@ fn a_second_user_with_narrower_rules_sees_only_what_is_his() {
     };
     assert_eq!(choices("alice", "one"), ["diary", "ledger", "notes"]);
     assert_eq!(choices("bob", "two"), ["lab", "notes"]);
+    // The page of the house has a card for each of his, and for no other.
+    let browser = Browser::new(&proxy);
+    let html = |browser: &Browser<'_, Proxy>| browser.get_page("/").text();
+    assert!(html(&browser).contains("Sign in to see which of them you may use") && !html(&browser).contains("notes"));
+    let page = browser.get("/.auth/login");
+    browser.post("/.auth/login", &[("request", &hidden(&page, "request")), ("username", "bob"), ("password", "two")]);
+    let cards = html(&browser);
+    for (name, is_his) in [("notes", true), ("lab", true), ("ledger", false), ("diary", false)] {
+        assert_eq!(cards.contains(&format!("{}/{name}/mcp", proxy.origin())), is_his, "{name}");
+    }
+    assert!(cards.contains("claude mcp add --transport http notes") && cards.contains("vscode:mcp/install?"));
     // He is refused what is hers, and gets what is his.
     let ledger = format!("{}/ledger/mcp", proxy.origin());
     let browser = Browser::new(&proxy);

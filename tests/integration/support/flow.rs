@@ -63,6 +63,12 @@ impl<'t, T: Transport> Browser<'t, T> {
         self.send("GET", target, "")
     }
 
+    /// As a browser opens a page.
+    pub(crate) fn get_page(&self, target: &str) -> Reply {
+        let cookies: Vec<String> = self.cookies.borrow().iter().map(|(n, v)| format!("{n}={v}")).collect();
+        self.transport.send("GET", target, &[("Cookie", &cookies.join("; ")), ("Accept", "text/html,*/*")], b"")
+    }
+
     pub(crate) fn post(&self, target: &str, fields: &[(&str, &str)]) -> Reply {
         self.send("POST", target, &encode(fields))
     }
