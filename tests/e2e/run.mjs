@@ -1,5 +1,5 @@
 // Every end-to-end case against the real binary; the last line counts them.
-//   node run.mjs BINARY PYTHON
+//   node run.mjs BINARY PYTHON [PART OF A NAME]
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -15,7 +15,7 @@ import { getToken, startBearer } from "./token.mjs";
 import { checks, lost, REVISIONS, wholeScenarios } from "./transparency.mjs";
 import { typescriptFlow } from "./typescript_client.mjs";
 
-const [binary, python] = process.argv.slice(2);
+const [binary, python, only = ""] = process.argv.slice(2);
 const here = import.meta.dirname;
 const modules = createRequire(import.meta.url);
 const node = process.execPath;
@@ -322,4 +322,4 @@ const cases = {
     }),
 };
 
-await runCases(cases);
+await runCases(Object.fromEntries(Object.entries(cases).filter(([name]) => name.includes(only))));
