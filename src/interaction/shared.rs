@@ -115,7 +115,10 @@ pub(super) fn cards(servers: &[Arc<ProtectedResource>]) -> Vec<ServerCard<'_>> {
         ServerCard {
             name: &server.name,
             title: &server.title,
-            description: &server.description,
+            description: match server.description.as_str() {
+                "" => server.upstream.about().unwrap_or_default(),
+                configured => configured.to_string(),
+            },
             url: server.url().as_str(),
             is_down: server.upstream.is_down(),
         }

@@ -337,6 +337,10 @@ mod tests {
         assert!(matches!(p.check(None, "shared", None), Outcome::Right(_)));
         assert!(p.is_of(&alice.credential, Some("alice")) && !p.is_of(&alice.credential, Some("bob")));
         assert!(!p.is_of(&alice.credential, None));
+        // Apache's htpasswd writes another letter for the same function.
+        let hash = bcrypt::hash("three", 4).unwrap().replacen("$2b$", "$2y$", 1);
+        let apache = of(&[Password::Of(Account { name: "dora".into(), hash })], &keys, &self::state());
+        assert!(matches!(apache.check(Some("dora"), "three", None), Outcome::Right(_)));
         // What burn checks is well formed, so it really takes the time.
         assert!(!bcrypt::verify("x", &format!("$2b$04${}", ".".repeat(53))).unwrap());
         assert_eq!(p.configured().dearest, 6);

@@ -43,8 +43,8 @@ pub struct ServerCard<'a> {
     pub name: &'a str,
     /// What people call it; empty for the only one.
     pub title: &'a str,
-    /// What it is for; may be empty.
-    pub description: &'a str,
+    /// What it is for, as its operator or the server itself says; may be empty.
+    pub description: String,
     /// Its URL.
     pub url: &'a str,
     /// It did not answer the last time that it was asked.
@@ -95,7 +95,7 @@ fn boxes(choices: &[ServerCard], is_wrong: bool) -> Markup {
                     input type="checkbox" name="server" value=(choice.name);
                     span {
                         strong { (display_name(choice.title)) }
-                        @if !choice.description.is_empty() { span .soft { (display_text(choice.description)) } }
+                        @if !choice.description.is_empty() { span .soft { (display_text(&choice.description)) } }
                     }
                 }
             }

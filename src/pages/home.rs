@@ -52,7 +52,7 @@ fn card(site: &Site, server: &ServerCard) -> Markup {
     html! {
         section .card {
             h2 { (display_name(title)) }
-            @if !server.description.is_empty() { p { (display_text(server.description)) } }
+            @if !server.description.is_empty() { p { (display_text(&server.description)) } }
             @if server.is_down { p .note { "It did not answer the last time that it was asked." } }
             p { code .url { (url) } }
             p .buttons {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use ::http::header::{ACCEPT, CONTENT_TYPE};
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use serde_json::Value;
 
 use crate::http::client::{Client, ClientError, Incoming, Outgoing};
 use crate::http::h1::head::Framing;
@@ -18,6 +19,8 @@ pub(super) const ID: &str = "mcp-auth-proxy-check";
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the body of an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest text that a server says about itself, in characters.
+const MAX_ABOUT: usize = 1_000;
 /// Most bytes of an answer that are read.
 const ENOUGH: usize = 64 << 10;
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -47,9 +50,28 @@ pub(super) fn has_response(text: &[u8]) -> bool {
     has(br#""jsonrpc""#) && (has(br#""result""#) || has(br#""error""#))
 }
 
+/// What an MCP server says about itself in the answer to `initialize`, which is in `text` alone or in a server-sent event:
+/// its instructions, or else its description or title.
+pub(super) fn about(text: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(text).ok()?;
+    let lines = text.lines().map(|line| line.strip_prefix("data:").unwrap_or(line).trim());
+    let answer = lines.filter(|line| line.starts_with('{')).find_map(|line| serde_json::from_str::<Value>(line).ok());
+    let answer = answer.or_else(|| serde_json::from_str(text).ok())?;
+    let result = answer.get("result")?;
+    let info = |name: &str| result.pointer(&format!("/serverInfo/{name}")).and_then(Value::as_str);
+    let said = result.get("instructions").and_then(Value::as_str);
+    let said = said.or_else(|| info("description")).or_else(|| info("title"))?;
+    Some(said.chars().take(MAX_ABOUT).collect())
+}
+
 /// Asks the server behind `client`: Streamable HTTP at `endpoint`, else HTTP+SSE at `stream`. `fixed` are the fields that
-/// every request has.
-pub(super) fn check(client: &Arc<Client>, endpoint: &str, stream: &str, fixed: &HeaderMap) -> Result<(), Trouble> {
+/// every request has. Returns what the server says about itself.
+pub(super) fn check(
+    client: &Arc<Client>,
+    endpoint: &str,
+    stream: &str,
+    fixed: &HeaderMap,
+) -> Result<Option<String>, Trouble> {
     let mut fields = fixed.clone();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     fields.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
@@ -62,7 +84,8 @@ pub(super) fn check(client: &Arc<Client>, endpoint: &str, stream: &str, fixed: &
         });
     }
     let is_redirect = status.is_redirection();
-    let speaks = !is_redirect && speaks_mcp(answer);
+    let text = if is_redirect { Vec::new() } else { beginning(answer) };
+    let speaks = has_response(&text);
     if let Some(session) = session {
         let mut fields = fixed.clone();
         fields.insert(SESSION, session);
@@ -70,14 +93,14 @@ pub(super) fn check(client: &Arc<Client>, endpoint: &str, stream: &str, fixed: &
         let _ = ask(client, &Method::DELETE, endpoint, &fields, b"");
     }
     if speaks || is_redirect {
-        return Ok(());
+        return Ok(about(&text));
     }
     let mut fields = fixed.clone();
     fields.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
     let older = ask(client, &Method::GET, stream, &fields, b"")?;
     let kind = older.fields.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     if older.status.is_success() && kind.starts_with(b"text/event-stream") {
-        return Ok(());
+        return Ok(None);
     }
     Err(Trouble {
         what: "the server at the upstream URL answers, but it does not speak MCP at this path: give the URL with the path of its MCP endpoint, such as http://127.0.0.1:3001/mcp or, for an older server, …/sse",
@@ -85,18 +108,23 @@ pub(super) fn check(client: &Arc<Client>, endpoint: &str, stream: &str, fixed: &
     })
 }
 
-/// Does the body contain a JSON-RPC response? Reads until one has been seen, or until the limit of time or size.
-fn speaks_mcp(mut answer: Incoming) -> bool {
+/// The body, until a JSON-RPC response has been seen, or until the limit of time or size.
+fn beginning(mut answer: Incoming) -> Vec<u8> {
     let deadline = Instant::now() + PATIENCE;
     answer.body.set_deadline(deadline);
     let (mut text, mut piece) = (Vec::new(), [0; 4096]);
-    while text.len() < ENOUGH && !has_response(&text) {
+    while text.len() < ENOUGH && !(has_response(&text) && is_whole(&text)) {
         match answer.body.read(&mut piece) {
             Ok(0) | Err(_) => break,
             Ok(n) => text.extend_from_slice(&piece[..n]),
         }
     }
-    has_response(&text)
+    text
+}
+
+/// Does it end where a response ends? The one in an event ends with an empty line; any other with its brace.
+fn is_whole(text: &[u8]) -> bool {
+    text.ends_with(b"\n\n") || text.ends_with(b"\r\n\r\n") || text.trim_ascii_end().ends_with(b"}")
 }
 
 fn ask(
@@ -132,4 +160,31 @@ fn ask(
         },
         seen: error.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_about_itself_is_found_and_cut() {
+        let result = |inner: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"result":{inner}}}"#);
+        for (inner, wanted) in [
+            (r#"{"instructions":"Ask me.","serverInfo":{"title":"T"}}"#, Some("Ask me.")),
+            (r#"{"serverInfo":{"name":"n","title":"T"}}"#, Some("T")),
+            (r#"{"serverInfo":{"title":"T","description":"D"}}"#, Some("D")),
+            (r#"{"serverInfo":{"name":"n"}}"#, None),
+            (r#"{"instructions":5}"#, None),
+        ] {
+            let plain = result(inner);
+            for text in
+                [plain.clone(), format!("event: message\ndata: {plain}\n\n"), format!(": x\n\nid: 1\ndata:{plain}\n\n")]
+            {
+                assert_eq!(about(text.as_bytes()).as_deref(), wanted, "{text}");
+            }
+        }
+        let long = result(&format!(r#"{{"instructions":"{}"}}"#, "x".repeat(5_000)));
+        assert_eq!(about(long.as_bytes()).unwrap().len(), MAX_ABOUT);
+        assert_eq!(about(b"no json"), None);
+    }
 }

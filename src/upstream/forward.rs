@@ -50,6 +50,11 @@ pub trait Upstream: Send + Sync + 'static {
         false
     }
 
+    /// What it says about itself, if it has been asked: its `instructions`, or else its name. Asks nothing.
+    fn about(&self) -> Option<String> {
+        None
+    }
+
     /// Releases what has not been used for a while; called from time to time.
     fn tidy(&self) {}
 

@@ -1,8 +1,8 @@
 //! An MCP server at a URL: requests and answers are streamed through, in both directions, as they come.
 
 use std::io::{self, Read};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use ::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, TRANSFER_ENCODING};
 use ::http::uri::Scheme;
@@ -21,6 +21,7 @@ use crate::http::body::Arriving;
 use crate::http::client::{Client, Incoming, IncomingBody, Outgoing};
 use crate::http::h1::head::Framing;
 use crate::http::{Body, Payload, Request, RequestId, Response};
+use crate::lock::Unpoisoned;
 use crate::mcp::jsonrpc;
 use crate::net::cancellation::{Cancellation, Cancelled};
 use crate::net::tls;
@@ -42,6 +43,8 @@ pub struct HttpUpstream {
     announced: Announced,
     /// It did not answer the last time.
     is_down: AtomicBool,
+    /// What it says about itself.
+    about: Mutex<Option<String>>,
 }
 
 impl HttpUpstream {
@@ -61,6 +64,7 @@ impl HttpUpstream {
             redirects: Redirects::default(),
             announced: Announced::default(),
             is_down: AtomicBool::new(false),
+            about: Mutex::default(),
         })
     }
 
@@ -319,7 +323,12 @@ impl Upstream for HttpUpstream {
         };
         let found = check::check(&self.checker, &usual("/mcp"), &usual("/sse"), &self.fixed.all());
         self.note(found.is_ok());
-        found
+        *self.about.lock().unpoisoned() = found?;
+        Ok(())
+    }
+
+    fn about(&self) -> Option<String> {
+        self.about.lock().unpoisoned().clone()
     }
 
     fn is_down(&self) -> bool {

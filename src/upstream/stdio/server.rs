@@ -62,6 +62,14 @@ impl Upstream for StdioUpstream {
         }
     }
 
+    fn is_down(&self) -> bool {
+        self.0.state().is_down
+    }
+
+    fn about(&self) -> Option<String> {
+        self.0.state().about.clone()
+    }
+
     fn endpoint(&self) -> Option<&str> {
         Some(ENDPOINT)
     }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{audience, authorize, get, granted, http, refresh, start, start_in, stdio, with};
+use crate::support::eventually;
 use crate::support::flow::{Browser, Client, FORM, encode, hidden, query, tokens};
 use crate::support::proxy::{PASSWORD, Proxy};
 use crate::support::stdio::McpClient;
@@ -179,6 +180,36 @@ fn whoever_asks_for_no_resource_chooses_on_the_consent_page() {
     // Nothing was remembered: the next request asks again.
     let next = browser.get(&client.authorize(&[]));
     assert!(next.text().contains("Which servers may it use?"));
+}
+
+#[test]
+fn the_page_of_the_house_says_what_a_server_says_and_whether_it_answers() {
+    let about = |text: &str| {
+        let answer =
+            json!({ "jsonrpc": "2.0", "id": "mcp-auth-proxy-check", "result": { "instructions": text } }).to_string();
+        FakeUpstream::start(move |_, out| text_of(out, &answer))
+    };
+    let (talks, configured) = (about("Ask me about <b>notes</b>."), about("never shown"));
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let servers = json!({
+        "talks": http(&talks),
+        "configured": with(http(&configured), json!({ "description": "As the operator says" })),
+        "down": { "url": format!("http://127.0.0.1:{nobody}/mcp") },
+    });
+    let proxy = start(&servers, &["--no-upstream-check=false"]);
+    let browser = Browser::new(&proxy);
+    let page = browser.get("/.auth/login");
+    browser.post("/.auth/login", &[("request", &hidden(&page, "request")), ("password", PASSWORD)]);
+    let html = || browser.get_page("/").text();
+    eventually("the servers have been asked", || html().contains("Ask me about") && html().contains("did not answer"));
+    let html = html();
+    assert!(html.contains("Ask me about &lt;b&gt;notes&lt;/b&gt;.") && html.contains("As the operator says"), "{html}");
+    assert!(!html.contains("never shown"));
+    assert_eq!(html.matches("It did not answer the last time").count(), 1);
+}
+
+fn text_of(out: &mut std::net::TcpStream, answer: &str) {
+    text(out, "200 OK", "Content-Type: application/json\r\n", answer);
 }
 
 #[test]

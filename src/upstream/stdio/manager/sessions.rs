@@ -48,6 +48,7 @@ impl ProcessManager {
         let user = &session.owner().user;
         let mut state = self.state();
         state.sessions.insert(session.name().to_string(), session.clone());
+        state.is_down = false;
         let known = Known { user: user.clone(), used: now, saved: 0 };
         state.known.insert(session.name().to_string(), known);
         let mut of_user: Vec<_> =

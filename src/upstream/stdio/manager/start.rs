@@ -58,7 +58,9 @@ impl ProcessManager {
     ) -> Result<Child, String> {
         let slot = self.take_slot(owner.map(|a| &a.user), cancellation)?;
         crate::blocking::announce();
-        Child::start(&self.launch, owner, listener, slot).map_err(|e| {
+        let started = Child::start(&self.launch, owner, listener, slot);
+        self.state().is_down = started.is_err();
+        started.map_err(|e| {
             log::error!(server = self.config.server.as_str(), error:% = e; "the MCP server can't be started");
             "the MCP server can't be started; its operator finds the reason in the log".to_string()
         })

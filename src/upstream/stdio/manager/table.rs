@@ -54,6 +54,10 @@ pub(crate) struct State {
     /// The MCP revisions that the server supports, and when this cached probe result expires.
     pub(super) revisions: Option<(Revisions, Instant)>,
     pub(super) is_ending: bool,
+    /// What the server says about itself, if it has been asked at the start.
+    pub(crate) about: Option<String>,
+    /// It did not answer, or could not be started, the last time.
+    pub(crate) is_down: bool,
 }
 
 pub(crate) struct Known {

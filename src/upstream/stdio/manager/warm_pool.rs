@@ -152,6 +152,9 @@ impl FirstAnswerListener {
     }
 
     fn tell(&self, answered: bool) {
+        if let Some(manager) = self.manager.upgrade() {
+            manager.state().is_down = !answered;
+        }
         if let Some(sender) = self.outcome.lock().unpoisoned().take() {
             let _ = sender.send(answered);
         }
@@ -179,6 +182,9 @@ impl Listener for FirstAnswerListener {
     fn line(&self, line: Vec<u8>) {
         let text = String::from_utf8_lossy(&line);
         if text.contains(check::ID) && check::has_response(&line) {
+            if let Some(manager) = self.manager.upgrade() {
+                manager.state().about = check::about(&line);
+            }
             self.tell(true);
             self.end();
         } else if serde_json::from_str::<serde::de::IgnoredAny>(&text).is_err() {
