@@ -11,6 +11,7 @@ use mcp_auth_proxy::http::form::Form;
 use mcp_auth_proxy::http::h1::framing::{Framed, Progress};
 use mcp_auth_proxy::http::h1::head::{self, Framing};
 use mcp_auth_proxy::http::h1::input::Input;
+use mcp_auth_proxy::login::htpasswd::{accounts, groups, is_name};
 use mcp_auth_proxy::mcp::jsonrpc;
 use mcp_auth_proxy::mcp::message::{Id, Message, one_line, split};
 use mcp_auth_proxy::net::client_address::TrustedProxies;
@@ -19,6 +20,7 @@ use mcp_auth_proxy::oauth::register;
 use mcp_auth_proxy::pages::display_name;
 use mcp_auth_proxy::redirect_uri::RedirectUri;
 use mcp_auth_proxy::resource_url::ResourceUrl;
+use mcp_auth_proxy::servers_file::{Transport, read};
 use mcp_auth_proxy::tls::x509::CertificateInfo;
 use mcp_auth_proxy::tokens::access::AccessToken;
 use mcp_auth_proxy::tokens::artefacts::{
@@ -44,6 +46,8 @@ pub(super) const TARGETS: &[Target] = &[
     ("stdio_lines", stdio_lines),
     ("event_stream", event_stream),
     ("certificate", certificate),
+    ("servers_file", servers_file),
+    ("htpasswd", htpasswd),
 ];
 
 /// A head that is accepted says one thing only, however its bytes arrive.
@@ -277,5 +281,52 @@ pub(super) fn certificate(data: &[u8]) {
     for name in &facts.names {
         let host = name.replacen('*', "any", 1);
         assert!(facts.is_for(&host) || name.contains('*') && !name.starts_with("*."), "{name}");
+    }
+}
+
+/// A servers file that is accepted has servers with plain, different paths and with something to reach; no error is longer
+/// than what it is about, and no value of the proxy's own secrets gets anywhere.
+pub(super) fn servers_file(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let env = |name: &str| Some(if name == "PASSWORD" { "s3cret-of-the-proxy" } else { "value" }.to_string());
+    let environment_file = |_: &std::path::Path| Ok("A=1\n".to_string());
+    let path = std::path::Path::new("/etc/mcp.json");
+    let content = match read(path, text, &env, &["PASSWORD"], &environment_file) {
+        Ok(content) => content,
+        Err(error) => {
+            assert!(error.starts_with("/etc/mcp.json:") && !error.contains("s3cret-of-the-proxy"), "{error}");
+            return;
+        }
+    };
+    let mut paths: Vec<&str> = content.entries.iter().map(|entry| entry.path.as_str()).collect();
+    let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
+    assert!(paths.iter().all(|p| (1..=64).contains(&p.len()) && !p.starts_with('.') && p.bytes().all(is_plain)));
+    let count = paths.len();
+    paths.sort_unstable();
+    paths.dedup();
+    assert_eq!(paths.len(), count);
+    for entry in &content.entries {
+        match &entry.transport {
+            Transport::Stdio { command, .. } => assert!(!command[0].is_empty()),
+            Transport::Http { url, .. } => assert!(!url.contains("s3cret-of-the-proxy")),
+        }
+        assert!(!format!("{entry:?}").contains("s3cret-of-the-proxy"));
+    }
+}
+
+/// Accounts that are accepted have different names that a line can begin with, and hashes of a cost in bounds.
+pub(super) fn htpasswd(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(accounts) = accounts(text) {
+        let mut names: Vec<&str> = accounts.iter().map(|account| account.name.as_str()).collect();
+        assert!(!names.is_empty() && names.iter().all(|name| is_name(name)));
+        assert!(accounts.iter().all(|account| account.hash.starts_with("$2") && account.hash.len() == 60));
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+    if let Ok(groups) = groups(text) {
+        assert!(groups.values().flatten().all(|group| is_name(group)));
     }
 }

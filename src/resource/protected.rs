@@ -418,4 +418,30 @@ mod tests {
         assert!(!one.is_audience(&audience, true, &target, "/files/mcp"), "it was for a server of a file");
         assert!(one.include(&audience, false, &files) && !one.include(&audience, true, &files));
     }
+
+    /// Random paths, against a model that takes them apart at their slashes.
+    #[test]
+    fn paths_lead_where_a_model_says() {
+        let (several, legacy) = (several(""), several("wiki"));
+        let pieces = ["/files", "/wiki", "/mcp", "/sse", "/x", "/", "x", "%2f", "/..", "/Files", "mcp", ""];
+        let mut seed = 3u64;
+        let mut found = 0;
+        for _ in 0..50_000 {
+            let mut path = String::new();
+            for _ in 0..5 {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                path.push_str(pieces[usize::try_from(seed >> 33).unwrap() % pieces.len()]);
+            }
+            let segments: Vec<&str> = path.split('/').collect();
+            let is_endpoint =
+                |at: usize| segments[0].is_empty() && segments.get(at).is_some_and(|s| matches!(*s, "mcp" | "sse"));
+            let named = segments.get(1).filter(|name| matches!(**name, "files" | "wiki") && is_endpoint(2));
+            let old = is_endpoint(1).then_some("wiki");
+            let at = |resources: &ProtectedResources| resources.at(&path).map(|target| target.resource.name.clone());
+            assert_eq!(at(&several), named.map(|name| name.to_string()), "{path}");
+            assert_eq!(at(&legacy), old.or(named.copied()).map(String::from), "{path}");
+            found += usize::from(named.is_some());
+        }
+        assert!(found > 200, "{found}");
+    }
 }
