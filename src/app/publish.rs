@@ -157,7 +157,7 @@ impl Publisher {
         let is_changed = |server: &&ServerConfig| {
             known(&server.name).is_some_and(|before| {
                 let same = ServerConfig { backend: server.backend.clone(), ..before.clone() } == **server;
-                !same || !before.backend.is_same(&server.backend)
+                !same || !before.backend.is_same_but_for_share(&server.backend)
             })
         };
         let changed: Vec<_> = servers.all.iter().filter(is_changed).map(|server| server.name.clone()).collect();

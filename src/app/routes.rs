@@ -207,19 +207,12 @@ impl App {
             )
             .with(VARY, "Origin");
         }
-        let resources = self.server.resources.now();
-        let mut response = match resources.at(path) {
-            _ if request.parts.method == Method::OPTIONS => {
-                preflight(request, &[Method::GET, Method::POST, Method::DELETE])
-            }
-            None => no_server(request),
-            Some(target) => {
-                let to = Destination { resources: &resources, target: &target, path };
-                match bearer::principal(&self.server.login, &self.seen, to, &request.parts.headers) {
-                    Err(denial) => challenge::challenge(&self.core, to, &request.parts.headers, denial),
-                    Ok(principal) => self.forward(request, &target, principal, chain, path),
-                }
-            }
+        let mut response = match request.parts.method {
+            Method::OPTIONS => preflight(request, &[Method::GET, Method::POST, Method::DELETE]),
+            _ => match self.authorize(request, path) {
+                Err(refusal) => *refusal,
+                Ok((target, principal)) => self.forward(request, &target, principal, chain, path),
+            },
         };
         if let Some(origin) = origin {
             response.headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
@@ -227,6 +220,18 @@ impl App {
         }
         response.headers.append(VARY, HeaderValue::from_static("Origin"));
         response
+    }
+
+    /// The server that has the path, and who asks it; or the response to a request that may not go there.
+    fn authorize(&self, request: &Request<'_>, path: &str) -> Result<(Target, Principal), Box<Response>> {
+        // Not held for as long as the request takes: a server that a reload takes away ends when its own requests are done.
+        let resources = self.server.resources.now();
+        let target = resources.at(path).ok_or_else(|| Box::new(no_server(request)))?;
+        let (to, headers) = (Destination { resources: &resources, target: &target, path }, &request.parts.headers);
+        match bearer::principal(&self.server.login, &self.seen, to, headers) {
+            Ok(principal) => Ok((target, principal)),
+            Err(denial) => Err(Box::new(challenge::challenge(&self.core, to, headers, denial))),
+        }
     }
 
     /// Passes a request on to its MCP server, if there is room for it.

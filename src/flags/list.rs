@@ -31,15 +31,16 @@ server answers. The exit code is 0 if it can be served, 2 if something would fai
     },
     Command {
         name: "hash-password",
-        args: "",
+        args: "[--user NAME]",
         help: "Read a password and print a bcrypt hash for --password-hash",
         more: "\
 On a terminal it asks twice and shows nothing; otherwise it reads the first line of standard input.
+
+  mcp-auth-proxy --password-hash \"$(mcp-auth-proxy hash-password)\" http://127.0.0.1:3001
+
 With --user NAME it prints a line for --htpasswd-file:
 
   mcp-auth-proxy hash-password --user alice >> users
-
-  mcp-auth-proxy --password-hash \"$(mcp-auth-proxy hash-password)\" http://127.0.0.1:3001
 ",
     },
     Command {

@@ -71,6 +71,9 @@ pub fn groups(text: &str) -> Result<Groups, String> {
             }
         }
     }
+    if groups.is_empty() {
+        return Err("there is no group in it".into());
+    }
     Ok(groups)
 }
 
@@ -136,6 +139,11 @@ mod tests {
         let found = groups("# g\nops: alice bob\ndev:alice\nops: alice\n").unwrap();
         assert_eq!(found["alice"], ["ops", "dev"]);
         assert_eq!(found["bob"], ["ops"]);
-        assert!(groups("ops alice").is_err() && groups(": alice").is_err() && groups("ops: alice, bob").is_err());
+        assert!(
+            groups("# nothing\n").is_err()
+                && groups("ops alice").is_err()
+                && groups(": alice").is_err()
+                && groups("ops: alice, bob").is_err()
+        );
     }
 }

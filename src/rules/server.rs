@@ -117,7 +117,9 @@ fn entry(text: &str, candidates: &[&str], may_be_address: bool) -> Result<Entry,
     }
     let named: Vec<&str> = candidates.iter().copied().filter(|m| *m != "password").collect();
     match named.as_slice() {
-        [] => Err(format!("'{text}' fits nobody: no way to sign in is configured whose users have names or groups")),
+        [] => Err(format!(
+            "'{text}' fits nobody: no way to sign in is configured whose users have names or groups; set up --htpasswd-file (HTPASSWD_FILE) with --htgroup-file (HTGROUP_FILE), or a provider"
+        )),
         [only] => Ok(Entry { method: Some((*only).into()), text: text.into() }),
         _ if may_be_address && text.contains('@') => Ok(Entry { method: None, text: text.into() }),
         several => {

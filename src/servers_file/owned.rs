@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, StatVfsMountFlags, statvfs};
 use rustix::process::geteuid;
 
 /// Longest file, in bytes.
@@ -75,9 +75,13 @@ fn walk(path: &Path, links: &mut usize) -> Result<PathBuf, String> {
 fn check(path: &Path, found: &Metadata) -> Result<(), String> {
     check_owner(path, found)?;
     let (shown, mode) = (path.display(), found.mode() & 0o7777);
-    // In a directory like /tmp nobody can replace what belongs to others.
-    let is_sticky = found.is_dir() && mode & 0o1000 != 0;
-    if mode & 0o022 != 0 && !is_sticky {
+    // In a directory like /tmp nobody can replace what belongs to others, and on a read-only mount nobody at all can.
+    let is_sealed = || {
+        let is_sticky = mode & 0o1000 != 0;
+        let is_read_only = || statvfs(path).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::RDONLY));
+        found.is_dir() && (is_sticky || is_read_only())
+    };
+    if mode & 0o022 != 0 && !is_sealed() {
         return Err(format!(
             "{shown} can be written by others (mode {mode:o}), who could change what this proxy does: chmod go-w {shown}"
         ));

@@ -85,6 +85,16 @@ impl Servers {
 }
 
 impl Backend {
+    /// Are they equal, apart from the number of processes, which changes with the number of servers?
+    pub fn is_same_but_for_share(&self, other: &Backend) -> bool {
+        match (self, other) {
+            (Backend::Stdio(one), Backend::Stdio(two)) => {
+                *one == StdioConfig { max_children: one.max_children, ..two.clone() }
+            }
+            _ => self == other,
+        }
+    }
+
     /// Is a server that is reached in this way the same as one that is reached in the `other`? The number of processes that
     /// it may have, and how long, make no difference.
     pub fn is_same(&self, other: &Backend) -> bool {
@@ -151,7 +161,13 @@ fn of_file(s: &Settings, file: &Path, methods: &[&str]) -> Result<(Servers, Vec<
         of_entry(s, entry, share, methods).map_err(|why| refuse(format!("{place}, {why}")))
     };
     let all = content.entries.iter().map(server).collect::<Result<Vec<_>, String>>()?;
-    Ok((Servers { all, is_file: true }, content.notes))
+    let mut notes = content.notes;
+    if all.is_empty() {
+        let text =
+            format!("{}: there is no server in it that is not disabled, so nothing is published", file.display());
+        notes.push(Note { level: log::Level::Warn, text });
+    }
+    Ok((Servers { all, is_file: true }, notes))
 }
 
 /// The error begins with the key.

@@ -38,7 +38,10 @@ fn start(users: &str, groups: &str, servers: Option<&serde_json::Value>, upstrea
     let shared: Vec<String> = arguments(&data, port);
     let own = shared.iter().position(|word| word == "--password").unwrap();
     command.args(&shared[..own]).args(args);
-    command.args(["--htpasswd-file", &write(&data, "users", users), "--htgroup-file", &write(&data, "groups", groups)]);
+    command.args(["--htpasswd-file", &write(&data, "users", users)]);
+    if !groups.is_empty() {
+        command.args(["--htgroup-file", &write(&data, "groups", groups)]);
+    }
     match servers {
         Some(servers) => {
             command.args(["--servers", &write(&data, "mcp.json", &json!({ "mcpServers": servers }).to_string())])

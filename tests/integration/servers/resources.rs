@@ -195,6 +195,7 @@ fn the_page_of_the_house_says_what_a_server_says_and_whether_it_answers() {
         "talks": http(&talks),
         "configured": with(http(&configured), json!({ "description": "As the operator says" })),
         "down": { "url": format!("http://127.0.0.1:{nobody}/mcp") },
+        "script": stdio(),
     });
     let proxy = start(&servers, &["--no-upstream-check=false"]);
     let browser = Browser::new(&proxy);
@@ -202,6 +203,8 @@ fn the_page_of_the_house_says_what_a_server_says_and_whether_it_answers() {
     browser.post("/.auth/login", &[("request", &hidden(&page, "request")), ("password", PASSWORD)]);
     let html = || browser.get_page("/").text();
     eventually("the servers have been asked", || html().contains("Ask me about") && html().contains("did not answer"));
+    // The process that was only asked whether it works has ended by itself, and its server is well.
+    proxy.has_logged("\"the MCP server has ended\",\"server\":\"script\",\"session\":\"first\"");
     let html = html();
     assert!(html.contains("Ask me about &lt;b&gt;notes&lt;/b&gt;.") && html.contains("As the operator says"), "{html}");
     assert!(!html.contains("never shown"));

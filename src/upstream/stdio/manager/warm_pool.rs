@@ -152,11 +152,11 @@ impl FirstAnswerListener {
     }
 
     fn tell(&self, answered: bool) {
-        if let Some(manager) = self.manager.upgrade() {
-            manager.state().is_down = !answered;
-        }
         if let Some(sender) = self.outcome.lock().unpoisoned().take() {
             let _ = sender.send(answered);
+            if let Some(manager) = self.manager.upgrade() {
+                manager.state().is_down = !answered;
+            }
         }
     }
 
