@@ -37,12 +37,15 @@
 //! | Which path goes to which handler? | `app::routes` |
 //! | What does an option do, what is its default? | its entry in `flags::list`; the default in `flags::settings`; what follows from it in `app::config` |
 //! | When is a request answered with 401, and with which header fields? | `resource::bearer`, `resource::challenge` |
-//! | Which paths is a token for? | `resource_url`, `oauth::resource` |
+//! | Which MCP server does a path or a URL name, and for which is a token? | `resource::protected` |
+//! | What does a key of the servers file do, and what is an error there? | `servers_file::keys`, `servers_file::read`; what follows from it in `app::config::servers` |
+//! | What changes on SIGHUP? | `app::reload`, `app::publish` |
+//! | Who may use one server? | `rules::server` |
 //! | What happens when a refresh token is used twice? | `oauth::rotation` |
 //! | Which redirect URIs may a client have? | `redirect_uri` |
 //! | Which keys sign what, and for how long? | `tokens::keys`, `tokens::artefacts` |
 //! | Who is slowed down after wrong passwords? | `login::throttle` |
-//! | Who may sign in? | `rules` |
+//! | Who may sign in? | `rules::provider` |
 //! | What ends a user's streams after the provider says no? | `resource::stream_recheck`, `login::providers::user_records` |
 //! | Which header fields are taken away on the way to the MCP server and back? | `upstream::headers` |
 //! | What happens when the client of an event stream goes away? | `upstream::stdio::event_stream`, `net::cancellation` |

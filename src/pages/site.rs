@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use crate::url::ExternalUrl;
 
-/// Longest side of the mark at the top of a page, in CSS pixels, is in the style sheet; this is the largest file.
+/// Largest file of a logo, in bytes.
 pub const MAX_LOGO: usize = 64 << 10;
 
 /// Whose pages these are.
