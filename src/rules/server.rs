@@ -71,7 +71,9 @@ impl ServerRules {
     /// May this user use the server? `profile` is what the provider says, `groups` are those of users without a provider.
     pub fn admit(&self, user: &UserId, profile: Option<&UserProfile>, groups: &[String]) -> bool {
         let (method, local) = user.as_str().split_once(':').unwrap_or((user.as_str(), ""));
-        let id = profile.map_or(Some(local), |profile| profile.id.as_deref());
+        // What stands behind the colon is a name in a htpasswd file only; a provider has an account number there.
+        let own_name = Some(local).filter(|_| matches!(method, "password" | "htpasswd"));
+        let id = profile.map_or(own_name, |profile| profile.id.as_deref());
         let email = profile.and_then(|profile| profile.email.as_deref());
         let groups = profile.map_or(groups, |profile| &profile.groups);
         // As in the rules of the provider: e-mail addresses and GitHub's names have no case.
@@ -154,6 +156,8 @@ mod tests {
         assert!(admits("github:1", &profile("Alice", None)), "GitHub's names have no case");
         assert!(!admits("oidc:https://idp:1", &profile("alice", None)));
         assert!(!admits("github:2", &profile("alic", None)));
+        let number = users(&["github:1"], &both).unwrap();
+        assert!(!number.admit(&UserId("github:1".into()), None, &[]), "an account number is no name");
         let rules = users(&["alice@example.com"], &both).unwrap();
         let admits = |profile: &UserProfile| rules.admit(&UserId("oidc:https://idp:1".into()), Some(profile), &[]);
         assert!(admits(&profile("1", Some("Alice@example.com"))));
