@@ -4,9 +4,11 @@
 //! - [`keys`] – the secret, the derived keys, and their use
 //! - [`access`] – access tokens, JWTs by RFC 9068
 //! - [`artefacts`] – authorization codes, refresh tokens, pending authorizations and cookies
+//! - [`jwt`] – JWTs that others have signed, and their keys
 
 pub mod access;
 pub mod artefacts;
+pub mod jwt;
 mod keys;
 
 pub use keys::{Artefact, Keys, Kind, Secret, TokenError, equal, random, random_name};

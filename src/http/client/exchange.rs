@@ -35,6 +35,8 @@ pub(crate) struct Client {
     response_timeout: Duration,
     /// The outbound proxy, if there is one.
     proxy: Option<OutboundProxy>,
+    /// The only address to connect to; the name is not resolved.
+    pinned: Option<SocketAddr>,
     latency: LatencyEstimate,
     idle: Arc<IdleConnections>,
 }
@@ -118,6 +120,7 @@ impl Client {
             connect_timeout,
             response_timeout,
             proxy: None,
+            pinned: None,
             latency: LatencyEstimate::default(),
             idle: Arc::default(),
         }
@@ -126,6 +129,11 @@ impl Client {
     /// Makes the client connect through `proxy` with CONNECT (RFC 9110 section 9.3.6).
     pub(crate) fn through(self, proxy: Option<OutboundProxy>) -> Client {
         Client { proxy, ..self }
+    }
+
+    /// Makes the client connect to this address, whatever the host name of the URL resolves to.
+    pub(crate) fn pinned_to(self, address: SocketAddr) -> Client {
+        Client { pinned: Some(address), ..self }
     }
 
     /// Sends a request and reads the head of its answer.
@@ -187,7 +195,11 @@ impl Client {
     /// Asks the proxy to connect `socket` to the server.
     fn tunnel(&self, mut socket: Socket, proxy: &OutboundProxy) -> Result<Socket, ClientError> {
         let port = self.url.authority.port_u16().unwrap_or(443);
-        let place = format!("{}:{port}", self.url.authority.host());
+        let place = match self.pinned {
+            // The proxy must not resolve the name to another address.
+            Some(address) => address.to_string(),
+            None => format!("{}:{port}", self.url.authority.host()),
+        };
         let mut head = format!("CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n");
         if let Some(credentials) = &proxy.credentials {
             head.push_str(&format!("Proxy-Authorization: {credentials}\r\n"));
@@ -214,6 +226,9 @@ impl Client {
     fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
         if let Some(proxy) = &self.proxy {
             return self.resolver.look_up(&proxy.host, proxy.port);
+        }
+        if let Some(address) = self.pinned {
+            return Ok(vec![address]);
         }
         let port = self.url.authority.port_u16();
         let default = if self.tls.is_some() { 443 } else { 80 };

@@ -32,7 +32,7 @@ const MAX_BODY: usize = 1 << 20;
 const MAX_RUNNING: usize = 64;
 /// Most servers whose connections are kept.
 const MAX_SERVERS: usize = 16;
-const AGENT: &str = concat!("mcp-auth-proxy/", env!("CARGO_PKG_VERSION"));
+pub(super) const AGENT: &str = concat!("mcp-auth-proxy/", env!("CARGO_PKG_VERSION"));
 
 /// A complete answer.
 #[derive(Debug)]

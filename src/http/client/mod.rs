@@ -4,9 +4,11 @@
 //!   connections; [`response_head`], [`incoming_body`] – the head and the body of an answer
 //! - [`fetch`] – small, complete requests to identity providers and certificate authorities; [`remote_url`] – their
 //!   URLs; [`proxies`] – the outbound proxies
+//! - [`guarded`] – documents at addresses that strangers choose
 
 mod exchange;
 mod fetch;
+mod guarded;
 mod idle;
 mod incoming_body;
 mod proxies;
@@ -15,6 +17,7 @@ mod response_head;
 
 pub(crate) use exchange::{Client, ClientError, Incoming, Outgoing};
 pub use fetch::{Answer, FETCH_TIMEOUT, FetchError, Fetcher};
+pub use guarded::{Documents, GuardedUrl, Source};
 pub(crate) use incoming_body::IncomingBody;
 pub use proxies::Proxies;
 pub use remote_url::RemoteUrl;

@@ -7,10 +7,10 @@ use http::StatusCode;
 use serde::Deserialize;
 
 use super::error::ProviderError;
-use super::id_token::KeySet;
 use super::oidc_config::{OidcConfig, TENANT};
 use crate::http::client::{Answer, Fetcher, RemoteUrl};
 use crate::lock::Unpoisoned;
+use crate::tokens::jwt::KeySet;
 
 /// How long the discovery document and the keys are used before they are fetched again.
 pub(super) const FRESH: Duration = Duration::from_secs(3_600);
