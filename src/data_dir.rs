@@ -9,9 +9,14 @@ use std::path::Path;
 use rustix::fs::{Access, access};
 use rustix::process::geteuid;
 
+use crate::clock::Timestamp;
 use crate::store::Store;
 use crate::store::embedded::{EmbeddedStore, OpenError};
 use crate::tokens::Secret;
+use crate::tokens::signing::SigningKey;
+
+/// The file with the key of identity assertions.
+const ASSERTION_KEY: &str = "assertion-key";
 
 fn refuse(what: String) -> String {
     format!("--data-path (DATA_PATH): {what}")
@@ -172,6 +177,34 @@ pub fn load_secret(directory: &Path) -> Result<Secret, String> {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied && e.get_ref().is_some() => Err(e.to_string()),
         Err(e) => Err(failed("read", &e)),
     }
+}
+
+/// Loads the key of identity assertions, or creates it at first.
+pub fn load_assertion_key(directory: &Path, now: Timestamp) -> Result<SigningKey, String> {
+    let path = directory.join(ASSERTION_KEY);
+    let failed = |what: &str, e: &dyn std::fmt::Display| {
+        format!("--data-path (DATA_PATH): {} can't be {what}: {e}", path.display())
+    };
+    match read_private(&path) {
+        Ok(bytes) => {
+            let malformed = |e: &dyn std::fmt::Display| {
+                failed("used", &format!("{e}; restore it, or remove it: MCP servers then have to fetch the keys again"))
+            };
+            SigningKey::load(serde_json::from_slice(&bytes).map_err(|e| malformed(&e))?).map_err(|e| malformed(&e))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let key = SigningKey::generate(None, now)?;
+            store_assertion_key(directory, &key).map_err(|e| failed("written", &e))?;
+            Ok(key)
+        }
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied && e.get_ref().is_some() => Err(e.to_string()),
+        Err(e) => Err(failed("read", &e)),
+    }
+}
+
+/// Writes the key of identity assertions.
+pub fn store_assertion_key(directory: &Path, key: &SigningKey) -> io::Result<()> {
+    write_durably(&directory.join(ASSERTION_KEY), &serde_json::to_string(key.stored())?)
 }
 
 /// Reads a file. If other users can access it, fails with a `PermissionDenied` that says what to do.

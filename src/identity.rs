@@ -1,9 +1,11 @@
 //! Types for identities: the ids in tokens, rows and log lines, and the profiles of users.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::clock::Timestamp;
 
@@ -52,6 +54,37 @@ name! {
     CredentialId
 }
 
+impl UserId {
+    /// The user that a client is which acts for itself.
+    pub fn of_client(client: &ClientId) -> UserId {
+        UserId(format!("client:{client}"))
+    }
+
+    /// The user that an API key is.
+    pub fn of_api_key(name: &str) -> UserId {
+        UserId(format!("key:{name}"))
+    }
+}
+
+impl CredentialId {
+    /// The credential of a client that acts for itself. The ids of passwords and providers have no colon.
+    pub fn of_client(client: &ClientId) -> CredentialId {
+        CredentialId(format!("client:{client}"))
+    }
+
+    /// The credential of users that a trusted issuer names.
+    pub fn of_issuer(name: &str) -> CredentialId {
+        CredentialId(format!("issuer:{name}"))
+    }
+}
+
+impl GrantId {
+    /// What stands for the grant of an API key, which has none.
+    pub fn of_api_key(name: &str) -> GrantId {
+        GrantId(format!("key:{name}"))
+    }
+}
+
 /// The scope that every access token has.
 pub const SCOPE: &str = "mcp";
 /// A scope that some clients request before they expect a refresh token. It is never part of a challenge
@@ -83,8 +116,46 @@ pub struct Principal {
     pub grant: GrantId,
     /// When the access token expires.
     pub expires_at: Timestamp,
-    /// The provider's record of the user; `None` for users who signed in by password.
-    pub person: Option<Arc<UserRecord>>,
+    /// Who says something about the user; `None` for users who signed in by password, clients and API keys.
+    pub person: Option<Voucher>,
+}
+
+/// Who vouches for a user, and what is said about the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Voucher {
+    /// The provider where the user signed in.
+    Provider(Arc<UserRecord>),
+    /// A trusted issuer.
+    Issuer(Arc<Asserted>),
+}
+
+impl Voucher {
+    /// The name of the provider or issuer.
+    pub fn name(&self) -> &str {
+        match self {
+            Voucher::Provider(record) => record.provider.as_str(),
+            Voucher::Issuer(asserted) => &asserted.issuer,
+        }
+    }
+
+    /// What it says.
+    pub fn profile(&self) -> &UserProfile {
+        match self {
+            Voucher::Provider(record) => &record.profile,
+            Voucher::Issuer(asserted) => &asserted.profile,
+        }
+    }
+}
+
+/// What a trusted issuer has asserted about a user or a workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asserted {
+    /// The name of the issuer in the file of trusted issuers.
+    pub issuer: String,
+    /// The profile.
+    pub profile: UserProfile,
+    /// When the assertion expires.
+    pub exp: Timestamp,
 }
 
 /// What a provider says about a user, as far as the proxy uses it.
@@ -112,6 +183,9 @@ pub struct UserProfile {
     /// The attributes of the allow rules that the person has, as `pointer=value`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attributes: Vec<String>,
+    /// The claims that `--header-mapping` names, by their JSON pointer.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub mapped: BTreeMap<String, Value>,
 }
 
 impl UserProfile {

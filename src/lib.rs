@@ -27,7 +27,7 @@
 //! | [`net`], [`flags`], [`servers_file`] | sockets, addresses, rate limits; the definitions of all options; the file with the servers to publish |
 //! | [`clock`], [`thread`], [`wake`], [`blocking`], [`observe`] | time, threads, waking a waiting thread, announcing a blocking call, the log |
 //! | [`lock`], [`bounded_map`], [`token_bucket`] | locks that survive a panic, maps with a maximum size, rate limits |
-//! | [`url`], [`redirect_uri`], [`resource_url`], [`encoding`], [`identity`], [`rules`] | value types: URLs, ids of users and clients, allow rules |
+//! | [`url`], [`redirect_uri`], [`redirect_pattern`], [`resource_url`], [`encoding`], [`identity`], [`rules`] | value types: URLs, ids of users and clients, allow rules, redirect URIs |
 //! | [`privileges`] | dropping root privileges that are not needed |
 //!
 //! Where behaviour is decided, by the question that one would ask:
@@ -79,6 +79,7 @@ pub mod oauth;
 pub mod observe;
 pub mod pages;
 pub mod privileges;
+pub mod redirect_pattern;
 pub mod redirect_uri;
 pub mod resource;
 pub mod resource_url;

@@ -247,6 +247,16 @@ impl RedirectUri {
         &self.host
     }
 
+    /// A colon and digits, or nothing.
+    pub fn port(&self) -> &str {
+        &self.port
+    }
+
+    /// Path and query, as written.
+    pub fn rest(&self) -> &str {
+        &self.rest
+    }
+
     /// The kind of its target.
     pub fn destination(&self) -> Destination {
         match self.scheme.as_str() {

@@ -10,18 +10,23 @@ use super::publish::{self, Publisher};
 use super::reload::reload_on_sighup;
 use super::rights::Rights;
 use super::routes::App;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::core::Core;
-use crate::http::client::{FETCH_TIMEOUT, Fetcher};
+use crate::data_dir;
+use crate::http::client::{Documents, FETCH_TIMEOUT, Fetcher, Source};
 use crate::http::{Handler, Listener, Server};
 use crate::interaction::Interactions;
 use crate::login::Login;
+use crate::login::api_keys::ApiKeys;
+use crate::login::issuers::Issuers;
 use crate::login::password::Passwords;
 use crate::login::providers::Providers;
 use crate::net::client_address::UnnamedProxies;
 use crate::net::shutdown::Shutdown;
 use crate::oauth::AuthorizationServer;
+use crate::oauth::clients::Clients;
 use crate::resource::admission::Admission;
+use crate::resource::identity_fields::{AssertionKey, IdentityFields};
 use crate::resource::open_streams::OpenStreams;
 use crate::resource::protected::Published;
 use crate::resource::seen::Seen;
@@ -30,6 +35,7 @@ use crate::thread::spawn;
 use crate::tls::acme::renewal::RetryTrigger;
 use crate::tls::certificates::StrictTransport;
 use crate::tls::https_redirect::HttpsRedirect;
+use crate::tokens::signing::SigningKey;
 use crate::tokens::{Keys, Secret};
 use crate::wake::Waker;
 
@@ -43,6 +49,8 @@ pub struct Services {
     pub server: Arc<AuthorizationServer>,
     /// Event streams that are open.
     pub streams: OpenStreams,
+    /// Tells upstream who the user is.
+    pub identity_fields: Option<Arc<IdentityFields>>,
 }
 
 impl Services {
@@ -54,18 +62,39 @@ impl Services {
         let passwords = Passwords::new(&config.passwords, config.password_queue, &keys, &state).map_err(unreadable)?;
         let fetcher = Fetcher::new(config.outbound_tls.clone(), config.outbound_proxies.clone(), FETCH_TIMEOUT);
         let providers = Providers::new(config.providers.clone(), fetcher, &keys);
+        let fetcher = Fetcher::new(config.outbound_tls.clone(), config.outbound_proxies.clone(), FETCH_TIMEOUT);
+        let issuers = Issuers::new(config.issuers.clone(), fetcher);
+        let api_keys = ApiKeys::new(config.has_api_keys, &state).map_err(unreadable)?;
+        let source = Source::new(config.outbound_tls.clone(), config.outbound_proxies.clone(), &config.external.host);
+        let clients = Clients::new(config.clients.clone(), Documents::new(source));
+        let seen = Seen::start(state.clone()).map_err(|e| format!("no thread could be started: {e}"))?;
         let (external, site) = (config.external.clone(), config.site.clone());
         let core = Arc::new(Core { external, site, keys, state, lifetimes: config.lifetimes });
-        let login = Arc::new(Login::new(core.clone(), passwords, providers, config.groups.clone()));
+        let login = Arc::new(Login::new(core.clone(), passwords, providers, config.groups.clone(), issuers, api_keys));
         let streams = OpenStreams::default();
         let resources = Published::new(publish::resources(&config.servers, &core.external, &login)?);
-        let server = Arc::new(AuthorizationServer::new(core.clone(), login.clone(), streams.clone(), resources));
-        Ok(Services { core, login, server, streams })
+        let names = &config.identity_fields;
+        let assertions = match &names.assertion {
+            Some(_) => Some(Arc::new(assertion_key(config, core.now())?)),
+            None => None,
+        };
+        let field = names.assertion.clone().zip(assertions.clone());
+        let is_told = field.is_some() || !names.mapping.is_empty();
+        let fields = is_told.then(|| Arc::new(IdentityFields::new(core.clone(), field, names.mapping.clone())));
+        let server = AuthorizationServer::new(
+            core.clone(),
+            login.clone(),
+            clients,
+            seen,
+            assertions,
+            streams.clone(),
+            resources,
+        );
+        Ok(Services { core, login, server: Arc::new(server), streams, identity_fields: fields })
     }
 
     /// The request handler of the proxy.
     pub fn app(&self, config: &Config) -> Result<App, String> {
-        let seen = Seen::start(self.core.state.clone()).map_err(|e| format!("no thread could be started: {e}"))?;
         let admission = Admission::new(config.admission);
         admission.share_among(config.servers.all.len());
         Ok(App {
@@ -73,12 +102,21 @@ impl Services {
             server: self.server.clone(),
             interactions: Interactions::new(self.server.clone(), config.auto_select),
             admission,
-            seen,
+            identity_fields: self.identity_fields.clone(),
             streams: self.streams.clone(),
             surface: config.surface.clone(),
             unnamed: UnnamedProxies::default(),
         })
     }
+}
+
+/// The key of identity assertions, from the data directory if anything is kept there.
+fn assertion_key(config: &Config, now: Timestamp) -> Result<AssertionKey, String> {
+    let key = match config.is_kept {
+        true => data_dir::load_assertion_key(&config.data_path, now)?,
+        false => SigningKey::generate(None, now)?,
+    };
+    Ok(AssertionKey::new(key))
 }
 
 /// Builds the server and starts the background threads. The returned function serves until `stop` becomes readable.
@@ -94,7 +132,7 @@ pub fn build(
     let drain_timeout = config.drain_timeout;
     let limits = config.http.clone();
     let services = Services::new(&config, secret, store, clock.clone())?;
-    let Services { core, login, server, streams } = &services;
+    let Services { core, login, server, streams, .. } = &services;
     let published = server.resources.clone();
     for resource in published.now().all().iter().filter(|_| config.is_checked) {
         let (name, upstream) = (resource.name.clone(), Arc::downgrade(&resource.upstream));

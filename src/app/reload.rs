@@ -7,7 +7,8 @@ use signal_hook::consts::SIGHUP;
 
 use super::config::methods;
 use super::config::providers::{ask_for_groups, configure_anew};
-use super::config::{passwords, servers};
+use super::config::servers::check_names;
+use super::config::{issuers, passwords, servers};
 use super::publish::{Prepared, Publisher};
 use crate::flags::{self, Invocation};
 use crate::thread::spawn;
@@ -42,10 +43,11 @@ fn reload(publisher: &mut Publisher) -> Result<(), String> {
         _ => return Ok(()),
     };
     let mut providers = configure_anew(&settings)?;
+    let issuers = issuers::configure(&settings, &providers)?;
     let (passwords, groups) = (passwords::configure(&settings)?, passwords::groups(&settings)?);
     let prepared = match settings.servers.is_some() {
         true => {
-            let (servers, notes) = servers::configure(&settings, &methods(&settings, &providers))?;
+            let (servers, notes) = servers::configure(&settings, &methods(&settings, &providers, &issuers))?;
             let prepared = publisher.prepare(servers)?;
             notes.iter().for_each(|note| log::log!(note.level, "{}", note.text));
             Some(prepared)
@@ -53,6 +55,7 @@ fn reload(publisher: &mut Publisher) -> Result<(), String> {
         false => None,
     };
     let servers = prepared.as_ref().map_or(&publisher.current, Prepared::servers);
+    check_names(servers, &issuers)?;
     ask_for_groups(&mut providers, servers);
     if settings.htpasswd_file.is_some() {
         let replaced = publisher.login.replace_passwords(&passwords, groups);
@@ -60,6 +63,7 @@ fn reload(publisher: &mut Publisher) -> Result<(), String> {
     }
     // From here on nothing can fail.
     publisher.login.providers.replace_rules(&providers);
+    publisher.login.issuers.replace(issuers);
     if let Some(prepared) = prepared {
         publisher.publish(prepared);
     }

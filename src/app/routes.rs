@@ -18,12 +18,12 @@ use crate::http::{Caller, Handler, Request, Response};
 use crate::identity::{Principal, UserId};
 use crate::interaction::{Interactions, authorize, provider, sign_in};
 use crate::net::client_address::{TrustedProxies, UnnamedProxies};
-use crate::oauth::{AuthorizationServer, metadata, register, revoke, token};
+use crate::oauth::{AuthorizationServer, introspect, metadata, register, revoke, token};
 use crate::resource::admission::{Admission, Newcomer};
 use crate::resource::bearer::Destination;
+use crate::resource::identity_fields::IdentityFields;
 use crate::resource::open_streams::OpenStreams;
 use crate::resource::protected::Target;
-use crate::resource::seen::Seen;
 use crate::resource::{bearer, challenge};
 use crate::upstream::ForwardedIdentity;
 use crate::upstream::http::{is_event_stream, wants_event_stream};
@@ -47,6 +47,7 @@ const ROUTES: &[(Method, &str, Endpoint)] = &[
     (Method::POST, "/.idp/token", Client(token::handle)),
     (Method::POST, "/.idp/register", Client(register::handle)),
     (Method::POST, "/.idp/revoke", Client(revoke::handle)),
+    (Method::POST, "/.idp/introspect", Client(introspect::handle)),
     (Method::GET, "/.auth/login", Browser(sign_in::show)),
     (Method::POST, "/.auth/login", Browser(sign_in::submit)),
     (Method::GET, "/.auth/logo", Browser(sign_in::logo)),
@@ -95,8 +96,8 @@ pub struct App {
     pub interactions: Interactions,
     /// Limits on upstream requests in flight and on open streams.
     pub admission: Admission,
-    /// Records which access tokens have been used.
-    pub seen: Seen,
+    /// Adds to requests who the user is.
+    pub identity_fields: Option<Arc<IdentityFields>>,
     /// Event streams that are open.
     pub streams: OpenStreams,
     /// Trusted reverse proxies, and the web origins and host names that are accepted.
@@ -179,9 +180,7 @@ impl App {
         let mut response = match endpoint {
             Some(Client(handle)) => handle(&self.server, request, caller),
             Some(Browser(handle)) => handle(&self.interactions, request, caller),
-            None if is_well_known && lookup == Method::GET => {
-                metadata::well_known(&self.core, &self.server.resources.now(), path)
-            }
+            None if is_well_known && lookup == Method::GET => metadata::well_known(&self.server, path),
             None => {
                 let allow = methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
                 Response::text(StatusCode::METHOD_NOT_ALLOWED, format!("the methods here are {allow}"))
@@ -209,7 +208,7 @@ impl App {
         }
         let mut response = match request.parts.method {
             Method::OPTIONS => preflight(request, &[Method::GET, Method::POST, Method::DELETE]),
-            _ => match self.authorize(request, path) {
+            _ => match self.authorize(request, path, caller) {
                 Err(refusal) => *refusal,
                 Ok((target, principal)) => self.forward(request, &target, principal, chain, path),
             },
@@ -223,12 +222,17 @@ impl App {
     }
 
     /// The server that has the path, and who asks it; or the response to a request that may not go there.
-    fn authorize(&self, request: &Request<'_>, path: &str) -> Result<(Target, Principal), Box<Response>> {
+    fn authorize(
+        &self,
+        request: &Request<'_>,
+        path: &str,
+        caller: Caller,
+    ) -> Result<(Target, Principal), Box<Response>> {
         // Not held for as long as the request takes: a server that a reload takes away ends when its own requests are done.
         let resources = self.server.resources.now();
         let target = resources.at(path).ok_or_else(|| Box::new(no_server(request)))?;
         let (to, headers) = (Destination { resources: &resources, target: &target, path }, &request.parts.headers);
-        match bearer::principal(&self.server.login, &self.seen, to, headers) {
+        match bearer::principal(&self.server.login, &self.server.seen, to, headers, caller) {
             Ok(principal) => Ok((target, principal)),
             Err(denial) => Err(Box::new(challenge::challenge(&self.core, to, headers, denial))),
         }
@@ -251,7 +255,9 @@ impl App {
             Ok(permit) => permit,
             Err(busy) => return *busy,
         };
-        let identity = ForwardedIdentity { principal, chain, base: path[..target.base].to_string() };
+        let fields =
+            self.identity_fields.as_ref().map(|fields| fields.of(&principal, &target.resource)).unwrap_or_default();
+        let identity = ForwardedIdentity { principal, chain, base: path[..target.base].to_string(), fields };
         let response = target.resource.upstream.forward(request, &identity);
         let is_stream = is_event_stream(response.headers.get(CONTENT_TYPE));
         let response = permit.attach(response, is_stream);

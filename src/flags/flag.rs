@@ -13,6 +13,8 @@ pub enum Section {
     SignIn,
     /// External identity providers, and which of their users may sign in.
     Providers,
+    /// Which clients there may be, and who may act without a person at a browser.
+    Clients,
     /// How to connect to the upstream server, and what is sent to it.
     Upstream,
     /// Servers that speak over stdio.
@@ -29,11 +31,12 @@ pub enum Section {
 
 impl Section {
     /// All sections, in the order in which they are printed.
-    pub const ALL: [Section; 10] = [
+    pub const ALL: [Section; 11] = [
         Section::Main,
         Section::Tls,
         Section::SignIn,
         Section::Providers,
+        Section::Clients,
         Section::Upstream,
         Section::Stdio,
         Section::Trust,
@@ -49,6 +52,7 @@ impl Section {
             Section::Tls => "TLS",
             Section::SignIn => "Sign-in",
             Section::Providers => "Sign-in with Google, GitHub or OpenID Connect",
+            Section::Clients => "Clients and machines",
             Section::Upstream => "Upstream",
             Section::Stdio => "Stdio servers",
             Section::Trust => "Trust",

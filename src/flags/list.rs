@@ -764,6 +764,82 @@ pub const FLAGS: &[Flag] = &[
         ..BASE
     },
     Flag {
+        long: Some("registration"),
+        env: "REGISTRATION",
+        value: Some("open|allowlist|off"),
+        default: "open",
+        section: Section::Clients,
+        help: "Which clients may register themselves (RFC 7591)",
+        more: "open: every client; a person still has to allow it. allowlist: those whose redirect URIs are all among --registration-redirect-uris. off: none; clients with a metadata document, and those of 'mcp-auth-proxy clients add', still connect.",
+        set: |s, v| match v {
+            "open" | "allowlist" | "off" => {
+                s.registration = v.into();
+                Ok(())
+            }
+            _ => Err(format!("'{v}' is not one of open, allowlist, off")),
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("registration-redirect-uris"),
+        env: "REGISTRATION_REDIRECT_URIS",
+        value: Some("PATTERN,…"),
+        section: Section::Clients,
+        help: "Redirect URIs that clients may register with --registration allowlist",
+        more: "Such as https://claude.ai/api/mcp/auth_callback, https://*.example.com/* or http://localhost/*. A * stands at the end of the path, or as *. before a host; the port of a loopback host is not compared.",
+        set: |s, v| {
+            s.registration_redirect_uris = list(v);
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("no-cimd"),
+        env: "NO_CIMD",
+        default: "false",
+        section: Section::Clients,
+        help: "Accept no client ID metadata documents",
+        more: "Claude, ChatGPT and other clients prefer such a document to registering. The proxy fetches it over https from public addresses only.",
+        set: |s, v| switch(v).map(|b| s.no_cimd = b),
+        ..BASE
+    },
+    Flag {
+        long: Some("cimd-allowed-domains"),
+        env: "CIMD_ALLOWED_DOMAINS",
+        value: Some("DOMAIN,…"),
+        section: Section::Clients,
+        help: "Domains that client ID metadata documents may be at; default: all",
+        more: "A domain stands for itself and all names below it.",
+        set: |s, v| {
+            s.cimd_allowed_domains = list(v);
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("trusted-issuers"),
+        env: "TRUSTED_ISSUERS",
+        value: Some("FILE"),
+        section: Section::Clients,
+        help: "Issuers whose signed assertions about people or workloads are accepted (JSON)",
+        more: "For enterprise-managed authorization (ID-JAG), GitHub Actions, Kubernetes and SPIFFE: see docs/clients.md. SIGHUP reads it again.",
+        set: |s, v| {
+            s.trusted_issuers = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("api-keys"),
+        env: "API_KEYS",
+        default: "false",
+        section: Section::Clients,
+        help: "Accept API keys, for scripts that know no OAuth",
+        more: "Made with 'mcp-auth-proxy keys add'.",
+        set: |s, v| switch(v).map(|b| s.api_keys = b),
+        ..BASE
+    },
+    Flag {
         long: Some("proxy-bearer-token"),
         env: "PROXY_BEARER_TOKEN",
         value: Some("TOKEN"),
@@ -784,6 +860,39 @@ pub const FLAGS: &[Flag] = &[
         secret: true,
         help: "Header fields to add to each upstream request; write \\, for a comma in a value",
         set: |s, v| proxy_headers(v).map(|h| s.proxy_headers = h),
+        ..BASE
+    },
+    Flag {
+        long: Some("header-mapping"),
+        env: "HEADER_MAPPING",
+        value: Some("CLAIM:HEADER,…"),
+        section: Section::Upstream,
+        help: "Claims of the user to send upstream, each in a header field of its own",
+        more: "A claim is a JSON pointer, as in /email:X-Forwarded-Email,/preferred_username:X-Remote-User. Claims of an OpenID Connect provider can be named, and sub, email (verified addresses only), name, groups, preferred_username, provider and client_id of every user. The client's own field of that name is taken out. Values are percent-encoded, lists are JSON.",
+        set: |s, v| header_mapping(v).map(|m| s.header_mapping = m),
+        ..BASE
+    },
+    Flag {
+        long: Some("identity-assertion"),
+        env: "IDENTITY_ASSERTION",
+        default: "false",
+        section: Section::Upstream,
+        help: "Send upstream a signed JWT that says who the user is",
+        more: "Signed with ES256; the keys are at /.well-known/jwks.json. It is good for a minute, and its audience is the server's URL. For servers at a URL.",
+        set: |s, v| switch(v).map(|b| s.identity_assertion = b),
+        ..BASE
+    },
+    Flag {
+        long: Some("identity-assertion-header"),
+        env: "IDENTITY_ASSERTION_HEADER",
+        value: Some("NAME"),
+        default: "X-Forwarded-Assertion",
+        section: Section::Upstream,
+        help: "The header field of --identity-assertion",
+        set: |s, v| {
+            s.identity_assertion_header = v.into();
+            Ok(())
+        },
         ..BASE
     },
     Flag {
@@ -1269,6 +1378,17 @@ fn not_empty(text: &str) -> Result<String, String> {
         true => Err("it is empty: type one, or leave the option out; is a variable of the shell not set?".into()),
         false => Ok(text.into()),
     }
+}
+
+/// `POINTER:NAME,…`.
+fn header_mapping(text: &str) -> Result<Vec<(String, String)>, String> {
+    let pair = |item: &String| match item.rsplit_once(':') {
+        Some((claim, name)) if claim.starts_with('/') && !name.trim().is_empty() => {
+            Ok((claim.to_string(), name.trim().to_string()))
+        }
+        _ => Err(format!("'{item}' is not a JSON pointer and a header name, such as /email:X-Forwarded-Email")),
+    };
+    list(text).iter().map(pair).collect()
 }
 
 /// `Name:Value,Name:Value` with `\,` for a comma and `\\` for a backslash within a value.

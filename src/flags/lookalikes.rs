@@ -7,16 +7,14 @@ use super::list::FLAGS;
 
 /// Options of sigbit/mcp-auth-proxy that have another name here, or none, and what to do instead.
 const ELSEWHERE: &[(&str, &str)] = &[
-    ("HEADER_MAPPING", NO_MAPPING),
-    ("HEADER_MAPPING_BASE", NO_MAPPING),
+    ("HEADER_MAPPING_BASE", "it has no counterpart: the pointers of HEADER_MAPPING start at the claims themselves"),
     ("FORWARD_AUTHORIZATION_HEADER", NO_FORWARDING),
     ("PROXY_FORWARD_AUTHORIZATION", NO_FORWARDING),
     ("REPOSITORY_DSN", "there is no database here: the state is one file in DATA_PATH"),
     ("JWT_PRIVATE_KEY", "there is no counterpart: tokens are signed with keys that are derived from AUTH_HMAC_SECRET"),
     ("OIDC_ALLOWED_ATTRIBUTES_GLOB", "its counterpart is OIDC_ALLOWED_ATTRIBUTES, which compares values as they are"),
 ];
-const NO_MAPPING: &str = "there is no counterpart: X-Forwarded-User, X-Forwarded-Email, X-Forwarded-Name and X-Forwarded-Groups are always sent to the MCP server";
-const NO_FORWARDING: &str = "there is no counterpart: a client's token is for this proxy alone; what the MCP server wants goes into PROXY_BEARER_TOKEN or PROXY_HEADERS";
+const NO_FORWARDING: &str = "a client's token is for this proxy alone; IDENTITY_ASSERTION gives the MCP server a signed token that says who the user is, and PROXY_BEARER_TOKEN or PROXY_HEADERS give it a credential of its own";
 const ENTRA: &str = "Entra ID is an OpenID Connect provider here: set OIDC_CONFIGURATION_URL, OIDC_CLIENT_ID and OIDC_CLIENT_SECRET (docs/providers.md)";
 /// Prefixes of variables that are meant for this program, or for a similar one.
 const FAMILIES: [&str; 5] = ["OIDC_", "GOOGLE_ALLOWED_", "GITHUB_ALLOWED_", "AUTH_HMAC_", "ACME_EAB_"];
@@ -106,7 +104,8 @@ mod tests {
             ("GITHUB_ALLOWED_TEAMS", "nearest is GITHUB_ALLOWED_"),
             ("OIDC_SCOPE", "OIDC_SCOPES?"),
             ("EXTERNAL_URL_FILE", "set EXTERNAL_URL itself"),
-            ("HEADER_MAPPING", "X-Forwarded-Email"),
+            ("HEADER_MAPPING_BASE", "start at the claims"),
+            ("FORWARD_AUTHORIZATION_HEADER", "IDENTITY_ASSERTION"),
             ("ENTRAID_TENANT_ID", "OIDC_CONFIGURATION_URL"),
             ("REPOSITORY_DSN", "DATA_PATH"),
         ] {

@@ -402,7 +402,7 @@ mod tests {
         assert!(run(&["--listen"], &[]).unwrap_err().contains("--listen needs a value"));
         assert!(run(&["http://a", "http://b"], &[]).unwrap_err().contains("one upstream URL"));
         for (typed, part) in [
-            ("--header-mapping", "X-Forwarded-Email"),
+            ("--header-mapping-base", "start at the claims"),
             ("--entraid-tenant-id", "OIDC_CONFIGURATION_URL"),
             ("--repository-dsn", "one file"),
             ("--password-file", "PASSWORD_FILE"),

@@ -25,7 +25,7 @@ pub fn show(interactions: &Interactions, request: &mut Request<'_>, caller: Call
 }
 
 fn begin(interactions: &Interactions, visit: &Visit<'_>, query: &str) -> Result<Response, Failure> {
-    let step = authorize::read(&interactions.server, query, &visit.browser.binding());
+    let step = authorize::read(&interactions.server, query, &visit.browser.binding(), visit.caller);
     let step = step.and_then(|opened| {
         let session = interactions.login().session(visit.headers)?;
         let client = opened.client().clone();

@@ -32,7 +32,7 @@ pub(super) fn complete(
 ) -> Result<Response, Failure> {
     let (core, caller) = (interactions.core(), visit.caller);
     let is_password = matches!(proof, Proof::Password);
-    let (session, cookies) = session::start(core, visit.headers, user, is_password)?;
+    let (session, cookies) = session::start(core, visit.headers, user, is_password, caller.address)?;
     let user = &session.user;
     let client = suspended.and_then(|suspended| suspended.client(core).unwrap_or_default());
     let client_name = client.as_ref().map_or("", Client::shown_name);

@@ -13,6 +13,7 @@ use crate::login::session::Browser;
 use crate::net::rate_limit::RateLimit;
 use crate::oauth::AuthorizationServer;
 use crate::oauth::authorize::{self, Suspended};
+use crate::oauth::client_metadata::is_document;
 use crate::pages::{self, Problem, ProviderButton, RequestingClient, ServerCard, SignInOptions, Wanted};
 use crate::resource::protected::ProtectedResource;
 use crate::store::rows::Client;
@@ -106,7 +107,10 @@ pub(super) fn requesting<'a>(
         Some(_) => Wanted::Servers(servers.iter().map(|server| server.title.as_str()).collect()),
         None => Wanted::Choice,
     };
-    RequestingClient { name: client.name.as_deref(), redirect: &suspended.redirect, wants }
+    let published_at = is_document(client.id.as_str())
+        .then(|| client.id.as_str().trim_start_matches("https://").split(['/', ':']).next().unwrap_or_default());
+    let has_operator = client.preregistered.is_some();
+    RequestingClient { name: client.name.as_deref(), published_at, has_operator, redirect: &suspended.redirect, wants }
 }
 
 /// What a page shows of the servers.

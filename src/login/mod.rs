@@ -4,11 +4,14 @@
 //! - [`password`] – password checks; [`gate`] – one per core at a time, with bounded queues
 //! - [`htpasswd`] – files of users and groups
 //! - [`providers`] – Google, GitHub, OpenID Connect; what they said about a user, and asking them again
+//! - [`issuers`] – trusted issuers of assertions; [`api_keys`] – keys for scripts
 //! - [`throttle`] – growing delays after wrong passwords
 //! - [`session`] – the session, browser and device cookies
 
+pub mod api_keys;
 mod gate;
 pub mod htpasswd;
+pub mod issuers;
 pub mod password;
 pub mod providers;
 pub mod session;
@@ -18,7 +21,9 @@ use std::sync::{Arc, RwLock};
 
 use http::HeaderMap;
 
+use self::api_keys::ApiKeys;
 use self::htpasswd::Groups;
+use self::issuers::Issuers;
 use self::password::{Password, Passwords};
 use self::providers::Providers;
 use self::providers::user_records::UserRecords;
@@ -41,17 +46,28 @@ pub struct Login {
     pub providers: Arc<Providers>,
     /// What they said about their users.
     pub user_records: UserRecords,
+    /// Whoever may name users or workloads without a sign-in.
+    pub issuers: Issuers,
+    /// The keys of scripts.
+    pub api_keys: ApiKeys,
     /// The groups of users of the htpasswd file.
     groups: RwLock<Arc<Groups>>,
 }
 
 impl Login {
     /// Puts the parts together.
-    pub fn new(core: Arc<Core>, passwords: Passwords, providers: Providers, groups: Groups) -> Login {
+    pub fn new(
+        core: Arc<Core>,
+        passwords: Passwords,
+        providers: Providers,
+        groups: Groups,
+        issuers: Issuers,
+        api_keys: ApiKeys,
+    ) -> Login {
         let providers = Arc::new(providers);
         let user_records = UserRecords::new(core.clone(), providers.clone());
         let groups = RwLock::new(Arc::new(groups));
-        Login { core, passwords, throttle: Throttle::default(), providers, user_records, groups }
+        Login { core, passwords, throttle: Throttle::default(), providers, user_records, issuers, api_keys, groups }
     }
 
     /// The groups of a user of the htpasswd file; none for others.
@@ -67,9 +83,13 @@ impl Login {
         Ok(())
     }
 
-    /// Is `credential` a way to sign in that is configured now?
+    /// Is `credential` a way to sign in that is configured now, a trusted issuer, or that of a client? What a client began
+    /// is revoked when it is removed.
     pub fn is_current(&self, credential: &CredentialId) -> bool {
-        self.passwords.is_current(credential) || self.providers.of_credential(credential).is_some()
+        self.passwords.is_current(credential)
+            || self.providers.of_credential(credential).is_some()
+            || self.issuers.of_credential(credential).is_some()
+            || credential.as_str().starts_with("client:")
     }
 
     /// All ways to sign in that are configured now.

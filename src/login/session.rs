@@ -3,7 +3,9 @@
 //! Cookies are shared by all ports of a host, so their names carry a digest of the issuer. With an https external URL
 //! they have the `__Host-` prefix: no subdomain and no plain http can set them.
 
-use http::header::{COOKIE, SET_COOKIE};
+use std::net::IpAddr;
+
+use http::header::{COOKIE, SET_COOKIE, USER_AGENT};
 use http::{HeaderMap, HeaderValue};
 
 use crate::core::Core;
@@ -69,10 +71,12 @@ pub fn start(
     headers: &HeaderMap,
     user: User,
     is_password: bool,
+    address: IpAddr,
 ) -> Result<(Session, Vec<HeaderValue>), StoreError> {
     let created_at = core.now();
     let expires_at = created_at + core.lifetimes.session;
-    let session = Session { id: SessionId(random_name()), user, created_at, expires_at };
+    let (address, browser) = (Some(address), browser_name(headers));
+    let session = Session { id: SessionId(random_name()), user, created_at, address, browser, expires_at };
     let old = read::<SessionCookie>(core, headers, "session").map(|c| c.session);
     let row = session.clone();
     core.state.transact(move |tx| {
@@ -95,6 +99,34 @@ pub fn start(
         cookies.push(header(core, "device", &core.keys.sign(&device), Some(DEVICE_LIFETIME)));
     }
     Ok((session, cookies))
+}
+
+/// What kind of browser it is, by its User-Agent field: `Firefox on Linux`.
+fn browser_name(headers: &HeaderMap) -> Option<String> {
+    const BROWSERS: [(&str, &str); 6] = [
+        ("Edg", "Edge"),
+        ("OPR/", "Opera"),
+        ("Firefox/", "Firefox"),
+        ("Chrome/", "Chrome"),
+        ("CriOS/", "Chrome"),
+        ("Safari/", "Safari"),
+    ];
+    const SYSTEMS: [(&str, &str); 6] = [
+        ("Android", "Android"),
+        ("iPhone", "iPhone"),
+        ("iPad", "iPad"),
+        ("Windows", "Windows"),
+        ("Mac OS X", "macOS"),
+        ("Linux", "Linux"),
+    ];
+    let agent = headers.get(USER_AGENT)?.to_str().ok()?;
+    let of =
+        |names: &[(&str, &'static str)]| names.iter().find(|(part, _)| agent.contains(part)).map(|(_, name)| *name);
+    match (of(&BROWSERS), of(&SYSTEMS)) {
+        (Some(browser), Some(system)) => Some(format!("{browser} on {system}")),
+        (Some(name), None) | (None, Some(name)) => Some(name.to_string()),
+        (None, None) => None,
+    }
 }
 
 /// Ends the browser's session, if it has one, and deletes its cookie; returns the id of the session.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::client_auth::Authenticated;
+use super::client_metadata::is_document;
 use super::error::{OAuthError, invalid_grant};
 use super::issue;
 use super::resource;
@@ -14,7 +16,7 @@ use crate::http::{Caller, Response};
 use crate::identity::{ClientId, GrantId};
 use crate::resource::protected::ProtectedResources;
 use crate::resource_url::{ResourceUrl, Resources};
-use crate::store::rows::{Client, Grant, Phase};
+use crate::store::rows::{AuthMethod, Grant, Phase};
 use crate::store::{StoreError, Tx};
 use crate::tokens::artefacts::AuthorizationCode;
 use crate::tokens::equal;
@@ -29,27 +31,35 @@ enum Redemption {
     Refused(&'static str),
 }
 
+fn missing(name: &str) -> OAuthError {
+    OAuthError::new("invalid_request", format!("{name} is missing"))
+}
+
+/// The code of a request, if it is genuine.
+pub(super) fn verify(server: &AuthorizationServer, form: &Form) -> Result<AuthorizationCode, OAuthError> {
+    let code = form.get("code").ok_or_else(|| missing("code"))?;
+    let code = server.core.keys.verify(code, server.core.now());
+    code.map_err(|_| invalid_grant("the code is not valid or has expired"))
+}
+
 /// Redeems a code (RFC 6749 section 4.1.3).
 pub(super) fn redeem(
     server: &AuthorizationServer,
-    client: &Client,
+    authenticated: &Authenticated,
     form: &Form,
     resources: Option<Resources>,
     caller: Caller,
 ) -> Result<Response, OAuthError> {
-    let missing = |name: &str| OAuthError::new("invalid_request", format!("{name} is missing"));
-    let code = form.get("code").ok_or_else(|| missing("code"))?;
+    let client = &authenticated.client;
+    form.get("code").ok_or_else(|| missing("code"))?;
     let verifier = form.get("code_verifier").ok_or_else(|| missing("code_verifier"))?;
-    let code: AuthorizationCode = server
-        .core
-        .keys
-        .verify(code, server.core.now())
-        .map_err(|_| invalid_grant("the code is not valid or has expired"))?;
+    let code = verify(server, form)?;
 
     let published = server.resources.now();
     let denied = resource::denied(&server.login, &published, &code.grant)?;
     let presented = Presented {
         client: client.id.clone(),
+        how: is_document(client.id.as_str()).then_some(authenticated.how),
         redirect_uri: form.get("redirect_uri").map(str::to_string),
         proof: proof_of(verifier),
         resources,
@@ -84,6 +94,8 @@ pub(super) fn redeem(
 /// The parameters that a client sends with a code.
 struct Presented {
     client: ClientId,
+    /// How a client with a document has authenticated: its grant keeps that.
+    how: Option<AuthMethod>,
     redirect_uri: Option<String>,
     /// The challenge computed from `code_verifier`; `None` if the verifier is malformed.
     proof: Option<String>,
@@ -116,7 +128,7 @@ fn settle(tx: &mut Tx<'_>, id: &GrantId, presented: Presented, lifetimes: Lifeti
         Phase::Active { code_challenge, redirect_uri, redirect_uri_given, .. } => {
             (code_challenge, redirect_uri, *redirect_uri_given, false)
         }
-        Phase::Revoked => return Ok(Redemption::Refused("the authorization has ended")),
+        Phase::Direct | Phase::Revoked => return Ok(Redemption::Refused("the authorization has ended")),
     };
     if grant.client != presented.client {
         return Ok(Redemption::Refused("the code was given to another client"));
@@ -147,6 +159,7 @@ fn settle(tx: &mut Tx<'_>, id: &GrantId, presented: Presented, lifetimes: Lifeti
     let now = tx.now();
     grant.phase =
         Phase::Active { rotation: rotation::first(now), code_challenge, redirect_uri, redirect_uri_given: given };
+    grant.auth_method = presented.how.unwrap_or(grant.auth_method);
     grant.access_token_lifetime = lifetimes.access_token;
     grant.created_at = now;
     grant.expires_at = now + lifetimes.refresh_idle.min(lifetimes.refresh_total);

@@ -10,11 +10,13 @@ use std::sync::Arc;
 use http::header::{CACHE_CONTROL, LOCATION};
 use http::{HeaderValue, StatusCode};
 
+use super::authorization_request::{Asked, Prompt, asked, proven_redirect};
+use super::client_metadata::is_document;
+use super::clients::NoClient;
 use super::consent::{self, newest_grant_key};
 use super::error::OAuthError;
 use super::pending::Full;
 use super::register::{self, USED_MARGIN};
-use super::resource;
 use super::server::AuthorizationServer;
 use crate::clock::Timestamp;
 use crate::core::Core;
@@ -25,7 +27,7 @@ use crate::redirect_uri::RedirectUri;
 use crate::resource::protected::{ProtectedResource, ProtectedResources};
 use crate::resource_url::{ResourceUrl, Resources};
 use crate::store::StoreError;
-use crate::store::rows::{Client, Consent, Grant, Phase, Session};
+use crate::store::rows::{AuthMethod, Client, Consent, Grant, GrantType, Phase, Session};
 use crate::tokens::artefacts::{AuthorizationCode, AuthorizationRequest, CODE_LIFETIME, REQUEST_LIFETIME};
 use crate::tokens::random_name;
 
@@ -61,8 +63,12 @@ impl Suspended {
         core.keys.sign(&self.request)
     }
 
-    /// Returns the client's row, or the copy in the request if the row was evicted in the meantime.
+    /// Returns the client's row, or the copy in the request if the row was evicted in the meantime. Of a client with a
+    /// document, the copy is what its document said when the request was checked.
     pub fn client(&self, core: &Core) -> Result<Option<Client>, StoreError> {
+        if is_document(self.request.client.as_str()) {
+            return Ok(self.request.registration.as_deref().cloned());
+        }
         let row = core.state.get::<Client>(self.request.client.as_str())?;
         Ok(row.or_else(|| self.request.registration.as_deref().cloned()))
     }
@@ -235,12 +241,20 @@ fn begin_grant(
     let (refresh_total, newest) = (core.lifetimes.refresh_total, newest_grant_key(&user.id, &client.id));
     core.state.transact(move |tx| {
         // If the registration was evicted in the meantime, store it again, since a user has authorized it now.
-        let client = tx.get::<Client>(registered.id.as_str())?.unwrap_or(registered);
+        let known = tx.get::<Client>(registered.id.as_str())?;
+        let client = match known {
+            Some(known) if is_document(known.id.as_str()) => {
+                Client { used: known.used, used_by: known.used_by, expires_at: known.expires_at, ..registered }
+            }
+            known => known.unwrap_or(registered),
+        };
+        let has_document = is_document(client.id.as_str());
         let row = Grant {
             id: grant.clone(),
             user: for_user.clone(),
             client: client.id.clone(),
-            auth_method: client.auth_method,
+            // That of a client with a document is settled when it redeems its code.
+            auth_method: if has_document { AuthMethod::None } else { client.auth_method },
             resources: Some(resources),
             of_file: asked_by.of_file,
             phase: Phase::Pending {
@@ -249,14 +263,16 @@ fn begin_grant(
                 redirect_uri_given: asked_by.redirect_uri_given,
             },
             access_token_lifetime: 0,
+            asserted: None,
+            ended_at: 0,
             created_at: now,
             expires_at: exp,
         };
         tx.put(row.id.as_str(), &row);
-        tx.put(&newest, &Consent { grant: Some(grant), expires_at: now + refresh_total });
+        tx.put(&newest, &Consent { grant: Some(grant), user: None, client: None, expires_at: now + refresh_total });
         // Keep the registration longer than any of its grants can live.
         let until = now + refresh_total + USED_MARGIN;
-        if !client.used || client.expires_at < until {
+        if !client.used || client.expires_at < until || has_document {
             let used_by = client.used_by.clone().or(Some(for_user.id));
             let expires_at = until.max(client.expires_at);
             tx.put(client.id.clone().as_str(), &Client { used: true, used_by, expires_at, ..client });
@@ -309,19 +325,51 @@ pub const NOT_REGISTERED: (&str, &str) = (
     "Its registration has expired, or was made with another server (client_id).",
 );
 
+/// The client of a request. The document of one that has a document is fetched only for a request that is right otherwise.
+fn client_of(
+    server: &AuthorizationServer,
+    form: &Form,
+    asked: &Result<Asked, OAuthError>,
+    caller: Caller,
+) -> Result<Client, Refusal> {
+    let page = |title, text: &str| Refusal::Page(title, text.to_string());
+    let id = form.get("client_id");
+    let id = id.ok_or_else(|| page("The request is malformed", "It names no client (client_id)."))?;
+    if is_document(id) {
+        let faulty = |why: &str| page("The request is malformed", &format!("It asked for access, but: {why}."));
+        if let Err(error) = asked {
+            return Err(faulty(&error.description));
+        }
+        if form.get("redirect_uri").is_some_and(|uri| RedirectUri::parse(uri).is_err()) {
+            return Err(faulty("redirect_uri is not one that may be used"));
+        }
+    }
+    let client = server.clients.find(&server.core, id, caller.address).map_err(|error| match error {
+        NoClient::Unknown => {
+            let (title, why) = NOT_REGISTERED;
+            page(title, why)
+        }
+        NoClient::Document(why) => page("The application's description is not accepted", &format!("{why}.")),
+        NoClient::Unreachable(why) => {
+            page("The application's description can't be read at the moment", &format!("{why}."))
+        }
+        NoClient::Store(error) => error.into(),
+    })?;
+    match client.may(GrantType::AuthorizationCode) {
+        true => Ok(client),
+        false => Err(page("The application can't ask for access", "The operator has registered it for other uses.")),
+    }
+}
+
 /// Checks a request: first the client, then its redirect URI, then everything else, so that errors are redirected only
 /// to a verified URI. Binds the request to the browser with this `binding`.
-pub fn read(server: &AuthorizationServer, query: &str, binding: &str) -> Result<Opened, Refusal> {
+pub fn read(server: &AuthorizationServer, query: &str, binding: &str, caller: Caller) -> Result<Opened, Refusal> {
     let core = &*server.core;
     let page = |title, text: &str| Refusal::Page(title, text.to_string());
     let form = Form::parse(query.as_bytes())
         .map_err(|e| Refusal::Page("The request is malformed", format!("The parameters can't be read: {e}.")))?;
-    let id =
-        form.get("client_id").ok_or_else(|| page("The request is malformed", "It names no client (client_id)."))?;
-    let client = core.state.get::<Client>(id)?.ok_or_else(|| {
-        let (title, why) = NOT_REGISTERED;
-        page(title, why)
-    })?;
+    let asked = asked(server, &form);
+    let client = client_of(server, &form, &asked, caller)?;
     let (redirect, redirect_uri_given) = proven_redirect(&client, form.get("redirect_uri")).ok_or_else(|| {
         page(
             "The application is not what it seems",
@@ -331,36 +379,21 @@ pub fn read(server: &AuthorizationServer, query: &str, binding: &str) -> Result<
 
     let state = form.get("state").map(str::to_string);
     let tell = |error: OAuthError| refused_redirect(core, client.id.clone(), redirect.clone(), state.as_deref(), error);
-    let invalid = |text: &str| tell(OAuthError::new("invalid_request", text));
     if state.as_ref().is_some_and(|s| s.len() > MAX_STATE) {
         let error = OAuthError::new("invalid_request", "state is longer than 4096 bytes");
         return Err(refused_redirect(core, client.id, redirect, None, error));
     }
-    match form.get("response_type") {
-        Some("code") => {}
-        None => return Err(invalid("response_type is missing")),
-        Some(_) => return Err(tell(OAuthError::new("unsupported_response_type", "response_type must be code"))),
-    }
-    if form.get("response_mode").is_some_and(|m| m != "query") {
-        return Err(invalid("response_mode must be query"));
-    }
-    if form.get("request").is_some() || form.get("request_uri").is_some() {
-        return Err(tell(OAuthError::new("request_not_supported", "request objects are not supported")));
-    }
-    let challenge = code_challenge(&form).map_err(invalid)?;
-    let resources = resource::requested(core, &form)
-        .and_then(|asked| resource::to_authorize(core, &server.resources.now(), asked))
-        .map_err(tell)?;
-    let prompt = Prompt::parse(form.get("prompt").unwrap_or_default()).map_err(invalid)?;
+    let Asked { code_challenge, resources, prompt } = asked.map_err(tell)?;
 
+    let is_document = is_document(client.id.as_str());
     let request = AuthorizationRequest {
         id: random_name(),
         client: client.id.clone(),
-        registration: (!client.used).then(|| Box::new(client.clone())),
+        registration: (!client.used || is_document).then(|| Box::new(copy(&client, &redirect))),
         redirect_uri: redirect.as_str().to_string(),
         redirect_uri_given,
         state,
-        code_challenge: challenge,
+        code_challenge,
         resources,
         of_file: server.resources.now().whole().is_none(),
         sign_in_anew: prompt.login,
@@ -372,57 +405,11 @@ pub fn read(server: &AuthorizationServer, query: &str, binding: &str) -> Result<
     Ok(Opened { suspended: Suspended { request, redirect }, client, prompt })
 }
 
-/// Returns the PKCE challenge (RFC 7636 section 4.3), or says what is wrong with it.
-fn code_challenge(form: &Form) -> Result<String, &'static str> {
-    let challenge = form.get("code_challenge").ok_or("code_challenge is missing: PKCE is required")?;
-    // A missing method means `plain`, which is refused too.
-    if form.get("code_challenge_method") != Some("S256") {
-        return Err("code_challenge_method must be S256");
-    }
-    if challenge.len() != 43 || !challenge.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
-        return Err("code_challenge is not the base64url of a SHA-256 digest");
-    }
-    Ok(challenge.to_string())
-}
-
-/// What the client wants the user to be asked (OpenID Connect Core section 3.1.2.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Prompt {
-    none: bool,
-    login: bool,
-    consent: bool,
-    select_account: bool,
-}
-
-impl Prompt {
-    /// Parses a space-separated list. Unknown values are ignored, like unknown parameters. The error says what is
-    /// wrong.
-    fn parse(text: &str) -> Result<Prompt, &'static str> {
-        let has = |word: &str| text.split(' ').any(|w| w == word);
-        let prompt = Prompt {
-            none: has("none"),
-            login: has("login"),
-            consent: has("consent"),
-            select_account: has("select_account"),
-        };
-        let is_alone = text.split(' ').filter(|w| !w.is_empty()).count() == 1;
-        if prompt.none && !is_alone { Err("prompt has none beside another value") } else { Ok(prompt) }
-    }
-}
-
-/// Returns the requested redirect URI if the client has registered it. Without one in the request, returns the
-/// registered one if it is the only one (RFC 6749 section 3.1.2.3). The flag tells whether the request had one.
-fn proven_redirect(client: &Client, requested: Option<&str>) -> Option<(RedirectUri, bool)> {
-    let registered = || client.redirect_uris.iter().filter_map(|u| RedirectUri::parse(u).ok());
-    match requested {
-        Some(text) => {
-            let uri = RedirectUri::parse(text).ok()?;
-            registered().any(|r| uri.matches(&r)).then_some((uri, true))
-        }
-        None => {
-            let mut all = registered();
-            all.next().filter(|_| all.next().is_none()).map(|uri| (uri, false))
-        }
+/// The copy of a client in its request. Of a document, which may be long, what the pages and the grant need.
+fn copy(client: &Client, redirect: &RedirectUri) -> Client {
+    match is_document(client.id.as_str()) {
+        true => Client { redirect_uris: vec![redirect.as_str().into()], keys: None, ..client.clone() },
+        false => client.clone(),
     }
 }
 
@@ -461,16 +448,5 @@ mod tests {
         };
         assert!(Suspended::of(request("https://client.example/callback")).is_some());
         assert!(Suspended::of(request("javascript:alert(1)")).is_none());
-    }
-
-    #[test]
-    fn prompt_is_a_list_of_words() {
-        let parse = |text: &str| Prompt::parse(text);
-        assert_eq!(parse(""), Ok(Prompt::default()));
-        assert_eq!(parse("login consent"), Ok(Prompt { login: true, consent: true, ..Prompt::default() }));
-        assert_eq!(parse("select_account create"), Ok(Prompt { select_account: true, ..Prompt::default() }));
-        assert_eq!(parse("none"), Ok(Prompt { none: true, ..Prompt::default() }));
-        assert!(parse("none login").is_err() && parse("login none").is_err());
-        assert_eq!(parse("loginx"), Ok(Prompt::default()));
     }
 }

@@ -58,8 +58,9 @@ pub fn remember(
     }
     let Some(key) = key(core, user, request, redirect) else { return Ok(()) };
     let expires_at = core.now() + core.lifetimes.consent;
+    let (user, client) = (user.id.clone(), request.client.clone());
     core.state.transact(move |tx| {
-        tx.put(&key, &Consent { grant: None, expires_at });
+        tx.put(&key, &Consent { grant: None, user: Some(user), client: Some(client), expires_at });
         Ok(())
     })
 }

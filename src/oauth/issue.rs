@@ -56,12 +56,36 @@ pub(super) fn tokens(
     let Phase::Active { rotation: Rotation { generation, attempt, since, .. }, .. } = grant.phase else {
         return invalid_grant("the authorization has ended").response();
     };
+    let lifetime = core.lifetimes.access_token;
+    let access = access_token(core, published, grant, audience, vouched.rules, lifetime);
+    let access = AccessToken { generation, attempt, email: vouched.email, ..access };
+    let refresh = RefreshToken { grant: grant.id.clone(), generation, attempt, since };
+    no_store(Response::json(
+        StatusCode::OK,
+        &json!({
+            "access_token": access.sign(&core.keys),
+            "token_type": "Bearer",
+            "expires_in": access.exp.saturating_sub(access.iat),
+            "refresh_token": core.keys.sign(&refresh),
+            "scope": SCOPE,
+        }),
+    ))
+}
+
+/// An access token of a grant for this audience. `rules` is the digest of the rules that have admitted its user.
+pub(super) fn access_token(
+    core: &Core,
+    published: &ProtectedResources,
+    grant: &Grant,
+    audience: Resources,
+    rules: Option<String>,
+    lifetime: u64,
+) -> AccessToken {
     let now = core.now();
-    let exp = (now + core.lifetimes.access_token).min(grant.expires_at);
     let servers = audience.urls().iter().filter_map(|url| published.named_by(url));
     let servers = servers.filter(|_| published.whole().is_none());
     let servers = servers.map(|server| (server.name.clone(), server.rules_digest())).collect();
-    let access = AccessToken {
+    AccessToken {
         iss: core.keys.issuer().to_string(),
         aud: audience,
         sub: grant.user.id.clone(),
@@ -69,24 +93,14 @@ pub(super) fn tokens(
         scope: SCOPE.to_string(),
         jti: random_name(),
         iat: now,
-        exp,
+        exp: (now + lifetime).min(grant.expires_at),
         grant: grant.id.clone(),
-        generation,
-        attempt,
+        generation: 1,
+        attempt: 0,
         credential: grant.user.credential.clone(),
-        email: vouched.email,
-        rules: vouched.rules,
+        email: grant.user.email.clone(),
+        rules,
         servers,
-    };
-    let refresh = RefreshToken { grant: grant.id.clone(), generation, attempt, since };
-    no_store(Response::json(
-        StatusCode::OK,
-        &json!({
-            "access_token": access.sign(&core.keys),
-            "token_type": "Bearer",
-            "expires_in": exp.saturating_sub(now),
-            "refresh_token": core.keys.sign(&refresh),
-            "scope": SCOPE,
-        }),
-    ))
+        asserted: grant.asserted.clone().map(Box::new),
+    }
 }

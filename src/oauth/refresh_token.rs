@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
+use super::client_auth::{Authenticated, invalid_client};
 use super::error::{OAuthError, invalid_grant};
 use super::issue;
 use super::resource;
@@ -18,7 +19,7 @@ use crate::login::providers::user_records::Recheck;
 use crate::resource::protected::ProtectedResources;
 use crate::resource::stream_recheck::end_grant;
 use crate::resource_url::{ResourceUrl, Resources};
-use crate::store::rows::{Client, Grant, Phase};
+use crate::store::rows::{AuthMethod, Client, Grant, Phase};
 use crate::store::{StoreError, Tx};
 use crate::tokens::artefacts::RefreshToken;
 
@@ -33,22 +34,30 @@ enum Refresh {
     Refused(&'static str),
 }
 
+/// The refresh token of a request, if it is genuine.
+pub(super) fn verify(server: &AuthorizationServer, form: &Form) -> Result<RefreshToken, OAuthError> {
+    let text =
+        form.get("refresh_token").ok_or_else(|| OAuthError::new("invalid_request", "refresh_token is missing"))?;
+    server.core.keys.verify(text, server.core.now()).map_err(|_| invalid_grant("the refresh token is not valid"))
+}
+
 /// Exchanges a refresh token for new tokens (RFC 6749 section 6).
 pub(super) fn refresh(
     server: &AuthorizationServer,
-    client: &Client,
+    authenticated: &Authenticated,
     form: &Form,
     resources: Option<Resources>,
     caller: Caller,
 ) -> Result<Response, OAuthError> {
-    let text =
-        form.get("refresh_token").ok_or_else(|| OAuthError::new("invalid_request", "refresh_token is missing"))?;
-    let token: RefreshToken = server
-        .core
-        .keys
-        .verify(text, server.core.now())
-        .map_err(|_| invalid_grant("the refresh token is not valid"))?;
-
+    let client = &authenticated.client;
+    let token = verify(server, form)?;
+    let grant = server.core.state.get::<Grant>(token.grant.as_str())?;
+    let is_weaker = |grant: &Grant| grant.client == client.id && grant.auth_method == AuthMethod::PrivateKeyJwt;
+    if authenticated.how != AuthMethod::PrivateKeyJwt && grant.as_ref().is_some_and(is_weaker) {
+        return Err(invalid_client(
+            "this authorization began with private_key_jwt, and the client's assertion is missing",
+        ));
+    }
     let presented = Presented { generation: token.generation, attempt: token.attempt, since: token.since };
     let email = match is_copy(server, client, &token, presented)? {
         // A reused token ends the grant whatever the provider says, so the provider is not asked.

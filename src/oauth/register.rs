@@ -15,6 +15,7 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::client_checks::{MAX_NAME, UNUSED_LIFETIME, check_redirect_uris};
 use super::error::{OAuthError, no_store};
 use super::server::AuthorizationServer;
 use crate::clock::Timestamp;
@@ -24,19 +25,12 @@ use crate::http::Caller;
 use crate::http::{BodyError, Request, Response};
 use crate::identity::{ClientId, OFFLINE_ACCESS, SCOPE, UserId};
 use crate::net::address::{network_of, wide_network_of};
-use crate::redirect_uri::{Destination, RedirectUri};
 use crate::store::StoreError;
 use crate::store::rows::{AuthMethod, Client, Grant, Phase};
-use crate::tokens::{Kind, random_name};
+use crate::tokens::{random, random_name};
 
 /// Longest registration request, in bytes.
 const MAX_BODY: usize = 32 << 10;
-const MAX_REDIRECT_URIS: usize = 32;
-const MAX_NAME: usize = 256;
-/// Maximum total size of a client's redirect URIs, in bytes: anyone may register, and must not fill the disk.
-const MAX_REDIRECT_BYTES: usize = 4 << 10;
-/// How long a registration that no user has authorized is kept, in seconds.
-const UNUSED_LIFETIME: u64 = 30 * 86_400;
 /// How long a used registration is kept after the maximum lifetime of its newest grant, in seconds.
 pub const USED_MARGIN: u64 = 30 * 86_400;
 /// Maximum number of registrations. When it is reached, unused ones are evicted first.
@@ -82,14 +76,18 @@ fn register(server: &AuthorizationServer, request: &mut Request<'_>, caller: Cal
         OAuthError { status: error.status(), code: "invalid_client_metadata", description: error.to_string() }
     })?;
     let core = &*server.core;
-    let (client, scope) = parse(&body, core.keys.issuer(), core.now())?;
+    let (mut client, scope) = parse(&body, core.keys.issuer(), core.now())?;
+    server.clients.may_register(&client.redirect_uris)?;
+    // Nothing to guess in 256 random bits, so a plain digest of them is enough.
+    let secret = (client.auth_method != AuthMethod::None).then(|| base64url(random::<32>()));
+    client.secret_digests = secret.iter().map(|secret| digest(secret.as_bytes())).collect();
     let client = match core.state.get::<Client>(client.id.as_str())? {
         // While half of the lifetime of an unused registration is left, registering again writes nothing and is not
         // rate-limited.
         Some(known) if known.expires_at >= core.now() + UNUSED_LIFETIME / 2 => known,
         known => store(server, client, known, caller)?,
     };
-    Ok(document(core, &client, scope))
+    Ok(document(&client, secret, scope))
 }
 
 /// Checks a registration request. Returns the client and the scope that it asked for.
@@ -136,29 +134,12 @@ pub fn parse(body: &[u8], issuer: &str, now: Timestamp) -> Result<(Client, Optio
         used: false,
         used_by: None,
         network: None,
+        secret_digests: Vec::new(),
+        keys: None,
+        preregistered: None,
         expires_at: now + UNUSED_LIFETIME,
     };
     Ok((client, metadata.scope))
-}
-
-/// Checks redirect URIs (RFC 7591 section 5); true when all of them lead to the user's own machine.
-fn check_redirect_uris(redirect_uris: &[String]) -> Result<bool, OAuthError> {
-    let bad = |why: String| OAuthError::new("invalid_redirect_uri", why);
-    if redirect_uris.is_empty() {
-        return Err(bad("redirect_uris is missing or empty".into()));
-    }
-    if redirect_uris.len() > MAX_REDIRECT_URIS {
-        return Err(bad(format!("there are more than {MAX_REDIRECT_URIS} redirect_uris")));
-    }
-    if redirect_uris.iter().map(String::len).sum::<usize>() > MAX_REDIRECT_BYTES {
-        return Err(bad(format!("the redirect_uris have more than {MAX_REDIRECT_BYTES} bytes together")));
-    }
-    let mut is_local = true;
-    for uri in redirect_uris {
-        let uri = RedirectUri::parse(uri).map_err(|why| bad(format!("a redirect URI is refused: {why}")))?;
-        is_local &= uri.destination() != Destination::Web;
-    }
-    Ok(is_local)
 }
 
 fn store(
@@ -206,6 +187,8 @@ fn make_room(core: &Core, address: IpAddr) -> Result<bool, StoreError> {
     let (mut unused, mut used) = (HashMap::<_, Vec<_>>::new(), Vec::new());
     core.state.scan::<Client>(|_, client| match client.used {
         false => unused.entry(client.network).or_default().push((client.expires_at, client.id)),
+        // Those of the operator stay.
+        true if client.preregistered.is_some() => {}
         true => used.push(client),
     })?;
     let mut going = of_the_largest(unused, |network| network.map(wide_network_of), EVICTED_AT_ONCE);
@@ -307,13 +290,13 @@ pub fn make_room_for(core: &Core, user: &UserId) -> Result<(), StoreError> {
 }
 
 /// The client information response (RFC 7591 section 3.2.1).
-fn document(core: &Core, client: &Client, scope: Option<String>) -> Value {
+fn document(client: &Client, secret: Option<String>, scope: Option<String>) -> Value {
     let mut document = Map::new();
     let mut put = |name: &str, value: Value| drop(document.insert(name.into(), value));
     put("client_id", client.id.as_str().into());
     put("client_id_issued_at", client.issued_at.into());
-    if client.auth_method != AuthMethod::None {
-        put("client_secret", secret(core, &client.id).into());
+    if let Some(secret) = secret {
+        put("client_secret", secret.into());
         put("client_secret_expires_at", 0.into());
     }
     if let Some(name) = &client.name {
@@ -331,11 +314,6 @@ fn document(core: &Core, client: &Client, scope: Option<String>) -> Value {
         put("scope", if known.is_empty() { SCOPE.into() } else { known.join(" ").into() });
     }
     Value::Object(document)
-}
-
-/// A confidential client's secret. It is derived from the client's id, so that it does not have to be stored.
-fn secret(core: &Core, id: &ClientId) -> String {
-    base64url(core.keys.mac(Kind::ClientSecret, id.as_str().as_bytes()))
 }
 
 #[cfg(test)]

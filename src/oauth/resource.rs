@@ -11,7 +11,7 @@ use crate::store::StoreError;
 use crate::store::rows::Grant;
 
 /// Most resources in one request: they are in each access token.
-const MAX_RESOURCES: usize = 8;
+pub(super) const MAX_RESOURCES: usize = 8;
 
 /// What the request asks for, `None` if it names no resource. Each one must be a URL on the external origin; otherwise the
 /// error is `invalid_target` (RFC 8707 section 2).
@@ -55,7 +55,7 @@ pub(super) fn denied(
     let Some(grant) = login.core.state.get::<Grant>(grant.as_str())? else { return Ok(denied) };
     for url in granted(&grant, &login.core.external.origin).urls() {
         if let Some(server) = published.named_for(url, grant.of_file)
-            && !server.is_open_to(login, &grant.user.id)?
+            && !server.is_open_to_grant(login, &grant)?
         {
             denied.push(url.clone());
         }
@@ -102,7 +102,7 @@ pub(super) fn not_granted() -> OAuthError {
     invalid_target("the authorization is not for this resource".into())
 }
 
-fn invalid_target(description: String) -> OAuthError {
+pub(super) fn invalid_target(description: String) -> OAuthError {
     OAuthError::new("invalid_target", description)
 }
 

@@ -16,8 +16,7 @@ use crate::tokens::artefacts::RefreshToken;
 
 /// Answers a revocation request. Invalid tokens get 200 as well (RFC 7009 section 2.2).
 pub fn handle(server: &AuthorizationServer, request: &mut Request<'_>, caller: Caller) -> Response {
-    let result =
-        Form::read(request).map_err(OAuthError::from).and_then(|form| revoke(&server.core, request, &form, caller));
+    let result = Form::read(request).map_err(OAuthError::from).and_then(|form| revoke(server, request, &form, caller));
     match result {
         Ok(()) => no_store(Response::new(StatusCode::OK)),
         Err(error) => client_auth::refusal(&error, &request.parts.headers),
@@ -31,11 +30,17 @@ enum Outcome {
     Anothers,
 }
 
-fn revoke(core: &Core, request: &Request<'_>, form: &Form, caller: Caller) -> Result<(), OAuthError> {
-    let client = client_auth::authenticate(core, &request.parts.headers, form)?;
+fn revoke(server: &AuthorizationServer, request: &Request<'_>, form: &Form, caller: Caller) -> Result<(), OAuthError> {
+    let core = &*server.core;
+    // The keys of a client with a document are fetched only for a genuine token.
+    let prove = |_: &str| match form.get("token").and_then(|token| grant_of(core, token)) {
+        Some(_) => Ok(()),
+        None => Err(OAuthError::new("invalid_request", "token is missing, or not valid")),
+    };
+    let client = client_auth::authenticate(server, &request.parts.headers, form, caller, &prove)?.client;
     let token = form.get("token").ok_or_else(|| OAuthError::new("invalid_request", "token is missing"))?;
     let Some(id) = grant_of(core, token) else { return Ok(()) };
-    let (client_id, lifetime) = (client.id.clone(), core.lifetimes.access_token);
+    let (client_id, lifetime, ended) = (client.id.clone(), core.lifetimes.access_token, id.clone());
     let outcome = core.state.transact(move |tx| {
         let Some(grant) = tx.get::<Grant>(id.as_str())? else { return Ok(Outcome::Nothing) };
         if grant.client != client_id {
@@ -50,6 +55,7 @@ fn revoke(core: &Core, request: &Request<'_>, form: &Form, caller: Caller) -> Re
     match outcome {
         Outcome::Nothing => {}
         Outcome::Revoked => {
+            server.streams.cut(&ended);
             log::info!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address; "a client revoked its authorization");
         }
         // RFC 7009 section 2.1: refuse the request and inform the client.

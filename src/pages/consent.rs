@@ -12,8 +12,12 @@ use crate::redirect_uri::{Destination, RedirectUri};
 
 /// The client that requests access, as shown on a page.
 pub struct RequestingClient<'a> {
-    /// The name that it registered, unverified.
+    /// Its name: what it says of itself, unless the operator has registered it.
     pub name: Option<&'a str>,
+    /// The host of its metadata document, if it has one.
+    pub published_at: Option<&'a str>,
+    /// The operator of this server has registered it.
+    pub has_operator: bool,
     /// Where the authorization response goes.
     pub redirect: &'a RedirectUri,
     /// What it wants to use.
@@ -167,8 +171,16 @@ pub(super) fn who_asks(site: &Site, client: &RequestingClient) -> Markup {
                 dd .host { (place(client.redirect)) }
             }
             div {
-                dt { "Name (unverified)" }
+                dt { (match client.has_operator { true => "Name", false => "Name (unverified)" }) }
                 dd { (name.as_deref().unwrap_or("Unnamed application")) }
+            }
+            // The document proves whose name it is only where the answer goes to a host: the client's own list of hosts is
+            // in the document. A program on this computer can use any document.
+            @if let (Some(host), false) = (client.published_at, is_local) {
+                div {
+                    dt { "Described by" }
+                    dd .host { (host_markup(host)) }
+                }
             }
             div {
                 dt { "It will be able to" }
@@ -178,7 +190,9 @@ pub(super) fn who_asks(site: &Site, client: &RequestingClient) -> Markup {
                 }
             }
         }
-        @if is_local {
+        @if let (Some(host), true) = (client.published_at, is_local) {
+            p .note { "The name is from a description at " strong { (host) } ". Any program on this computer can use that description, so it proves nothing. Go on only if you have just connected one yourself." }
+        } @else if is_local {
             p .note { "Any program on this computer can ask in this way. Go on only if you have just connected one yourself." }
         }
     }
@@ -195,9 +209,13 @@ fn what_it_can_use(site: &Site, client: &RequestingClient) -> String {
 /// all names before it.
 fn place(redirect: &RedirectUri) -> Markup {
     let place = place_of(redirect);
-    let (before, domain) = match redirect.destination() {
-        Destination::Web => registrable(&place),
-        _ => ("", place.as_str()),
-    };
+    match redirect.destination() {
+        Destination::Web => host_markup(&place),
+        _ => html! { (place) },
+    }
+}
+
+fn host_markup(host: &str) -> Markup {
+    let (before, domain) = registrable(host);
     html! { @if !before.is_empty() { span .sub { (before) } } (domain) }
 }

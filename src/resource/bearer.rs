@@ -1,12 +1,17 @@
 //! Checks the bearer token of a request (RFC 6750). The result is the principal, or the reason why there is none.
 
+use std::sync::Arc;
+
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
-use super::protected::{ProtectedResources, Target};
+use super::protected::{ProtectedResource, ProtectedResources, Target};
 use super::seen::Seen;
-use crate::identity::Principal;
+use crate::http::Caller;
+use crate::identity::{ClientId, GrantId, Principal, SCOPE, UserId, Voucher};
 use crate::login::Login;
+use crate::login::api_keys::{self, KeyError};
+use crate::store::rows::ApiKey;
 use crate::tokens::TokenError;
 use crate::tokens::access::AccessToken;
 
@@ -32,22 +37,42 @@ pub struct Destination<'d> {
     pub path: &'d str,
 }
 
+/// What a request may carry as its bearer token.
+pub enum Bearer {
+    /// An access token.
+    Token(Box<AccessToken>),
+    /// An API key, and whom it stands for.
+    Key(Box<Principal>),
+}
+
 /// The principal of the bearer token of a request. Reads memory only, except for a user record that is not cached yet.
-pub fn principal(login: &Login, seen: &Seen, to: Destination<'_>, headers: &HeaderMap) -> Result<Principal, Denial> {
-    let token = verify(login, to, headers)?;
-    seen.note(&token);
+pub fn principal(
+    login: &Login,
+    seen: &Seen,
+    to: Destination<'_>,
+    headers: &HeaderMap,
+    caller: Caller,
+) -> Result<Principal, Denial> {
+    let token = match verify(login, to, headers)? {
+        Bearer::Token(token) => token,
+        Bearer::Key(principal) => {
+            seen.note_use(&principal.grant, caller.address, login.core.now());
+            return Ok(*principal);
+        }
+    };
+    seen.note(&token, caller.address, login.core.now());
     let person = match login.providers.of_credential(&token.credential) {
         // The store is read only if the record is not in memory, as at a user's first request after the proxy's start.
         Some(_) => match login.user_records.get(&token.sub) {
             Ok(None) => return Err(Denial::BadToken("the user was denied access since")),
-            known => known.unwrap_or_default(),
+            known => known.unwrap_or_default().map(Voucher::Provider),
         },
-        None => None,
+        None => token.asserted.map(|asserted| Voucher::Issuer(Arc::from(asserted))),
     };
     Ok(Principal {
         user: token.sub,
         // The address that the provider gave last; it may be newer than the one in the token.
-        email: person.as_ref().map_or(token.email, |person| person.profile.email.clone()),
+        email: person.as_ref().map_or(token.email, |person| person.profile().email.clone()),
         client: token.client_id,
         grant: token.grant,
         expires_at: token.exp,
@@ -56,7 +81,7 @@ pub fn principal(login: &Login, seen: &Seen, to: Destination<'_>, headers: &Head
 }
 
 /// The request's bearer token, if it is valid there.
-pub fn verify(login: &Login, to: Destination<'_>, headers: &HeaderMap) -> Result<AccessToken, Denial> {
+pub fn verify(login: &Login, to: Destination<'_>, headers: &HeaderMap) -> Result<Bearer, Denial> {
     let mut fields = headers.get_all(AUTHORIZATION).iter();
     let Some(field) = fields.next() else { return Err(Denial::NoToken) };
     if fields.next().is_some() {
@@ -66,7 +91,16 @@ pub fn verify(login: &Login, to: Destination<'_>, headers: &HeaderMap) -> Result
     let Some((_, token)) = text.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) else {
         return Err(Denial::NoToken);
     };
-    let token = AccessToken::verify(token.trim(), &login.core.keys, login.core.now()).map_err(|e| match e {
+    let (token, now) = (token.trim(), login.core.now());
+    if token.starts_with(api_keys::PREFIX) {
+        let key = login.api_keys.find(token, now).map_err(|e| match e {
+            KeyError::Off => Denial::BadToken("API keys are switched off here (--api-keys)"),
+            KeyError::Unknown => Denial::BadToken("the API key is not valid, or was revoked"),
+            KeyError::Expired => Denial::BadToken("the API key has expired"),
+        })?;
+        return of_key(&key, &to.target.resource).map(|principal| Bearer::Key(Box::new(principal)));
+    }
+    let token = AccessToken::verify(token, &login.core.keys, now).map_err(|e| match e {
         TokenError::Invalid => Denial::BadToken("the token is not valid"),
         TokenError::Expired => Denial::BadToken("the token has expired"),
     })?;
@@ -74,8 +108,36 @@ pub fn verify(login: &Login, to: Destination<'_>, headers: &HeaderMap) -> Result
     if !to.resources.is_audience(&token.aud, of_file, to.target, to.path) {
         return Err(Denial::BadToken("the token is for another resource"));
     }
-    let rules = token.servers.get(&to.target.resource.name).map(String::as_str).unwrap_or_default();
-    if rules != to.target.resource.rules_digest() {
+    check(login, &to.target.resource, &token)?;
+    Ok(Bearer::Token(Box::new(token)))
+}
+
+/// Whom a key stands for at this server: the user `key:NAME`.
+pub fn of_key(key: &Arc<ApiKey>, resource: &ProtectedResource) -> Result<Principal, Denial> {
+    if !key.servers.is_empty() && !key.servers.contains(&resource.name) {
+        return Err(Denial::BadToken("the API key is for another server"));
+    }
+    let user = UserId::of_api_key(&key.name);
+    if !resource.admits(&user, None, &[]) {
+        return Err(Denial::BadToken("the server's allow rules do not name this API key"));
+    }
+    Ok(Principal {
+        client: ClientId(user.as_str().to_string()),
+        user,
+        email: None,
+        grant: GrantId::of_api_key(&key.name),
+        expires_at: key.expires_at,
+        person: None,
+    })
+}
+
+/// Is a genuine token whose audience is this server still good there: not revoked or replaced, and its user still admitted?
+pub fn check(login: &Login, resource: &ProtectedResource, token: &AccessToken) -> Result<(), Denial> {
+    if !token.scope.split(' ').any(|scope| scope == SCOPE) {
+        return Err(Denial::BadToken("the token has another scope"));
+    }
+    let rules = token.servers.get(&resource.name).map(String::as_str).unwrap_or_default();
+    if rules != resource.rules_digest() {
         return Err(Denial::BadToken(RULES_CHANGED));
     }
     if login.core.state.is_revoked(&token.grant) {
@@ -89,11 +151,18 @@ pub fn verify(login: &Login, to: Destination<'_>, headers: &HeaderMap) -> Result
         Some(provider) if token.rules.as_ref() != Some(&provider.rules().digest()) => {
             return Err(Denial::BadToken(RULES_CHANGED));
         }
-        Some(_) => {}
-        None if !login.passwords.is_current(&token.credential) => {
-            return Err(Denial::BadToken("the password, or the way to sign in, has been changed since"));
-        }
+        Some(_) => return Ok(()),
         None => {}
     }
-    Ok(token)
+    match &token.asserted {
+        Some(asserted) => match login.issuers.by_name(&asserted.issuer) {
+            Some(issuer) if token.rules.as_ref() == Some(&issuer.digest) => Ok(()),
+            Some(_) => Err(Denial::BadToken("the rules of the trusted issuer have changed since")),
+            None => Err(Denial::BadToken("its issuer is not trusted any more")),
+        },
+        None if !login.is_current(&token.credential) => {
+            Err(Denial::BadToken("the password, or the way to sign in, has been changed since"))
+        }
+        None => Ok(()),
+    }
 }

@@ -7,12 +7,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 
-use crate::identity::{UserId, UserProfile};
+use crate::identity::{Asserted, UserId, UserProfile};
 use crate::lock::Unpoisoned;
 use crate::login::Login;
 use crate::resource_url::{ResourceUrl, Resources};
 use crate::rules::ServerRules;
 use crate::store::StoreError;
+use crate::store::rows::Grant;
 use crate::upstream::Upstream;
 
 /// The paths below a server's own at which it answers.
@@ -63,6 +64,19 @@ impl ProtectedResource {
         }
         let record = login.user_records.get(user)?;
         Ok(self.admits(user, record.as_ref().map(|record| &record.profile), &login.groups_of(user)))
+    }
+
+    /// May whoever a trusted issuer has said this about use it? Only entries that name the issuer count.
+    pub fn admits_asserted(&self, asserted: &Asserted) -> bool {
+        self.rules.as_ref().is_none_or(|rules| rules.admit_asserted(&asserted.issuer, &asserted.profile))
+    }
+
+    /// May the user of this grant use it?
+    pub fn is_open_to_grant(&self, login: &Login, grant: &Grant) -> Result<bool, StoreError> {
+        match &grant.asserted {
+            Some(asserted) => Ok(self.admits_asserted(asserted)),
+            None => self.is_open_to(login, &grant.user.id),
+        }
     }
 
     /// The digest of its rules; empty without rules.
@@ -188,6 +202,12 @@ impl ProtectedResources {
                 resource.is_legacy && self.named_for(url, of_file).is_some_and(|named| named.name == resource.name)
             }
         };
+        audience.urls().iter().any(is_its)
+    }
+
+    /// Is a token with this audience for this server at all, whatever the path?
+    pub fn concerns(&self, audience: &Resources, of_file: bool, resource: &ProtectedResource) -> bool {
+        let is_its = |url| self.named_for(url, of_file).is_some_and(|named| named.name == resource.name);
         audience.urls().iter().any(is_its)
     }
 

@@ -1,44 +1,73 @@
-//! Records which access tokens have been used, so that the previous refresh tokens end.
+//! Records which access tokens have been used, so that the previous refresh tokens end, and when grants and API keys were
+//! last used, so that their owner can see it.
 
+use std::net::IpAddr;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 
 use crate::bounded_map::BoundedMap;
+use crate::clock::Timestamp;
 use crate::identity::GrantId;
 use crate::lock::Unpoisoned;
-use crate::store::rows::{Grant, Phase};
+use crate::store::rows::{Grant, LastUse, Phase};
 use crate::store::{State, StoreError};
 use crate::tokens::access::AccessToken;
 
-/// Records that a client uses the newest generation of its tokens, so that the previous refresh token ends.
+/// Records what is used.
 ///
-/// `resource::bearer` calls this for every request, so it does no I/O: a separate thread writes the row, once for each
-/// attempt of a generation.
+/// `resource::bearer` calls this for every request, so it does no I/O: a separate thread writes the rows, once for each
+/// attempt of a generation, and the time of the last use every ten minutes.
 pub struct Seen {
     noted: Mutex<BoundedMap<GrantId, (u64, u64)>>,
-    queue: SyncSender<(GrantId, u64, u64)>,
+    uses: Mutex<BoundedMap<GrantId, Used>>,
+    state: Arc<State>,
+    queue: SyncSender<Note>,
 }
 
-/// Maximum number of grants whose newest recorded generation is remembered. Forgetting one costs a needless
+struct Used {
+    last: LastUse,
+    written_at: Timestamp,
+}
+
+enum Note {
+    /// A token of this generation and attempt was used.
+    Generation(GrantId, u64, u64),
+    Use(GrantId, LastUse),
+}
+
+/// Maximum number of grants whose newest recorded generation, or last use, is remembered. Forgetting one costs a needless
 /// transaction.
 const MAX_NOTED: usize = 10_000;
 /// Maximum number of records in the queue. If it is full, the record is dropped, and the next request tries again.
 const MAX_WAITING: usize = 1_000;
+/// How often the last use of a grant is written, in seconds.
+const WRITE_EVERY: u64 = 600;
+/// How long the last use is kept, in seconds.
+const KEPT: u64 = 90 * 86_400;
 
 impl Seen {
     /// Starts the thread that writes the records.
     pub fn start(state: Arc<State>) -> std::io::Result<Seen> {
-        let (queue, notes) = sync_channel::<(GrantId, u64, u64)>(MAX_WAITING);
+        let (queue, notes) = sync_channel::<Note>(MAX_WAITING);
+        let writer = state.clone();
         std::thread::Builder::new().name("seen".into()).spawn(move || {
-            for (grant, generation, attempt) in notes {
+            for note in notes {
                 // `State` logs the failure. The previous refresh token then stays usable for longer.
-                let _ = mark_seen(&state, grant, generation, attempt);
+                let _ = match note {
+                    Note::Generation(grant, generation, attempt) => mark_seen(&writer, grant, generation, attempt),
+                    Note::Use(grant, last) => writer.transact(move |tx| {
+                        tx.put(grant.as_str(), &last);
+                        Ok(())
+                    }),
+                };
             }
         })?;
-        Ok(Seen { noted: Mutex::new(BoundedMap::new(MAX_NOTED)), queue })
+        let (noted, uses) = (Mutex::new(BoundedMap::new(MAX_NOTED)), Mutex::new(BoundedMap::new(MAX_NOTED)));
+        Ok(Seen { noted, uses, state, queue })
     }
 
-    pub(super) fn note(&self, token: &AccessToken) {
+    pub(super) fn note(&self, token: &AccessToken, address: IpAddr, now: Timestamp) {
+        self.note_use(&token.grant, address, now);
         // The first generation has no previous refresh token.
         if token.generation < 2 {
             return;
@@ -48,9 +77,30 @@ impl Seen {
         if noted.get(&token.grant).is_some_and(|known| *known >= newest) {
             return;
         }
-        if self.queue.try_send((token.grant.clone(), token.generation, token.attempt)).is_ok() {
+        let note = Note::Generation(token.grant.clone(), token.generation, token.attempt);
+        if self.queue.try_send(note).is_ok() {
             noted.insert(token.grant.clone(), newest);
         }
+    }
+
+    pub(super) fn note_use(&self, grant: &GrantId, address: IpAddr, now: Timestamp) {
+        let last = LastUse { at: now, address, expires_at: now + KEPT };
+        let mut uses = self.uses.lock().unpoisoned();
+        if let Some(used) = uses.get_mut(grant)
+            && now.saturating_sub(used.written_at) < WRITE_EVERY
+        {
+            used.last = last;
+            return;
+        }
+        if self.queue.try_send(Note::Use(grant.clone(), last)).is_ok() {
+            uses.insert(grant.clone(), Used { last, written_at: now });
+        }
+    }
+
+    /// When and from where the grant, or what stands for that of an API key, was last used.
+    pub fn last_use(&self, grant: &GrantId) -> Option<LastUse> {
+        let remembered = self.uses.lock().unpoisoned().get(grant).map(|used| used.last);
+        remembered.or_else(|| self.state.get::<LastUse>(grant.as_str()).unwrap_or_default())
     }
 }
 

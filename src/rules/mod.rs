@@ -8,6 +8,6 @@ mod pattern;
 mod provider;
 mod server;
 
-pub use pattern::check_glob;
+pub use pattern::{check_glob, fits_glob};
 pub use provider::{Rules, strings};
-pub use server::{ServerRules, ServerRulesText};
+pub use server::{MACHINES, ServerRules, ServerRulesText};

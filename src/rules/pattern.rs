@@ -8,6 +8,11 @@ pub(super) fn matches(glob: &str, text: &str, ignore_case: bool) -> bool {
     alternatives(&fold(glob)).iter().any(|pattern| matches_one(&pattern.chars().collect::<Vec<_>>(), &text))
 }
 
+/// Does the whole of `text` match the pattern, with its case?
+pub fn fits_glob(glob: &str, text: &str) -> bool {
+    matches(glob, text, false)
+}
+
 /// Checks the syntax of a pattern; the error says what is wrong.
 pub fn check_glob(glob: &str) -> Result<(), &'static str> {
     let (mut braces, mut set) = (0, false);

@@ -7,8 +7,10 @@ use crate::identity::{UserId, UserProfile};
 
 /// The ways to sign in that entries may name, with a colon behind: `github:alice`.
 const METHODS: [&str; 5] = ["password", "htpasswd", "google", "github", "oidc"];
-/// Those whose users can be in groups.
-const WITH_GROUPS: [&str; 3] = ["htpasswd", "github", "oidc"];
+/// Those whose users can't be in groups.
+const WITHOUT_GROUPS: [&str; 4] = ["password", "google", "client", "key"];
+/// What entries may name as they name ways to sign in: clients that act for themselves, and API keys.
+pub const MACHINES: [&str; 2] = ["client", "key"];
 
 /// The `allow` object of a server in the servers file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,10 +44,13 @@ pub struct ServerRulesText {
 }
 
 impl ServerRules {
-    /// Reads the lists. `configured` are the ways to sign in that there are. An entry that could mean users of several of
-    /// them is refused, because the same name belongs to different people there. The error names the entry.
-    pub fn parse(lists: &ServerRulesText, configured: &[&str]) -> Result<ServerRules, String> {
-        let with_groups: Vec<&str> = configured.iter().copied().filter(|m| WITH_GROUPS.contains(m)).collect();
+    /// Reads the lists. `configured` are the ways to sign in that there are, and the names of trusted issuers. An entry that
+    /// could mean users of several ways to sign in is refused, because the same name belongs to different people there. The
+    /// error names the entry.
+    pub fn parse(lists: &ServerRulesText, configured: &[String]) -> Result<ServerRules, String> {
+        let configured: Vec<&str> = configured.iter().map(String::as_str).chain(MACHINES).collect();
+        let configured = configured.as_slice();
+        let with_groups: Vec<&str> = configured.iter().copied().filter(|m| !WITHOUT_GROUPS.contains(m)).collect();
         let entries = |list: &[String], candidates: &[&str], may_be_address: bool| -> Result<Vec<Entry>, String> {
             list.iter().map(|text| entry(text, candidates, may_be_address)).collect()
         };
@@ -71,11 +76,21 @@ impl ServerRules {
     /// May this user use the server? `profile` is what the provider says, `groups` are those of users without a provider.
     pub fn admit(&self, user: &UserId, profile: Option<&UserProfile>, groups: &[String]) -> bool {
         let (method, local) = user.as_str().split_once(':').unwrap_or((user.as_str(), ""));
-        // What stands behind the colon is a name in a htpasswd file only; a provider has an account number there.
-        let own_name = Some(local).filter(|_| matches!(method, "password" | "htpasswd"));
+        // What stands behind the colon is a name only here; a provider has an account number there.
+        let own_name = Some(local).filter(|_| matches!(method, "password" | "htpasswd" | "client" | "key"));
         let id = profile.map_or(own_name, |profile| profile.id.as_deref());
         let email = profile.and_then(|profile| profile.email.as_deref());
         let groups = profile.map_or(groups, |profile| &profile.groups);
+        self.admit_as(method, id, email, groups)
+    }
+
+    /// May the user with this profile use the server, by the entries that name this trusted issuer?
+    pub fn admit_asserted(&self, issuer: &str, profile: &UserProfile) -> bool {
+        self.admit_as(issuer, profile.id.as_deref(), None, &profile.groups)
+    }
+
+    /// `email` is the verified address that entries may mean which name no way to sign in.
+    fn admit_as(&self, method: &str, id: Option<&str>, email: Option<&str>, groups: &[String]) -> bool {
         // As in the rules of the provider: e-mail addresses and GitHub's names have no case.
         let ignores_case = matches!(method, "google" | "github") || email.is_some_and(|email| id == Some(email));
         let fits = |entry: &Entry, test: &dyn Fn(&str, &str, bool) -> bool| match &entry.method {
@@ -108,7 +123,9 @@ impl ServerRules {
 }
 
 fn entry(text: &str, candidates: &[&str], may_be_address: bool) -> Result<Entry, String> {
-    if let Some((method, rest)) = text.split_once(':').filter(|(method, _)| METHODS.contains(method)) {
+    let is_method =
+        |method: &str| METHODS.contains(&method) || candidates.contains(&method) || MACHINES.contains(&method);
+    if let Some((method, rest)) = text.split_once(':').filter(|(method, _)| is_method(method)) {
         return match candidates.contains(&method) {
             true => Ok(Entry { method: Some(method.into()), text: rest.into() }),
             false => Err(format!("'{text}' fits nobody: {method} is not configured, or its users have no groups")),
@@ -117,7 +134,8 @@ fn entry(text: &str, candidates: &[&str], may_be_address: bool) -> Result<Entry,
     if text == "password" && candidates.contains(&"password") {
         return Ok(Entry { method: Some("password".into()), text: String::new() });
     }
-    let named: Vec<&str> = candidates.iter().copied().filter(|m| *m != "password").collect();
+    // Clients, keys and the users of trusted issuers are meant only where an entry says so.
+    let named: Vec<&str> = candidates.iter().copied().filter(|m| *m != "password" && METHODS.contains(m)).collect();
     match named.as_slice() {
         [] => Err(format!(
             "'{text}' fits nobody: no way to sign in is configured whose users have names or groups; set up --htpasswd-file (HTPASSWD_FILE) with --htgroup-file (HTGROUP_FILE), or a provider"
@@ -140,7 +158,7 @@ mod tests {
     }
 
     fn users(items: &[&str], configured: &[&str]) -> Result<ServerRules, String> {
-        ServerRules::parse(&ServerRulesText { users: list(items), ..ServerRulesText::default() }, configured)
+        ServerRules::parse(&ServerRulesText { users: list(items), ..ServerRulesText::default() }, &list(configured))
     }
 
     fn profile(id: &str, email: Option<&str>) -> UserProfile {
@@ -185,7 +203,7 @@ mod tests {
             providers: list(&["htpasswd"]),
             ..ServerRulesText::default()
         };
-        let rules = ServerRules::parse(&text, &["htpasswd", "google"]).unwrap();
+        let rules = ServerRules::parse(&text, &list(&["htpasswd", "google"])).unwrap();
         let member = list(&["acme/ops"]);
         assert!(rules.admit(&UserId("htpasswd:x".into()), None, &[]));
         assert!(rules.admit(&UserId("google:1".into()), Some(&profile("a@example.com", Some("a@example.com"))), &[]));
@@ -194,9 +212,11 @@ mod tests {
             Some(&profile("a@example.org", Some("a@example.org"))),
             &member
         ));
-        let rules =
-            ServerRules::parse(&ServerRulesText { providers: Vec::new(), ..text.clone() }, &["htpasswd", "google"])
-                .unwrap();
+        let rules = ServerRules::parse(
+            &ServerRulesText { providers: Vec::new(), ..text.clone() },
+            &list(&["htpasswd", "google"]),
+        )
+        .unwrap();
         assert!(
             rules.admit(&UserId("htpasswd:x".into()), None, &member)
                 && !rules.admit(&UserId("htpasswd:x".into()), None, &[])
@@ -208,7 +228,7 @@ mod tests {
             (ServerRulesText { providers: list(&["gitlab"]), ..ServerRulesText::default() }, "they are password"),
             (ServerRulesText { groups: list(&["ops"]), ..ServerRulesText::default() }, "htpasswd:ops or oidc:ops"),
         ] {
-            let refused = ServerRules::parse(&change, &["htpasswd", "google", "oidc"]).unwrap_err();
+            let refused = ServerRules::parse(&change, &list(&["htpasswd", "google", "oidc"])).unwrap_err();
             assert!(refused.contains(want), "{refused}");
         }
     }

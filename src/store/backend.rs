@@ -25,11 +25,17 @@ pub enum Table {
     People,
     /// Passwords that are or were configured.
     Passwords,
+    /// Keys of scripts that know no OAuth.
+    ApiKeys,
+    /// Assertions of clients that were used.
+    Assertions,
+    /// When grants and API keys were last used.
+    Uses,
 }
 
 impl Table {
     /// All tables.
-    pub const ALL: [Table; 9] = [
+    pub const ALL: [Table; 12] = [
         Table::Clients,
         Table::Grants,
         Table::Consents,
@@ -39,6 +45,9 @@ impl Table {
         Table::McpSessions,
         Table::People,
         Table::Passwords,
+        Table::ApiKeys,
+        Table::Assertions,
+        Table::Uses,
     ];
 
     /// Its name in the store.
@@ -53,6 +62,9 @@ impl Table {
             Table::McpSessions => "mcp_sessions",
             Table::People => "people",
             Table::Passwords => "passwords",
+            Table::ApiKeys => "api_keys",
+            Table::Assertions => "assertions",
+            Table::Uses => "uses",
         }
     }
 }

@@ -8,17 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::backend::Table;
 use crate::clock::Timestamp;
-use crate::identity::{ClientId, GrantId, SessionId, User, UserId, UserRecord};
+use crate::identity::{Asserted, ClientId, GrantId, SessionId, User, UserId, UserRecord};
 use crate::resource_url::Resources;
-
-/// A typed row.
-pub trait Stored: Serialize + DeserializeOwned {
-    /// Its table.
-    const TABLE: Table;
-
-    /// The time from which the row counts as absent.
-    fn expires_at(&self) -> Timestamp;
-}
 
 /// How a client authenticates at the token endpoint (RFC 7591 section 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +21,48 @@ pub enum AuthMethod {
     ClientSecretBasic,
     /// Secret in the form.
     ClientSecretPost,
+    /// A JWT that the client has signed (RFC 7523 section 2.2).
+    PrivateKeyJwt,
+}
+
+/// Where the public keys of a client are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientKeys {
+    /// They are known: a JWK set.
+    Jwks(serde_json::Value),
+    /// In a JWK set at this URL.
+    JwksUri(String),
+}
+
+/// A grant type that an operator can allow a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GrantType {
+    /// A user allows it (RFC 6749 section 4.1).
+    #[serde(rename = "authorization_code")]
+    AuthorizationCode,
+    /// It acts for itself (RFC 6749 section 4.4).
+    #[serde(rename = "client_credentials")]
+    ClientCredentials,
+    /// It acts for users that a trusted issuer names (RFC 7523 section 2.1).
+    #[serde(rename = "urn:ietf:params:oauth:grant-type:jwt-bearer")]
+    JwtBearer,
+}
+
+/// What the operator has registered a client for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preregistration {
+    /// How it may get tokens.
+    pub grant_types: Vec<GrantType>,
+    /// It is a resource server that may ask about tokens (RFC 7662).
+    #[serde(default)]
+    pub introspects: bool,
+    /// The names of the servers that it may use, or ask about; empty for all.
+    #[serde(default)]
+    pub servers: Vec<String>,
+    /// Lifetime of its access tokens in seconds, if it has one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_lifetime: Option<u64>,
 }
 
 /// A registered client.
@@ -55,6 +88,16 @@ pub struct Client {
     /// The network that it was registered from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<IpAddr>,
+    /// SHA-256 of its secret, in base64url. Empty for a client without one, and in a row of an earlier version, whose
+    /// secret was derived from the id. Several if keys were rotated since.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secret_digests: Vec<String>,
+    /// Its public keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<ClientKeys>,
+    /// What the operator has registered it for; `None` for a client that has registered itself, or has a document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preregistered: Option<Preregistration>,
     /// End.
     pub expires_at: Timestamp,
 }
@@ -63,6 +106,14 @@ impl Client {
     /// The name that it registered, for the log; empty if it has none.
     pub fn shown_name(&self) -> &str {
         self.name.as_deref().unwrap_or_default()
+    }
+
+    /// May it get tokens in this way? A client that has registered itself, or has a document, needs a user for it.
+    pub fn may(&self, grant_type: GrantType) -> bool {
+        match &self.preregistered {
+            Some(of) => of.grant_types.contains(&grant_type),
+            None => grant_type == GrantType::AuthorizationCode,
+        }
     }
 }
 
@@ -88,6 +139,12 @@ pub struct Grant {
     /// Longest lifetime of the access tokens issued for it, in seconds. Kept because the configured lifetime may be
     /// shortened later.
     pub access_token_lifetime: u64,
+    /// What a trusted issuer has said about the user, if one has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asserted: Option<Asserted>,
+    /// When it was revoked; 0 if it was not.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ended_at: Timestamp,
     /// When its code was issued, then when the code was redeemed. The grant ends a fixed time later, however often it
     /// is refreshed.
     pub created_at: Timestamp,
@@ -120,8 +177,21 @@ pub enum Phase {
         /// Likewise.
         redirect_uri_given: bool,
     },
+    /// It was given without a code, and has no refresh token: client credentials, or an assertion of a trusted issuer.
+    Direct,
     /// Ended before it expired.
     Revoked,
+}
+
+fn is_zero(time: &Timestamp) -> bool {
+    *time == 0
+}
+
+impl Grant {
+    /// Has it been used, or can it still be?
+    pub fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Active { .. } | Phase::Direct)
+    }
 }
 
 /// The state of a grant's refresh token rotation. Each rotation starts a new generation. If the answer was lost, a new
@@ -156,6 +226,12 @@ pub struct Session {
     /// When the user signed in. The session also ends when the currently configured lifetime has passed since then.
     #[serde(default)]
     pub created_at: Timestamp,
+    /// The address that the user signed in from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// The kind of browser, as it says of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub browser: Option<String>,
     /// End.
     pub expires_at: Timestamp,
 }
@@ -167,6 +243,12 @@ pub struct Consent {
     /// The user's newest grant for the client; `None` in a remembered consent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grant: Option<GrantId>,
+    /// Whose consent it is, so that it can be forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserId>,
+    /// For which client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<ClientId>,
     /// End.
     pub expires_at: Timestamp,
 }
@@ -228,6 +310,50 @@ pub struct KnownPassword {
     pub expires_at: Timestamp,
 }
 
+/// The key of a script that knows no OAuth.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiKey {
+    /// Its name.
+    pub name: String,
+    /// SHA-256 of the key, in base64url.
+    pub digest: String,
+    /// The names of the servers that it is good for; empty for all.
+    #[serde(default)]
+    pub servers: Vec<String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// End.
+    pub expires_at: Timestamp,
+}
+
+/// An assertion that a client has authenticated with (RFC 7523 section 3): it is good only once. The key is a digest of the
+/// client and the assertion's `jti`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsedAssertion {
+    /// When the assertion has expired.
+    pub expires_at: Timestamp,
+}
+
+/// When and from where a grant or an API key was last used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastUse {
+    /// When.
+    pub at: Timestamp,
+    /// From where.
+    pub address: IpAddr,
+    /// End.
+    pub expires_at: Timestamp,
+}
+
+/// A typed row.
+pub trait Stored: Serialize + DeserializeOwned {
+    /// Its table.
+    const TABLE: Table;
+
+    /// The time from which the row counts as absent.
+    fn expires_at(&self) -> Timestamp;
+}
+
 macro_rules! stored {
     ($($row:ident in $table:ident),*) => {$(
         impl Stored for $row {
@@ -238,4 +364,4 @@ macro_rules! stored {
         }
     )*};
 }
-stored!(Client in Clients, Grant in Grants, Session in Sessions, Consent in Consents, Revocation in Revocations, Superseded in Superseded, McpSession in McpSessions, UserRecord in People, KnownPassword in Passwords);
+stored!(Client in Clients, Grant in Grants, Session in Sessions, Consent in Consents, Revocation in Revocations, Superseded in Superseded, McpSession in McpSessions, UserRecord in People, KnownPassword in Passwords, ApiKey in ApiKeys, UsedAssertion in Assertions, LastUse in Uses);

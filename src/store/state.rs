@@ -65,8 +65,11 @@ impl Tx<'_> {
     pub fn revoke(&mut self, mut grant: Grant, access_token_lifetime: u64) {
         let until = self.now + access_token_lifetime.max(grant.access_token_lifetime);
         grant.phase = Phase::Revoked;
-        // The row is not needed longer than the revocation: until then it answers requests with tokens of the grant.
-        grant.expires_at = grant.expires_at.min(until);
+        grant.ended_at = self.now;
+        // The row is not needed longer than the revocation: until then it answers requests with tokens of the grant. But an
+        // assertion that was good for it could come again.
+        let assertion = grant.asserted.as_ref().map_or(0, |asserted| asserted.exp);
+        grant.expires_at = grant.expires_at.min(until).max(assertion);
         self.put(grant.id.as_str(), &grant);
         self.put(grant.id.as_str(), &Revocation { expires_at: until });
         self.revoked.push((grant.id, until));

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::keys::{Keys, Kind, TokenError};
 use crate::clock::Timestamp;
 use crate::encoding::base64url;
-use crate::identity::{ClientId, CredentialId, GrantId, UserId};
+use crate::identity::{Asserted, ClientId, CredentialId, GrantId, UserId};
 use crate::resource_url::Resources;
 
 /// `{"alg":"HS256","typ":"at+jwt"}`. A token with any other header is refused, so that a token can't choose the
@@ -53,6 +53,9 @@ pub struct AccessToken {
     /// one without rules. Nothing if the token is for one server that has the whole origin.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub servers: BTreeMap<String, String>,
+    /// What a trusted issuer has said about the user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asserted: Option<Box<Asserted>>,
 }
 
 impl AccessToken {
@@ -101,6 +104,7 @@ impl AccessToken {
             email: None,
             rules: None,
             servers: BTreeMap::new(),
+            asserted: None,
         }
     }
 }

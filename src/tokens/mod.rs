@@ -5,10 +5,12 @@
 //! - [`access`] – access tokens, JWTs by RFC 9068
 //! - [`artefacts`] – authorization codes, refresh tokens, pending authorizations and cookies
 //! - [`jwt`] – JWTs that others have signed, and their keys
+//! - [`signing`] – the key pair of identity assertions
 
 pub mod access;
 pub mod artefacts;
 pub mod jwt;
 mod keys;
+pub mod signing;
 
 pub use keys::{Artefact, Keys, Kind, Secret, TokenError, equal, random, random_name};

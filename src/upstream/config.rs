@@ -22,6 +22,8 @@ pub struct UpstreamConfig {
     pub bearer_token: Option<HeaderValue>,
     /// Further header fields to send to it.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Fields that say who the user is. A client's own are taken out, also when there is nothing to say.
+    pub identity_fields: Vec<HeaderName>,
     /// Ask at the start whether the server is there.
     pub is_checked: bool,
     /// Answer 405 to GET requests for a stream.

@@ -1,7 +1,10 @@
 //! The trait that every kind of MCP server behind the proxy implements.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
 
 use super::check::Trouble;
 use crate::http::{Request, Response};
@@ -16,6 +19,8 @@ pub struct ForwardedIdentity {
     /// The part of the request's path that stands before the server's own, such as `/files` in `/files/mcp`; empty for a
     /// server that has the whole origin.
     pub base: String,
+    /// Header fields that say who the user is; a field without a value is taken out.
+    pub fields: Arc<[(HeaderName, Option<HeaderValue>)]>,
 }
 
 /// Limits on the processes of a stdio server.

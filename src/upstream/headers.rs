@@ -111,7 +111,8 @@ impl Fixed {
             .map(|(name, value)| Some((HeaderName::from_static(name), HeaderValue::from_str(value).ok()?)));
         let token = config.bearer_token.iter().map(|token| (AUTHORIZATION, token.clone()));
         let fields: Vec<_> = face.into_iter().flatten().chain(token).chain(config.headers.iter().cloned()).collect();
-        let folded = fields.iter().map(|(name, _)| folded(name.as_str()).into_owned()).collect();
+        let own = fields.iter().map(|(name, _)| name).chain(&config.identity_fields);
+        let folded = own.map(|name| folded(name.as_str()).into_owned()).collect();
         Fixed { fields, folded }
     }
 
@@ -144,11 +145,11 @@ pub fn request(from: &HeaderMap, origin: &ForwardedIdentity, fixed: &Fixed) -> H
         set("x-forwarded-email", &encode(email));
     }
     if let Some(person) = &origin.principal.person {
-        set("x-forwarded-provider", person.provider.as_str());
-        if let Some(name) = &person.profile.name {
+        set("x-forwarded-provider", person.name());
+        if let Some(name) = &person.profile().name {
             set("x-forwarded-name", &encode(name));
         }
-        let groups = person.profile.group_list();
+        let groups = person.profile().group_list();
         if !groups.is_empty() {
             set("x-forwarded-groups", &utf8_percent_encode(&groups, VISIBLE_LIST).to_string());
         }
@@ -156,7 +157,39 @@ pub fn request(from: &HeaderMap, origin: &ForwardedIdentity, fixed: &Fixed) -> H
     for (name, value) in &fixed.fields {
         out.insert(name, value.clone());
     }
+    for (name, value) in origin.fields.iter() {
+        match value {
+            Some(value) => drop(out.insert(name, value.clone())),
+            None => drop(out.remove(name)),
+        }
+    }
     out
+}
+
+/// A value for an identity field: what is not a visible ASCII character, and the percent sign, is percent-encoded.
+pub fn encode_identity(text: &str) -> String {
+    utf8_percent_encode(text, VISIBLE).to_string()
+}
+
+/// May `--header-mapping` or `--identity-assertion-header` set this field? Not what frames the message, authenticates the
+/// proxy, or belongs to MCP.
+pub fn can_be_mapped(name: &HeaderName) -> bool {
+    let name = &*folded(name.as_str());
+    let is_taken = matches!(
+        name,
+        "accept"
+            | "authorization"
+            | "content-encoding"
+            | "content-type"
+            | "cookie"
+            | "forwarded"
+            | "last-event-id"
+            | "x-forwarded-for"
+            | "x-forwarded-host"
+            | "x-forwarded-port"
+            | "x-forwarded-proto"
+    );
+    !is_taken && !is_hop_by_hop(name) && !is_own(name) && !name.starts_with("mcp-")
 }
 
 /// May a client's field be forwarded? Checks all spellings of its name.
@@ -223,6 +256,7 @@ mod tests {
             },
             chain: vec!["192.0.2.7".parse().unwrap(), "10.0.0.1".parse().unwrap()],
             base: String::new(),
+            fields: [].into(),
         }
     }
 

@@ -22,4 +22,4 @@ pub mod stdio;
 pub use check::Trouble;
 pub use config::UpstreamConfig;
 pub use forward::{ForwardedIdentity, ProcessLimits, Upstream};
-pub use headers::{is_identity_field, is_managed_field};
+pub use headers::{can_be_mapped, encode_identity, is_identity_field, is_managed_field};

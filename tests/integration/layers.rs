@@ -25,6 +25,7 @@ const LAYERS: &[&[&str]] = &[
         "observe",
         "url",
         "redirect_uri",
+        "redirect_pattern",
         "resource_url",
         "encoding",
         "identity",

@@ -1,5 +1,7 @@
 //! The typed, validated configuration. Each error names the flag and its environment variable, and says what to do.
 
+pub mod clients;
+pub mod issuers;
 pub mod passwords;
 pub mod providers;
 pub mod servers;
@@ -13,6 +15,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rustls::ClientConfig;
 
+use self::clients::IdentityFieldNames;
 use self::servers::Servers;
 use self::tls::TlsNotice;
 use super::routes::Surface;
@@ -20,9 +23,11 @@ use crate::core::Lifetimes;
 use crate::flags::Settings;
 use crate::http::client::Proxies;
 use crate::login::htpasswd::Groups;
+use crate::login::issuers::TrustedIssuer;
 use crate::login::password::Password;
 use crate::login::providers::ProviderConfig;
 use crate::net::tls as net_tls;
+use crate::oauth::clients::ClientPolicy;
 use crate::observe::log::LogFormat;
 use crate::pages::{Logo, MAX_LOGO, Site};
 use crate::resource::admission::Bounds;
@@ -53,6 +58,16 @@ pub struct Config {
     pub password_queue: usize,
     /// External identity providers.
     pub providers: Vec<ProviderConfig>,
+    /// Which clients there may be.
+    pub clients: ClientPolicy,
+    /// Whoever may name users or workloads without a sign-in.
+    pub issuers: Vec<TrustedIssuer>,
+    /// Accept API keys.
+    pub has_api_keys: bool,
+    /// What is told upstream about users.
+    pub identity_fields: IdentityFieldNames,
+    /// Is anything kept in the data directory? Not by the demo.
+    pub is_kept: bool,
     /// With one provider and no password, skip the sign-in page.
     pub auto_select: bool,
     /// TLS settings (trust anchors) of the proxy's own requests to identity providers.
@@ -125,9 +140,13 @@ impl Config {
         }
         let mut providers = providers::configure(&s)?;
         let tls = tls::configure(&s, &external)?;
-        let speaks_to_others = !providers.is_empty() || matches!(&tls, Some(TlsConfig { source: Source::Acme(_), .. }));
+        let issuers = issuers::configure(&s, &providers)?;
+        let speaks_to_others = !providers.is_empty()
+            || !issuers.is_empty()
+            || matches!(&tls, Some(TlsConfig { source: Source::Acme(_), .. }));
         let outbound_tls = net_tls::client_config("--ca-file (CA_FILE)", s.ca_file.as_deref().map(Path::new))?;
-        let (servers, notes) = servers::configure(&s, &methods(&s, &providers))?;
+        let (servers, mut notes) = servers::configure(&s, &methods(&s, &providers, &issuers))?;
+        servers::check_names(&servers, &issuers)?;
         providers::ask_for_groups(&mut providers, &servers);
         Ok(Config {
             listen: Listen::plain(s.listen.as_deref(), &external)?,
@@ -138,30 +157,22 @@ impl Config {
             passwords: passwords::configure(&s)?,
             groups: passwords::groups(&s)?,
             password_queue: s.password_queue,
-            // Only requests to providers and to a certificate authority use the environment's HTTP proxy. Without them,
-            // ignore its variables, even malformed ones.
-            outbound_proxies: match speaks_to_others {
-                false => Proxies::default(),
-                true => Proxies::from_env(|name| std::env::var(name).ok())?,
-            },
+            outbound_proxies: outbound_proxies(speaks_to_others, &mut notes)?,
+            clients: clients::policy(&s)?,
+            has_api_keys: s.api_keys,
+            identity_fields: clients::identity_fields(&s)?,
+            is_kept: true,
+            issuers,
             tls,
             providers,
             auto_select: !s.no_provider_auto_select,
             outbound_tls,
             secret: s.auth_hmac_secret.as_ref().map(|t| secret("AUTH_HMAC_SECRET", t)).transpose()?,
-            previous_secrets: s
-                .auth_hmac_previous_secrets
-                .iter()
-                .map(|t| secret("AUTH_HMAC_PREVIOUS_SECRETS", t))
-                .collect::<Result<_, _>>()?,
+            previous_secrets: previous_secrets(&s)?,
             servers,
             notes,
             is_checked: !s.no_upstream_check,
-            surface: Surface {
-                trusted_proxies: s.trusted_proxies.iter().map(|t| network(t)).collect::<Result<_, _>>()?,
-                allowed_origins: s.allowed_origins.iter().map(|t| origin(t)).collect::<Result<_, _>>()?,
-                allowed_hosts: s.allowed_hosts.iter().map(|h| host(h)).collect::<Result<_, _>>()?,
-            },
+            surface: surface(&s)?,
             lifetimes: lifetimes(&s),
             http: http_limits(&s),
             admission: Bounds {
@@ -175,11 +186,13 @@ impl Config {
     }
 }
 
-/// The ways to sign in that there are, as rules name them.
-pub fn methods(s: &Settings, providers: &[ProviderConfig]) -> Vec<&'static str> {
+/// The ways to sign in that there are, and the trusted issuers, as rules name them.
+pub fn methods(s: &Settings, providers: &[ProviderConfig], issuers: &[TrustedIssuer]) -> Vec<String> {
     let password = (s.password.is_some() || s.password_hash.is_some()).then_some("password");
     let htpasswd = s.htpasswd_file.is_some().then_some("htpasswd");
-    password.into_iter().chain(htpasswd).chain(providers.iter().map(|provider| provider.id.as_str())).collect()
+    let providers = providers.iter().map(|provider| provider.id.as_str());
+    let issuers = issuers.iter().map(|issuer| issuer.name.as_str());
+    password.into_iter().chain(htpasswd).chain(providers).chain(issuers).map(String::from).collect()
 }
 
 fn site(s: &Settings, external: &ExternalUrl) -> Result<Site, String> {
@@ -196,6 +209,30 @@ fn site(s: &Settings, external: &ExternalUrl) -> Result<Site, String> {
     };
     let site = Site::plain(external.clone(), s.refresh_token_idle_lifetime.as_secs());
     Ok(Site { name: s.branding_name.clone(), logo, ..site })
+}
+
+fn surface(s: &Settings) -> Result<Surface, String> {
+    Ok(Surface {
+        trusted_proxies: s.trusted_proxies.iter().map(|t| network(t)).collect::<Result<_, _>>()?,
+        allowed_origins: s.allowed_origins.iter().map(|t| origin(t)).collect::<Result<_, _>>()?,
+        allowed_hosts: s.allowed_hosts.iter().map(|h| host(h)).collect::<Result<_, _>>()?,
+    })
+}
+
+fn previous_secrets(s: &Settings) -> Result<Vec<Secret>, String> {
+    s.auth_hmac_previous_secrets.iter().map(|t| secret("AUTH_HMAC_PREVIOUS_SECRETS", t)).collect()
+}
+
+/// The environment's HTTP proxies. Requests to providers, trusted issuers and a certificate authority need them; without
+/// these, a malformed variable is only worth a warning.
+fn outbound_proxies(speaks_to_others: bool, notes: &mut Vec<Note>) -> Result<Proxies, String> {
+    let proxies = Proxies::from_env(|name| std::env::var(name).ok());
+    if let (Err(why), false) = (&proxies, speaks_to_others) {
+        let text = format!("{why}; it is not used for client metadata documents");
+        notes.push(Note { level: log::Level::Warn, text });
+        return Ok(Proxies::default());
+    }
+    proxies
 }
 
 fn lifetimes(s: &Settings) -> Lifetimes {

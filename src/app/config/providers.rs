@@ -93,6 +93,7 @@ fn google(s: &Settings) -> Result<Option<ProviderConfig>, String> {
         id: ProviderId::Google,
         label: "Google".into(),
         dialect: Dialect::Oidc(OidcConfig {
+            mapped: s.header_mapping.iter().map(|(claim, _)| claim.clone()).collect(),
             configuration_url: remote(
                 "--google-configuration-url (GOOGLE_CONFIGURATION_URL)",
                 &s.google_configuration_url,
@@ -186,6 +187,7 @@ fn oidc(s: &Settings) -> Result<Option<ProviderConfig>, String> {
     };
     check_oidc_rules(s)?;
     let config = OidcConfig {
+        mapped: s.header_mapping.iter().map(|(claim, _)| claim.clone()).collect(),
         configuration_url: remote("--oidc-configuration-url (OIDC_CONFIGURATION_URL)", url)?,
         client_id,
         client_secret,

@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue};
 use rustix::process::{Resource, geteuid, getrlimit};
 
 use crate::flags::{FLAGS, Settings};
+use crate::login::issuers::TrustedIssuer;
 use crate::pages::{display_name, display_text};
 use crate::rules::ServerRules;
 use crate::servers_file::{self, Entry, Note, Proxied, Transport};
@@ -130,7 +131,7 @@ impl ServerConfig {
 }
 
 /// The servers that `s` names; none if it names none. `methods` are the ways to sign in that there are.
-pub fn configure(s: &Settings, methods: &[&str]) -> Result<(Servers, Vec<Note>), String> {
+pub fn configure(s: &Settings, methods: &[String]) -> Result<(Servers, Vec<Note>), String> {
     if let Some(file) = &s.servers {
         return of_file(s, Path::new(file), methods);
     }
@@ -142,7 +143,7 @@ pub fn configure(s: &Settings, methods: &[&str]) -> Result<(Servers, Vec<Note>),
     Ok((Servers { all: backend.map(one).into_iter().collect(), is_file: false }, Vec::new()))
 }
 
-fn of_file(s: &Settings, file: &Path, methods: &[&str]) -> Result<(Servers, Vec<Note>), String> {
+fn of_file(s: &Settings, file: &Path, methods: &[String]) -> Result<(Servers, Vec<Note>), String> {
     if s.upstream.is_some() || !s.command.is_empty() {
         return Err("--servers (SERVERS) and a server on the command line are two answers to the same question; add the server to the file, or leave the file out".into());
     }
@@ -170,8 +171,22 @@ fn of_file(s: &Settings, file: &Path, methods: &[&str]) -> Result<(Servers, Vec<
     Ok((Servers { all, is_file: true }, notes))
 }
 
+/// Do the rules of trusted issuers name servers that there are?
+pub fn check_names(servers: &Servers, issuers: &[TrustedIssuer]) -> Result<(), String> {
+    for issuer in issuers {
+        let mut named = issuer.rules.iter().flat_map(|rule| &rule.servers);
+        if let Some(name) = named.find(|name| !servers.all.iter().any(|server| server.name == **name)) {
+            return Err(format!(
+                "--trusted-issuers (TRUSTED_ISSUERS): issuer '{}': there is no server '{name}' in the servers file; with one server on the command line, leave servers out",
+                issuer.name
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// The error begins with the key.
-fn of_entry(s: &Settings, entry: &Entry, share: usize, methods: &[&str]) -> Result<ServerConfig, String> {
+fn of_entry(s: &Settings, entry: &Entry, share: usize, methods: &[String]) -> Result<ServerConfig, String> {
     let proxy = &entry.proxy;
     let rules = proxy.allow.as_ref().map(|lists| ServerRules::parse(lists, methods)).transpose();
     let backend = match &entry.transport {
@@ -286,6 +301,7 @@ fn http_config(s: &Settings, url: &str) -> Result<UpstreamConfig, String> {
         is_endpoint: false,
         bearer_token: s.proxy_bearer_token.clone().map(bearer).transpose()?,
         headers: s.proxy_headers.iter().cloned().map(header).collect::<Result<_, _>>()?,
+        identity_fields: super::clients::identity_fields(s)?.all(),
         is_checked: !s.no_upstream_check,
         streaming_only: s.http_streaming_only,
         ca_file: s.ca_file.as_ref().map(PathBuf::from),

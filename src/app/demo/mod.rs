@@ -47,7 +47,8 @@ pub fn run(mut settings: Settings) -> Result<(), String> {
         settings.password = Some(password.clone());
     }
     settings.command = vec![own_program().into(), server::COMMAND.into()];
-    let config = Config::build(settings)?;
+    let mut config = Config::build(settings)?;
+    config.is_kept = false;
     let origin = config.external.origin.clone();
     let shutdown = serve::new_shutdown()?;
     let store = EmbeddedStore::in_memory().map_err(|e| format!("no state could be made: {e:?}"))?;

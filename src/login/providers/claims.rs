@@ -8,6 +8,9 @@ use crate::identity::UserId;
 use crate::identity::{ProviderUser, UserProfile};
 use crate::rules::{Rules, strings};
 
+/// Longest value of a claim that is sent upstream, as JSON, in bytes.
+const MAX_MAPPED: usize = 2 << 10;
+
 /// Merges the claims of the ID token and of the userinfo response into a profile. An error if `sub` is missing, or if
 /// the two disagree about `sub` or `email`.
 pub(super) fn person(
@@ -64,7 +67,9 @@ pub(super) fn person(
     let name = ["name", "preferred_username"].iter().find_map(|n| all.get(*n)?.as_str().map(String::from));
     let serves_many = metadata.issuer.contains(TENANT);
     let tenant = token.as_ref().filter(|_| serves_many).and_then(|t| text(t, "tid"));
-    let mut profile = UserProfile { id, email, name, groups, workspace, tenant, attributes };
+    let mapped = config.mapped.iter().filter_map(|pointer| Some((pointer.clone(), all.pointer(pointer)?.clone())));
+    let mapped = mapped.filter(|(_, value)| value.to_string().len() <= MAX_MAPPED).collect();
+    let mut profile = UserProfile { id, email, name, groups, workspace, tenant, attributes, mapped };
     rules.bound(&mut profile);
     Ok(ProviderUser { user: UserId(user), profile })
 }

@@ -22,6 +22,8 @@ pub struct OidcConfig {
     pub id_field: String,
     /// JSON pointer to the groups.
     pub groups_field: String,
+    /// JSON pointers to claims that are sent upstream.
+    pub mapped: Vec<String>,
     /// Tenants whose users may sign in.
     pub tenants: Vec<String>,
     /// The expected issuer, if it does not follow from the URL of the discovery document.

@@ -1,9 +1,7 @@
 //! The user and client that a process runs for.
 
-use std::sync::Arc;
-
 use crate::encoding::digest;
-use crate::identity::{ClientId, UserId, UserRecord};
+use crate::identity::{ClientId, UserId, Voucher};
 
 /// The user and client that a child runs for.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,14 +9,14 @@ pub(crate) struct Owner {
     pub(crate) user: UserId,
     pub(crate) email: Option<String>,
     pub(crate) client: ClientId,
-    /// What the identity provider says about the user.
-    pub(crate) person: Option<Arc<UserRecord>>,
+    /// Who vouches for the user.
+    pub(crate) person: Option<Voucher>,
 }
 
 impl Owner {
     /// Would a child get the same information about both owners?
     pub(crate) fn is_same(&self, other: &Owner) -> bool {
-        let said = |owner: &Owner| owner.person.as_ref().map(|p| p.profile.clone());
+        let said = |owner: &Owner| owner.person.as_ref().map(|p| p.profile().clone());
         self.user == other.user && self.client == other.client && self.email == other.email && said(self) == said(other)
     }
 

@@ -145,11 +145,15 @@ fn a_loopback_url_is_served_to_this_machine_alone_unless_told_otherwise() {
 #[test]
 fn a_variable_that_looks_like_an_option_is_named() {
     let port = free_port();
-    let env =
-        [("PASWORD", "a-secret"), ("HEADER_MAPPING", "/email:X-Mail"), ("ENTRAID_TENANT_ID", "t"), ("LISTEN_FDS", "1")];
+    let env = [
+        ("PASWORD", "a-secret"),
+        ("HEADER_MAPPING_BASE", "/userinfo"),
+        ("ENTRAID_TENANT_ID", "t"),
+        ("LISTEN_FDS", "1"),
+    ];
     let proxy = bare(port, &["--listen", &format!("127.0.0.1:{port}"), "http://127.0.0.1:1"], &env);
     proxy.has_logged("did you mean PASSWORD?");
-    proxy.has_logged("HEADER_MAPPING");
+    proxy.has_logged("HEADER_MAPPING_BASE");
     proxy.has_logged("OIDC_CONFIGURATION_URL");
     assert!(!proxy.log().contains("LISTEN_FDS") && !proxy.log().contains("a-secret"), "{}", proxy.log());
 }

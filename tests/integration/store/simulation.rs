@@ -219,6 +219,9 @@ fn row(app: &Local, id: String, network: &str, used_by: Option<&str>) -> ClientR
         used: used_by.is_some(),
         used_by: used_by.map(|user| UserId(user.into())),
         network: Some(network.parse().unwrap()),
+        secret_digests: Vec::new(),
+        keys: None,
+        preregistered: None,
         expires_at: now + 30 * DAY,
     }
 }

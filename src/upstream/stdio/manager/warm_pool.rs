@@ -4,7 +4,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use crate::identity::{ClientId, UserId};
+use crate::identity::{ClientId, UserId, Voucher};
 use crate::lock::Unpoisoned;
 use crate::store::rows::McpSession;
 use crate::upstream::check;
@@ -85,7 +85,7 @@ impl ProcessManager {
 
     /// Builds the [`Owner`] for a user and a client, with the stored user record.
     pub(crate) fn owner(&self, user: &UserId, email: Option<String>, client: &ClientId) -> Owner {
-        let person = self.login.user_records.get(user).unwrap_or_default();
+        let person = self.login.user_records.get(user).unwrap_or_default().map(Voucher::Provider);
         Owner { user: user.clone(), email, client: client.clone(), person }
     }
 

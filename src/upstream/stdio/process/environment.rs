@@ -72,9 +72,9 @@ pub(crate) fn command(launch: &Launch, owner: Option<&Owner>) -> Command {
         ("MCP_AUTH_USER", owner.map(|a| a.user.to_string())),
         ("MCP_AUTH_EMAIL", owner.and_then(|a| a.email.clone())),
         ("MCP_AUTH_CLIENT", owner.map(|a| a.client.to_string())),
-        ("MCP_AUTH_PROVIDER", person.map(|p| p.provider.to_string())),
-        ("MCP_AUTH_NAME", person.and_then(|p| p.profile.name.clone())),
-        ("MCP_AUTH_GROUPS", person.map(|p| p.profile.group_list()).filter(|g| !g.is_empty())),
+        ("MCP_AUTH_PROVIDER", person.map(|p| p.name().to_string())),
+        ("MCP_AUTH_NAME", person.and_then(|p| p.profile().name.clone())),
+        ("MCP_AUTH_GROUPS", person.map(|p| p.profile().group_list()).filter(|g| !g.is_empty())),
     ];
     // An environment variable can't contain NUL, so such a value is left out.
     let told = told.map(|(name, value)| (name, value.filter(|v| !v.contains('\0'))));
