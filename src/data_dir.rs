@@ -8,6 +8,7 @@ use std::path::Path;
 
 use rustix::fs::{Access, access};
 use rustix::process::geteuid;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::store::Store;
@@ -17,6 +18,8 @@ use crate::tokens::signing::SigningKey;
 
 /// The file with the key of identity assertions.
 const ASSERTION_KEY: &str = "assertion-key";
+/// The file with the secrets before the current one.
+const PREVIOUS_SECRETS: &str = "secrets-previous";
 
 fn refuse(what: String) -> String {
     format!("--data-path (DATA_PATH): {what}")
@@ -177,6 +180,46 @@ pub fn load_secret(directory: &Path) -> Result<Secret, String> {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied && e.get_ref().is_some() => Err(e.to_string()),
         Err(e) => Err(failed("read", &e)),
     }
+}
+
+/// A previous secret in its file.
+#[derive(Serialize, Deserialize)]
+struct Previous {
+    secret: String,
+    /// Until when it verifies.
+    until: Timestamp,
+}
+
+/// The previous secrets in the data directory that still verify, each with the time until which it does.
+pub fn load_previous_secrets(directory: &Path, now: Timestamp) -> Result<Vec<(Secret, Timestamp)>, String> {
+    let path = directory.join(PREVIOUS_SECRETS);
+    let failed = |e: &dyn std::fmt::Display| {
+        format!(
+            "--data-path (DATA_PATH): {} can't be used: {e}; restore it, or remove it: what was signed with earlier keys is then invalid",
+            path.display()
+        )
+    };
+    let bytes = match read_private(&path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(failed(&e)),
+    };
+    let all: Vec<Previous> = serde_json::from_slice(&bytes).map_err(|e| failed(&e))?;
+    let good = all.into_iter().filter(|previous| previous.until > now);
+    good.map(|previous| {
+        let secret =
+            Secret::from_base64(&previous.secret).ok_or_else(|| failed(&"a secret is not 32 bytes in base64"))?;
+        Ok((secret, previous.until))
+    })
+    .collect()
+}
+
+/// Writes the secrets. The previous ones first: after a crash in between, the current one is still there, in both files.
+pub fn store_secrets(directory: &Path, current: &Secret, previous: &[(Secret, Timestamp)]) -> io::Result<()> {
+    let previous: Vec<Previous> =
+        previous.iter().map(|(secret, until)| Previous { secret: secret.to_base64(), until: *until }).collect();
+    write_durably(&directory.join(PREVIOUS_SECRETS), &serde_json::to_string(&previous)?)?;
+    write_durably(&directory.join("secret"), &current.to_base64())
 }
 
 /// Loads the key of identity assertions, or creates it at first.

@@ -1,9 +1,12 @@
 //! Builds the services and the server from the configuration.
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use super::config::Config;
+use super::control::rotation::{KeyRotation, Secrets};
+use super::control::{self, Control};
 use super::housekeeping::{check_upstream, run_housekeeping, watch_providers, watch_streams};
 use super::listen::{Ports, raise_descriptor_limit};
 use super::publish::{self, Publisher};
@@ -35,8 +38,8 @@ use crate::thread::spawn;
 use crate::tls::acme::renewal::RetryTrigger;
 use crate::tls::certificates::StrictTransport;
 use crate::tls::https_redirect::HttpsRedirect;
+use crate::tokens::Keys;
 use crate::tokens::signing::SigningKey;
-use crate::tokens::{Keys, Secret};
 use crate::wake::Waker;
 
 /// The services that are built before the proxy accepts connections.
@@ -55,9 +58,14 @@ pub struct Services {
 
 impl Services {
     /// Builds the services from the configuration and the stored state. The error is one line.
-    pub fn new(config: &Config, secret: &Secret, store: Box<dyn Store>, clock: Arc<Clock>) -> Result<Services, String> {
+    pub fn new(
+        config: &Config,
+        secrets: &Secrets,
+        store: Box<dyn Store>,
+        clock: Arc<Clock>,
+    ) -> Result<Services, String> {
         let unreadable = |e| format!("the state can't be read: {e}");
-        let keys = Keys::new(&config.external.origin, secret, &config.previous_secrets);
+        let keys = Keys::new(&config.external.origin, &secrets.current, &secrets.verifying(clock.now()));
         let state = Arc::new(State::new(store, clock).map_err(unreadable)?);
         let passwords = Passwords::new(&config.passwords, config.password_queue, &keys, &state).map_err(unreadable)?;
         let fetcher = Fetcher::new(config.outbound_tls.clone(), config.outbound_proxies.clone(), FETCH_TIMEOUT);
@@ -122,7 +130,7 @@ fn assertion_key(config: &Config, now: Timestamp) -> Result<AssertionKey, String
 /// Builds the server and starts the background threads. The returned function serves until `stop` becomes readable.
 pub fn build(
     mut config: Config,
-    secret: &Secret,
+    secrets: Secrets,
     store: Box<dyn Store>,
     clock: Arc<Clock>,
     ports: Ports,
@@ -131,7 +139,8 @@ pub fn build(
     raise_descriptor_limit(&mut config);
     let drain_timeout = config.drain_timeout;
     let limits = config.http.clone();
-    let services = Services::new(&config, secret, store, clock.clone())?;
+    let started = Instant::now();
+    let services = Services::new(&config, &secrets, store, clock.clone())?;
     let Services { core, login, server, streams, .. } = &services;
     let published = server.resources.clone();
     for resource in published.now().all().iter().filter(|_| config.is_checked) {
@@ -149,12 +158,24 @@ pub fn build(
         admission: app.admission.clone(),
         streams: streams.clone(),
         rights: Rights::of(&config.servers),
-        current: config.servers,
+        current: config.servers.clone(),
         is_checked: config.is_checked,
         patience: drain_timeout,
     };
+    let certificates = ports.tls.as_ref().map(|(_, front)| front.certificates.clone());
     let (listeners, retry) = listeners(app, ports, clock)?;
-    reload_on_sighup(publisher, retry)?;
+    let reload = reload_on_sighup(publisher, retry)?;
+    if config.is_kept {
+        let rotation = KeyRotation {
+            server: services.server.clone(),
+            identity_fields: services.identity_fields.clone(),
+            data: config.data_path.clone(),
+            secrets: Mutex::new(secrets),
+        };
+        let (server, streams) = (services.server.clone(), streams.clone());
+        let control = Control { server, streams, certificates, rotation, reload, started };
+        control::server::start(control, &config.data_path)?;
+    }
     watch_providers(login.clone())?;
     let server = Server::new(listeners, limits, shutdown.clone()).map_err(failed)?;
     Ok(move |stop: &Waker| {

@@ -5,12 +5,14 @@
 //! - [`publish`] – sets up the servers, also anew at a reload; [`reload`] – on SIGHUP; [`rights`] – what they need of root's rights
 //! - [`serve`] – the command that publishes servers; [`listen`] – its ports; [`housekeeping`] – its threads;
 //!   [`warnings`] – its warnings about the configuration at the start
+//! - [`control`] – the control socket, and the commands that ask a running proxy
 //! - [`check`] – looks at everything that serving needs
 //! - [`demo`], [`hash_password`], [`healthcheck`] – the other commands
 
 pub mod assemble;
 pub mod check;
 pub mod config;
+pub mod control;
 pub mod demo;
 pub mod hash_password;
 pub mod healthcheck;

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use crate::core::Core;
 use crate::http::{Caller, Handler, Request, Response};
 use crate::identity::{Principal, UserId};
-use crate::interaction::{Interactions, authorize, provider, sign_in};
+use crate::interaction::{Interactions, account, authorize, provider, sign_in};
 use crate::net::client_address::{TrustedProxies, UnnamedProxies};
 use crate::oauth::{AuthorizationServer, introspect, metadata, register, revoke, token};
 use crate::resource::admission::{Admission, Newcomer};
@@ -50,6 +50,8 @@ const ROUTES: &[(Method, &str, Endpoint)] = &[
     (Method::POST, "/.idp/introspect", Client(introspect::handle)),
     (Method::GET, "/.auth/login", Browser(sign_in::show)),
     (Method::POST, "/.auth/login", Browser(sign_in::submit)),
+    (Method::GET, "/.auth/account", Browser(account::show)),
+    (Method::POST, "/.auth/account", Browser(account::submit)),
     (Method::GET, "/.auth/logo", Browser(sign_in::logo)),
     (Method::GET, "/.auth/google/callback", Browser(provider::google)),
     (Method::GET, "/.auth/github/callback", Browser(provider::github)),

@@ -13,12 +13,13 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::assemble::build;
 use super::config::servers::ServerConfig;
 use super::config::{Config, log_settings};
+use super::control::rotation::Secrets;
 use super::healthcheck::leave_note;
 use super::listen::{Ports, listen};
 use super::rights::Rights;
 use super::warnings::{warn_of_lookalikes, warn_of_traps};
-use crate::clock::Clock;
-use crate::data_dir::{load_secret, open_store, prepare_directory};
+use crate::clock::{Clock, Timestamp};
+use crate::data_dir::{load_previous_secrets, load_secret, open_store, prepare_directory};
 use crate::flags::{FLAGS, Flag, Settings};
 use crate::net::shutdown::Shutdown;
 use crate::observe;
@@ -46,11 +47,8 @@ pub fn run(settings: Settings) -> Result<(), String> {
     privileges::drop_unneeded(needs(&config))?;
     let stop = stop_signal()?;
     let store = open_store(&config.data_path)?;
-    let secret = match &config.secret {
-        Some(secret) => secret.clone(),
-        None => load_secret(&config.data_path)?,
-    };
     let clock = Arc::new(Clock::system());
+    let secrets = secrets(&config, clock.now())?;
     let front =
         |tls| CertificateManager::prepare(tls, &config.external, &config.data_path, &config.outbound_proxies, &clock);
     let tls = tls.zip(config.tls.as_ref().map(front).transpose()?);
@@ -61,13 +59,25 @@ pub fn run(settings: Settings) -> Result<(), String> {
     let ready = ready(&config);
     let front = ports.tls.as_ref().map_or(&ports.plain, |(socket, _)| socket);
     let listens = front.local_addr().map(|a| a.to_string()).unwrap_or_default();
-    let server = build(config, &secret, store, clock, ports, &shutdown)?;
+    let server = build(config, secrets, store, clock, ports, &shutdown)?;
     for (url, server, upstream) in ready {
         log::info!(listen = listens.as_str(), server = server.as_str(), upstream = upstream.as_str(); "ready: give this URL to MCP clients: {url}");
     }
     server(&stop)?;
     log::info!("stopped");
     Ok(())
+}
+
+/// The secrets: those of the environment, or those in the data directory. Previous ones of the environment verify too, for
+/// as long as they are there.
+fn secrets(config: &Config, now: Timestamp) -> Result<Secrets, String> {
+    let of_environment = config.previous_secrets.iter().map(|secret| (secret.clone(), Timestamp::MAX));
+    let (current, mut previous) = match &config.secret {
+        Some(secret) => (secret.clone(), Vec::new()),
+        None => (load_secret(&config.data_path)?, load_previous_secrets(&config.data_path, now)?),
+    };
+    previous.extend(of_environment);
+    Ok(Secrets { current, previous, is_from_environment: config.secret.is_some() })
 }
 
 /// For each server, the URL for clients, its name, and its own URL or program.

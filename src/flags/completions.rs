@@ -1,6 +1,7 @@
 //! Completion scripts for bash, zsh and fish.
 
-use super::list::{COMMANDS, FLAGS};
+use super::commands::COMMANDS;
+use super::list::FLAGS;
 
 /// The script for `shell`.
 pub fn script(shell: &str) -> Result<String, String> {

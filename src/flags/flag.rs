@@ -107,6 +107,8 @@ pub struct Command {
     pub args: &'static str,
     /// One line.
     pub help: &'static str,
+    /// Options that this command has alone, each with the name of its value; `None` makes it a switch.
+    pub options: &'static [(&'static str, Option<&'static str>)],
     /// Further text of `COMMAND --help`. It is printed as it is: it has its own line breaks and ends with one.
     pub more: &'static str,
 }

@@ -1,7 +1,8 @@
 //! The texts of `-h`, `--help` and `COMMAND --help`.
 
+use super::commands::{COMMANDS, CONTROL};
 use super::flag::{Command, Flag, Section};
-use super::list::{COMMANDS, FLAGS};
+use super::list::FLAGS;
 
 const USAGE: &str = "\
 Puts an MCP server on the internet behind OAuth 2.1.
@@ -58,8 +59,10 @@ pub fn short() -> String {
             out.push_str(&format!("  {:<34} {help}\n", format!("{indent}{spelt}")));
         }
     }
-    let others: Vec<&str> = COMMANDS.iter().map(|c| c.name).filter(|name| *name != "demo").collect();
-    out.push_str(&format!("\nOther commands: {}\n", others.join(", ")));
+    let (running, others): (Vec<&str>, Vec<&str>) =
+        COMMANDS.iter().map(|c| c.name).filter(|name| *name != "demo").partition(|name| CONTROL.contains(name));
+    out.push_str(&format!("\nRunning proxy: {}\n", running.join(", ")));
+    out.push_str(&format!("Other commands: {}\n", others.join(", ")));
     out.push_str("All options, with defaults and environment variables: --help\nA command's own: mcp-auth-proxy COMMAND --help\n");
     out
 }

@@ -1,87 +1,8 @@
 //! The list of all flags, in the order in which help prints them.
 
-use super::flag::{Command, Flag, Section};
+use super::flag::{Flag, Section};
 use super::values::{count, count_or_none, duration, escaped_list, list, size, switch};
 use crate::observe::log::LogFormat;
-
-/// The subcommands.
-pub const COMMANDS: &[Command] = &[
-    Command {
-        name: "demo",
-        args: "",
-        help: "Run in front of a small built-in MCP server, with a generated password; store nothing",
-        more: "\
-It listens on 127.0.0.1:8080, or on any free port if that is taken, and prints its URL, a password and the line to
-paste into each client. State, secret and password are in memory: Ctrl-C ends it and leaves nothing behind.
-
-All options are accepted; --listen, --external-url and --password are the useful ones.
-",
-    },
-    Command {
-        name: "check",
-        args: "[--strict]",
-        help: "Look at everything that serving with these options needs; change nothing",
-        more: "\
-It takes the options, the URL or the command that serving takes, and prints a line for each thing that it looks at:
-options and files, the data directory, ports, the certificate, the name in DNS, providers, and whether each MCP
-server answers. The exit code is 0 if it can be served, 2 if something would fail, and with --strict 1 for a warning.
-
-  mcp-auth-proxy check --servers mcp.json --external-url https://mcp.example.com
-",
-    },
-    Command {
-        name: "hash-password",
-        args: "[--user NAME]",
-        help: "Read a password and print a bcrypt hash for --password-hash",
-        more: "\
-On a terminal it asks twice and shows nothing; otherwise it reads the first line of standard input.
-
-  mcp-auth-proxy --password-hash \"$(mcp-auth-proxy hash-password)\" http://127.0.0.1:3001
-
-With --user NAME it prints a line for --htpasswd-file:
-
-  mcp-auth-proxy hash-password --user alice >> users
-",
-    },
-    Command {
-        name: "healthcheck",
-        args: "",
-        help: "Check that the proxy that uses --data-path answers; exit code 0 if it does",
-        more: "\
-The proxy writes into its data directory where it listens, so no other option is needed.
-If it does not answer, the exit code is 1 and standard error says why. The MCP server is not checked.
-
-Options:
-  -d, --data-path DIR  the data directory of the proxy (env: DATA_PATH; default: ./data)
-",
-    },
-    Command {
-        name: "servers",
-        args: "schema",
-        help: "Print the JSON Schema of the servers file (--servers), for editors",
-        more: "\
-An editor checks a file against it when the file names it:
-
-  mcp-auth-proxy servers schema > servers.schema.json
-  { \"$schema\": \"./servers.schema.json\", \"mcpServers\": { … } }
-",
-    },
-    Command {
-        name: "man",
-        args: "",
-        help: "Print the manual page (roff)",
-        more: "  mcp-auth-proxy man > ~/.local/share/man/man1/mcp-auth-proxy.1\n",
-    },
-    Command {
-        name: "completions",
-        args: "bash|zsh|fish",
-        help: "Print a completion script for a shell",
-        more: "\x20 bash  mcp-auth-proxy completions bash > ~/.local/share/bash-completion/completions/mcp-auth-proxy
-  zsh   mcp-auth-proxy completions zsh > a file _mcp-auth-proxy in a directory of $fpath
-  fish  mcp-auth-proxy completions fish > ~/.config/fish/completions/mcp-auth-proxy.fish
-",
-    },
-];
 
 /// The defaults of a [`Flag`]; each entry of the list overrides what differs.
 const BASE: Flag = Flag {

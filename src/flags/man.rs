@@ -1,8 +1,9 @@
 //! The manual page, in roff.
 
+use super::commands::COMMANDS;
 use super::flag::Section;
 use super::help::spelling;
-use super::list::{COMMANDS, FLAGS};
+use super::list::FLAGS;
 
 /// The whole page.
 pub fn page() -> String {

@@ -2,8 +2,10 @@
 
 use std::ffi::OsString;
 
+use super::commands::{COMMANDS, CONTROL};
 use super::flag::{Command, Flag};
-use super::list::{COMMANDS, FLAGS};
+use super::list::FLAGS;
+use super::own_options::OwnOptions;
 use super::settings::Settings;
 use super::{completions, help, lookalikes, man};
 
@@ -22,6 +24,8 @@ pub enum Invocation {
     Check(Box<Settings>, bool),
     /// Print the JSON Schema of the servers file.
     ServersSchema,
+    /// Have the running proxy do something: the words and the options of the command.
+    Control(Box<Settings>, Vec<String>, OwnOptions),
     /// Print text (help, version, man page, completions) and exit.
     Print(String),
 }
@@ -61,9 +65,10 @@ pub fn parse(
             }
             lexopt::Arg::Long("help") => return Ok(Invocation::Print(help::long())),
             lexopt::Arg::Short('h') => return Ok(Invocation::Print(help::short())),
-            lexopt::Arg::Long(name) if OwnOptions::has(name, &words) => {
-                let name = name.to_string();
-                own.set(&name, &mut parser)?;
+            lexopt::Arg::Long(name) if OwnOptions::find(name, &words).is_some() => {
+                if let Some(option) = OwnOptions::find(name, &words) {
+                    own.read(option, &mut parser)?;
+                }
                 continue;
             }
             lexopt::Arg::Long("version") | lexopt::Arg::Short('V') => return Ok(Invocation::Print(VERSION.into())),
@@ -96,7 +101,7 @@ pub fn parse(
 
     let settings = apply(&typed, &env, &file)?;
     if words.first().is_some_and(|word| word == "check") {
-        return check(settings, words.split_off(1), command, own.is_strict);
+        return check(settings, words.split_off(1), command, own.has("strict"));
     }
     dispatch(settings, words, command, own)
 }
@@ -111,32 +116,6 @@ fn check(
     match dispatch(settings, words, command, OwnOptions::default())? {
         Invocation::Serve(settings) => Ok(Invocation::Check(settings, is_strict)),
         _ => Err("check takes what serving takes: options, and a URL or a command behind --".into()),
-    }
-}
-
-/// Options that one command has alone.
-#[derive(Default)]
-struct OwnOptions {
-    /// `hash-password --user NAME`.
-    user: Option<String>,
-    /// `check --strict`.
-    is_strict: bool,
-}
-
-impl OwnOptions {
-    fn has(name: &str, words: &[String]) -> bool {
-        let command = words.first().map(String::as_str);
-        matches!((command, name), (Some("hash-password"), "user") | (Some("check"), "strict"))
-    }
-
-    fn set(&mut self, name: &str, parser: &mut lexopt::Parser) -> Result<(), String> {
-        if name == "strict" {
-            self.is_strict = true;
-            return Ok(());
-        }
-        let value = parser.value().map_err(|_| "--user needs a name")?;
-        self.user = Some(value.into_string().map_err(|_| "--user is not valid UTF-8")?);
-        Ok(())
     }
 }
 
@@ -186,7 +165,8 @@ fn dispatch(
     let rest: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
     match (words.first().map(String::as_str), rest.as_slice()) {
         (Some("demo"), []) => Ok(Invocation::Demo(Box::new(settings))),
-        (Some("hash-password"), []) => Ok(Invocation::HashPassword(own.user)),
+        (Some("hash-password"), []) => Ok(Invocation::HashPassword(own.get("user").map(String::from))),
+        (Some(word), _) if CONTROL.contains(&word) => Ok(Invocation::Control(Box::new(settings), words, own)),
         (Some("healthcheck"), []) => Ok(Invocation::Healthcheck(Box::new(settings))),
         (Some("servers"), ["schema"]) => Ok(Invocation::ServersSchema),
         (Some("servers"), _) => Err("the command is: mcp-auth-proxy servers schema; to publish a file, write --servers FILE (SERVERS)".into()),

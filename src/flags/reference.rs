@@ -1,7 +1,8 @@
 //! Generates `docs/configuration.md`.
 
+use super::commands::COMMANDS;
 use super::flag::Section;
-use super::list::{COMMANDS, FLAGS};
+use super::list::FLAGS;
 
 /// The whole document.
 pub fn markdown() -> String {

@@ -29,6 +29,8 @@ pub(super) enum Failure {
     NotAllowed(NotAllowed),
     /// Rate limit: too many callbacks from providers for one address.
     TooManySignIns,
+    /// Rate limit: too many account pages for one address.
+    TooManyViews,
     /// The sign-in at a provider failed: provider id, label and error.
     Provider(ProviderId, String, ProviderError),
 }
@@ -102,6 +104,11 @@ impl Failure {
             Failure::TooManySignIns => {
                 let why = "There were too many sign-ins from your network in a short time.";
                 page(StatusCode::TOO_MANY_REQUESTS, "Too many sign-ins", why, START_AGAIN_LATER).with(RETRY_AFTER, 60)
+            }
+            Failure::TooManyViews => {
+                let why = "There were too many requests from your network in a short time.";
+                let next = "Go back and try again in a minute.";
+                page(StatusCode::TOO_MANY_REQUESTS, "Too many requests", why, next).with(RETRY_AFTER, 60)
             }
             Failure::Provider(id, label, error) => provider_failed(interactions, visit, id, &label, &error),
         }

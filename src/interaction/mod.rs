@@ -3,12 +3,14 @@
 //!
 //! - [`authorize`] – `/.idp/auth`: the page that a client sends the browser to, and its decision
 //! - [`sign_in`] – `/.auth/login` and `/.auth/logout`
+//! - [`account`] – `/.auth/account`: applications and browsers that have access
 //! - [`provider`] – sends the browser to an identity provider, and handles `/.auth/{provider}/callback`; [`spent`] –
 //!   accepts each callback only once
 //! - [`complete`] – completes a sign-in
 //! - [`failure`] – failures and their error pages
 //! - [`shared`] – state and helpers that all of these use
 
+pub mod account;
 pub mod authorize;
 mod complete;
 mod failure;

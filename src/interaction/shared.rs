@@ -27,6 +27,8 @@ pub struct Interactions {
     pub(super) skips_chooser: bool,
     /// Rate limit of provider callbacks, per address.
     pub(super) returns: RateLimit,
+    /// Rate limit of account pages, per address.
+    pub(super) account_views: RateLimit,
     /// Callbacks that were already handled.
     pub(super) spent: SpentStates,
 }
@@ -35,7 +37,8 @@ impl Interactions {
     /// Creates the state; no callback was handled yet.
     pub fn new(server: Arc<AuthorizationServer>, skips_chooser: bool) -> Interactions {
         let (returns, spent) = (RateLimit::new(60, 1), SpentStates::default());
-        Interactions { server, skips_chooser, returns, spent }
+        let account_views = RateLimit::new(60, 2);
+        Interactions { server, skips_chooser, returns, account_views, spent }
     }
 
     pub(super) fn core(&self) -> &Core {

@@ -149,7 +149,12 @@ pub fn device(core: &Core, headers: &HeaderMap) -> Option<DeviceCookie> {
 /// A digest of the session's id. The consent page sends it back, so that a consent counts only in the session for which
 /// the page was made.
 pub fn binding(session: &Session) -> String {
-    digest(format!("session\0{}", session.id).as_bytes())
+    binding_of(&session.id)
+}
+
+/// The same for a session of which only the id is at hand.
+pub fn binding_of(id: &SessionId) -> String {
+    digest(format!("session\0{id}").as_bytes())
 }
 
 /// The full cookie name, such as `__Host-mcp_1a2b3c4d_session`.

@@ -4,6 +4,7 @@ use crate::core::Core;
 use crate::encoding::digest;
 use crate::identity::{ClientId, User, UserId};
 use crate::redirect_uri::{Destination, RedirectUri};
+use crate::resource_url::Resources;
 use crate::store::StoreError;
 use crate::store::rows::{Consent, Grant, Phase};
 use crate::tokens::artefacts::AuthorizationRequest;
@@ -11,17 +12,30 @@ use crate::tokens::artefacts::AuthorizationRequest;
 /// The key of a remembered consent. `None` if the client did not say what it wants access to: the user chooses each time.
 fn key(core: &Core, user: &User, request: &AuthorizationRequest, redirect: &RedirectUri) -> Option<String> {
     let resources = request.resources.as_ref()?;
-    let mut key = format!("{}\0{}\0{}", user.id, request.client, redirect.host());
+    Some(key_for(core, &user.id, &request.client, redirect.host(), resources, request.of_file))
+}
+
+fn key_for(core: &Core, user: &UserId, client: &ClientId, host: &str, resources: &Resources, of_file: bool) -> String {
+    let mut key = format!("{user}\0{client}\0{host}");
     // Earlier versions knew no resources: their consents are for the whole origin.
     for url in resources.urls().iter().filter(|url| url.as_str() != core.external.origin) {
         key.push('\0');
         key.push_str(url.as_str());
     }
     // The same URL is another server then.
-    if request.of_file {
+    if of_file {
         key.push_str("\0file");
     }
-    Some(digest(key.as_bytes()))
+    digest(key.as_bytes())
+}
+
+/// The key of the consent that may have been remembered with a grant. Rows of earlier versions do not say whose they are.
+pub(super) fn key_of_grant(core: &Core, grant: &Grant) -> Option<String> {
+    let (Phase::Active { redirect_uri, .. } | Phase::Pending { redirect_uri, .. }) = &grant.phase else { return None };
+    let redirect = RedirectUri::parse(redirect_uri).ok()?;
+    let whole = Resources::new(Vec::new(), &core.external.origin);
+    let resources = grant.resources.as_ref().unwrap_or(&whole);
+    Some(key_for(core, &grant.user.id, &grant.client, redirect.host(), resources, grant.of_file))
 }
 
 /// The key of the row that names the newest grant.

@@ -11,6 +11,7 @@
 //!   [`client_checks`] – what is checked of all
 //! - [`client_auth`] – client authentication (RFC 6749 section 2.3)
 //! - [`introspect`] – `/.idp/introspect` (RFC 7662); [`revoke`] – `/.idp/revoke` (RFC 7009)
+//! - [`owner`] – what was allowed, for its owner: lists and ends it
 //! - [`resource`] – resource indicators (RFC 8707); [`error`] – error answers
 
 mod authorization_code;
@@ -28,6 +29,7 @@ pub mod introspect;
 mod issue;
 pub mod jwt_bearer;
 pub mod metadata;
+pub mod owner;
 mod pending;
 mod refresh_token;
 pub mod register;

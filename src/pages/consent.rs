@@ -78,7 +78,10 @@ pub fn consent(
                 } }
             }
             @if !choices.is_empty() { (boxes(choices, problem.is_some())) }
-            p .soft { "Signed in as " strong { (display_user(user)) } "." }
+            p .soft {
+                "Signed in as " strong { (display_user(user)) } ". You can end an access at any time: "
+                a href="/.auth/account" { "applications with access" }
+            }
             div .buttons {
                 button .primary type="submit" name="decision" value="allow" { "Allow" }
                 button type="submit" name="decision" value="deny" { "Deny" }

@@ -38,7 +38,10 @@ pub fn home(site: &Site, servers: &[ServerCard], user: &User, form: &str) -> Res
         form method="post" action="/.auth/logout" {
             input type="hidden" name="form" value=(form);
             p .soft { "Signed in as " strong { (display_user(user)) } " in this browser." }
-            div .buttons { button type="submit" { "Sign out" } }
+            div .buttons {
+                a .button href="/.auth/account" { "Applications with access" }
+                button type="submit" { "Sign out" }
+            }
         }
     };
     page(site, None, StatusCode::OK, "Signed in", None, body)

@@ -2,9 +2,11 @@
 //!
 //! - [`mod@sign_in`] – signing in and out
 //! - [`mod@consent`] – which client requests access to what; [`mod@home`] – the servers, and how to add them to a client
+//! - [`mod@account`] – which applications and browsers have access
 //! - [`mod@message`] – errors and other messages
 //! - [`layout`] – the frame that all pages share; [`site`] – whose pages they are; [`text`] – formats names, redirect targets and times
 
+mod account;
 mod consent;
 mod home;
 mod layout;
@@ -13,6 +15,7 @@ mod sign_in;
 mod site;
 mod text;
 
+pub use account::{AccountForm, AppCard, BrowserCard, Done, account};
 pub use consent::{ChoiceProblem, RequestingClient, ServerCard, Wanted, consent, leave, no_server};
 pub use home::{home, welcome};
 pub use message::{error, not_for_browsers};

@@ -212,8 +212,11 @@ pub fn not_allowed(
 pub fn signed_out(site: &Site) -> Response {
     let body = html! {
         h1 { "You are signed out" }
-        p { "This browser is signed out. Applications that you allowed before stay connected." }
-        p { a href="/.auth/login" { "Sign in again" } }
+        p { "This browser is signed out. Applications that you allowed before stay connected: sign in again to see or end what they may do." }
+        p .buttons {
+            a .button href="/.auth/login" { "Sign in again" }
+            a .button href="/.auth/account" { "Applications with access" }
+        }
     };
     page(site, None, StatusCode::OK, "Signed out", None, body)
 }

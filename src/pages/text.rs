@@ -1,5 +1,8 @@
 //! Formats names, redirect targets and times for pages. Names chosen by clients are cleaned before they are shown.
 
+use time::OffsetDateTime;
+
+use crate::clock::Timestamp;
 use crate::identity::User;
 use crate::observe::log::is_bidi_control;
 use crate::redirect_uri::{Destination, RedirectUri};
@@ -94,6 +97,14 @@ pub(super) fn days_in_words(seconds: u64) -> String {
         0 | 1 => "a day".into(),
         days => format!("{days} days"),
     }
+}
+
+/// `27 November 2026, 15:04 UTC`.
+pub(super) fn time_in_words(at: Timestamp) -> String {
+    let at = i64::try_from(at).ok().and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok());
+    at.map_or_else(String::new, |at| {
+        format!("{} {} {}, {:02}:{:02} UTC", at.day(), at.month(), at.year(), at.hour(), at.minute())
+    })
 }
 
 pub(super) fn seconds_in_words(seconds: u64) -> String {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use crate::clock::Timestamp;
 use crate::http::{Payload, Response};
-use crate::identity::{GrantId, Principal};
+use crate::identity::{GrantId, Principal, UserId};
 use crate::lock::Unpoisoned;
 use crate::net::client_connection::ClientConnection;
 use crate::net::client_handle::ClientHandle;
@@ -23,6 +23,7 @@ struct State {
 
 struct Open {
     grant: GrantId,
+    user: UserId,
     /// The name of the server that the stream comes from.
     server: String,
     /// It answers a GET, so it ends only when somebody ends it. Others answer a request.
@@ -51,6 +52,7 @@ impl OpenStreams {
         let number = state.opened;
         let open = Open {
             grant: principal.grant.clone(),
+            user: principal.user.clone(),
             server: server.to_string(),
             is_endless,
             client: Arc::downgrade(client.connection()),
@@ -74,6 +76,11 @@ impl OpenStreams {
     /// All grants that have open streams.
     pub fn grants(&self) -> Vec<GrantId> {
         self.due(Timestamp::MAX)
+    }
+
+    /// How many streams are open.
+    pub fn count(&self) -> usize {
+        self.state().open.len()
     }
 
     /// The number of the newest stream.
@@ -101,6 +108,11 @@ impl OpenStreams {
         servers.sort();
         servers.dedup();
         servers
+    }
+
+    /// The user of the grant's streams.
+    pub fn user(&self, grant: &GrantId) -> Option<UserId> {
+        self.state().open.values().find(|o| o.grant == *grant).map(|o| o.user.clone())
     }
 
     /// Sets when the user of the grant's streams has to be checked again.

@@ -49,6 +49,10 @@ pub fn recheck_streams(login: &Login, streams: &OpenStreams, published: &Protect
                 // Asking the provider may have taken long: other grants may have ended meanwhile.
                 cut_ended(login, streams);
             }
+            // Without a refresh token, a stream lasts as long as the token that has opened it.
+            Ok(Some(grant)) if grant.phase == Phase::Direct => {
+                streams.cut(&id);
+            }
             Ok(Some(grant)) if login.is_current(&grant.user.credential) => prolong(login, streams, &id),
             Ok(_) => {
                 streams.cut(&id);
@@ -71,16 +75,21 @@ fn cut_ended(login: &Login, streams: &OpenStreams) {
 /// answer no request.
 fn cut_closed(login: &Login, streams: &OpenStreams, published: &ProtectedResources) {
     for id in streams.grants() {
-        let Ok(Some(grant)) = login.core.state.get::<Grant>(id.as_str()) else { continue };
+        // An API key has no grant; its user is the key.
+        let (Ok(grant), Some(user)) = (login.core.state.get::<Grant>(id.as_str()), streams.user(&id)) else { continue };
         for name in streams.servers(&id) {
             let Some(server) = published.all().iter().find(|server| server.name == name) else {
                 streams.cut_endless(&name, u64::MAX);
                 continue;
             };
             // If the store can't be read, the next call checks again.
-            if !server.is_open_to(login, &grant.user.id).unwrap_or(true) {
+            let is_open = match &grant {
+                Some(grant) => server.is_open_to_grant(login, grant),
+                None => server.is_open_to(login, &user),
+            };
+            if !is_open.unwrap_or(true) {
                 let cut = streams.cut_if(|of, from| *of == id && from == name);
-                log::info!(user:% = grant.user.id, grant:% = id, server = name.as_str(), streams = cut; "streams were cut: the server's allow rules do not fit the user");
+                log::info!(user:% = user, grant:% = id, server = name.as_str(), streams = cut; "streams were cut: the server's allow rules do not fit the user");
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The keys of an issuer, and what they do: sign and verify, encrypt and decrypt.
 
 use std::fmt;
+use std::sync::{Arc, RwLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -13,6 +14,7 @@ use sha2::Sha256;
 
 use crate::clock::Timestamp;
 use crate::encoding::base64url;
+use crate::lock::Unpoisoned;
 
 /// A master secret.
 #[derive(Clone)]
@@ -143,26 +145,25 @@ pub trait Artefact: Serialize + DeserializeOwned {
 
 type HmacSha256 = Hmac<Sha256>;
 
-/// The keys of one issuer. Keys from the current secret sign; keys from all secrets verify.
+/// The keys of one issuer. Keys from the current secret sign; keys from all secrets verify. They can be replaced.
 pub struct Keys {
     issuer: String,
-    /// For each kind, the current key first.
-    keys: [Vec<HmacSha256>; Kind::ALL.len()],
+    keys: RwLock<Arc<Derived>>,
 }
+
+/// For each kind, the current key first.
+type Derived = [Vec<HmacSha256>; Kind::ALL.len()];
 
 impl Keys {
     /// Derives the keys of `issuer` from the secrets.
     pub fn new(issuer: &str, current: &Secret, previous: &[Secret]) -> Keys {
-        let derive = |secret: &Secret, kind: Kind| {
-            let mut mac = HmacSha256::new_from_slice(&secret.0).expect("HMAC takes keys of any length");
-            mac.update(b"mcp-auth-proxy\0");
-            mac.update(kind.label().as_bytes());
-            mac.update(b"\0");
-            mac.update(issuer.as_bytes());
-            HmacSha256::new_from_slice(&mac.finalize().into_bytes()).expect("HMAC takes keys of any length")
-        };
-        let keys = Kind::ALL.map(|kind| std::iter::once(current).chain(previous).map(|s| derive(s, kind)).collect());
+        let keys = RwLock::new(Arc::new(derived(issuer, current, previous)));
         Keys { issuer: issuer.to_string(), keys }
+    }
+
+    /// Takes the keys of these secrets from now on.
+    pub fn replace(&self, current: &Secret, previous: &[Secret]) {
+        *self.keys.write().unpoisoned() = Arc::new(derived(&self.issuer, current, previous));
     }
 
     /// The issuer whose keys these are.
@@ -170,23 +171,26 @@ impl Keys {
         &self.issuer
     }
 
-    fn of(&self, kind: Kind) -> &[HmacSha256] {
-        &self.keys[Kind::ALL.iter().position(|k| *k == kind).expect("ALL has every kind")]
+    /// Calls `f` with the keys of `kind`.
+    fn with<R>(&self, kind: Kind, f: impl FnOnce(&[HmacSha256]) -> R) -> R {
+        let at = Kind::ALL.iter().position(|k| *k == kind).expect("ALL has every kind");
+        f(&self.keys.read().unpoisoned()[at])
     }
 
     /// The MAC of `data` under the current key of `kind`.
     pub fn mac(&self, kind: Kind, data: &[u8]) -> [u8; 32] {
-        self.of(kind)[0].clone().chain_update(data).finalize().into_bytes().into()
+        self.with(kind, |keys| keys[0].clone().chain_update(data).finalize().into_bytes().into())
     }
 
     /// The MACs of `data` under every key of `kind`, the current one first.
     pub fn macs(&self, kind: Kind, data: &[u8]) -> Vec<[u8; 32]> {
-        self.of(kind).iter().map(|k| k.clone().chain_update(data).finalize().into_bytes().into()).collect()
+        let mac = |key: &HmacSha256| key.clone().chain_update(data).finalize().into_bytes().into();
+        self.with(kind, |keys| keys.iter().map(mac).collect())
     }
 
     /// True if `mac` is the MAC of `data` under any key of `kind`. Compares in constant time.
     pub fn verify_mac(&self, kind: Kind, data: &[u8], mac: &[u8]) -> bool {
-        self.of(kind).iter().any(|k| k.clone().chain_update(data).verify_slice(mac).is_ok())
+        self.with(kind, |keys| keys.iter().any(|k| k.clone().chain_update(data).verify_slice(mac).is_ok()))
     }
 
     /// Encrypts `data` under the current key of `kind` (ChaCha20-Poly1305), with `owner` as associated data. Returns
@@ -235,6 +239,18 @@ impl Keys {
             _ => Ok(artefact),
         }
     }
+}
+
+fn derived(issuer: &str, current: &Secret, previous: &[Secret]) -> Derived {
+    let derive = |secret: &Secret, kind: Kind| {
+        let mut mac = HmacSha256::new_from_slice(&secret.0).expect("HMAC takes keys of any length");
+        mac.update(b"mcp-auth-proxy\0");
+        mac.update(kind.label().as_bytes());
+        mac.update(b"\0");
+        mac.update(issuer.as_bytes());
+        HmacSha256::new_from_slice(&mac.finalize().into_bytes()).expect("HMAC takes keys of any length")
+    };
+    Kind::ALL.map(|kind| std::iter::once(current).chain(previous).map(|s| derive(s, kind)).collect())
 }
 
 fn cipher(key: &[u8; 32]) -> LessSafeKey {

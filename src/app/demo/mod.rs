@@ -8,6 +8,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 
 use crate::app::config::Config;
+use crate::app::control::rotation::Secrets;
 use crate::app::listen::{self, Ports};
 use crate::app::{assemble, serve};
 use crate::clock::Clock;
@@ -54,7 +55,7 @@ pub fn run(mut settings: Settings) -> Result<(), String> {
     let store = EmbeddedStore::in_memory().map_err(|e| format!("no state could be made: {e:?}"))?;
     let server = assemble::build(
         config,
-        &Secret::generate(),
+        Secrets::only(Secret::generate()),
         Box::new(store),
         Arc::new(Clock::system()),
         Ports { plain: listener, tls: None },

@@ -17,7 +17,7 @@ use crate::identity::{User, UserId};
 use crate::lock::Unpoisoned;
 use crate::rules::Rules;
 use crate::store::StoreError;
-use crate::tokens::Kind;
+use crate::tokens::{Keys, Kind};
 
 /// The provider is not asked again about a user within this time, in seconds, because clients refresh in parallel.
 const FRESH: u64 = 30;
@@ -332,6 +332,32 @@ impl UserRecords {
         }
         kept.map_err(failed)?;
         self.put(row).map_err(failed)
+    }
+
+    /// Encrypts all stored tokens with the keys of today. `before` are those of before, which can decrypt them. Tokens that
+    /// can't be read or written are lost: their users sign in again.
+    pub fn encrypt_anew(&self, before: &Keys) {
+        let mut users = Vec::new();
+        let scanned = self.core.state.scan::<UserRecord>(|_, record| {
+            if record.tokens.is_some() {
+                users.push(record.user);
+            }
+        });
+        if let Err(e) = scanned {
+            log::warn!(error:% = e; "tokens of providers could not be encrypted anew; their users sign in again");
+        }
+        for user in users {
+            let Some(_alone) = self.alone(&user) else { continue };
+            let Ok(Some(record)) = self.core.state.get::<UserRecord>(user.as_str()) else { continue };
+            let plain = record
+                .tokens
+                .as_deref()
+                .and_then(|sealed| before.decrypt(Kind::ProviderTokens, user.as_str().as_bytes(), sealed));
+            let encrypt =
+                |plain: Vec<u8>| self.core.keys.encrypt(Kind::ProviderTokens, user.as_str().as_bytes(), &plain);
+            // The store logs what is wrong with it.
+            let _ = self.put(UserRecord { tokens: plain.map(encrypt), ..record });
+        }
     }
 
     fn was_in_vain(&self, user: &UserId) -> bool {

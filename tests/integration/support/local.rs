@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::StatusCode;
 use mcp_auth_proxy::app::assemble::Services;
 use mcp_auth_proxy::app::config::Config;
+use mcp_auth_proxy::app::control::rotation::Secrets;
 use mcp_auth_proxy::app::routes::App;
 use mcp_auth_proxy::clock::Clock;
 use mcp_auth_proxy::core::Core;
@@ -93,7 +94,7 @@ impl Local {
     ) -> Result<Local, String> {
         let settings = Settings { external_url: format!("http://{HOST}"), ..settings };
         let config = Config::build(settings)?;
-        let services = Services::new(&config, secret, store, clock.clone())?;
+        let services = Services::new(&config, &Secrets::only(secret.clone()), store, clock.clone())?;
         let bounds = Bounds { requests: 10, requests_per_user: 10, streams: 10, streams_per_user: 10 };
         services.server.resources.replace(ProtectedResources::one(echo(&config)));
         let app = App { admission: Admission::new(bounds), ..services.app(&config)? };

@@ -1,0 +1,166 @@
+//! The account page: which applications have access, and which browsers are signed in, with a button to end each.
+
+use http::StatusCode;
+use maud::{Markup, html};
+
+use super::layout::page;
+use super::site::Site;
+use super::text::{display_name, display_user, time_in_words, titles_in_words};
+use crate::clock::Timestamp;
+use crate::http::Response;
+use crate::identity::User;
+
+/// An application that has access, as shown on the page.
+pub struct AppCard {
+    /// Its client id, for the form.
+    pub id: String,
+    /// Its name.
+    pub name: Option<String>,
+    /// Where it is, or who describes it: a host; `None` for a program on the user's computer.
+    pub host: Option<String>,
+    /// The titles of the servers that it may use; empty for the only one.
+    pub servers: Vec<String>,
+    /// Since when.
+    pub since: Timestamp,
+    /// When and from where it was last used.
+    pub last_use: Option<(Timestamp, String)>,
+}
+
+/// A browser that is signed in, as shown on the page.
+pub struct BrowserCard {
+    /// What stands for its session in the form.
+    pub id: String,
+    /// It is the one that shows the page.
+    pub is_this: bool,
+    /// What kind of browser.
+    pub browser: Option<String>,
+    /// From where it signed in.
+    pub address: Option<String>,
+    /// When.
+    pub since: Timestamp,
+}
+
+/// What has just been done.
+pub enum Done {
+    /// Applications were disconnected: how many grants have ended.
+    Disconnected(usize),
+    /// Browsers were signed out.
+    SignedOut(usize),
+}
+
+/// Values for the forms of the page: one signed for the browser, one that stands for the session.
+pub struct AccountForm<'a> {
+    /// Signed, for this browser.
+    pub form: &'a str,
+    /// The session that the page was made for.
+    pub session: &'a str,
+}
+
+/// The page.
+pub fn account(
+    site: &Site,
+    user: &User,
+    apps: &[AppCard],
+    browsers: &[BrowserCard],
+    form: &AccountForm,
+    done: Option<&Done>,
+) -> Response {
+    let others = browsers.iter().any(|browser| !browser.is_this);
+    let body = html! {
+        h1 { "Applications with access" }
+        @if let Some(done) = done { p .done role="status" { (said(done)) } }
+        p { "You are signed in as " strong { (display_user(user)) } ". " a href="/" { "Servers" } }
+        @if apps.is_empty() { p { "No application has access in your name." } }
+        @else {
+            p .soft { "Disconnecting ends an application's access at once. It has to ask you again, also if you have told this server to remember your consent. Signing out of this browser does not disconnect applications." }
+            @for app in apps { (app_card(app, form)) }
+            @if apps.len() > 1 {
+                form method="post" action="/.auth/account" {
+                    (hidden(form))
+                    div .buttons { button type="submit" name="action" value="disconnect-all" { "Disconnect all applications" } }
+                }
+            }
+        }
+        h2 { "Browsers that are signed in" }
+        @for browser in browsers { (browser_card(browser, form)) }
+        @if others {
+            form method="post" action="/.auth/account" {
+                (hidden(form))
+                div .buttons { button type="submit" name="action" value="sign-out-others" { "Sign out all other browsers" } }
+            }
+        }
+    };
+    page(site, None, StatusCode::OK, "Applications with access", None, body)
+}
+
+fn said(done: &Done) -> String {
+    match done {
+        Done::Disconnected(0) => "It had no access any more.".into(),
+        Done::Disconnected(_) => "Disconnected. Its next request is refused.".into(),
+        Done::SignedOut(0) => "It was signed out already.".into(),
+        Done::SignedOut(1) => "The browser is signed out.".into(),
+        Done::SignedOut(count) => format!("{count} browsers are signed out."),
+    }
+}
+
+fn hidden(form: &AccountForm) -> Markup {
+    html! {
+        input type="hidden" name="form" value=(form.form);
+        input type="hidden" name="session" value=(form.session);
+    }
+}
+
+fn app_card(app: &AppCard, form: &AccountForm) -> Markup {
+    let name = app.name.as_deref().map(display_name).filter(|name| !name.is_empty());
+    let name = name.unwrap_or_else(|| "Unnamed application".into());
+    let titles: Vec<&str> = app.servers.iter().map(String::as_str).collect();
+    html! {
+        section .card {
+            h3 { (name) }
+            dl {
+                div { dt { "Where" } dd { (app.host.as_deref().unwrap_or("a program on your computer")) } }
+                @if !titles.is_empty() { div { dt { "May use" } dd { (titles_in_words(&titles)) } } }
+                div { dt { "Since" } dd { (time_in_words(app.since)) } }
+                div {
+                    dt { "Last used" }
+                    dd { @match &app.last_use {
+                        Some((at, address)) => { (time_in_words(*at)) ", from " (address) },
+                        None => { "not yet" },
+                    } }
+                }
+            }
+            form method="post" action="/.auth/account" {
+                (hidden(form))
+                input type="hidden" name="client" value=(app.id);
+                div .buttons {
+                    button type="submit" name="action" value="disconnect" aria-label={ "Disconnect " (name) } { "Disconnect" }
+                }
+            }
+        }
+    }
+}
+
+fn browser_card(browser: &BrowserCard, form: &AccountForm) -> Markup {
+    let kind = browser.browser.as_deref().unwrap_or("A browser");
+    html! {
+        section .card {
+            p {
+                strong { (kind) }
+                @if browser.is_this { " (this one)" }
+                span .soft {
+                    ", since " (time_in_words(browser.since))
+                    @if let Some(address) = &browser.address { ", from " (address) }
+                }
+            }
+            @if !browser.is_this {
+                form method="post" action="/.auth/account" {
+                    (hidden(form))
+                    input type="hidden" name="browser" value=(browser.id);
+                    div .buttons {
+                        button type="submit" name="action" value="sign-out" aria-label={ "Sign out " (kind) } { "Sign out" }
+                    }
+                }
+            }
+        }
+    }
+}
