@@ -81,14 +81,7 @@ impl Services {
         let login = Arc::new(Login::new(core.clone(), passwords, providers, config.groups.clone(), issuers, api_keys));
         let streams = OpenStreams::default();
         let resources = Published::new(publish::resources(&config.servers, &core.external, &login)?);
-        let names = &config.identity_fields;
-        let assertions = match &names.assertion {
-            Some(_) => Some(Arc::new(assertion_key(config, core.now())?)),
-            None => None,
-        };
-        let field = names.assertion.clone().zip(assertions.clone());
-        let is_told = field.is_some() || !names.mapping.is_empty();
-        let fields = is_told.then(|| Arc::new(IdentityFields::new(core.clone(), field, names.mapping.clone())));
+        let (assertions, identity_fields) = identity_fields(config, &core)?;
         let server = AuthorizationServer::new(
             core.clone(),
             login.clone(),
@@ -98,7 +91,7 @@ impl Services {
             streams.clone(),
             resources,
         );
-        Ok(Services { core, login, server: Arc::new(server), streams, identity_fields: fields })
+        Ok(Services { core, login, server: Arc::new(server), streams, identity_fields })
     }
 
     /// The request handler of the proxy.
@@ -116,6 +109,23 @@ impl Services {
             unnamed: UnnamedProxies::default(),
         })
     }
+}
+
+/// The key of identity assertions, if they are on, and what is told upstream about users, if anything is.
+#[allow(clippy::type_complexity, reason = "two parts that are made together")]
+fn identity_fields(
+    config: &Config,
+    core: &Arc<Core>,
+) -> Result<(Option<Arc<AssertionKey>>, Option<Arc<IdentityFields>>), String> {
+    let names = &config.identity_fields;
+    let key = match &names.assertion {
+        Some(_) => Some(Arc::new(assertion_key(config, core.now())?)),
+        None => None,
+    };
+    let field = names.assertion.clone().zip(key.clone());
+    let is_told = field.is_some() || !names.mapping.is_empty();
+    let fields = is_told.then(|| Arc::new(IdentityFields::new(core.clone(), field, names.mapping.clone())));
+    Ok((key, fields))
 }
 
 /// The key of identity assertions, from the data directory if anything is kept there.
@@ -166,13 +176,8 @@ pub fn build(
     let (listeners, retry) = listeners(app, ports, clock)?;
     let reload = reload_on_sighup(publisher, retry)?;
     if config.is_kept {
-        let rotation = KeyRotation {
-            server: services.server.clone(),
-            identity_fields: services.identity_fields.clone(),
-            data: config.data_path.clone(),
-            secrets: Mutex::new(secrets),
-        };
         let (server, streams) = (services.server.clone(), streams.clone());
+        let rotation = rotation(&services, &config, secrets);
         let control = Control { server, streams, certificates, rotation, reload, started };
         control::server::start(control, &config.data_path)?;
     }
@@ -183,6 +188,15 @@ pub fn build(
         published.now().all().iter().for_each(|resource| resource.upstream.end());
         served
     })
+}
+
+fn rotation(services: &Services, config: &Config, secrets: Secrets) -> KeyRotation {
+    KeyRotation {
+        server: services.server.clone(),
+        identity_fields: services.identity_fields.clone(),
+        data: config.data_path.clone(),
+        secrets: Mutex::new(secrets),
+    }
 }
 
 /// The listeners. Without TLS, `app` is on the plain port; with TLS, it is on the TLS port, and the plain port

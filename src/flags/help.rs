@@ -61,7 +61,7 @@ pub fn short() -> String {
     }
     let (running, others): (Vec<&str>, Vec<&str>) =
         COMMANDS.iter().map(|c| c.name).filter(|name| *name != "demo").partition(|name| CONTROL.contains(name));
-    out.push_str(&format!("\nRunning proxy: {}\n", running.join(", ")));
+    out.push_str(&format!("\nAt run time: {}\n", running.join(", ")));
     out.push_str(&format!("Other commands: {}\n", others.join(", ")));
     out.push_str("All options, with defaults and environment variables: --help\nA command's own: mcp-auth-proxy COMMAND --help\n");
     out

@@ -17,7 +17,8 @@ impl OwnOptions {
     }
 
     /// Reads the value of an option that was typed.
-    pub(super) fn read(&mut self, (name, value): OwnOption, parser: &mut lexopt::Parser) -> Result<(), String> {
+    pub(super) fn read(&mut self, option: Option<OwnOption>, parser: &mut lexopt::Parser) -> Result<(), String> {
+        let Some((name, value)) = option else { return Ok(()) };
         let text = match value {
             None => String::new(),
             Some(value) => {

@@ -66,9 +66,7 @@ pub fn parse(
             lexopt::Arg::Long("help") => return Ok(Invocation::Print(help::long())),
             lexopt::Arg::Short('h') => return Ok(Invocation::Print(help::short())),
             lexopt::Arg::Long(name) if OwnOptions::find(name, &words).is_some() => {
-                if let Some(option) = OwnOptions::find(name, &words) {
-                    own.read(option, &mut parser)?;
-                }
+                own.read(OwnOptions::find(name, &words), &mut parser)?;
                 continue;
             }
             lexopt::Arg::Long("version") | lexopt::Arg::Short('V') => return Ok(Invocation::Print(VERSION.into())),

@@ -102,11 +102,7 @@ impl IdentityFields {
         if let Some((name, key)) = &self.assertion {
             let mut claims = claims.clone();
             claims["iss"] = self.core.keys.issuer().into();
-            claims["aud"] = match resource.base.is_empty() {
-                true => self.core.url(resource.upstream.endpoint().unwrap_or_default()),
-                false => resource.url().as_str().to_string(),
-            }
-            .into();
+            claims["aud"] = resource.url().as_str().into();
             claims["iat"] = now.into();
             claims["exp"] = (now + LIFETIME).into();
             claims["jti"] = random_name().into();

@@ -2,6 +2,7 @@
 
 mod check;
 mod command_line;
+mod control;
 mod first_start;
 mod routes;
 mod servers_file;

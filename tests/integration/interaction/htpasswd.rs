@@ -14,7 +14,7 @@ use crate::support::upstream::FakeUpstream;
 use crate::support::wire::{Reply, Transport};
 
 /// A line of the file, made by the program itself.
-fn line(name: &str, password: &str) -> String {
+pub(super) fn line(name: &str, password: &str) -> String {
     let mut command = command();
     command.args(["hash-password", "--user", name]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -32,7 +32,13 @@ fn write(data: &Scratch, name: &str, text: &str) -> String {
 }
 
 /// A proxy whose only way to sign in is the file, unless `args` bring another.
-fn start(users: &str, groups: &str, servers: Option<&serde_json::Value>, upstream: u16, args: &[&str]) -> Proxy {
+pub(super) fn start(
+    users: &str,
+    groups: &str,
+    servers: Option<&serde_json::Value>,
+    upstream: u16,
+    args: &[&str],
+) -> Proxy {
     let (data, port) = (Arc::new(Scratch::new()), free_port());
     let mut command = command();
     let shared: Vec<String> = arguments(&data, port);

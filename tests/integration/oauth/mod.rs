@@ -1,6 +1,8 @@
 //! The authorization server.
 
+mod assertions;
 mod authorization;
 mod grants_model;
+mod machines;
 mod resources;
 mod tokens;

@@ -132,6 +132,15 @@ impl Proxy {
         Proxy::start_in(self.data.clone(), self.port, upstream, args)
     }
 
+    /// Runs a command that asks this proxy, such as `clients list`. The error is what it says on standard error.
+    pub(crate) fn order(&self, words: &[&str]) -> Result<serde_json::Value, String> {
+        let done = command().args(words).args(["--json", "--data-path", &self.data.path("data")]).output().unwrap();
+        match done.status.success() {
+            true => Ok(serde_json::from_slice(&done.stdout).unwrap()),
+            false => Err(String::from_utf8_lossy(&done.stderr).into_owned()),
+        }
+    }
+
     pub(crate) fn connect(&self) -> Connection {
         Connection::open(self.port)
     }

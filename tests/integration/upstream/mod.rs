@@ -2,6 +2,7 @@
 
 mod faults;
 mod fuzz;
+mod identity;
 mod proxying;
 mod servers;
 mod stdio;
