@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use mcp_auth_proxy::app::config::issuers;
+use mcp_auth_proxy::app::control;
 use mcp_auth_proxy::http::BodyError;
+use mcp_auth_proxy::http::client::GuardedUrl;
 use mcp_auth_proxy::http::form::Form;
 use mcp_auth_proxy::http::h1::framing::{Framed, Progress};
 use mcp_auth_proxy::http::h1::head::{self, Framing};
@@ -16,9 +19,11 @@ use mcp_auth_proxy::mcp::jsonrpc;
 use mcp_auth_proxy::mcp::message::{Id, Message, one_line, split};
 use mcp_auth_proxy::net::client_address::TrustedProxies;
 use mcp_auth_proxy::oauth::client_auth;
+use mcp_auth_proxy::oauth::client_metadata;
 use mcp_auth_proxy::oauth::register;
 use mcp_auth_proxy::pages::display_name;
-use mcp_auth_proxy::redirect_uri::RedirectUri;
+use mcp_auth_proxy::redirect_pattern::RedirectPattern;
+use mcp_auth_proxy::redirect_uri::{Destination, RedirectUri};
 use mcp_auth_proxy::resource_url::ResourceUrl;
 use mcp_auth_proxy::servers_file::{Transport, read};
 use mcp_auth_proxy::tls::x509::CertificateInfo;
@@ -26,6 +31,7 @@ use mcp_auth_proxy::tokens::access::AccessToken;
 use mcp_auth_proxy::tokens::artefacts::{
     AuthorizationCode, AuthorizationRequest, BrowserCookie, DeviceCookie, PlainForm, RefreshToken, SessionCookie,
 };
+use mcp_auth_proxy::tokens::jwt::{ALGORITHMS, KeySet, Unverified};
 use mcp_auth_proxy::tokens::{Keys, Secret};
 use mcp_auth_proxy::upstream::stdio::event_stream::{EventStream, lost_request, split_event_id, stream_name};
 use mcp_auth_proxy::upstream::stdio::lines::{Lines, TooLong};
@@ -48,6 +54,11 @@ pub(super) const TARGETS: &[Target] = &[
     ("certificate", certificate),
     ("servers_file", servers_file),
     ("htpasswd", htpasswd),
+    ("client_document", client_document),
+    ("jwt", jwt),
+    ("trusted_issuers", trusted_issuers),
+    ("control_request", control_request),
+    ("patterns", patterns),
 ];
 
 /// A head that is accepted says one thing only, however its bytes arrive.
@@ -328,5 +339,64 @@ pub(super) fn htpasswd(data: &[u8]) {
     }
     if let Ok(groups) = groups(text) {
         assert!(groups.values().flatten().all(|group| is_name(group)));
+    }
+}
+
+/// A document that is accepted is that of its own URL, has redirect URIs that may be used, and no secret.
+pub(super) fn client_document(data: &[u8]) {
+    let url = "https://app.example/client.json";
+    let Ok(client) = client_metadata::parse(url, data, 1) else { return };
+    assert_eq!(client.id.as_str(), url);
+    assert!(!client.redirect_uris.is_empty() && client.secret_digests.is_empty() && client.preregistered.is_none());
+    assert!(client.redirect_uris.iter().all(|uri| RedirectUri::parse(uri).is_ok()));
+    assert!(!client.shown_name().trim().is_empty());
+}
+
+/// No made-up JWT verifies, and a URL that is guarded has one spelling of host and port.
+pub(super) fn jwt(data: &[u8]) {
+    let keys = br#"{"keys": [{"kty": "EC", "crv": "P-256", "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
+    let keys = KeySet::parse(keys).expect("the key of RFC 7515 appendix A.3");
+    let _ = KeySet::parse(data);
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(token) = Unverified::parse(text) {
+        assert!(token.verify(&keys).is_none());
+        let _ = (token.is_signed_with(&ALGORITHMS), token.check_times(0), token.text("iss"), token.time("exp"));
+    }
+    if let Ok(url) = GuardedUrl::parse(text) {
+        let host = url.host();
+        assert!(host.contains('.') && !host.contains(['@', ':', '/', '[', '\\']), "{host}");
+        assert!(host.parse::<std::net::IpAddr>().is_err(), "{host}");
+        assert!(url.to_string().starts_with("https://"));
+    }
+}
+
+/// A file that is accepted trusts nobody without a rule.
+pub(super) fn trusted_issuers(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(all) = issuers::parse(text, &[]) else { return };
+    for issuer in &all {
+        assert!(!issuer.rules.is_empty() && !issuer.kinds.is_empty() && issuer.token_lifetime <= 3_600);
+        assert!(issuer.issuer.starts_with("https://") || issuer.issuer.starts_with("http://"));
+    }
+}
+
+/// Any line on the control socket is a request or an error.
+pub(super) fn control_request(data: &[u8]) {
+    control::parse(data);
+}
+
+/// What fits a pattern is on the host that the pattern names.
+pub(super) fn patterns(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Some((pattern, uri)) = text.split_once(' ') else { return };
+    let (Ok(pattern), Ok(uri)) = (RedirectPattern::parse(pattern), RedirectUri::parse(uri)) else { return };
+    if pattern.fits(&uri) {
+        let named = text.split("://").nth(1).unwrap_or_default().split(['/', '?', ' ']).next().unwrap_or_default();
+        let host = named.trim_start_matches("*.").to_ascii_lowercase();
+        let bare = match uri.destination() {
+            Destination::PrivateUse => host.clone(),
+            _ => host.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches(':').to_string(),
+        };
+        assert!(uri.host().ends_with(&host) || uri.host().ends_with(&bare), "{text}");
     }
 }

@@ -25,6 +25,8 @@ pub(super) enum Failure {
     /// The authorization request is refused, and a redirect to the client is not possible: title and explanation of the
     /// error page.
     Refused(&'static str, String),
+    /// The same, for what may work in a minute.
+    Later(&'static str, String),
     /// No grant could be created, or the store failed.
     NotAllowed(NotAllowed),
     /// Rate limit: too many callbacks from providers for one address.
@@ -81,6 +83,10 @@ impl Failure {
             Failure::Refused(title, why) => {
                 log::info!(request:% = caller.id, address:% = caller.address, reason = why.as_str(); "an authorization request was refused");
                 page(StatusCode::BAD_REQUEST, title, &why, CONNECT_AGAIN)
+            }
+            Failure::Later(title, why) => {
+                log::info!(request:% = caller.id, address:% = caller.address, reason = why.as_str(); "an authorization request was put off");
+                page(StatusCode::SERVICE_UNAVAILABLE, title, &why, START_AGAIN_LATER).with(RETRY_AFTER, 60)
             }
             Failure::NotAllowed(NotAllowed::NotRegistered) => {
                 let (title, why) = NOT_REGISTERED;

@@ -79,6 +79,8 @@ pub enum Refusal {
     /// Client or redirect URI could not be verified, so the error is shown to the user and not sent to the client: a
     /// title and an explanation.
     Page(&'static str, String),
+    /// The same, for what may work in a minute.
+    Later(&'static str, String),
     /// The error can be sent to the client in a redirect.
     Redirect(Box<RefusedRedirect>),
     /// The consent was remembered, but no grant could be created, or the store can't be used.
@@ -351,7 +353,7 @@ fn client_of(
         }
         NoClient::Document(why) => page("The application's description is not accepted", &format!("{why}.")),
         NoClient::Unreachable(why) => {
-            page("The application's description can't be read at the moment", &format!("{why}."))
+            Refusal::Later("The application's description can't be read at the moment", format!("{why}."))
         }
         NoClient::Store(error) => error.into(),
     })?;

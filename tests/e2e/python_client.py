@@ -20,6 +20,8 @@ REDIRECT = "http://127.0.0.1:53683/callback"
 URL = sys.argv[1]
 # A password, or a provider and a login there.
 IDENTITY, TOOLS = map(json.loads, sys.argv[2:4])
+# The URL of a client metadata document, instead of registering.
+DOCUMENT = sys.argv[4] if len(sys.argv) > 4 else None
 
 
 class Storage:
@@ -70,7 +72,7 @@ async def main():
         return AuthorizationCodeResult(code=answer["code"], state=answer["state"], iss=answer["iss"])
 
     metadata = OAuthClientMetadata(client_name="Python SDK", redirect_uris=[REDIRECT], grant_types=["authorization_code", "refresh_token"], response_types=["code"], token_endpoint_auth_method="none")
-    provider = OAuthClientProvider(server_url=URL, client_metadata=metadata, storage=storage, redirect_handler=redirect, callback_handler=callback)
+    provider = OAuthClientProvider(server_url=URL, client_metadata=metadata, storage=storage, redirect_handler=redirect, callback_handler=callback, client_metadata_url=DOCUMENT)
     async with httpx2.AsyncClient(auth=provider, follow_redirects=True, timeout=30) as http_client:
         over_sse = urlsplit(URL).path.endswith("/sse")
         transport = sse_client(URL, auth=provider) if over_sse else streamable_http_client(URL, http_client=http_client)

@@ -14,8 +14,9 @@ class Provider {
   secrets = new Set();
   browser = new Browser();
   signIns = 0;
-  constructor(credentials) {
+  constructor(credentials, clientMetadataUrl) {
     this.credentials = credentials;
+    this.clientMetadataUrl = clientMetadataUrl;
   }
   get redirectUrl() {
     return REDIRECT;
@@ -66,8 +67,8 @@ class Provider {
   }
 }
 
-export async function typescriptFlow({ url, sse, password, identity, tools, onSecrets }) {
-  const provider = new Provider(identity ?? { password });
+export async function typescriptFlow({ url, sse, password, identity, tools, onSecrets, clientMetadataUrl }) {
+  const provider = new Provider(identity ?? { password }, clientMetadataUrl);
   const transport = () => {
     const options = { authProvider: provider };
     return sse ? new SSEClientTransport(new URL(url), options) : new StreamableHTTPClientTransport(new URL(url), options);

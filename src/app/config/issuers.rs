@@ -108,8 +108,8 @@ fn trusted(name: &str, entry: Entry, providers: &[ProviderConfig]) -> Result<Tru
         return Err("rules use this name for something else; choose another".into());
     }
     let url = RemoteUrl::parse(&entry.issuer).map_err(|why| format!("issuer: {why}"))?;
-    if entry.issuer.contains('?') {
-        return Err("issuer: it has a query".into());
+    if entry.issuer.contains('?') || !entry.issuer.starts_with(&url.origin()) {
+        return Err("issuer: it has a query, or capital letters in scheme or host".into());
     }
     let keys = match &entry.jwks_uri {
         Some(uri) => KeysAt::Url(RemoteUrl::parse(uri).map_err(|why| format!("jwksUri: {why}"))?),

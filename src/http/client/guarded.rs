@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
@@ -23,6 +24,7 @@ use super::fetch::{AGENT, FetchError};
 use super::proxies::Proxies;
 use super::remote_url::RemoteUrl;
 use crate::bounded_map::BoundedMap;
+use crate::http::h1::framing::BodyError;
 use crate::http::h1::head::Framing;
 use crate::lock::Unpoisoned;
 use crate::net::address::{is_own, is_public};
@@ -265,7 +267,7 @@ impl Source {
         let failed = |why: &str| FetchError(format!("{host}: {why}"));
         let permit = self.permit().ok_or_else(|| failed("too many documents are being fetched"))?;
         let addresses = self.resolve(&host, Arc::new(permit), deadline).map_err(|why| failed(&why))?;
-        let mut last = failed("there is no public address");
+        let mut last = failed("its host has no address on the public internet");
         for address in addresses.into_iter().take(2) {
             match self.fetch_from(url, address, deadline) {
                 Ok(document) => return Ok(document),
@@ -289,17 +291,15 @@ impl Source {
                 false => (own, 443).to_socket_addrs().into_iter().flatten().map(|a| a.ip()).collect(),
             };
             let found = (name, 443).to_socket_addrs().map(|found| {
-                let found: Vec<SocketAddr> = found.take(16).collect();
                 let is_good = |a: &SocketAddr| is_public(a.ip()) && !own.contains(&a.ip()) && !is_own(a.ip());
-                let good: Vec<SocketAddr> = found.iter().copied().filter(is_good).collect();
-                (found.len(), good)
+                found.take(16).filter(is_good).collect::<Vec<SocketAddr>>()
             });
             let _ = answer.send(found);
         })?;
         match found.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(Ok((1.., good))) if good.is_empty() => Err("its address is not on the public internet".into()),
-            Ok(Ok((_, good))) => Ok(good),
-            Ok(Err(_)) => Err("its host name could not be resolved".into()),
+            Ok(Ok(good)) if !good.is_empty() => Ok(good),
+            // One message for both: strangers must not learn which names our own network has.
+            Ok(_) => Err("its host has no address on the public internet".into()),
             Err(_) => Err("its host name could not be resolved in time".into()),
         }
     }
@@ -333,9 +333,9 @@ impl Source {
         if status != StatusCode::OK {
             return Err(format!("it answers {status}"));
         }
-        let body = body.read_all(MAX_BODY, deadline).map_err(|e| match e.kind() {
-            std::io::ErrorKind::FileTooLarge => "its document is larger than 10 KiB".to_string(),
-            std::io::ErrorKind::TimedOut => "its answer takes too long".to_string(),
+        let body = body.read_all(MAX_BODY, deadline).map_err(|e| match (e.kind(), BodyError::of(&e)) {
+            (io::ErrorKind::FileTooLarge, _) => "its document is larger than 10 KiB".to_string(),
+            (io::ErrorKind::TimedOut, _) | (_, Some(BodyError::Timeout)) => "its answer takes too long".to_string(),
             _ => format!("its answer broke off: {e}"),
         })?;
         Ok(Document { body: Arc::new(body), fetched_at: Instant::now(), fresh_for: freshness(&fields) })
