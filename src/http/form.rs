@@ -35,8 +35,9 @@ impl Form {
                 return Err("there are too many parameters".into());
             }
             if !matches!(&*name, "resource" | "server") && pairs.iter().any(|(n, _)| *n == name) {
-                let shown: String = name.chars().take(40).collect();
-                return Err(format!("the parameter '{}' appears more than once", shown.escape_debug()));
+                // RFC 6749 section 5.2: no character outside of printable ASCII, no quote, no backslash.
+                let shown: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(40).collect();
+                return Err(format!("the parameter '{shown}' appears more than once"));
             }
             pairs.push((name.into_owned(), value.into_owned()));
         }

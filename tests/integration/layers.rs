@@ -253,6 +253,26 @@ fn no_function_is_longer_than_sixty_lines() {
 }
 
 #[test]
+fn the_conformance_table_names_tests_that_exist() {
+    let table = std::fs::read_to_string(root().join("docs/conformance.md")).unwrap();
+    let (mut missing, mut named) = (Vec::new(), 0);
+    let quoted = table.split('`').skip(1).step_by(2).filter_map(|text| text.split_once("::"));
+    for (file, name) in quoted.filter(|(file, _)| file.ends_with(".rs") || file.ends_with(".mjs")) {
+        named += 1;
+        let text = std::fs::read_to_string(root().join(file)).unwrap_or_default();
+        let is_there = match file.ends_with(".rs") {
+            true => text.contains(&format!("fn {name}(")),
+            false => text.contains(&format!("\"{name}\": async")),
+        };
+        if !is_there {
+            missing.push(format!("{file}::{name}"));
+        }
+    }
+    assert!(named > 100, "only {named} tests are named");
+    assert!(missing.is_empty(), "docs/conformance.md names what is not there:\n{}", missing.join("\n"));
+}
+
+#[test]
 fn the_images_have_the_toolchain() {
     let read = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
     let file = read("rust-toolchain.toml");

@@ -13,6 +13,7 @@ use crate::login::issuers::{AssertionKind, ClaimNames, ClaimRule, KeysAt, Truste
 use crate::login::providers::{Dialect, ProviderConfig};
 use crate::rules::{MACHINES, check_glob};
 use crate::servers_file::read_owned;
+use crate::url::ExternalUrl;
 
 /// Names that rules use for something else.
 const TAKEN: [&str; 6] = ["password", "htpasswd", "google", "github", "oidc", "workload"];
@@ -77,6 +78,17 @@ pub fn configure(s: &Settings, providers: &[ProviderConfig]) -> Result<Vec<Trust
     let refuse = |why: String| format!("--trusted-issuers (TRUSTED_ISSUERS): {why}");
     let text = read_owned(Path::new(file)).map_err(refuse)?;
     parse(&text, providers).map_err(|why| refuse(format!("{file}: {why}")))
+}
+
+/// An assertion that this server itself could have issued proves nothing.
+pub fn check_own(issuers: &[TrustedIssuer], external: &ExternalUrl) -> Result<(), String> {
+    match issuers.iter().find(|issuer| issuer.issuer.trim_end_matches('/') == external.origin) {
+        None => Ok(()),
+        Some(own) => Err(format!(
+            "--trusted-issuers (TRUSTED_ISSUERS): issuer '{}' is this server itself (--external-url, EXTERNAL_URL)",
+            own.name
+        )),
+    }
 }
 
 /// Reads the text of such a file.

@@ -141,6 +141,7 @@ impl Config {
         let mut providers = providers::configure(&s)?;
         let tls = tls::configure(&s, &external)?;
         let issuers = issuers::configure(&s, &providers)?;
+        issuers::check_own(&issuers, &external)?;
         let speaks_to_others = !providers.is_empty()
             || !issuers.is_empty()
             || matches!(&tls, Some(TlsConfig { source: Source::Acme(_), .. }));

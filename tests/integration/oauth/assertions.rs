@@ -301,3 +301,41 @@ fn strangers_tokens_do_not_make_the_proxy_ask_an_issuer_for_keys_again_and_again
     let asked = issuer.server.received().iter().filter(|r| r.target == "/jwks").count();
     assert!(asked <= 2, "the issuer was asked {asked} times");
 }
+
+#[test]
+fn an_issuer_that_is_this_server_is_refused_at_the_start() {
+    let data = Scratch::new();
+    let file =
+        write(&data, &json!({"own": {"issuer": "https://mcp.example.com", "kinds": ["enterprise"], "rules": [{}]}}));
+    let done = command()
+        .args([
+            "-e",
+            "https://mcp.example.com",
+            "--no-auto-tls",
+            "--password",
+            "x",
+            "--trusted-issuers",
+            &file,
+            "http://127.0.0.1:1",
+        ])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(!done.status.success() && said.contains("is this server itself"), "{said}");
+}
+
+#[test]
+fn assertions_are_in_no_log() {
+    let world = Enterprise::start();
+    let good = world.sign(&world.header(), &world.claims());
+    let mut claims = world.claims();
+    claims["sub"] = "guest".into();
+    let bad = world.sign(&world.header(), &claims);
+    let token = access(&world.send(&good));
+    world.send(&bad);
+    world.proxy.has_logged("an assertion was refused");
+    let log = world.proxy.log();
+    for secret in [&good, &bad, &token, &world.secret] {
+        assert!(!log.contains(secret.rsplit('.').next().unwrap()), "the log has a secret");
+    }
+}

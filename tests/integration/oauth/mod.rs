@@ -2,6 +2,7 @@
 
 mod assertions;
 mod authorization;
+mod conformance;
 mod grants_model;
 mod machines;
 mod resources;

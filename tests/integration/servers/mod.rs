@@ -1,6 +1,7 @@
 //! Several MCP servers behind one proxy (`--servers`).
 
 mod compartments;
+mod machines;
 mod reload;
 mod resources;
 
