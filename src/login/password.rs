@@ -237,8 +237,10 @@ fn returns(state: &State, configured: Vec<Vec<CredentialId>>) -> Result<Vec<u32>
     })?;
     let mut rows = Vec::new();
     for names in &configured {
-        let found = names.iter().find_map(|name| known.remove(name.as_str()));
-        let returns = found.map_or(0, |row| row.returns + u32::from(!row.is_configured));
+        // Rows under previous secrets are no longer kept up to date, so the one that counts may be any of them.
+        let found = names.iter().filter_map(|name| known.remove(name.as_str()));
+        let latest = found.max_by_key(|row| (row.returns, row.is_configured));
+        let returns = latest.map_or(0, |row| row.returns + u32::from(!row.is_configured));
         rows.push((names[0].as_str().to_string(), KnownPassword { returns, is_configured: true, expires_at: NEVER }));
     }
     let returns = rows.iter().map(|(_, row)| row.returns).collect();
@@ -292,6 +294,28 @@ mod tests {
         assert_eq!(id(&[one()]), second);
         of(&[], &keys, &state);
         assert!(id(&[one()]) != second);
+    }
+
+    #[test]
+    fn a_password_is_the_same_credential_after_any_number_of_rotations_and_restarts() {
+        let (state, mut secrets) = (state(), vec![Secret::generate()]);
+        let one = || [Password::Plain("one".into())];
+        let at_first = of(&one(), &Keys::new("https://a", &secrets[0], &[]), &state);
+        let mut ids = vec![credential(at_first.check(None, "one", None))];
+        for round in 0..4 {
+            secrets.push(Secret::generate());
+            let (current, previous) = secrets.split_last().unwrap();
+            for restart in 0..2 {
+                let now = of(&one(), &Keys::new("https://a", current, previous), &state);
+                ids.push(credential(now.check(None, "one", None)));
+                let lost: Vec<_> = ids.iter().filter(|id| !now.is_current(id)).collect();
+                assert!(lost.is_empty(), "round {round}, restart {restart}: {lost:?}");
+            }
+        }
+        let (current, previous) = secrets.split_last().unwrap();
+        of(&[], &Keys::new("https://a", current, previous), &state);
+        let again = of(&one(), &Keys::new("https://a", current, previous), &state);
+        assert!(ids.iter().all(|id| !again.is_current(id)), "a password that was removed in between is another one");
     }
 
     fn credential(outcome: Outcome) -> CredentialId {

@@ -34,7 +34,7 @@ const UNDER_WAY: Duration = Duration::from_secs(2);
 pub struct Secrets {
     /// The one whose keys sign.
     pub current: Secret,
-    /// Earlier ones, with the time until which each verifies.
+    /// Earlier ones, the latest first, with the time until which each verifies.
     pub previous: Vec<(Secret, Timestamp)>,
     /// They come from the environment, and not from the data directory.
     pub is_from_environment: bool,
@@ -91,7 +91,7 @@ impl KeyRotation {
                 false => {
                     let longest = core.lifetimes.refresh_total.max(DEVICE_LIFETIME) + MARGIN;
                     let kept = secrets.previous.iter().filter(|(_, until)| *until > now).cloned();
-                    kept.chain([(secrets.current.clone(), now + longest)]).collect()
+                    [(secrets.current.clone(), now + longest)].into_iter().chain(kept).collect()
                 }
             },
             is_from_environment: false,

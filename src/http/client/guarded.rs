@@ -9,7 +9,6 @@ use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -27,7 +26,7 @@ use crate::bounded_map::BoundedMap;
 use crate::http::h1::framing::BodyError;
 use crate::http::h1::head::Framing;
 use crate::lock::Unpoisoned;
-use crate::net::address::{is_own, is_public};
+use crate::net::address::{is_own, is_public, network_of, wide_network_of};
 use crate::net::cancellation::Cancellation;
 use crate::net::rate_limit::NestedRateLimit;
 use crate::url::{UpstreamUrl, is_address};
@@ -39,8 +38,11 @@ const MAX_BODY: usize = 10 << 10;
 /// How long a fetch may take in all, and how long each of its steps.
 const TIMEOUT: Duration = Duration::from_secs(5);
 const STEP_TIMEOUT: Duration = Duration::from_secs(3);
-/// Most fetches at one time.
-const MAX_RUNNING: usize = 16;
+/// Most fetches at one time: in all, for callers of a wide network (/16, IPv6: /32), and of a network (/24, IPv6: /48).
+/// Whoever owns a name can keep the system's resolver waiting for half a minute, so these are for one caller and many.
+const MAX_RUNNING: usize = 64;
+const MAX_OF_WIDE_NETWORK: usize = 12;
+const MAX_OF_NETWORK: usize = 4;
 /// Most threads that wait for a fetch of another thread.
 const MAX_WAITING: usize = 32;
 /// Most documents that are kept.
@@ -143,15 +145,16 @@ impl Documents {
         crate::blocking::announce();
         let Some(_turn) = self.turn(&key) else {
             // Another thread has fetched it meanwhile, or too many are under way.
-            let busy = || Err(FetchError(format!("{}: too many documents are being fetched", url.host())));
-            return self.settled(&key).or_else(|| self.stale(&key).map(Ok)).unwrap_or_else(busy);
+            return self.settled(&key).or_else(|| self.stale(&key).map(Ok)).unwrap_or_else(|| Err(busy(url)));
         };
         if let Some(settled) = self.settled(&key) {
             return settled;
         }
         let fetched = match self.rate.take(caller) {
-            Ok(()) => self.source.fetch(url),
-            // Not noted as a failure of the URL: others may fetch it.
+            Ok(()) => match self.source.permit(caller) {
+                Some(permit) => self.source.fetch(url, permit),
+                None => return self.stale(&key).ok_or_else(|| busy(url)),
+            },
             Err(whose) => {
                 let limited = FetchError(format!("{}: too many documents are fetched {whose}", url.host()));
                 return self.stale(&key).ok_or(limited);
@@ -218,6 +221,11 @@ impl Documents {
     }
 }
 
+/// Not noted as a failure of the URL: others may fetch it.
+fn busy(url: &GuardedUrl) -> FetchError {
+    FetchError(format!("{}: too many documents are being fetched", url.host()))
+}
+
 struct Turn<'d> {
     documents: &'d Documents,
     key: String,
@@ -238,15 +246,24 @@ pub struct Source {
     pub proxies: Proxies,
     /// Our own host: a document there would make the proxy ask itself.
     pub own_host: String,
-    running: Arc<AtomicUsize>,
+    running: Arc<Running>,
 }
 
+/// Network and wide network of the caller of each fetch that runs.
+type Running = Mutex<Vec<(IpAddr, IpAddr)>>;
+
 /// One of the [`MAX_RUNNING`] fetches. The thread that resolves a name keeps it until the system's resolver is done.
-struct Permit(Arc<AtomicUsize>);
+struct Permit {
+    running: Arc<Running>,
+    of: (IpAddr, IpAddr),
+}
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let mut running = self.running.lock().unpoisoned();
+        if let Some(at) = running.iter().position(|of| *of == self.of) {
+            running.swap_remove(at);
+        }
     }
 }
 
@@ -256,16 +273,23 @@ impl Source {
         Source { tls, proxies, own_host: own_host.to_string(), running: Arc::default() }
     }
 
-    fn permit(&self) -> Option<Permit> {
-        let permit = Permit(self.running.clone());
-        (self.running.fetch_add(1, Ordering::Relaxed) < MAX_RUNNING).then_some(permit)
+    fn permit(&self, caller: IpAddr) -> Option<Permit> {
+        let of = (network_of(caller), wide_network_of(caller));
+        let mut running = self.running.lock().unpoisoned();
+        let count = |is_counted: &dyn Fn(&(IpAddr, IpAddr)) -> bool| running.iter().filter(|of| is_counted(of)).count();
+        let is_free = running.len() < MAX_RUNNING
+            && count(&|other| other.0 == of.0) < MAX_OF_NETWORK
+            && count(&|other| other.1 == of.1) < MAX_OF_WIDE_NETWORK;
+        is_free.then(|| {
+            running.push(of);
+            Permit { running: self.running.clone(), of }
+        })
     }
 
-    fn fetch(&self, url: &GuardedUrl) -> Result<Document, FetchError> {
+    fn fetch(&self, url: &GuardedUrl, permit: Permit) -> Result<Document, FetchError> {
         let deadline = Instant::now() + TIMEOUT;
         let host = url.host();
         let failed = |why: &str| FetchError(format!("{host}: {why}"));
-        let permit = self.permit().ok_or_else(|| failed("too many documents are being fetched"))?;
         let addresses = self.resolve(&host, Arc::new(permit), deadline).map_err(|why| failed(&why))?;
         let mut last = failed("its host has no address on the public internet");
         for address in addresses.into_iter().take(2) {
@@ -390,6 +414,26 @@ mod tests {
             assert!(GuardedUrl::parse(bad).is_err(), "{bad}");
         }
         assert!(GuardedUrl::parse(&format!("https://a.example/{}", "x".repeat(500))).is_err());
+    }
+
+    #[test]
+    fn callers_of_few_networks_can_not_have_all_fetches() {
+        let tls = ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+        let source = Source::new(Arc::new(tls), Proxies::default(), "mcp.example.com");
+        let mut held = Vec::new();
+        let mut take =
+            |address: String| source.permit(address.parse().unwrap()).map(|permit| held.push(permit)).is_some();
+        let of_network = (0..20).filter(|i| take(format!("100.8.7.{i}"))).count();
+        let of_wide = (0..100).filter(|i| take(format!("100.8.{i}.1"))).count();
+        assert_eq!((of_network, of_network + of_wide), (MAX_OF_NETWORK, MAX_OF_WIDE_NETWORK));
+        let of_others = (0..3).flat_map(|net| (0..100).map(move |i| (net, i)));
+        let of_others = of_others.filter(|(net, i)| take(format!("2001:{net}:{i}::1"))).count();
+        assert_eq!(of_others, 3 * MAX_OF_WIDE_NETWORK);
+        assert!(take("77.1.2.3".into()), "four wide networks leave room for others");
+        let _ = (78..142).map(|i| take(format!("{i}.1.2.3"))).filter(|is_taken| *is_taken).count();
+        assert_eq!(held.len(), MAX_RUNNING);
+        held.clear();
+        assert!(source.permit("100.8.7.1".parse().unwrap()).is_some());
     }
 
     #[test]

@@ -201,6 +201,35 @@ fn keys_are_replaced_without_a_logout() {
 }
 
 #[test]
+fn a_crash_during_or_after_a_rotation_loses_no_login() {
+    let upstream = FakeUpstream::ok();
+    let args = ["--identity-assertion"];
+    let mut proxy = Proxy::start(upstream.port, &args);
+    let redirect = "http://127.0.0.1:5000/callback".to_string();
+    let first = Client::register(&proxy, json!({"redirect_uris": [redirect], "token_endpoint_auth_method": "none"}));
+    let (id, mut tokens_now) = (first.id.clone(), first.tokens());
+    for round in 0..6 {
+        let socket = proxy.data.path("data/control.sock");
+        let mut stream = UnixStream::connect(socket).unwrap();
+        stream.write_all(b"{\"command\": \"keys-rotate\", \"compromised\": false}\n").unwrap();
+        match round % 3 {
+            0 => {
+                let mut answer = String::new();
+                BufReader::new(stream).read_line(&mut answer).unwrap();
+                assert!(answer.contains(r#""rotated":true"#), "{answer}");
+            }
+            1 => proxy.has_logged("all keys were replaced"),
+            _ => std::thread::sleep(std::time::Duration::from_millis(2 * round)),
+        }
+        proxy = proxy.crash_and_restart(upstream.port, &args);
+        assert_eq!(call(&proxy, &tokens_now.access).status, 200, "round {round}");
+        let client =
+            Client { transport: &proxy, id: id.clone(), secret: Default::default(), redirect: redirect.clone() };
+        tokens_now = tokens(&client.refresh(&tokens_now.refresh));
+    }
+}
+
+#[test]
 fn after_a_leak_nothing_that_was_signed_is_believed() {
     let upstream = FakeUpstream::ok();
     let proxy = Proxy::start(upstream.port, &["--identity-assertion", "--api-keys"]);
