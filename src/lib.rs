@@ -13,7 +13,7 @@
 //!
 //! | module | what it contains |
 //! |---|---|
-//! | [`app`] | composition and commands: settings become typed values, routes, serve, demo, healthcheck |
+//! | [`app`] | composition and commands: settings become typed values, routes, serve, demo, healthcheck, the owner's control socket |
 //! | [`interaction`] | what happens in a browser: sign-in, provider callback, consent; each ends in a decision for `oauth` |
 //! | [`oauth`] | the authorization server: a file for each endpoint and each grant type |
 //! | [`resource`] | the protected resource: bearer token → principal, request and stream limits, cutting streams |
@@ -42,7 +42,15 @@
 //! | What changes on SIGHUP? | `app::reload`, `app::publish` |
 //! | Who may use one server? | `rules::server` |
 //! | What happens when a refresh token is used twice? | `oauth::rotation` |
+//! | Which clients are known, and which may register? | `oauth::clients`; documents: `oauth::client_metadata`; patterns: `redirect_pattern` |
+//! | How does a client prove who it is? | `oauth::client_auth` |
 //! | Which redirect URIs may a client have? | `redirect_uri` |
+//! | Which addresses are fetched that a stranger chooses? | `http::client::guarded`, `net::address` |
+//! | What may a trusted issuer say? | `login::issuers`, `oauth::jwt_bearer` |
+//! | Which scripts may use a server with an API key? | `login::api_keys` |
+//! | What does the MCP server learn about the user? | `resource::identity_fields` |
+//! | What does a command to the running proxy do? | `app::control::actions`; ending access: `oauth::owner` |
+//! | How are keys replaced? | `app::control::rotation` |
 //! | Which keys sign what, and for how long? | `tokens::keys`, `tokens::artefacts` |
 //! | Who is slowed down after wrong passwords? | `login::throttle` |
 //! | Who may sign in? | `rules::provider` |

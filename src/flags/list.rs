@@ -1044,6 +1044,7 @@ pub const FLAGS: &[Flag] = &[
         default: "1h",
         section: Section::Lifetimes,
         help: "Lifetime of access tokens",
+        more: "Clients replace them by themselves, so nobody notices. What was ended here is refused at once, however long its tokens last; a change at a provider is noticed when a token is replaced. Machines and trusted issuers can have a lifetime of their own.",
         set: |s, v| duration(v).map(|d| s.access_token_lifetime = d),
         ..BASE
     },
@@ -1054,6 +1055,7 @@ pub const FLAGS: &[Flag] = &[
         default: "30d",
         section: Section::Lifetimes,
         help: "How long a client may be unused before it must be authorized again",
+        more: "Its user then signs in and allows it once more. Each use starts this time anew.",
         set: |s, v| duration(v).map(|d| s.refresh_token_idle_lifetime = d),
         ..BASE
     },
@@ -1064,6 +1066,7 @@ pub const FLAGS: &[Flag] = &[
         default: "180d",
         section: Section::Lifetimes,
         help: "How long an authorization lasts at most",
+        more: "Even a client in daily use must then be allowed again. Providers do not decide this: tokens are ours, and outlive a browser's session there.",
         set: |s, v| duration(v).map(|d| s.refresh_token_lifetime = d),
         ..BASE
     },
@@ -1074,6 +1077,7 @@ pub const FLAGS: &[Flag] = &[
         default: "12h",
         section: Section::Lifetimes,
         help: "How long a browser stays signed in",
+        more: "It counts from the sign-in. Until then another client needs one click and no password. Signing out here ends it, signing out at the provider does not; applications keep their access either way.",
         set: |s, v| duration(v).map(|d| s.session_lifetime = d),
         ..BASE
     },
@@ -1084,6 +1088,7 @@ pub const FLAGS: &[Flag] = &[
         default: "30d",
         section: Section::Lifetimes,
         help: "How long a consent is remembered for a client at an https redirect URI",
+        more: "Until then the same user, client and servers need no click while the browser is signed in. Others are asked each time: any program of a computer can use their names. Disconnecting an application forgets it.",
         set: |s, v| duration(v).map(|d| s.consent_lifetime = d),
         ..BASE
     },

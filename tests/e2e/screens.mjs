@@ -25,6 +25,21 @@ async function client(origin, redirect, name) {
   return `${origin}/.idp/auth?${new URLSearchParams({ response_type: "code", client_id, redirect_uri: redirect, state: "s", code_challenge: challenge, code_challenge_method: "S256" })}`;
 }
 
+async function redeem(origin, authorize, code) {
+  const { client_id, redirect_uri } = Object.fromEntries(new URL(authorize).searchParams);
+  const body = new URLSearchParams({ grant_type: "authorization_code", client_id, redirect_uri, code, code_verifier: VERIFIER });
+  const reply = await fetch(`${origin}/.idp/token`, { method: "POST", body });
+  return (await reply.json()).access_token;
+}
+
+// Is a request with this token let through? The server behind is down, so that it would be answered with 502.
+async function isLetThrough(url, token) {
+  const headers = { "content-type": "application/json", accept: "application/json, text/event-stream", authorization: `Bearer ${token}` };
+  const reply = await fetch(url, { method: "POST", headers, body: '{"jsonrpc":"2.0","id":1,"method":"ping"}' });
+  assert.ok([401, 502].includes(reply.status), reply.status);
+  return reply.status === 502;
+}
+
 const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
 
 const launch = (playwright) => playwright.chromium.launch({ executablePath: executable(), args: FLAGS });
@@ -203,7 +218,8 @@ export async function serverScreens({ playwright, origin, name, password, pictur
         await page.getByLabel("Wiki").check();
         await page.getByRole("button", { name: "Allow", exact: true }).click();
         await page.waitForURL(`${back}**`);
-        assert.ok(new URL(page.url()).searchParams.get("code"));
+        const token = await redeem(origin, local, new URL(page.url()).searchParams.get("code"));
+        assert.ok(await isLetThrough(`${origin}/wiki/mcp`, token));
         await page.goto(`${local}&resource=${encodeURIComponent(`${origin}/ledger/mcp`)}`);
         await page.waitForSelector("text=This account may not use Ledger");
         await take("no-server");
@@ -214,6 +230,14 @@ export async function serverScreens({ playwright, origin, name, password, pictur
         await take("servers");
         const width = await page.evaluate(() => document.querySelector("header img").naturalWidth);
         assert.ok(width > 0, "the logo is shown");
+        // From there, two clicks end an application's access.
+        await page.getByRole("link", { name: "Applications with access" }).click();
+        await page.waitForSelector("h3:has-text('Claude')");
+        await take("account");
+        await page.getByRole("button", { name: "Disconnect Claude" }).click();
+        await page.waitForSelector("[role=status]:has-text('Its next request is refused')");
+        assert.equal(await isLetThrough(`${origin}/wiki/mcp`, token), false);
+        await take("account-after");
         assert.deepEqual(complaints.filter((text) => !/status of 403/.test(text)), []);
         await context.close();
       }
