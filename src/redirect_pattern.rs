@@ -43,7 +43,7 @@ impl RedirectPattern {
     /// Does the URI fit?
     pub fn fits(&self, uri: &RedirectUri) -> bool {
         let is_host = match self.host.starts_with('.') {
-            true => uri.host().ends_with(&self.host),
+            true => uri.host().strip_suffix(&self.host).is_some_and(|below| !below.is_empty() && !below.ends_with('.')),
             false => uri.host() == self.host,
         };
         let is_port = uri.port() == self.port || uri.destination() == Destination::Loopback;
@@ -55,10 +55,11 @@ impl RedirectPattern {
     }
 }
 
-/// A browser resolves these, and could leave what a pattern allows.
+/// A browser resolves these, and some servers also those with an encoded slash: the URI could leave what a pattern allows.
 fn has_dot_segments(rest: &str) -> bool {
-    let path = rest.split('?').next().unwrap_or_default().to_ascii_lowercase().replace("%2e", ".");
-    path.split('/').any(|segment| matches!(segment, "." | ".."))
+    let path = rest.split('?').next().unwrap_or_default().to_ascii_lowercase();
+    let path = path.replace("%2e", ".").replace("%2f", "/").replace("%5c", "/");
+    path.split(['/', '\\']).any(|segment| matches!(segment, "." | ".."))
 }
 
 #[cfg(test)]
@@ -87,7 +88,10 @@ mod tests {
             ("https://claude.ai/*", "https://claude.ai:8443/x"),
             ("https://claude.ai/ok/*", "https://claude.ai/ok/../other"),
             ("https://claude.ai/ok/*", "https://claude.ai/ok/%2E%2e/other"),
+            ("https://claude.ai/ok/*", "https://claude.ai/ok/..%2fother"),
+            ("https://claude.ai/ok/*", "https://claude.ai/ok/%2e%2E%5Cother"),
             ("https://*.example.com/*", "https://example.com/x"),
+            ("https://*.example.com/*", "https://.example.com/x"),
             ("https://*.example.com/*", "https://evilexample.com/x"),
             ("http://localhost/*", "http://127.0.0.1/x"),
             ("https://claude.ai/*", "http://localhost/x"),

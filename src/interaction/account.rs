@@ -98,12 +98,12 @@ fn carry_out(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -> Res
     let done = match (form.get("action"), form.get("client"), form.get("browser")) {
         (Some("disconnect"), Some(client), _) => {
             let client = ClientId(client.to_string());
-            let ended = owner::disconnect(server, user, Some(&client))?;
+            let ended = owner::disconnect_user(server, user, Some(&client))?;
             log::info!(request:% = caller.id, user:% = user, client:% = client, grants = ended, address:% = caller.address; "the user disconnected an application");
             Done::Disconnected(ended)
         }
         (Some("disconnect-all"), ..) => {
-            let ended = owner::disconnect(server, user, None)?;
+            let ended = owner::disconnect_user(server, user, None)?;
             log::info!(request:% = caller.id, user:% = user, grants = ended, address:% = caller.address; "the user disconnected all applications");
             Done::Disconnected(ended)
         }

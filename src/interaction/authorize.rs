@@ -8,6 +8,7 @@ use crate::identity::User;
 use crate::login::session;
 use crate::oauth::authorize::{self, NotAllowed, Refusal, RefusedRedirect, Step, Suspended};
 use crate::oauth::consent;
+use crate::oauth::consent::Decision;
 use crate::pages::{self, ChoiceProblem};
 use crate::resource_url::Resources;
 use crate::store::rows::Client;
@@ -130,8 +131,7 @@ fn carry_out(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -> Res
                     }
                 }
             }
-            consent::remember(core, &session.user, &suspended.request, &suspended.redirect)?;
-            Ok(authorize::allow(&interactions.server, &suspended, &session.user, caller)?)
+            Ok(authorize::allow(&interactions.server, &suspended, &session.user, Decision::Now, caller)?)
         }
         // The session is not the one that the page was made for: show the page again with the name of the current user.
         (Some("allow"), Some(session)) if !suspended.request.sign_in_anew => {

@@ -10,7 +10,7 @@ use crate::http::Response;
 use crate::identity::User;
 use crate::login::session;
 use crate::oauth::authorize::{self, NotAllowed, Suspended};
-use crate::oauth::consent;
+use crate::oauth::consent::Decision;
 use crate::store::rows::Client;
 
 /// How the user has signed in.
@@ -53,8 +53,7 @@ pub(super) fn complete(
             consent_page(interactions, visit, &suspended, &client, user, None)?
         }
         Some(suspended) => {
-            consent::remember(core, user, &suspended.request, &suspended.redirect)?;
-            let answer = authorize::allow(&interactions.server, suspended, user, caller);
+            let answer = authorize::allow(&interactions.server, suspended, user, Decision::Now, caller);
             answer.unwrap_or_else(|e| Failure::from(e).page(interactions, visit))
         }
         None => Response::new(StatusCode::SEE_OTHER).with(LOCATION, HeaderValue::from_static("/.auth/login")),

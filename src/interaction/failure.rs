@@ -57,6 +57,8 @@ impl From<FormError> for Failure {
 
 const START_AGAIN: &str = "Go back to the application and start connecting again.";
 const START_AGAIN_LATER: &str = "Go back to the application and start connecting again in a minute.";
+const NOT_GIVEN: &str = "Access was not given";
+const ENDED: &str = "The consent for this application has been ended in the meantime.";
 const CONNECT_AGAIN: &str = "Go back to the application, remove this server from it and add it again.";
 
 impl Failure {
@@ -92,6 +94,7 @@ impl Failure {
                 let (title, why) = NOT_REGISTERED;
                 page(StatusCode::BAD_REQUEST, title, why, CONNECT_AGAIN)
             }
+            Failure::NotAllowed(NotAllowed::NoConsent) => page(StatusCode::FORBIDDEN, NOT_GIVEN, ENDED, CONNECT_AGAIN),
             Failure::NotAllowed(NotAllowed::TooManyCodes(full)) => {
                 let (status, why) = match full {
                     Full::Page => (StatusCode::BAD_REQUEST, "This page has been used already."),
@@ -99,7 +102,7 @@ impl Failure {
                         (StatusCode::TOO_MANY_REQUESTS, "You have let too many applications in within a minute.")
                     }
                 };
-                page(status, "Access was not given", why, START_AGAIN_LATER).with(RETRY_AFTER, CODE_LIFETIME)
+                page(status, NOT_GIVEN, why, START_AGAIN_LATER).with(RETRY_AFTER, CODE_LIFETIME)
             }
             Failure::NotAllowed(NotAllowed::Store(error)) => {
                 log::debug!(request:% = caller.id, error:% = error; "a browser's request was answered with 503: the store failed");

@@ -13,7 +13,7 @@ use http::{HeaderValue, StatusCode};
 use super::authorization_request::{Asked, Prompt, asked, proven_redirect};
 use super::client_metadata::is_document;
 use super::clients::NoClient;
-use super::consent::{self, newest_grant_key};
+use super::consent::{self, Decision, newest_grant_key};
 use super::error::OAuthError;
 use super::pending::Full;
 use super::register::{self, USED_MARGIN};
@@ -135,18 +135,17 @@ impl Opened {
         let Opened { mut suspended, client, prompt } = self;
         let session = session.filter(|_| !suspended.request.sign_in_anew);
         let wants_page = prompt.consent || prompt.select_account;
-        match session {
-            Some(session)
-                if !wants_page
-                    && consent::is_remembered(
-                        &server.core,
-                        &session.user,
-                        &suspended.request,
-                        &suspended.redirect,
-                    )? =>
-            {
-                allow(server, &suspended, &session.user, caller).map(Step::Answer).map_err(Refusal::NotAllowed)
+        if let Some(session) = session.as_ref().filter(|_| !wants_page) {
+            let key = consent::remembered_key(&server.core, &session.user, &suspended.request, &suspended.redirect);
+            if consent::is_remembered(&server.core, key.as_deref())? {
+                match allow(server, &suspended, &session.user, Decision::Earlier, caller) {
+                    // Forgotten in this moment: the user is asked.
+                    Err(NotAllowed::NoConsent) => {}
+                    done => return done.map(Step::Answer).map_err(Refusal::NotAllowed),
+                }
             }
+        }
+        match session {
             // OpenID Connect Core 3.1.2.1: `prompt=none` forbids pages, so the client gets an error.
             session if prompt.none => {
                 let code = if session.is_some() { "consent_required" } else { "login_required" };
@@ -177,6 +176,8 @@ fn refused_redirect(
 
 /// Why no grant was created.
 pub enum NotAllowed {
+    /// The consent has been forgotten in the meantime.
+    NoConsent,
     /// The client is not registered any more.
     NotRegistered,
     /// Too many authorization codes were issued from this page or for this user.
@@ -196,6 +197,7 @@ pub fn allow(
     server: &AuthorizationServer,
     suspended: &Suspended,
     user: &User,
+    decision: Decision,
     caller: Caller,
 ) -> Result<Response, NotAllowed> {
     let core = &*server.core;
@@ -223,7 +225,11 @@ pub fn allow(
     if !client.used {
         register::make_room_for(core, &user.id)?;
     }
-    let id = begin_grant(core, asked, resources, user, &client, exp)?;
+    let remembered = consent::remembered_key(core, user, asked, &suspended.redirect).map(|key| {
+        let (user, client, expires_at) = (user.id.clone(), client.id.clone(), now + core.lifetimes.consent);
+        (key, Consent { grant: None, user: Some(user), client: Some(client), expires_at })
+    });
+    let id = begin_grant(core, asked, resources, user, &client, (decision, remembered), exp)?;
     log::info!(request:% = caller.id, user:% = user.id, client:% = asked.client, client_name = client.shown_name(), address:% = caller.address, grant:% = id; "the user allowed access to the client");
     servers.iter().for_each(|resource| resource.upstream.expect(user, &asked.client));
     let code = core.keys.sign(&AuthorizationCode { grant: id, exp });
@@ -236,12 +242,16 @@ fn begin_grant(
     resources: Resources,
     user: &User,
     client: &Client,
+    (decision, remembered): (Decision, Option<(String, Consent)>),
     exp: Timestamp,
-) -> Result<GrantId, StoreError> {
+) -> Result<GrantId, NotAllowed> {
     let (id, now) = (GrantId(random_name()), core.now());
     let (asked_by, for_user, grant, registered) = (asked.clone(), user.clone(), id.clone(), client.clone());
     let (refresh_total, newest) = (core.lifetimes.refresh_total, newest_grant_key(&user.id, &client.id));
-    core.state.transact(move |tx| {
+    let is_allowed = core.state.transact(move |tx| {
+        if !consent::is_given(tx, decision, remembered)? {
+            return Ok(false);
+        }
         // If the registration was evicted in the meantime, store it again, since a user has authorized it now.
         let known = tx.get::<Client>(registered.id.as_str())?;
         let client = match known {
@@ -279,9 +289,9 @@ fn begin_grant(
             let expires_at = until.max(client.expires_at);
             tx.put(client.id.clone().as_str(), &Client { used: true, used_by, expires_at, ..client });
         }
-        Ok(())
+        Ok(true)
     })?;
-    Ok(id)
+    if is_allowed { Ok(id) } else { Err(NotAllowed::NoConsent) }
 }
 
 /// The user denied the request: sends `access_denied` to the client.

@@ -143,6 +143,10 @@ fn by_assertion(
     if !token.is_signed_with(&ALGORITHMS) {
         return Err(refuse("its algorithm is none of ES256, RS256 and EdDSA"));
     }
+    let is_type = |typ: &String| ["jwt", "client-authentication+jwt"].iter().any(|own| typ.eq_ignore_ascii_case(own));
+    if token.typ.as_ref().is_some_and(|typ| !is_type(typ)) {
+        return Err(refuse("its type (typ) is that of another kind of token"));
+    }
     let audiences = strings(token.claims.get("aud"));
     let is_for_us = |aud: &String| *aud == core.keys.issuer() || *aud == core.url("/.idp/token");
     if audiences.len() != 1 || !audiences.iter().all(is_for_us) {

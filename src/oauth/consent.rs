@@ -5,15 +5,9 @@ use crate::encoding::digest;
 use crate::identity::{ClientId, User, UserId};
 use crate::redirect_uri::{Destination, RedirectUri};
 use crate::resource_url::Resources;
-use crate::store::StoreError;
 use crate::store::rows::{Consent, Grant, Phase};
+use crate::store::{StoreError, Tx};
 use crate::tokens::artefacts::AuthorizationRequest;
-
-/// The key of a remembered consent. `None` if the client did not say what it wants access to: the user chooses each time.
-fn key(core: &Core, user: &User, request: &AuthorizationRequest, redirect: &RedirectUri) -> Option<String> {
-    let resources = request.resources.as_ref()?;
-    Some(key_for(core, &user.id, &request.client, redirect.host(), resources, request.of_file))
-}
 
 fn key_for(core: &Core, user: &UserId, client: &ClientId, host: &str, resources: &Resources, of_file: bool) -> String {
     let mut key = format!("{user}\0{client}\0{host}");
@@ -43,40 +37,50 @@ pub(super) fn newest_grant_key(user: &UserId, client: &ClientId) -> String {
     digest(format!("{user}\0{client}").as_bytes())
 }
 
-/// Has the user allowed this client before, for the same resources and with a redirect to the same host? Any program on
-/// the user's machine can receive a redirect to that machine, so such a client always needs a new consent (RFC 8252
-/// section 8.6).
-pub(super) fn is_remembered(
+/// Whether a consent is remembered, so that the page can be skipped next time. Any program on the user's machine can receive a
+/// redirect to that machine, so a client with such a redirect needs a new consent each time (RFC 8252 section 8.6), and so
+/// does one that does not say what it wants access to: the user chooses.
+pub(super) fn remembered_key(
     core: &Core,
     user: &User,
     request: &AuthorizationRequest,
     redirect: &RedirectUri,
-) -> Result<bool, StoreError> {
-    if redirect.destination() != Destination::Web {
-        return Ok(false);
-    }
-    let Some(key) = key(core, user, request, redirect) else { return Ok(false) };
-    Ok(core.state.get::<Consent>(&key)?.is_some())
+) -> Option<String> {
+    let resources = request.resources.as_ref().filter(|_| redirect.destination() == Destination::Web)?;
+    Some(key_for(core, &user.id, &request.client, redirect.host(), resources, request.of_file))
 }
 
-/// Remembers a consent, so that the page can be skipped next time. Does nothing for a redirect to the user's own
-/// machine, where the page is always shown.
-pub fn remember(
-    core: &Core,
-    user: &User,
-    request: &AuthorizationRequest,
-    redirect: &RedirectUri,
-) -> Result<(), StoreError> {
-    if redirect.destination() != Destination::Web {
-        return Ok(());
+/// Has the user allowed this client before, for the same resources and with a redirect to the same host?
+pub(super) fn is_remembered(core: &Core, key: Option<&str>) -> Result<bool, StoreError> {
+    let Some(key) = key else { return Ok(false) };
+    Ok(core.state.get::<Consent>(key)?.is_some())
+}
+
+/// When the user allowed a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Just now; this is remembered for the next time.
+    Now,
+    /// Earlier: a remembered consent, which still has to be there.
+    Earlier,
+}
+
+/// Has the user allowed what a grant is for? `remembered` is the row in which consents for it are remembered, with its key.
+///
+/// This is a part of the transaction that writes the grant. So whoever forgets the consents first, and then looks for
+/// grants, finds each one that was given without asking.
+pub(super) fn is_given(
+    tx: &mut Tx<'_>,
+    decision: Decision,
+    remembered: Option<(String, Consent)>,
+) -> Result<bool, StoreError> {
+    match (decision, remembered) {
+        (Decision::Now, Some((key, row))) => tx.put(&key, &row),
+        (Decision::Now, None) => {}
+        (Decision::Earlier, Some((key, _))) => return Ok(tx.get::<Consent>(&key)?.is_some()),
+        (Decision::Earlier, None) => return Ok(false),
     }
-    let Some(key) = key(core, user, request, redirect) else { return Ok(()) };
-    let expires_at = core.now() + core.lifetimes.consent;
-    let (user, client) = (user.id.clone(), request.client.clone());
-    core.state.transact(move |tx| {
-        tx.put(&key, &Consent { grant: None, user: Some(user), client: Some(client), expires_at });
-        Ok(())
-    })
+    Ok(true)
 }
 
 /// Is the user's newest grant for this client active?

@@ -141,7 +141,7 @@ fn settle(tx: &mut Tx<'_>, direct: Direct) -> Result<Option<Grant>, StoreError> 
         asserted,
         ended_at: 0,
         created_at,
-        expires_at: now + 2 * lifetime,
+        expires_at: now.saturating_add(lifetime.saturating_mul(2)),
     };
     tx.put(grant.id.as_str(), &grant);
     tx.put(

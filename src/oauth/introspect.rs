@@ -48,9 +48,11 @@ fn introspect(
         let Some(principal) = its.iter().find_map(|resource| bearer::of_key(&key, resource).ok()) else {
             return Ok(inactive);
         };
+        let opens = published.all().iter().filter(|resource| bearer::of_key(&key, resource).is_ok());
+        let aud: Vec<&str> = opens.map(|resource| resource.url().as_str()).collect();
         return Ok(json!({
             "active": true, "scope": SCOPE, "client_id": principal.client, "sub": principal.user, "token_type": "Bearer",
-            "exp": key.expires_at, "iat": key.created_at, "iss": server.core.keys.issuer(),
+            "exp": key.expires_at, "iat": key.created_at, "aud": aud, "iss": server.core.keys.issuer(),
         }));
     }
     let Ok(token) = AccessToken::verify(token, &server.core.keys, now) else { return Ok(inactive) };

@@ -33,6 +33,7 @@ pub const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 /// The type of an identity assertion.
 const ID_JAG: &str = "oauth-id-jag+jwt";
 /// Longest subject, in bytes: it is in each token.
+const LONGEST_IDENTITY_ASSERTION: u64 = 86_400;
 const MAX_SUBJECT: usize = 512;
 
 /// Exchanges an assertion for an access token.
@@ -134,6 +135,10 @@ fn enterprise(
     let issued_at = token.time("iat").ok_or_else(|| refuse("it has no issue time (iat)"))?;
     if token.text("jti").is_none() {
         return Err(refuse("it has no id (jti)"));
+    }
+    // It comes again instead of a refresh token, so its issuer has to look at the user again before long.
+    if exp > issued_at.saturating_add(LONGEST_IDENTITY_ASSERTION) {
+        return Err(refuse("it is good for more than a day (iat, exp)"));
     }
     check_scopes(form, token)?;
     let requested = narrowed(server, token, requested)?;

@@ -107,18 +107,22 @@ fn host_of(grant: &Grant) -> Option<String> {
 /// Returns how many grants ended.
 pub fn revoke(server: &AuthorizationServer, is_meant: impl Fn(&Grant) -> bool) -> Result<usize, StoreError> {
     let core = &*server.core;
-    let mut meant: Vec<Grant> = Vec::new();
-    core.state.scan::<Grant>(|_, grant| {
-        if grant.phase != Phase::Revoked && is_meant(&grant) {
-            meant.push(grant);
-        }
-    })?;
-    // First the consents: a grant that is begun in between needs a new one.
-    let pairs: BTreeSet<_> = meant.iter().map(|grant| (grant.user.id.clone(), grant.client.clone())).collect();
+    let meant = || {
+        let mut meant: Vec<Grant> = Vec::new();
+        core.state.scan::<Grant>(|_, grant| {
+            if grant.phase != Phase::Revoked && is_meant(&grant) {
+                meant.push(grant);
+            }
+        })?;
+        Ok::<_, StoreError>(meant)
+    };
+    let known = meant()?;
+    // First the consents: a grant that is begun from now on needs a new one. Those that were begun before are found then.
+    let pairs: BTreeSet<_> = known.iter().map(|grant| (grant.user.id.clone(), grant.client.clone())).collect();
     forget_consents(server, |user, client| pairs.contains(&(user.clone(), client.clone())))?;
-    let of_old = meant.iter().filter_map(|grant| consent::key_of_grant(core, grant)).collect();
+    let of_old = known.iter().filter_map(|grant| consent::key_of_grant(core, grant)).collect();
     core.state.remove::<Consent>(of_old)?;
-    let ids: Vec<GrantId> = meant.iter().map(|grant| grant.id.clone()).collect();
+    let ids: Vec<GrantId> = meant()?.into_iter().map(|grant| grant.id).collect();
     let lifetime = core.lifetimes.access_token;
     for batch in ids.chunks(BATCH) {
         let batch = batch.to_vec();
@@ -151,14 +155,25 @@ fn forget_consents(
     server.core.state.remove::<Consent>(keys).map(drop)
 }
 
-/// Takes an application's access away: ends all grants that the user has given it, and forgets the user's consents. `None`
-/// means all applications.
-pub fn disconnect(server: &AuthorizationServer, user: &UserId, client: Option<&ClientId>) -> Result<usize, StoreError> {
-    let is_client = |of: &ClientId| client.is_none_or(|client| client == of);
-    let ended = revoke(server, |grant| grant.user.id == *user && is_client(&grant.client))?;
-    // Also those without a grant at the moment.
-    forget_consents(server, |of, by| of == user && is_client(by))?;
-    Ok(ended)
+/// Takes the access of applications away: forgets all consents for which `is_consent` is true, also those without a grant at
+/// the moment, and ends all grants that `is_meant`. Returns how many grants ended.
+pub fn disconnect(
+    server: &AuthorizationServer,
+    is_consent: impl Fn(&UserId, &ClientId) -> bool,
+    is_meant: impl Fn(&Grant) -> bool,
+) -> Result<usize, StoreError> {
+    forget_consents(server, is_consent)?;
+    revoke(server, is_meant)
+}
+
+/// The same for one user's application, or for all of the user's.
+pub fn disconnect_user(
+    server: &AuthorizationServer,
+    user: &UserId,
+    client: Option<&ClientId>,
+) -> Result<usize, StoreError> {
+    let fits = |of: &UserId, by: &ClientId| of == user && client.is_none_or(|client| client == by);
+    disconnect(server, fits, |grant| fits(&grant.user.id, &grant.client))
 }
 
 /// A browser that a user is signed in with.

@@ -34,6 +34,7 @@ fn is_hop_by_hop(name: &str) -> bool {
 /// Can a server learn from this field who a request is from, or which host or path it is for? Clients must not set it.
 fn is_identity(name: &str) -> bool {
     name.starts_with(FORWARDED_PREFIX)
+        || name.starts_with("x-auth-request-")
         || matches!(
             name,
             "authorization"

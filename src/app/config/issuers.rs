@@ -98,9 +98,20 @@ pub fn parse(text: &str, providers: &[ProviderConfig]) -> Result<Vec<TrustedIssu
     for (name, entry) in document.issuers {
         let issuer = trusted(&name, entry, providers).map_err(|why| format!("issuer '{name}': {why}"))?;
         // The id of a user is issuer and subject, with a colon in between: one must not be able to name another's users.
-        let begins = |a: &TrustedIssuer, b: &TrustedIssuer| b.issuer.starts_with(&format!("{}:", a.issuer));
-        if let Some(other) = all.iter().find(|other| begins(other, &issuer) || begins(&issuer, other)) {
+        let begins = |a: &str, b: &str| b.starts_with(&format!("{a}:"));
+        if let Some(other) =
+            all.iter().find(|other| begins(&other.issuer, &issuer.issuer) || begins(&issuer.issuer, &other.issuer))
+        {
             return Err(format!("the issuers '{}' and '{name}' differ only in a port; leave one out", other.name));
+        }
+        if providers
+            .iter()
+            .filter_map(provider_issuer)
+            .any(|of| begins(&of, &issuer.issuer) || begins(&issuer.issuer, &of))
+        {
+            return Err(format!(
+                "issuer '{name}' and the provider of --oidc-configuration-url (OIDC_CONFIGURATION_URL) differ only in a port, so their users can't be told apart; give one of them a name of its own"
+            ));
         }
         if all.iter().any(|other| other.issuer == issuer.issuer && other.kinds.iter().any(|k| issuer.kinds.contains(k)))
         {
@@ -136,8 +147,8 @@ fn trusted(name: &str, entry: Entry, providers: &[ProviderConfig]) -> Result<Tru
                 .into(),
         );
     }
-    let is_enterprise = entry.kinds.contains(&AssertionKind::Enterprise);
-    let rules = entry.rules.into_iter().map(|rule| claim_rule(rule, is_enterprise)).collect::<Result<Vec<_>, _>>()?;
+    let has_workloads = entry.kinds.contains(&AssertionKind::Workload);
+    let rules = entry.rules.into_iter().map(|rule| claim_rule(rule, has_workloads)).collect::<Result<Vec<_>, _>>()?;
     let lifetime = match &entry.token_lifetime {
         Some(text) => duration(text).map_err(|why| format!("tokenLifetime: {why}"))?.as_secs(),
         None => USUAL,
@@ -164,9 +175,9 @@ fn trusted(name: &str, entry: Entry, providers: &[ProviderConfig]) -> Result<Tru
     })
 }
 
-fn claim_rule(rule: RuleEntry, is_enterprise: bool) -> Result<ClaimRule, String> {
+fn claim_rule(rule: RuleEntry, has_workloads: bool) -> Result<ClaimRule, String> {
     // Everybody can have a token of GitHub Actions; an enterprise's issuer names its own people only.
-    if rule.claims.is_empty() && !is_enterprise {
+    if rule.claims.is_empty() && has_workloads {
         return Err("rules: a rule for workloads has claims, such as {\"sub\": \"repo:example/*\"}".into());
     }
     let mut claims = Vec::new();
@@ -206,18 +217,20 @@ fn discovery(issuer: &str, url: &RemoteUrl) -> Result<Vec<RemoteUrl>, String> {
 fn same_as(issuer: &str, providers: &[ProviderConfig]) -> Option<String> {
     let of = |provider: &ProviderConfig| match (&provider.dialect, provider.id) {
         (Dialect::Oidc(_), ProviderId::Google) if issuer == GOOGLE => Some("google:".to_string()),
-        (Dialect::Oidc(oidc), ProviderId::Oidc) => {
-            let of_document = oidc.configuration_url.to_string();
-            let found_by = of_document.strip_suffix("/.well-known/openid-configuration").map(String::from);
-            let is_same =
-                oidc.issuer.clone().or(found_by).is_some_and(|known| {
-                    known == issuer || known.trim_end_matches('/') == issuer.trim_end_matches('/')
-                });
-            is_same.then(|| format!("oidc:{issuer}:"))
+        _ => {
+            let known = provider_issuer(provider)?;
+            (known.trim_end_matches('/') == issuer.trim_end_matches('/')).then(|| format!("oidc:{issuer}:"))
         }
-        _ => None,
     };
     providers.iter().find_map(of)
+}
+
+/// The issuer of the provider whose users' ids have it in front; it is named, or follows from the configuration URL.
+fn provider_issuer(provider: &ProviderConfig) -> Option<String> {
+    let (Dialect::Oidc(oidc), ProviderId::Oidc) = (&provider.dialect, provider.id) else { return None };
+    let of_document = oidc.configuration_url.to_string();
+    let found = of_document.strip_suffix("/.well-known/openid-configuration").unwrap_or(&of_document);
+    Some(oidc.issuer.clone().unwrap_or_else(|| found.to_string()))
 }
 
 #[cfg(test)]
@@ -263,6 +276,9 @@ mod tests {
         let port =
             parse(&format!("{{\"issuers\": {{\"a\": {}, \"b\": {port}}}}}", good.replace("/x", "")), &[]).unwrap_err();
         assert!(port.contains("only in a port"), "{port}");
+        let both =
+            good.replace("[\"workload\"]", "[\"workload\", \"enterprise\"]").replace("{\"sub\": \"repo:a/*\"}", "{}");
+        assert!(entry(&both).unwrap_err().contains("has claims"), "any JWT of the issuer would do");
     }
 
     #[test]

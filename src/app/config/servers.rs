@@ -215,7 +215,7 @@ fn of_entry(s: &Settings, entry: &Entry, share: usize, methods: &[String]) -> Re
         }
     };
     Ok(ServerConfig {
-        name: entry.path.clone(),
+        name: entry.name.clone(),
         base: format!("/{}", entry.path),
         endpoint: "/mcp".into(),
         title: display_name(proxy.title.as_ref().unwrap_or(&entry.name)),

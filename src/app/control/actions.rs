@@ -12,6 +12,7 @@ use super::rotation::KeyRotation;
 use crate::clock::Timestamp;
 use crate::encoding::{base64url, digest};
 use crate::flags::VERSION;
+use crate::flags::values::duration;
 use crate::identity::{ClientId, GrantId, UserId};
 use crate::oauth::AuthorizationServer;
 use crate::oauth::client_metadata::is_document;
@@ -132,6 +133,7 @@ impl Control {
 
     fn add_client(&self, new: NewClient) -> Result<Value, String> {
         check_name(&new.name)?;
+        new.token_lifetime.map_or(Ok(()), check_lifetime)?;
         self.check_servers(&new.servers)?;
         let (of, auth_method) = checked(&new)?;
         let core = &self.server.core;
@@ -206,6 +208,7 @@ impl Control {
             return Err("API keys are switched off: start the proxy with --api-keys (API_KEYS)".into());
         }
         check_name(name)?;
+        check_lifetime(lifetime)?;
         self.check_servers(&servers)?;
         let expires_at = self.server.core.now().saturating_add(lifetime);
         let text = login.api_keys.add(&self.server.core.state, name, servers, expires_at)?;
@@ -264,7 +267,15 @@ impl Control {
         if which.is_empty() {
             return Err("say which grants: their ids, --user, --client, --before, or --all".into());
         }
-        let ended = owner::revoke(&self.server, |grant| self.fits(which, grant)).map_err(stored)?;
+        // Remembered consents have no time and no id of a grant: those that go with a grant end with it.
+        let of_all = which.grants.is_empty() && which.before.is_none();
+        let users = which.user.as_ref().map(|user| self.users_named(user)).transpose()?;
+        let is_consent = |user: &UserId, client: &ClientId| {
+            of_all
+                && users.as_ref().is_none_or(|users| users.contains(user))
+                && which.client_id.as_ref().is_none_or(|id| id == client.as_str())
+        };
+        let ended = owner::disconnect(&self.server, is_consent, |grant| self.fits(which, grant)).map_err(stored)?;
         if ended == 0 && !which.grants.is_empty() {
             return Err("there is no such grant; 'mcp-auth-proxy grants list' shows all".into());
         }
@@ -302,7 +313,8 @@ impl Control {
         Ok(users.iter().map(show).collect())
     }
 
-    fn sign_out(&self, user: &str, apps: bool) -> Result<Value, String> {
+    /// The users with this id, or this e-mail address.
+    fn users_named(&self, user: &str) -> Result<Vec<UserId>, String> {
         let mut ids: Vec<UserId> = Vec::new();
         let mut note = |id: &UserId, email: Option<&String>| {
             if (id.as_str() == user || email.is_some_and(|email| email == user)) && !ids.contains(id) {
@@ -312,6 +324,11 @@ impl Control {
         let state = &self.server.core.state;
         state.scan::<Session>(|_, session| note(&session.user.id, session.user.email.as_ref())).map_err(stored)?;
         state.scan::<Grant>(|_, grant| note(&grant.user.id, grant.user.email.as_ref())).map_err(stored)?;
+        Ok(ids)
+    }
+
+    fn sign_out(&self, user: &str, apps: bool) -> Result<Value, String> {
+        let ids = self.users_named(user)?;
         if ids.is_empty() {
             return Err(format!(
                 "there is no user '{user}' with a browser or an application; 'mcp-auth-proxy users list' shows all"
@@ -321,7 +338,7 @@ impl Control {
         for id in &ids {
             sessions += owner::sign_out(&self.server, id, |_| true).map_err(stored)?;
             if apps {
-                grants += owner::disconnect(&self.server, id, None).map_err(stored)?;
+                grants += owner::disconnect_user(&self.server, id, None).map_err(stored)?;
             }
         }
         log::info!(user = user, sessions = sessions, grants = grants; "the operator signed a user out");
@@ -348,6 +365,11 @@ fn check_name(name: &str) -> Result<(), String> {
         true => Ok(()),
         false => Err(format!("'{name}' can't be a name: it has letters, digits, '.', '_' and '-', at most {MAX_NAME}")),
     }
+}
+
+/// Lifetimes, in seconds, have the bounds of durations on the command line.
+fn check_lifetime(seconds: u64) -> Result<(), String> {
+    duration(&seconds.to_string()).map(drop).map_err(|why| format!("the lifetime {why}"))
 }
 
 /// What a new client may do, and how it authenticates.

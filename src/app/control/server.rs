@@ -1,23 +1,26 @@
-//! The thread that answers requests on the control socket.
+//! The threads that answer requests on the control socket.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::actions::Control;
 use super::protocol::{ControlAnswer, ControlRequest};
 use super::socket;
+use crate::lock::Unpoisoned;
 use crate::thread::spawn;
 
 /// Longest request, in bytes.
 const MAX_REQUEST: u64 = 64 << 10;
 /// How long a request may take to arrive, and its answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Most connections at one time.
+const MAX_CONNECTIONS: usize = 64;
 
-/// Starts the thread. Without a socket, the proxy serves all the same: the commands then say that they find none.
+/// Starts the first of them. Without a socket, the proxy serves all the same: the commands then say that they find none.
 pub(in crate::app) fn start(control: Control, data: &Path) -> Result<(), String> {
     let listener = match socket::listen(data) {
         Ok(listener) => listener,
@@ -26,17 +29,25 @@ pub(in crate::app) fn start(control: Control, data: &Path) -> Result<(), String>
             return Ok(());
         }
     };
-    let control = Arc::new(control);
+    let control = Arc::new(Orders { control, turn: Mutex::new(()) });
+    let places = Arc::new(());
     spawn("control", move || {
         for stream in listener.incoming() {
             match stream {
-                // One after the other: orders are few, and each sees what the one before has done.
-                Ok(stream) => {
-                    let answered = catch_unwind(AssertUnwindSafe(|| answer(&control, stream)));
-                    if answered.is_err() {
-                        log::error!("internal error: a request on the control socket panicked; please report it");
-                    }
+                Ok(stream) if !socket::is_allowed(&stream) => {
+                    log::warn!("a process of another user connected to the control socket; it was refused");
                 }
+                // Each on a thread of its own: whoever connects and says nothing keeps nobody waiting.
+                Ok(stream) if Arc::strong_count(&places) <= MAX_CONNECTIONS => {
+                    let (control, place) = (control.clone(), places.clone());
+                    let _ = spawn("control", move || {
+                        let _place = place;
+                        if catch_unwind(AssertUnwindSafe(|| control.answer(stream))).is_err() {
+                            log::error!("internal error: a request on the control socket panicked; please report it");
+                        }
+                    });
+                }
+                Ok(_) => log::warn!("there are too many connections to the control socket; one was closed"),
                 // Out of descriptors, most likely.
                 Err(_) => std::thread::sleep(Duration::from_millis(100)),
             }
@@ -44,18 +55,26 @@ pub(in crate::app) fn start(control: Control, data: &Path) -> Result<(), String>
     })
 }
 
-fn answer(control: &Control, mut stream: UnixStream) {
-    if !socket::is_allowed(&stream) {
-        log::warn!("a process of another user connected to the control socket; it was refused");
-        return;
+/// Carries out requests, one after the other: each sees what the one before has done.
+struct Orders {
+    control: Control,
+    turn: Mutex<()>,
+}
+
+impl Orders {
+    fn answer(&self, mut stream: UnixStream) {
+        let _ = stream.set_read_timeout(Some(PATIENCE));
+        let _ = stream.set_write_timeout(Some(PATIENCE));
+        let read = read(&stream);
+        let done = read.and_then(|request| {
+            let _turn = self.turn.lock().unpoisoned();
+            self.control.carry_out(request)
+        });
+        let mut line = serde_json::to_vec(&ControlAnswer::from(done)).expect("answers are plain data");
+        line.push(b'\n');
+        // Whoever has asked may have gone.
+        let _ = stream.write_all(&line);
     }
-    let _ = stream.set_read_timeout(Some(PATIENCE));
-    let _ = stream.set_write_timeout(Some(PATIENCE));
-    let answer = ControlAnswer::from(read(&stream).and_then(|request| control.carry_out(request)));
-    let mut line = serde_json::to_vec(&answer).expect("answers are plain data");
-    line.push(b'\n');
-    // Whoever has asked may have gone.
-    let _ = stream.write_all(&line);
 }
 
 fn read(stream: &UnixStream) -> Result<ControlRequest, String> {

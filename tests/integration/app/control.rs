@@ -82,6 +82,8 @@ fn malformed_requests_get_an_error_and_hurt_nothing() {
         b"{\"command\": \"clients-add\", \"name\": \"a b\"}\n",
         b"{\"command\": \"clients-add\", \"name\": \"\"}\n",
         b"{\"command\": \"clients-add\", \"name\": \"https://x\"}\n",
+        b"{\"command\": \"clients-add\", \"name\": \"x\", \"token_lifetime\": 18446744073709551615}\n",
+        b"{\"command\": \"clients-add\", \"name\": \"x\", \"token_lifetime\": 0}\n",
         b"{\"command\": \"clients-add\", \"name\": \"x\", \"servers\": [\"nowhere\"]}\n",
     ];
     for line in refused {
@@ -94,6 +96,21 @@ fn malformed_requests_get_an_error_and_hurt_nothing() {
     drop(UnixStream::connect(proxy.data.path("data/control.sock")).unwrap());
     assert_eq!(speak(&proxy, b"{\"command\": \"status\"}\n")["ok"], true);
     assert_eq!(call(&proxy, &tokens.access).status, 200);
+}
+
+#[test]
+fn whoever_connects_and_says_nothing_keeps_nobody_waiting() {
+    let upstream = FakeUpstream::ok();
+    let proxy = Proxy::start(upstream.port, &[]);
+    let connect = || UnixStream::connect(proxy.data.path("data/control.sock")).unwrap();
+    let idle: Vec<UnixStream> = (0..20).map(|_| connect()).collect();
+    idle.iter().for_each(|mut stream| stream.write_all(b"{").unwrap());
+    assert_eq!(speak(&proxy, b"{\"command\": \"status\"}\n")["ok"], true);
+    for stream in &idle {
+        stream.set_nonblocking(true).unwrap();
+        let waiting = std::io::Read::read(&mut &*stream, &mut [0; 1]).map_err(|e| e.kind());
+        assert_eq!(waiting, Err(std::io::ErrorKind::WouldBlock), "its turn was over first");
+    }
 }
 
 #[test]

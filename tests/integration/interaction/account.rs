@@ -1,10 +1,12 @@
 //! The account page: a user sees what was allowed and ends it; nobody else does.
 
 use super::htpasswd::{line, start};
-use crate::support::flow::{Browser, Client, call, hidden, query, tokens};
+use crate::support::flow::{Browser, Client, Tokens, call, hidden, query, tokens};
 use crate::support::proxy::{PASSWORD, Proxy};
 use crate::support::upstream::FakeUpstream;
 use crate::support::wire::Transport;
+
+use serde_json::json;
 
 fn submit<T: Transport>(
     browser: &Browser<'_, T>,
@@ -15,22 +17,62 @@ fn submit<T: Transport>(
     browser.post("/.auth/account", &[&[("form", form.as_str()), ("session", session.as_str())], more].concat())
 }
 
+/// Signs in or consents, and redeems the code.
+fn allow(browser: &Browser<'_, Proxy>, client: &Client<'_, Proxy>) -> Tokens {
+    let page = browser.get(&client.authorize(&[]));
+    let location = match page.text().contains("name=\"password\"") {
+        true => browser.post("/.auth/login", &[("request", &hidden(&page, "request")), ("password", PASSWORD)]),
+        false => browser.post("/.idp/auth", &[("request", &hidden(&page, "request")), ("decision", "allow")]),
+    };
+    let code = query(location.header("location").unwrap()).remove("code").unwrap();
+    tokens(&client.redeem(&code))
+}
+
+/// Whatever the order in which they are carried out: a code that needed no person is worth nothing after the end.
+#[test]
+fn no_remembered_consent_outlives_a_disconnection_that_races_with_its_use() {
+    let upstream = FakeUpstream::ok();
+    let proxy = Proxy::start(upstream.port, &[]);
+    let browser = Browser::new(&proxy);
+    for round in 0..5 {
+        let client = Client::register(
+            &proxy,
+            json!({"client_name": format!("App {round}"), "redirect_uris": ["https://app.example/callback"], "token_endpoint_auth_method": "none"}),
+        );
+        allow(&browser, &client);
+        let early = browser.get(&client.authorize(&[]));
+        assert_eq!(early.status, 303, "the consent is remembered");
+        let page = browser.get("/.auth/account");
+        let answers = std::thread::scope(|scope| {
+            let uses = (0..2).map(|at| {
+                let (cookies, proxy, target) = (browser.cookies.clone(), &proxy, client.authorize(&[]));
+                scope.spawn(move || {
+                    std::thread::sleep(std::time::Duration::from_micros(300 * round * at));
+                    Browser { transport: proxy, cookies }.get(&target)
+                })
+            });
+            let uses: Vec<_> = uses.collect();
+            let ended = match round % 2 {
+                0 => submit(&browser, &page, &[("action", "disconnect"), ("client", &client.id)]).status,
+                _ => u16::from(proxy.order(&["grants", "revoke", "--client", &client.id]).is_ok()) * 200,
+            };
+            assert_eq!(ended, 200);
+            uses.into_iter().map(|used| used.join().unwrap()).collect::<Vec<_>>()
+        });
+        for answer in answers.iter().chain([&early]).filter(|answer| answer.status == 303) {
+            let code = query(answer.header("location").unwrap()).remove("code").unwrap();
+            assert_eq!(client.redeem(&code).error(), "invalid_grant", "round {round}");
+        }
+    }
+}
+
 #[test]
 fn a_user_disconnects_an_application_in_two_clicks() {
     let upstream = FakeUpstream::ok();
     let proxy = Proxy::start(upstream.port, &[]);
     let (first, second) = (Client::named(&proxy, "Notes <b>app</b>"), Client::named(&proxy, "Other"));
     let browser = Browser::new(&proxy);
-    let through = |client: &Client<'_, Proxy>| {
-        let page = browser.get(&client.authorize(&[]));
-        let location = match page.text().contains("name=\"password\"") {
-            true => browser.post("/.auth/login", &[("request", &hidden(&page, "request")), ("password", PASSWORD)]),
-            false => browser.post("/.idp/auth", &[("request", &hidden(&page, "request")), ("decision", "allow")]),
-        };
-        let code = query(location.header("location").unwrap()).remove("code").unwrap();
-        tokens(&client.redeem(&code))
-    };
-    let (one, two) = (through(&first), through(&second));
+    let (one, two) = (allow(&browser, &first), allow(&browser, &second));
     assert_eq!(call(&proxy, &one.access).status, 200);
     assert!(browser.get("/.auth/login").text().contains("/.auth/account"), "the page of who is signed in leads there");
     let page = browser.get("/.auth/account");

@@ -119,7 +119,7 @@ fn an_identity_assertion_that_is_wrong_in_any_way_is_refused() {
     world.proxy.order(&["clients", "add", "robot"]).unwrap();
     let other = world.proxy.order(&["clients", "add", "other", "--grant-type", "jwt-bearer"]).unwrap();
     type Change = fn(&mut Value);
-    let wrong: [(&str, &str, Change); 19] = [
+    let wrong: [(&str, &str, Change); 21] = [
         ("issuer", "invalid_grant", |c| c["iss"] = "https://elsewhere.example".into()),
         ("no issuer", "invalid_grant", |c| drop(c.as_object_mut().unwrap().remove("iss"))),
         ("audience", "invalid_grant", |c| c["aud"] = "https://elsewhere.example".into()),
@@ -133,6 +133,8 @@ fn an_identity_assertion_that_is_wrong_in_any_way_is_refused() {
         ("no subject", "invalid_grant", |c| drop(c.as_object_mut().unwrap().remove("sub"))),
         ("a subject that no rule fits", "invalid_target", |c| c["sub"] = "guest".into()),
         ("expired", "invalid_grant", |c| c["exp"] = (now() - 120).into()),
+        ("good for years", "invalid_grant", |c| c["exp"] = (now() + 1_000_000_000).into()),
+        ("good for ever", "invalid_grant", |c| c["exp"] = u64::MAX.into()),
         ("no expiry", "invalid_grant", |c| drop(c.as_object_mut().unwrap().remove("exp"))),
         ("no issue time", "invalid_grant", |c| drop(c.as_object_mut().unwrap().remove("iat"))),
         ("the future", "invalid_grant", |c| c["iat"] = (now() + 600).into()),
@@ -302,26 +304,31 @@ fn strangers_tokens_do_not_make_the_proxy_ask_an_issuer_for_keys_again_and_again
     assert!(asked <= 2, "the issuer was asked {asked} times");
 }
 
-#[test]
-fn an_issuer_that_is_this_server_is_refused_at_the_start() {
+fn refused_at_start(issuers: &Value, more: &[&str]) -> String {
     let data = Scratch::new();
-    let file =
-        write(&data, &json!({"own": {"issuer": "https://mcp.example.com", "kinds": ["enterprise"], "rules": [{}]}}));
-    let done = command()
-        .args([
-            "-e",
-            "https://mcp.example.com",
-            "--no-auto-tls",
-            "--password",
-            "x",
-            "--trusted-issuers",
-            &file,
-            "http://127.0.0.1:1",
-        ])
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&done.stderr).into_owned();
-    assert!(!done.status.success() && said.contains("is this server itself"), "{said}");
+    let file = write(&data, issuers);
+    let mut command = command();
+    command.args(["-e", "https://mcp.example.com", "--no-auto-tls", "--trusted-issuers", &file]).args(more);
+    let done = command.arg("http://127.0.0.1:1").output().unwrap();
+    assert!(!done.status.success(), "{done:?}");
+    String::from_utf8_lossy(&done.stderr).into_owned()
+}
+
+#[test]
+fn issuers_that_could_name_users_of_others_are_refused_at_the_start() {
+    let entry = |issuer: &str| json!({"one": {"issuer": issuer, "kinds": ["enterprise"], "rules": [{}]}});
+    let said = refused_at_start(&entry("https://mcp.example.com"), &["--password", "x"]);
+    assert!(said.contains("is this server itself"), "{said}");
+    for (issuer, provider) in [
+        ("https://idp.example.com", "https://idp.example.com:8443"),
+        ("https://idp.example.com:8443", "https://idp.example.com"),
+        ("https://idp.example.com", "https://idp.example.com:8443/realms/a"),
+    ] {
+        let url = format!("{provider}/.well-known/openid-configuration");
+        let oidc = ["--oidc-configuration-url", &url, "--oidc-client-id", "a", "--oidc-client-secret", "b"];
+        let said = refused_at_start(&entry(issuer), &[&oidc[..], &["--oidc-allowed-users", "a@example.com"]].concat());
+        assert!(said.contains("--oidc-configuration-url (OIDC_CONFIGURATION_URL) differ only in a port"), "{said}");
+    }
 }
 
 #[test]

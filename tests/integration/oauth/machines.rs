@@ -181,6 +181,8 @@ fn a_client_proves_itself_by_its_key_and_each_assertion_is_good_once() {
         assert_eq!((reply.status, reply.error().as_str()), (401, "invalid_client"), "{what}: {}", reply.text());
     }
     let refused = |what: &str, assertion: &str| assert_eq!(send(&proxy, assertion).error(), "invalid_client", "{what}");
+    let typed = json!({"alg": "ES256", "typ": "oauth-id-jag+jwt"});
+    refused("the type of an identity assertion", &signer.sign(&typed, &claims("8")));
     refused("another's key", &other.sign(&header, &claims("3")));
     refused("no algorithm", &format!("{}.{}.", part(&json!({"alg": "none"})), part(&claims("4"))));
     refused("critical", &signer.sign(&json!({"alg": "ES256", "crit": ["x"]}), &claims("5")));
@@ -262,6 +264,7 @@ fn introspection_tells_resource_servers_only_and_about_good_tokens_only() {
     let key = proxy.order(&["keys", "add", "script"]).unwrap();
     let answer = ask(key["key"].as_str().unwrap()).json();
     assert_eq!((answer["active"].as_bool(), answer["sub"].as_str()), (Some(true), Some("key:script")));
+    assert_eq!(answer["aud"], json!([format!("{}/mcp", proxy.origin())]));
     // Of anything that is no good access token, it learns nothing.
     let nothing = json!({"active": false});
     for text in [tokens.refresh.as_str(), "x", "map_x", "a.b.c"] {

@@ -82,6 +82,24 @@ fn machines_keys_and_askers_stay_at_their_servers() {
 }
 
 #[test]
+fn a_server_is_named_by_its_name_and_not_by_its_path() {
+    let (one, two) = (FakeUpstream::ok(), FakeUpstream::ok());
+    let file =
+        json!({"files": with(http(&one), json!({"path": "wiki"})), "wiki": with(http(&two), json!({"path": "files"}))});
+    let proxy = start(&file, &["--api-keys"]);
+    let key =
+        proxy.order(&["keys", "add", "script", "--server", "files"]).unwrap()["key"].as_str().unwrap().to_string();
+    let reached = ["/files/mcp", "/wiki/mcp"].map(|path| get(&proxy, &key, path).status);
+    assert_eq!(reached, [401, 200], "the server 'files' is at /wiki/mcp");
+    let made = proxy.order(&["clients", "add", "robot", "--server", "files"]).unwrap();
+    let secret = made["client_secret"].as_str().unwrap();
+    let form = [("grant_type", "client_credentials"), ("client_id", "robot"), ("client_secret", secret)];
+    let token = access(&token(&proxy, &form));
+    assert_eq!(["/files/mcp", "/wiki/mcp"].map(|path| get(&proxy, &token, path).status), [401, 200]);
+    assert_eq!(one.last().header("x-forwarded-user"), Some("client:robot"));
+}
+
+#[test]
 fn rules_on_claims_and_rules_of_servers_both_have_to_fit() {
     let (upstream, issuer) = (FakeUpstream::ok(), FakeOidc::start(now));
     let data = std::sync::Arc::new(Scratch::new());

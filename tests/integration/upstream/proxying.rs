@@ -36,6 +36,7 @@ fn the_upstream_server_sees_who_asks_and_nothing_that_was_forged() {
         ("X-Forwarded-For", "6.6.6.6"),
         ("X_Forwarded_User", "root"),
         ("X-Forwarded-User", "root"),
+        ("X-Auth-Request-User", "root"),
         ("X-Real-IP", "6.6.6.6"),
         ("Forwarded", "for=6.6.6.6"),
         ("X-Original-URL", "/admin"),
