@@ -2,8 +2,9 @@
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::access_log::AccessLog;
 use super::config::Config;
 use super::control::rotation::{KeyRotation, Secrets};
 use super::control::{self, Control};
@@ -28,6 +29,7 @@ use crate::net::client_address::UnnamedProxies;
 use crate::net::shutdown::Shutdown;
 use crate::oauth::AuthorizationServer;
 use crate::oauth::clients::Clients;
+use crate::observe::lines::Lines;
 use crate::resource::admission::Admission;
 use crate::resource::identity_fields::{AssertionKey, IdentityFields};
 use crate::resource::open_streams::OpenStreams;
@@ -41,6 +43,9 @@ use crate::tls::https_redirect::HttpsRedirect;
 use crate::tokens::Keys;
 use crate::tokens::signing::SigningKey;
 use crate::wake::Waker;
+
+/// How long the last lines of the access log may take at the end.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// The services that are built before the proxy accepts connections.
 pub struct Services {
@@ -94,6 +99,12 @@ impl Services {
         Ok(Services { core, login, server: Arc::new(server), streams, identity_fields })
     }
 
+    fn access_log(&self, config: &Config) -> Result<Option<Arc<AccessLog>>, String> {
+        let Some((destination, format)) = &config.access_log else { return Ok(None) };
+        let lines = Lines::open("--access-log (ACCESS_LOG)", destination.clone())?;
+        Ok(Some(Arc::new(AccessLog::new(lines, *format, self.core.clone()))))
+    }
+
     /// The request handler of the proxy.
     pub fn app(&self, config: &Config) -> Result<App, String> {
         let admission = Admission::new(config.admission);
@@ -107,6 +118,7 @@ impl Services {
             streams: self.streams.clone(),
             surface: config.surface.clone(),
             unnamed: UnnamedProxies::default(),
+            access_log: self.access_log(config)?,
         })
     }
 }
@@ -173,8 +185,9 @@ pub fn build(
         patience: drain_timeout,
     };
     let certificates = ports.tls.as_ref().map(|(_, front)| front.certificates.clone());
+    let lines: Vec<Lines> = app.access_log.iter().map(|log| log.lines.clone()).collect();
     let (listeners, retry) = listeners(app, ports, clock)?;
-    let reload = reload_on_sighup(publisher, retry)?;
+    let reload = reload_on_sighup(publisher, retry, lines.clone())?;
     if config.is_kept {
         let (server, streams) = (services.server.clone(), streams.clone());
         let rotation = rotation(&services, &config, secrets);
@@ -186,6 +199,7 @@ pub fn build(
     Ok(move |stop: &Waker| {
         let served = server.run(stop.as_fd(), drain_timeout).map_err(failed);
         published.now().all().iter().for_each(|resource| resource.upstream.end());
+        lines.iter().for_each(|lines| lines.flush(LAST_LINES));
         served
     })
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`config`] – turns settings into typed, validated values
 //! - [`assemble`] – builds the proxy from its parts; [`routes`] – the table of endpoints; Host, Origin and CORS
+//! - [`access_log`] – a line for each request
 //! - [`publish`] – sets up the servers, also anew at a reload; [`reload`] – on SIGHUP; [`rights`] – what they need of root's rights
 //! - [`serve`] – the command that publishes servers; [`listen`] – its ports; [`housekeeping`] – its threads;
 //!   [`warnings`] – its warnings about the configuration at the start
@@ -9,6 +10,7 @@
 //! - [`check`] – looks at everything that serving needs
 //! - [`demo`], [`hash_password`], [`healthcheck`] – the other commands
 
+pub mod access_log;
 pub mod assemble;
 pub mod check;
 pub mod config;

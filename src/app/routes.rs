@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::header::{
     ACCEPT, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -10,11 +11,12 @@ use http::header::{
     ACCESS_CONTROL_REQUEST_METHOD, ALLOW, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, VARY,
 };
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 
+use super::access_log::{AccessLog, Entry};
 use crate::core::Core;
-use crate::http::{Caller, Handler, Request, Response};
+use crate::http::{Caller, Handler, OnEnd, Request, RequestId, Response};
 use crate::identity::{Principal, UserId};
 use crate::interaction::{Interactions, account, authorize, provider, sign_in};
 use crate::net::client_address::{TrustedProxies, UnnamedProxies};
@@ -75,7 +77,10 @@ const ALLOWED_FIELDS: &[&str] = &[
     "mcp-name",
 ];
 const ALLOWED_FIELD_PREFIX: &str = "mcp-param-";
-const EXPOSED_FIELDS: &str = "WWW-Authenticate, Mcp-Session-Id, MCP-Protocol-Version";
+const EXPOSED_FIELDS: &str = "WWW-Authenticate, Mcp-Session-Id, MCP-Protocol-Version, X-Request-Id";
+
+/// What a request is called in log lines; it is in each answer, and the MCP server is told.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Trusted reverse proxies, and the web origins and host names that are accepted.
 #[derive(Clone)]
@@ -106,6 +111,8 @@ pub struct App {
     pub surface: Surface,
     /// Reverse proxies that are not trusted and that the log has already warned about.
     pub unnamed: UnnamedProxies,
+    /// The access log.
+    pub access_log: Option<Arc<AccessLog>>,
 }
 
 impl Handler for App {
@@ -115,11 +122,19 @@ impl Handler for App {
         if !trusted.contains(request.peer) {
             self.unnamed.note(request.peer, &request.parts.headers);
         }
+        if trusted.contains(request.peer)
+            && let Some(id) = request.parts.headers.get(REQUEST_ID).and_then(|id| RequestId::given(id.to_str().ok()?))
+        {
+            request.id = id;
+        }
+        let id = HeaderValue::from_str(request.id.as_str()).expect("an identifier is plain text");
+        request.parts.headers.insert(REQUEST_ID, id.clone());
         let caller = Caller { address: chain[0], id: request.id };
         let (method, path) = (request.parts.method.clone(), request.parts.uri.path().to_string());
         let origin = request.parts.headers.get(ORIGIN).cloned();
-        let response = if self.host_is_known(&request.parts.headers) {
-            self.route(&mut request, chain, caller, &path)
+        let mut entry = self.access_log.as_ref().map(|log| Entry::new(log, caller, &request.parts));
+        let mut response = if self.host_is_known(&request.parts.headers) {
+            self.route(&mut request, chain, caller, &path, &mut entry)
         } else {
             let host =
                 request.parts.headers.get(HOST).map(|h| String::from_utf8_lossy(h.as_bytes())).unwrap_or_default();
@@ -135,6 +150,11 @@ impl Handler for App {
             status = response.status.as_u16(), origin = origin.as_ref().and_then(|o| o.to_str().ok()).unwrap_or_default();
             "answered"
         );
+        response.headers.insert(REQUEST_ID, id);
+        response.on_end = entry.map(|mut entry| {
+            entry.answered(response.status, is_event_stream(response.headers.get(CONTENT_TYPE)));
+            entry as Box<dyn OnEnd>
+        });
         response
     }
 
@@ -156,12 +176,19 @@ impl Handler for App {
 }
 
 impl App {
-    fn route(&self, request: &mut Request<'_>, chain: Vec<IpAddr>, caller: Caller, path: &str) -> Response {
+    fn route(
+        &self,
+        request: &mut Request<'_>,
+        chain: Vec<IpAddr>,
+        caller: Caller,
+        path: &str,
+        entry: &mut Option<Box<Entry>>,
+    ) -> Response {
         if path == "/" && is_navigation(&request.parts) {
             return sign_in::home(&self.interactions, request, caller);
         }
         if !is_own(path) {
-            return self.resource(request, chain, caller, path);
+            return self.resource(request, chain, caller, path, entry);
         }
         let is_well_known = path.starts_with("/.well-known/");
         let routes: Vec<_> = ROUTES.iter().filter(|(_, p, _)| *p == path).collect();
@@ -196,7 +223,14 @@ impl App {
     }
 
     /// Any other path is that of an MCP server.
-    fn resource(&self, request: &mut Request<'_>, chain: Vec<IpAddr>, caller: Caller, path: &str) -> Response {
+    fn resource(
+        &self,
+        request: &mut Request<'_>,
+        chain: Vec<IpAddr>,
+        caller: Caller,
+        path: &str,
+        entry: &mut Option<Box<Entry>>,
+    ) -> Response {
         let origin = request.parts.headers.get(ORIGIN).cloned();
         if let Some(origin) = &origin
             && !self.origin_is_allowed(origin)
@@ -212,7 +246,17 @@ impl App {
             Method::OPTIONS => preflight(request, &[Method::GET, Method::POST, Method::DELETE]),
             _ => match self.authorize(request, path, caller) {
                 Err(refusal) => *refusal,
-                Ok((target, principal)) => self.forward(request, &target, principal, chain, path),
+                Ok((target, principal)) => {
+                    if let Some(entry) = entry {
+                        entry.admitted(&target.resource.name, &principal, request);
+                    }
+                    let began = Instant::now();
+                    let answer = self.forward(request, &target, principal, chain, path);
+                    if let Some(entry) = entry {
+                        entry.upstream_answered(began.elapsed());
+                    }
+                    answer
+                }
             },
         };
         if let Some(origin) = origin {

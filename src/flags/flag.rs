@@ -25,13 +25,15 @@ pub enum Section {
     Lifetimes,
     /// Limits on the resources that clients can use.
     Limits,
+    /// What the operator can see.
+    Monitoring,
     /// Environment only: process settings and key material.
     Process,
 }
 
 impl Section {
     /// All sections, in the order in which they are printed.
-    pub const ALL: [Section; 11] = [
+    pub const ALL: [Section; 12] = [
         Section::Main,
         Section::Tls,
         Section::SignIn,
@@ -42,6 +44,7 @@ impl Section {
         Section::Trust,
         Section::Lifetimes,
         Section::Limits,
+        Section::Monitoring,
         Section::Process,
     ];
 
@@ -58,6 +61,7 @@ impl Section {
             Section::Trust => "Trust",
             Section::Lifetimes => "Lifetimes",
             Section::Limits => "Limits",
+            Section::Monitoring => "Monitoring",
             Section::Process => "Environment only",
         }
     }

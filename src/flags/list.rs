@@ -19,6 +19,14 @@ const BASE: Flag = Flag {
     set: |_, _| Ok(()),
 };
 
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("'{text}' is not one of text, json")),
+    }
+}
+
 /// All options.
 pub const FLAGS: &[Flag] = &[
     Flag {
@@ -1224,6 +1232,31 @@ pub const FLAGS: &[Flag] = &[
         ..BASE
     },
     Flag {
+        long: Some("access-log"),
+        env: "ACCESS_LOG",
+        value: Some("stderr|stdout|FILE"),
+        section: Section::Monitoring,
+        help: "Write a line for each request when it ends: who, which server and tool, status, bytes, duration",
+        more: "docs/monitoring.md lists the fields. A file is opened again on SIGHUP, so that it can be rotated.",
+        set: |s, v| {
+            s.access_log = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("access-log-format"),
+        env: "ACCESS_LOG_FORMAT",
+        value: Some("text|json"),
+        section: Section::Monitoring,
+        help: "Format of its lines; that of the log unless set",
+        set: |s, v| {
+            s.access_log_format = Some(log_format(v)?);
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
         env: "MODE",
         value: Some("debug|production"),
         default: "production",
@@ -1262,11 +1295,7 @@ pub const FLAGS: &[Flag] = &[
         section: Section::Process,
         help: "text for people (the default on a terminal), json for machines (elsewhere)",
         set: |s, v| {
-            s.log_format = Some(match v {
-                "text" => LogFormat::Text,
-                "json" => LogFormat::Json,
-                _ => return Err(format!("'{v}' is not one of text, json")),
-            });
+            s.log_format = Some(log_format(v)?);
             Ok(())
         },
         ..BASE

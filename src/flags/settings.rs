@@ -116,6 +116,8 @@ pub struct Settings {
     pub debug: bool,
     pub log_level: Option<log::LevelFilter>,
     pub log_format: Option<LogFormat>,
+    pub access_log: Option<String>,
+    pub access_log_format: Option<LogFormat>,
     pub auth_hmac_secret: Option<String>,
     pub auth_hmac_previous_secrets: Vec<String>,
 }
@@ -232,6 +234,8 @@ impl Default for Settings {
             debug: false,
             log_level: None,
             log_format: None,
+            access_log: None,
+            access_log_format: None,
             auth_hmac_secret: None,
             auth_hmac_previous_secrets: Vec::new(),
         }

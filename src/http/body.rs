@@ -55,6 +55,11 @@ impl<'c> Body<'c> {
         self.framing
     }
 
+    /// The whole body, if it had arrived when the handler was called and nothing of it has been read.
+    pub fn whole(&self) -> Option<&[u8]> {
+        (self.rest.is_none() && self.at == 0).then_some(&self.held[..])
+    }
+
     /// Reads what can be buffered: a short body completely, with `true`; of a longer one the first [`HELD`] bytes or
     /// more, with `false`.
     pub fn hold(&mut self) -> io::Result<(Vec<u8>, bool)> {

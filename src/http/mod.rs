@@ -16,5 +16,5 @@ pub mod server;
 pub use body::Body;
 pub use h1::framing::BodyError;
 pub use request::{Caller, Request, RequestId};
-pub use response::{Payload, Response};
+pub use response::{End, OnEnd, Payload, Response};
 pub use server::{Handler, Limits, Listener, Server};

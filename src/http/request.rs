@@ -1,10 +1,14 @@
 //! The request that a handler receives.
 
 use std::fmt;
+use std::io::Write as _;
 use std::net::IpAddr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ::http::request::Parts;
+use rand::TryRng;
+use rand::rngs::SysRng;
 
 use super::body::Body;
 use crate::net::client_handle::ClientHandle;
@@ -32,20 +36,76 @@ pub struct Caller {
     pub id: RequestId,
 }
 
-/// A short identifier for a request in log lines, unique within the lifetime of the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RequestId(u64);
+/// Identifies a request: in `X-Request-Id`, in log lines, and on pages with an error. Unique among restarts and replicas.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct RequestId {
+    text: [u8; RequestId::LONGEST],
+    length: u8,
+}
 
 impl RequestId {
+    /// Longest identifier, in bytes: a UUID fits.
+    pub const LONGEST: usize = 36;
+
     /// Creates the next identifier.
     pub fn next() -> RequestId {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        RequestId(NEXT.fetch_add(1, Ordering::Relaxed))
+        static PROCESS: OnceLock<String> = OnceLock::new();
+        let process = PROCESS.get_or_init(|| {
+            let mut bytes = [0; 5];
+            SysRng.try_fill_bytes(&mut bytes).expect("the operating system has randomness");
+            bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        });
+        let mut id = RequestId { text: [0; RequestId::LONGEST], length: 0 };
+        let mut rest = &mut id.text[..];
+        write!(rest, "{process}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+            .expect("ten letters, a dash and twenty digits");
+        id.length = (RequestId::LONGEST - rest.len()) as u8;
+        id
+    }
+
+    /// The identifier that a trusted reverse proxy has given the request; `None` if it is no such identifier.
+    pub fn given(text: &str) -> Option<RequestId> {
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if text.is_empty() || text.len() > RequestId::LONGEST || !text.bytes().all(is_plain) {
+            return None;
+        }
+        let mut id = RequestId { text: [0; RequestId::LONGEST], length: text.len() as u8 };
+        id.text[..text.len()].copy_from_slice(text.as_bytes());
+        Some(id)
+    }
+
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.text[..self.length.into()]).unwrap_or_default()
     }
 }
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "r{}", self.0)
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_differ_and_given_ones_are_plain() {
+        let (one, two) = (RequestId::next(), RequestId::next());
+        assert!(one != two && one.as_str().starts_with(&two.as_str()[..11]), "{one} {two}");
+        assert_eq!(RequestId::given(one.as_str()), Some(one));
+        let uuid = "0f8fad5b-d9cb-469f-a165-70867728950e";
+        assert_eq!(RequestId::given(uuid).map(|id| id.to_string()).as_deref(), Some(uuid));
+        for bad in ["", "a b", "a\"b", "a\n", "é", &"x".repeat(37)] {
+            assert_eq!(RequestId::given(bad), None, "{bad}");
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -14,6 +16,58 @@ pub struct Response {
     pub headers: HeaderMap,
     /// Body.
     pub body: Payload,
+    /// Learns when the answer has ended.
+    pub on_end: Option<Box<dyn OnEnd>>,
+}
+
+/// Whoever wants to know when an answer has ended.
+pub trait OnEnd: Send {
+    /// The answer has ended: all of it was given to the connection, or the connection has broken.
+    fn ended(self: Box<Self>, end: End);
+}
+
+/// How an answer has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Bytes of its body, without framing.
+    pub body: u64,
+    /// Was it sent as a whole?
+    pub is_whole: bool,
+}
+
+/// An answer that is being sent. Tells whoever wants to know when it is dropped.
+pub(super) struct UnderWay {
+    on_end: Option<Box<dyn OnEnd>>,
+    body: Arc<AtomicU64>,
+    is_whole: bool,
+}
+
+impl UnderWay {
+    /// The answer was sent as a whole.
+    pub(super) fn complete(mut self) {
+        self.is_whole = true;
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if let Some(on_end) = self.on_end.take() {
+            on_end.ended(End { body: self.body.load(Ordering::Relaxed), is_whole: self.is_whole });
+        }
+    }
+}
+
+struct Counted {
+    reader: Box<dyn Read + Send>,
+    count: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.reader.read(buffer)?;
+        self.count.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
 }
 
 /// The body of an answer.
@@ -58,7 +112,24 @@ impl Payload {
 impl Response {
     /// An empty answer.
     pub fn new(status: StatusCode) -> Response {
-        Response { status, headers: HeaderMap::new(), body: Payload::Bytes(Cow::Borrowed(b"")) }
+        Response { status, headers: HeaderMap::new(), body: Payload::Bytes(Cow::Borrowed(b"")), on_end: None }
+    }
+
+    /// Takes out whoever wants to know when the answer has ended, and counts its body from now on.
+    pub(super) fn under_way(&mut self) -> Option<UnderWay> {
+        let on_end = self.on_end.take()?;
+        let count = Arc::new(AtomicU64::new(0));
+        self.body = match std::mem::replace(&mut self.body, Payload::Head(None)) {
+            Payload::Bytes(bytes) => {
+                count.store(bytes.len() as u64, Ordering::Relaxed);
+                Payload::Bytes(bytes)
+            }
+            Payload::Stream { reader, length } => {
+                Payload::Stream { reader: Box::new(Counted { reader, count: count.clone() }), length }
+            }
+            head => head,
+        };
+        Some(UnderWay { on_end: Some(on_end), body: count, is_whole: false })
     }
 
     /// A sentence for a person or a log.

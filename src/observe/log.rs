@@ -112,7 +112,7 @@ impl<'kvs> VisitSource<'kvs> for Fields {
 
 /// Appends `text`, with `\u{…}` for control characters and for characters that could break or rearrange a terminal's
 /// line.
-fn escape_into(line: &mut String, text: &str) {
+pub fn escape_into(line: &mut String, text: &str) {
     for c in text.chars() {
         match c {
             c if c.is_control() || is_bidi_control(c) || matches!(c, '\u{2028}' | '\u{2029}') => {
@@ -129,7 +129,7 @@ pub fn is_bidi_control(c: char) -> bool {
 }
 
 /// The current time in UTC with milliseconds, in the format of RFC 3339.
-fn timestamp() -> String {
+pub fn timestamp() -> String {
     let now = OffsetDateTime::now_utc();
     let (date, time) = (now.date(), now.time());
     format!(

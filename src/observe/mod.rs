@@ -1,4 +1,5 @@
 //! What the operator sees.
 
+pub mod lines;
 pub mod log;
 pub mod quota;

@@ -195,6 +195,11 @@ pub fn can_be_mapped(name: &HeaderName) -> bool {
 
 /// May a client's field be forwarded? Checks all spellings of its name.
 fn passes(name: &str, fixed: &Fixed) -> bool {
+    // What the proxy itself has put there; another spelling of it is the client's.
+    let is_spelled_as = |own: &str| name != own && folded(name) == own;
+    if is_spelled_as("x-request-id") {
+        return false;
+    }
     let name = &*folded(name);
     !is_hop_by_hop(name) && !is_own(name) && !is_identity(name) && !fixed.folded.iter().any(|f| f == name)
 }

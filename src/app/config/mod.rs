@@ -7,6 +7,7 @@ pub mod providers;
 pub mod servers;
 pub mod tls;
 
+use std::io::IsTerminal;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::login::password::Password;
 use crate::login::providers::ProviderConfig;
 use crate::net::tls as net_tls;
 use crate::oauth::clients::ClientPolicy;
+use crate::observe::lines::Destination;
 use crate::observe::log::LogFormat;
 use crate::pages::{Logo, MAX_LOGO, Site};
 use crate::resource::admission::Bounds;
@@ -78,6 +80,8 @@ pub struct Config {
     pub secret: Option<Secret>,
     /// Earlier secrets that still verify.
     pub previous_secrets: Vec<Secret>,
+    /// Where the access log goes, and its format.
+    pub access_log: Option<(Destination, LogFormat)>,
     /// The MCP servers to publish.
     pub servers: Servers,
     /// What the operator should know about the servers file, for the log.
@@ -170,6 +174,7 @@ impl Config {
             outbound_tls,
             secret: s.auth_hmac_secret.as_ref().map(|t| secret("AUTH_HMAC_SECRET", t)).transpose()?,
             previous_secrets: previous_secrets(&s)?,
+            access_log: access_log(&s),
             servers,
             notes,
             is_checked: !s.no_upstream_check,
@@ -194,6 +199,19 @@ pub fn methods(s: &Settings, providers: &[ProviderConfig], issuers: &[TrustedIss
     let providers = providers.iter().map(|provider| provider.id.as_str());
     let issuers = issuers.iter().map(|issuer| issuer.name.as_str());
     password.into_iter().chain(htpasswd).chain(providers).chain(issuers).map(String::from).collect()
+}
+
+fn access_log(s: &Settings) -> Option<(Destination, LogFormat)> {
+    let destination = Destination::parse(s.access_log.as_ref()?);
+    let format = s.access_log_format.unwrap_or_else(|| {
+        let is_terminal = match destination {
+            Destination::Stderr => std::io::stderr().is_terminal(),
+            Destination::Stdout => std::io::stdout().is_terminal(),
+            Destination::File(_) => false,
+        };
+        log_settings(s, is_terminal).0
+    });
+    Some((destination, format))
 }
 
 fn site(s: &Settings, external: &ExternalUrl) -> Result<Site, String> {

@@ -27,6 +27,7 @@ use crate::http::h1::head::{self, Framing, Head, HeadError};
 use crate::http::h1::input::Input;
 use crate::http::request::{Request, RequestId};
 use crate::http::response::Response;
+use crate::http::response::UnderWay;
 use crate::net::client_connection::{ClientConnection, Flushed, Handshake};
 use crate::net::client_handle::ClientHandle;
 use crate::net::shutdown::Shutdown;
@@ -66,6 +67,8 @@ pub(super) struct Connection {
     /// When its wait for a request began, and whether the last such wait was short.
     idle_since: Option<Instant>,
     is_brisk: bool,
+    /// The answer that is being sent, if somebody wants to know when it ends.
+    under_way: Option<UnderWay>,
 }
 
 impl Connection {
@@ -91,6 +94,7 @@ impl Connection {
             readable: false,
             idle_since: None,
             is_brisk: false,
+            under_way: None,
         };
         (connection, Wait { for_what: WaitFor::Request, deadline: Instant::now() + patience })
     }
@@ -341,10 +345,11 @@ impl Connection {
         let rest = (!is_done).then_some(&mut reader as &mut dyn Arriving);
         let body = Body::new(held, rest, head.framing);
         let request = Request { body, parts: head.parts, peer, id, client: client.clone() };
-        let response = catch_unwind(AssertUnwindSafe(|| services.handler.handle(request))).unwrap_or_else(|_| {
+        let mut response = catch_unwind(AssertUnwindSafe(|| services.handler.handle(request))).unwrap_or_else(|_| {
             log::error!(request:% = id; "internal error: the request handler panicked; answered with 500");
             Response::text(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
         });
+        self.under_way = response.under_way();
         is_under_way.store(false, Ordering::Relaxed);
         framing.keep_alive &= !services.shutdown.has_begun();
         if !progress.is_done() && (head.expects_continue || progress.left().is_none_or(|n| n > MAX_LEFTOVER)) {
@@ -422,6 +427,9 @@ impl Connection {
 
     /// Decides what follows after an answer was sent completely.
     fn after(&mut self, then: After, limits: &Limits) -> Step {
+        if let Some(answer) = self.under_way.take() {
+            answer.complete();
+        }
         match then {
             After::Keep(progress) if progress.is_done() => Step::Go(Stage::Head(HeadStage::default())),
             After::Keep(progress) => Step::Go(Stage::Leftover(Box::new((progress, Instant::now() + LEFTOVER_TIME)))),

@@ -42,7 +42,7 @@ pub(super) struct Stream {
 
 /// Serializes `response` as the connection requires; a streamed body is left for [`Stream::copy`].
 pub(super) fn prepare(response: Response, framing: Framing) -> Prepared {
-    let Response { status, headers, body } = response;
+    let Response { status, headers, body, .. } = response;
     let bodiless = framing.head || status.is_informational() || matches!(status.as_u16(), 204 | 304);
     let mut keep_alive = framing.keep_alive;
     let (length, chunked) = match &body {

@@ -1,5 +1,6 @@
 //! The command line, the start and the end of the program, and its public surface.
 
+mod access_log;
 mod check;
 mod command_line;
 mod control;

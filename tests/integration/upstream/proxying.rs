@@ -50,7 +50,7 @@ fn the_upstream_server_sees_who_asks_and_nothing_that_was_forged() {
     assert_eq!(proxy.send("POST", "/mcp?q=1", &forged, b"{}").status, 200);
     let seen = upstream.last();
     let mut names: Vec<(&str, &str)> = seen.headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-    names.retain(|(n, _)| *n != "x-forwarded-client");
+    names.retain(|(n, _)| !matches!(*n, "x-forwarded-client" | "x-request-id"));
     names.sort();
     let (host, port) = (format!("127.0.0.1:{}", upstream.port), proxy.port.to_string());
     let public = format!("localhost:{port}");
