@@ -50,6 +50,7 @@
 //! | Which scripts may use a server with an API key? | `login::api_keys` |
 //! | What does the MCP server learn about the user? | `resource::identity_fields` |
 //! | What does a command to the running proxy do? | `app::control::actions`; ending access: `oauth::owner` |
+//! | What is written about a request, and counted? | `app::request_record`; the line: `app::access_log`; the numbers: `observe::metrics` |
 //! | How are keys replaced? | `app::control::rotation` |
 //! | Which keys sign what, and for how long? | `tokens::keys`, `tokens::artefacts` |
 //! | Who is slowed down after wrong passwords? | `login::throttle` |

@@ -196,6 +196,12 @@ impl Listen {
         Ok(Listen { address: Some(address.ip()), port: address.port() })
     }
 
+    /// Where to listen for the operator: the value of `--metrics-listen`. A port without an address is for this machine.
+    pub fn local(text: &str) -> Result<Listen, String> {
+        let listen = Listen::parse("--metrics-listen (METRICS_LISTEN)", text)?;
+        Ok(Listen { address: listen.address.or(Some(Ipv4Addr::LOCALHOST.into())), ..listen })
+    }
+
     /// Where to listen without TLS: the value of `--listen`, else a default that fits the external URL.
     pub fn plain(text: Option<&str>, external: &ExternalUrl) -> Result<Listen, String> {
         let port = if external.secure { 80 } else { external.port };

@@ -1,34 +1,28 @@
 //! The access log: one line for each request, when it ends.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use http::request::Parts;
-use http::{HeaderMap, StatusCode};
 use serde_json::{Map, Value};
 
+use super::request_record::{Record, Sink};
 use crate::bounded_map::BoundedMap;
 use crate::core::Core;
-use crate::http::{Caller, End, OnEnd, Request, RequestId};
-use crate::identity::{ClientId, Principal};
+use crate::http::End;
+use crate::identity::ClientId;
 use crate::lock::Unpoisoned;
-use crate::mcp::message::{Kind, Message};
 use crate::observe::lines::Lines;
 use crate::observe::log::{LogFormat, escape_into, is_bidi_control, timestamp};
 use crate::store::rows::Client;
 
-/// Longest path, method or name that is written, in characters.
-const MAX_TEXT: usize = 200;
 /// Names of clients that are remembered, and for how long.
 const MAX_NAMES: usize = 1_000;
 const NAME_LIFETIME: Duration = Duration::from_secs(60);
 
 /// The access log.
-pub struct AccessLog {
-    /// Where the lines go.
-    pub lines: Lines,
+pub(super) struct AccessLog {
+    lines: Lines,
     format: LogFormat,
     core: Arc<Core>,
     names: Mutex<BoundedMap<ClientId, (Instant, Arc<str>)>>,
@@ -36,8 +30,32 @@ pub struct AccessLog {
 
 impl AccessLog {
     /// Writes to `lines`.
-    pub fn new(lines: Lines, format: LogFormat, core: Arc<Core>) -> AccessLog {
+    pub(super) fn new(lines: Lines, format: LogFormat, core: Arc<Core>) -> AccessLog {
         AccessLog { lines, format, core, names: Mutex::new(BoundedMap::new(MAX_NAMES)) }
+    }
+
+    fn fields(&self, record: &Record, end: End) -> Map<String, Value> {
+        let mut fields = Map::new();
+        let mut put = |name: &str, value: Value| drop(fields.insert(name.into(), value));
+        put("time", timestamp().into());
+        put("request", record.id.as_str().into());
+        put("address", record.address.to_string().into());
+        put("method", record.method.as_str().into());
+        put("path", record.path.as_str().into());
+        put("status", record.status.as_u16().into());
+        put("bytes", end.body.into());
+        put("duration_ms", millis(record.began.elapsed()));
+        put("upstream_ms", record.upstream.map_or(Value::Null, millis));
+        put("is_stream", record.is_stream.into());
+        put("is_whole", end.is_whole.into());
+        put("server", record.server.as_deref().unwrap_or_default().into());
+        put("user", record.user.as_str().into());
+        put("client", record.client.as_ref().map_or("", ClientId::as_str).into());
+        put("client_name", record.client.as_ref().map_or(Value::from(""), |client| (*self.name(client)).into()));
+        put("mcp_method", record.mcp_method.as_deref().unwrap_or_default().into());
+        put("mcp_name", record.mcp_name.as_deref().unwrap_or_default().into());
+        put("trace", record.trace.as_deref().unwrap_or_default().into());
+        fields
     }
 
     /// The name of a client, which it has chosen itself.
@@ -55,110 +73,14 @@ impl AccessLog {
     }
 }
 
-/// What is known of a request that is being answered.
-pub struct Entry {
-    log: Arc<AccessLog>,
-    began: Instant,
-    id: RequestId,
-    address: IpAddr,
-    method: http::Method,
-    path: String,
-    status: StatusCode,
-    is_stream: bool,
-    server: String,
-    user: String,
-    client: Option<ClientId>,
-    mcp_method: Option<String>,
-    mcp_name: Option<String>,
-    trace: Option<String>,
-    upstream: Option<Duration>,
-}
-
-impl Entry {
-    /// A request begins to be answered.
-    pub fn new(log: &Arc<AccessLog>, caller: Caller, head: &Parts) -> Box<Entry> {
-        Box::new(Entry {
-            log: log.clone(),
-            began: Instant::now(),
-            id: caller.id,
-            address: caller.address,
-            method: head.method.clone(),
-            path: shown(head.uri.path()),
-            status: StatusCode::OK,
-            is_stream: false,
-            server: String::new(),
-            user: String::new(),
-            client: None,
-            mcp_method: None,
-            mcp_name: None,
-            trace: trace_of(&head.headers),
-            upstream: None,
-        })
-    }
-
-    /// The request has a good token for a server.
-    pub fn admitted(&mut self, server: &str, principal: &Principal, request: &Request<'_>) {
-        self.server = server.into();
-        self.user = principal.user.to_string();
-        self.client = Some(principal.client.clone());
-        let field = |name: &str| request.parts.headers.get(name).and_then(|value| value.to_str().ok()).map(shown);
-        (self.mcp_method, self.mcp_name) = (field("mcp-method"), field("mcp-name"));
-        let Some(message) = request.body.whole().and_then(|body| std::str::from_utf8(body).ok()) else { return };
-        let Ok(message) = Message::parse(message) else {
-            self.mcp_method =
-                self.mcp_method.take().or_else(|| message.trim_start().starts_with('[').then(|| "batch".into()));
-            return;
-        };
-        let (Kind::Request { method, .. } | Kind::Notification { method }) = &message.kind else { return };
-        let text = |path: &[&str]| message.param(path).and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
-        self.mcp_name = text(&["name"]).or_else(|| text(&["uri"])).as_deref().map(shown);
-        self.mcp_method = Some(shown(method));
-        self.trace = self.trace.take().or_else(|| trace_id(&text(&["_meta", "traceparent"])?));
-    }
-
-    /// The MCP server has begun to answer after this time.
-    pub fn upstream_answered(&mut self, after: Duration) {
-        self.upstream = Some(after);
-    }
-
-    /// The answer is known, up to its body.
-    pub fn answered(&mut self, status: StatusCode, is_stream: bool) {
-        (self.status, self.is_stream) = (status, is_stream);
-    }
-
-    fn fields(&self, end: End) -> Map<String, Value> {
-        let mut fields = Map::new();
-        let mut put = |name: &str, value: Value| drop(fields.insert(name.into(), value));
-        put("time", timestamp().into());
-        put("request", self.id.as_str().into());
-        put("address", self.address.to_string().into());
-        put("method", self.method.as_str().into());
-        put("path", self.path.as_str().into());
-        put("status", self.status.as_u16().into());
-        put("bytes", end.body.into());
-        put("duration_ms", millis(self.began.elapsed()));
-        put("upstream_ms", self.upstream.map_or(Value::Null, millis));
-        put("is_stream", self.is_stream.into());
-        put("is_whole", end.is_whole.into());
-        put("server", self.server.as_str().into());
-        put("user", self.user.as_str().into());
-        put("client", self.client.as_ref().map_or("", ClientId::as_str).into());
-        put("client_name", self.client.as_ref().map_or(Value::from(""), |client| (*self.log.name(client)).into()));
-        put("mcp_method", self.mcp_method.as_deref().unwrap_or_default().into());
-        put("mcp_name", self.mcp_name.as_deref().unwrap_or_default().into());
-        put("trace", self.trace.as_deref().unwrap_or_default().into());
-        fields
-    }
-}
-
-impl OnEnd for Entry {
-    fn ended(self: Box<Self>, end: End) {
-        let fields = self.fields(end);
-        let line = match self.log.format {
+impl Sink for AccessLog {
+    fn ended(&self, record: &Record, end: End) {
+        let fields = self.fields(record, end);
+        let line = match self.format {
             LogFormat::Json => json(&fields),
             LogFormat::Text => text(&fields),
         };
-        self.log.lines.put(line.as_bytes());
+        self.lines.put(line.as_bytes());
     }
 }
 
@@ -222,24 +144,9 @@ const ORDER: &[&str] = &[
     "trace",
 ];
 
-fn shown(text: &str) -> String {
-    text.chars().take(MAX_TEXT).collect()
-}
-
 /// Milliseconds with three decimals.
 fn millis(time: Duration) -> Value {
     (time.as_micros() as f64 / 1_000.0).into()
-}
-
-fn trace_of(headers: &HeaderMap) -> Option<String> {
-    trace_id(headers.get("traceparent")?.to_str().ok()?)
-}
-
-/// The trace id of a `traceparent` (W3C Trace Context section 3.2).
-fn trace_id(text: &str) -> Option<String> {
-    let [_, trace, _, _] = text.split('-').collect::<Vec<_>>()[..] else { return None };
-    let is_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-    (trace.len() == 32 && trace.bytes().all(is_hex)).then(|| trace.to_string())
 }
 
 #[cfg(test)]
@@ -263,16 +170,8 @@ mod tests {
     #[test]
     fn the_documentation_lists_the_fields() {
         let text = include_str!("../../docs/monitoring.md");
+        let (text, _) = text.split_once("## Metrics").unwrap();
         let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
         assert_eq!(rows.map(|(name, _)| name).collect::<Vec<_>>(), ORDER);
-    }
-
-    #[test]
-    fn only_the_trace_id_of_a_traceparent_is_taken() {
-        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert_eq!(trace_id(good).as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
-        for bad in ["", "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01", "00-4bf9-00f0-01", "x"] {
-            assert_eq!(trace_id(bad), None, "{bad}");
-        }
     }
 }

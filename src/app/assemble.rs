@@ -1,5 +1,6 @@
 //! Builds the services and the server from the configuration.
 
+use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -10,8 +11,10 @@ use super::control::rotation::{KeyRotation, Secrets};
 use super::control::{self, Control};
 use super::housekeeping::{check_upstream, run_housekeeping, watch_providers, watch_streams};
 use super::listen::{Ports, raise_descriptor_limit};
+use super::monitoring::Monitoring;
 use super::publish::{self, Publisher};
 use super::reload::reload_on_sighup;
+use super::request_record::{Sink, Sinks};
 use super::rights::Rights;
 use super::routes::App;
 use crate::clock::{Clock, Timestamp};
@@ -30,6 +33,7 @@ use crate::net::shutdown::Shutdown;
 use crate::oauth::AuthorizationServer;
 use crate::oauth::clients::Clients;
 use crate::observe::lines::Lines;
+use crate::observe::metrics::Metrics;
 use crate::resource::admission::Admission;
 use crate::resource::identity_fields::{AssertionKey, IdentityFields};
 use crate::resource::open_streams::OpenStreams;
@@ -38,7 +42,7 @@ use crate::resource::seen::Seen;
 use crate::store::{State, Store};
 use crate::thread::spawn;
 use crate::tls::acme::renewal::RetryTrigger;
-use crate::tls::certificates::StrictTransport;
+use crate::tls::certificates::{Certificates, StrictTransport};
 use crate::tls::https_redirect::HttpsRedirect;
 use crate::tokens::Keys;
 use crate::tokens::signing::SigningKey;
@@ -99,17 +103,32 @@ impl Services {
         Ok(Services { core, login, server: Arc::new(server), streams, identity_fields })
     }
 
-    fn access_log(&self, config: &Config) -> Result<Option<Arc<AccessLog>>, String> {
-        let Some((destination, format)) = &config.access_log else { return Ok(None) };
-        let lines = Lines::open("--access-log (ACCESS_LOG)", destination.clone())?;
-        Ok(Some(Arc::new(AccessLog::new(lines, *format, self.core.clone()))))
+    /// Who learns of requests that have ended; `None` if nobody does.
+    fn sinks(&self, config: &Config, lines: Option<Lines>, metrics: Option<Arc<Metrics>>) -> Option<Arc<Sinks>> {
+        let of_lines = |lines| AccessLog::new(lines, config.monitoring.access_log_format, self.core.clone());
+        let access_log = lines.map(|lines| Box::new(of_lines(lines)) as Box<dyn Sink>);
+        let is_wanted = access_log.is_some() || metrics.is_some();
+        is_wanted.then(|| Arc::new(Sinks { access_log, metrics }))
+    }
+
+    /// The listener for the operator.
+    fn monitoring(
+        &self,
+        socket: TcpListener,
+        metrics: Arc<Metrics>,
+        certificates: Option<Arc<Certificates>>,
+    ) -> Listener {
+        let is_local = socket.local_addr().is_ok_and(|at| at.ip().is_loopback());
+        let (server, streams) = (self.server.clone(), self.streams.clone());
+        let handler = Box::new(Monitoring { metrics, server, streams, certificates, is_local });
+        Listener { socket, handler, tls: None }
     }
 
     /// The request handler of the proxy.
-    pub fn app(&self, config: &Config) -> Result<App, String> {
+    pub fn app(&self, config: &Config, sinks: Option<Arc<Sinks>>) -> App {
         let admission = Admission::new(config.admission);
         admission.share_among(config.servers.all.len());
-        Ok(App {
+        App {
             core: self.core.clone(),
             server: self.server.clone(),
             interactions: Interactions::new(self.server.clone(), config.auto_select),
@@ -118,8 +137,8 @@ impl Services {
             streams: self.streams.clone(),
             surface: config.surface.clone(),
             unnamed: UnnamedProxies::default(),
-            access_log: self.access_log(config)?,
-        })
+            sinks,
+        }
     }
 }
 
@@ -155,7 +174,7 @@ pub fn build(
     secrets: Secrets,
     store: Box<dyn Store>,
     clock: Arc<Clock>,
-    ports: Ports,
+    mut ports: Ports,
     shutdown: &Shutdown,
 ) -> Result<impl FnOnce(&Waker) -> Result<(), String> + use<>, String> {
     raise_descriptor_limit(&mut config);
@@ -173,7 +192,15 @@ pub fn build(
     run_housekeeping(core.clone(), published.clone())?;
     watch_streams(login.clone(), streams.clone(), published.clone())?;
     let failed = |e| format!("the server can't be started: {e}");
-    let app = services.app(&config)?;
+    let certificates = ports.tls.as_ref().map(|(_, front)| front.certificates.clone());
+    let monitoring = ports.metrics.take().map(|socket| {
+        let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), certificates.is_some()));
+        (metrics.clone(), services.monitoring(socket, metrics, certificates.clone()))
+    });
+    let lines = config.monitoring.access_log.clone();
+    let lines = lines.map(|to| Lines::open("--access-log (ACCESS_LOG)", to)).transpose()?;
+    let sinks = services.sinks(&config, lines.clone(), monitoring.as_ref().map(|(metrics, _)| metrics.clone()));
+    let app = services.app(&config, sinks);
     let publisher = Publisher {
         login: login.clone(),
         published: published.clone(),
@@ -184,9 +211,8 @@ pub fn build(
         is_checked: config.is_checked,
         patience: drain_timeout,
     };
-    let certificates = ports.tls.as_ref().map(|(_, front)| front.certificates.clone());
-    let lines: Vec<Lines> = app.access_log.iter().map(|log| log.lines.clone()).collect();
-    let (listeners, retry) = listeners(app, ports, clock)?;
+    let (mut listeners, retry) = listeners(app, ports, clock)?;
+    listeners.extend(monitoring.map(|(_, listener)| listener));
     let reload = reload_on_sighup(publisher, retry, lines.clone())?;
     if config.is_kept {
         let (server, streams) = (services.server.clone(), streams.clone());

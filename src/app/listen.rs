@@ -25,6 +25,8 @@ pub struct Ports {
     pub plain: TcpListener,
     /// With TLS, and its certificate.
     pub tls: Option<(TcpListener, CertificateManager)>,
+    /// For the operator: metrics and health.
+    pub metrics: Option<TcpListener>,
 }
 
 /// Opens the listening socket that `option` named; the error says what to do.

@@ -2,7 +2,7 @@
 //!
 //! - [`config`] – turns settings into typed, validated values
 //! - [`assemble`] – builds the proxy from its parts; [`routes`] – the table of endpoints; Host, Origin and CORS
-//! - [`access_log`] – a line for each request
+//! - [`request_record`] – what is known of a request; [`access_log`] – a line for each; [`monitoring`] – the port for metrics and health
 //! - [`publish`] – sets up the servers, also anew at a reload; [`reload`] – on SIGHUP; [`rights`] – what they need of root's rights
 //! - [`serve`] – the command that publishes servers; [`listen`] – its ports; [`housekeeping`] – its threads;
 //!   [`warnings`] – its warnings about the configuration at the start
@@ -10,7 +10,7 @@
 //! - [`check`] – looks at everything that serving needs
 //! - [`demo`], [`hash_password`], [`healthcheck`] – the other commands
 
-pub mod access_log;
+mod access_log;
 pub mod assemble;
 pub mod check;
 pub mod config;
@@ -20,8 +20,10 @@ pub mod hash_password;
 pub mod healthcheck;
 mod housekeeping;
 pub mod listen;
+mod monitoring;
 mod publish;
 mod reload;
+pub mod request_record;
 mod rights;
 pub mod routes;
 pub mod serve;

@@ -23,7 +23,7 @@ use crate::tls::acme::renewal::RetryTrigger;
 pub(super) fn reload_on_sighup(
     mut publisher: Publisher,
     retry: Option<Arc<RetryTrigger>>,
-    lines: Vec<Lines>,
+    lines: Option<Lines>,
 ) -> Result<Sender<ReloadOrder>, String> {
     let mut signals =
         signal_hook::iterator::Signals::new([SIGHUP]).map_err(|e| format!("signals can't be handled: {e}"))?;

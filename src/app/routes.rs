@@ -14,7 +14,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 
-use super::access_log::{AccessLog, Entry};
+use super::request_record::{Record, Sinks};
 use crate::core::Core;
 use crate::http::{Caller, Handler, OnEnd, Request, RequestId, Response};
 use crate::identity::{Principal, UserId};
@@ -61,6 +61,9 @@ const ROUTES: &[(Method, &str, Endpoint)] = &[
     (Method::GET, "/.auth/logout", Browser(sign_in::logout_page)),
     (Method::POST, "/.auth/logout", Browser(sign_in::logout)),
 ];
+
+/// Whether the process answers, for balancers.
+const HEALTH: &str = "/.idp/healthz";
 
 /// Paths that never reach the upstream server.
 const OWN_PREFIXES: [&str; 3] = ["/.idp", "/.auth", "/.well-known"];
@@ -111,8 +114,8 @@ pub struct App {
     pub surface: Surface,
     /// Reverse proxies that are not trusted and that the log has already warned about.
     pub unnamed: UnnamedProxies,
-    /// The access log.
-    pub access_log: Option<Arc<AccessLog>>,
+    /// Who learns of requests that have ended; `None` if nobody does.
+    pub sinks: Option<Arc<Sinks>>,
 }
 
 impl Handler for App {
@@ -132,9 +135,12 @@ impl Handler for App {
         let caller = Caller { address: chain[0], id: request.id };
         let (method, path) = (request.parts.method.clone(), request.parts.uri.path().to_string());
         let origin = request.parts.headers.get(ORIGIN).cloned();
-        let mut entry = self.access_log.as_ref().map(|log| Entry::new(log, caller, &request.parts));
-        let mut response = if self.host_is_known(&request.parts.headers) {
-            self.route(&mut request, chain, caller, &path, &mut entry)
+        let mut record = self.sinks.as_ref().map(|sinks| Record::new(sinks, caller, &request.parts));
+        let mut response = if path == HEALTH && matches!(method, Method::GET | Method::HEAD) {
+            // Balancers ask by address.
+            Response::text(StatusCode::OK, "ok")
+        } else if self.host_is_known(&request.parts.headers) {
+            self.route(&mut request, chain, caller, &path, &mut record)
         } else {
             let host =
                 request.parts.headers.get(HOST).map(|h| String::from_utf8_lossy(h.as_bytes())).unwrap_or_default();
@@ -151,9 +157,9 @@ impl Handler for App {
             "answered"
         );
         response.headers.insert(REQUEST_ID, id);
-        response.on_end = entry.map(|mut entry| {
-            entry.answered(response.status, is_event_stream(response.headers.get(CONTENT_TYPE)));
-            entry as Box<dyn OnEnd>
+        response.on_end = record.map(|mut record| {
+            record.answered(response.status, is_event_stream(response.headers.get(CONTENT_TYPE)));
+            record as Box<dyn OnEnd>
         });
         response
     }
@@ -182,13 +188,13 @@ impl App {
         chain: Vec<IpAddr>,
         caller: Caller,
         path: &str,
-        entry: &mut Option<Box<Entry>>,
+        record: &mut Option<Box<Record>>,
     ) -> Response {
         if path == "/" && is_navigation(&request.parts) {
             return sign_in::home(&self.interactions, request, caller);
         }
         if !is_own(path) {
-            return self.resource(request, chain, caller, path, entry);
+            return self.resource(request, chain, caller, path, record);
         }
         let is_well_known = path.starts_with("/.well-known/");
         let routes: Vec<_> = ROUTES.iter().filter(|(_, p, _)| *p == path).collect();
@@ -229,7 +235,7 @@ impl App {
         chain: Vec<IpAddr>,
         caller: Caller,
         path: &str,
-        entry: &mut Option<Box<Entry>>,
+        record: &mut Option<Box<Record>>,
     ) -> Response {
         let origin = request.parts.headers.get(ORIGIN).cloned();
         if let Some(origin) = &origin
@@ -247,13 +253,13 @@ impl App {
             _ => match self.authorize(request, path, caller) {
                 Err(refusal) => *refusal,
                 Ok((target, principal)) => {
-                    if let Some(entry) = entry {
-                        entry.admitted(&target.resource.name, &principal, request);
+                    if let Some(record) = record {
+                        record.admitted(&target.resource.name, &principal, request);
                     }
                     let began = Instant::now();
                     let answer = self.forward(request, &target, principal, chain, path);
-                    if let Some(entry) = entry {
-                        entry.upstream_answered(began.elapsed());
+                    if let Some(record) = record {
+                        record.upstream_answered(began.elapsed());
                     }
                     answer
                 }

@@ -43,6 +43,7 @@ pub fn run(settings: Settings) -> Result<(), String> {
     prepare_directory(&config.data_path)?;
     let plain = listen("--listen (LISTEN)", config.listen)?;
     let tls = config.tls.as_ref().map(|tls| listen("--tls-listen (TLS_LISTEN)", tls.listen)).transpose()?;
+    let metrics = config.monitoring.listen.map(|at| listen("--metrics-listen (METRICS_LISTEN)", at)).transpose()?;
     config.servers.make_homes();
     privileges::drop_unneeded(needs(&config))?;
     let stop = stop_signal()?;
@@ -52,7 +53,7 @@ pub fn run(settings: Settings) -> Result<(), String> {
     let front =
         |tls| CertificateManager::prepare(tls, &config.external, &config.data_path, &config.outbound_proxies, &clock);
     let tls = tls.zip(config.tls.as_ref().map(front).transpose()?);
-    let ports = Ports { plain, tls };
+    let ports = Ports { plain, tls, metrics };
     leave_note(&config, &ports)?;
     let shutdown = new_shutdown()?;
     warn_of_traps(&config, &ports, is_unsure);

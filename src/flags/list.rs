@@ -1232,6 +1232,19 @@ pub const FLAGS: &[Flag] = &[
         ..BASE
     },
     Flag {
+        long: Some("metrics-listen"),
+        env: "METRICS_LISTEN",
+        value: Some("ADDRESS"),
+        section: Section::Monitoring,
+        help: "Serve /metrics for Prometheus, /healthz and /readyz at this address; :9100 is for this machine only",
+        more: "It asks for no password, so it belongs in a network of your own. docs/monitoring.md lists the metrics.",
+        set: |s, v| {
+            s.metrics_listen = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
         long: Some("access-log"),
         env: "ACCESS_LOG",
         value: Some("stderr|stdout|FILE"),

@@ -2,4 +2,5 @@
 
 pub mod lines;
 pub mod log;
+pub mod metrics;
 pub mod quota;

@@ -80,8 +80,8 @@ pub struct Config {
     pub secret: Option<Secret>,
     /// Earlier secrets that still verify.
     pub previous_secrets: Vec<Secret>,
-    /// Where the access log goes, and its format.
-    pub access_log: Option<(Destination, LogFormat)>,
+    /// What the operator can see.
+    pub monitoring: MonitoringConfig,
     /// The MCP servers to publish.
     pub servers: Servers,
     /// What the operator should know about the servers file, for the log.
@@ -174,7 +174,7 @@ impl Config {
             outbound_tls,
             secret: s.auth_hmac_secret.as_ref().map(|t| secret("AUTH_HMAC_SECRET", t)).transpose()?,
             previous_secrets: previous_secrets(&s)?,
-            access_log: access_log(&s),
+            monitoring: monitoring(&s)?,
             servers,
             notes,
             is_checked: !s.no_upstream_check,
@@ -192,6 +192,16 @@ impl Config {
     }
 }
 
+/// What the operator can see.
+pub struct MonitoringConfig {
+    /// Where the monitoring port listens.
+    pub listen: Option<Listen>,
+    /// Where the access log goes.
+    pub access_log: Option<Destination>,
+    /// Its format.
+    pub access_log_format: LogFormat,
+}
+
 /// The ways to sign in that there are, and the trusted issuers, as rules name them.
 pub fn methods(s: &Settings, providers: &[ProviderConfig], issuers: &[TrustedIssuer]) -> Vec<String> {
     let password = (s.password.is_some() || s.password_hash.is_some()).then_some("password");
@@ -201,17 +211,18 @@ pub fn methods(s: &Settings, providers: &[ProviderConfig], issuers: &[TrustedIss
     password.into_iter().chain(htpasswd).chain(providers).chain(issuers).map(String::from).collect()
 }
 
-fn access_log(s: &Settings) -> Option<(Destination, LogFormat)> {
-    let destination = Destination::parse(s.access_log.as_ref()?);
-    let format = s.access_log_format.unwrap_or_else(|| {
-        let is_terminal = match destination {
-            Destination::Stderr => std::io::stderr().is_terminal(),
-            Destination::Stdout => std::io::stdout().is_terminal(),
-            Destination::File(_) => false,
-        };
-        log_settings(s, is_terminal).0
-    });
-    Some((destination, format))
+fn monitoring(s: &Settings) -> Result<MonitoringConfig, String> {
+    let access_log = s.access_log.as_deref().map(Destination::parse);
+    let is_terminal = match access_log {
+        Some(Destination::Stderr) => std::io::stderr().is_terminal(),
+        Some(Destination::Stdout) => std::io::stdout().is_terminal(),
+        Some(Destination::File(_)) | None => false,
+    };
+    Ok(MonitoringConfig {
+        listen: s.metrics_listen.as_deref().map(Listen::local).transpose()?,
+        access_log,
+        access_log_format: s.access_log_format.unwrap_or_else(|| log_settings(s, is_terminal).0),
+    })
 }
 
 fn site(s: &Settings, external: &ExternalUrl) -> Result<Site, String> {

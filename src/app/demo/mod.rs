@@ -58,7 +58,7 @@ pub fn run(mut settings: Settings) -> Result<(), String> {
         Secrets::only(Secret::generate()),
         Box::new(store),
         Arc::new(Clock::system()),
-        Ports { plain: listener, tls: None },
+        Ports { plain: listener, tls: None, metrics: None },
         &shutdown,
     )?;
     let shown = if given { "the one that you gave" } else { password.as_str() };

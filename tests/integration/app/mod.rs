@@ -5,6 +5,7 @@ mod check;
 mod command_line;
 mod control;
 mod first_start;
+mod monitoring;
 mod routes;
 mod servers_file;
 mod shutdown;

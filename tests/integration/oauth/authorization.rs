@@ -360,8 +360,10 @@ fn a_faulty_request_of_an_untrusted_web_client_gets_a_page_and_no_redirect() {
     let page = proxy.send("GET", &faulty, &[], b"");
     assert_eq!((page.status, page.header("location")), (400, None));
     assert!(page.text().contains("code_challenge is missing"), "the page says what is wrong");
-    assert!(page.text().contains("request r"), "and by which name the log has it");
+    let id = page.header("x-request-id").unwrap();
+    assert!(page.text().contains(&format!("request {id}")), "and by which name the log has it");
     proxy.has_logged("code_challenge is missing");
+    assert!(proxy.log().lines().any(|line| line.contains("code_challenge is missing") && line.contains(id)));
     // The trust ends with the grant.
     let form = encode(&[("client_id", &client.id), ("token", &granted.refresh)]);
     let fields = [("Content-Type", "application/x-www-form-urlencoded")];

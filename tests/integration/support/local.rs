@@ -97,7 +97,7 @@ impl Local {
         let services = Services::new(&config, &Secrets::only(secret.clone()), store, clock.clone())?;
         let bounds = Bounds { requests: 10, requests_per_user: 10, streams: 10, streams_per_user: 10 };
         services.server.resources.replace(ProtectedResources::one(echo(&config)));
-        let app = App { admission: Admission::new(bounds), ..services.app(&config)? };
+        let app = App { admission: Admission::new(bounds), ..services.app(&config, None) };
         let (client, socket) = client();
         Ok(Local { app, clock, address: Ipv4Addr::LOCALHOST.into(), client, socket })
     }

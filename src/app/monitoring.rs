@@ -1,0 +1,93 @@
+//! The monitoring port: metrics, and whether the proxy is healthy and ready. It is for the operator's own network.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::header::{ALLOW, CONTENT_TYPE, HOST};
+use http::request::Parts;
+use http::{HeaderValue, Method, StatusCode};
+use serde_json::json;
+
+use crate::http::{Handler, Request, Response};
+use crate::oauth::AuthorizationServer;
+use crate::observe::metrics::{Metrics, Snapshot};
+use crate::resource::open_streams::OpenStreams;
+use crate::store::rows::Client;
+use crate::tls::certificates::Certificates;
+use crate::url::is_loopback_host;
+
+const OPENMETRICS: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+
+/// Answers requests on the monitoring port.
+pub(super) struct Monitoring {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) server: Arc<AuthorizationServer>,
+    pub(super) streams: OpenStreams,
+    pub(super) certificates: Option<Arc<Certificates>>,
+    /// Only this machine can connect, so a request for another host is a browser's that DNS has deceived.
+    pub(super) is_local: bool,
+}
+
+impl Handler for Monitoring {
+    fn handle(&self, request: Request<'_>) -> Response {
+        if !matches!(request.parts.method, Method::GET | Method::HEAD) {
+            return Response::text(StatusCode::METHOD_NOT_ALLOWED, "the methods here are GET and HEAD")
+                .with(ALLOW, "GET, HEAD");
+        }
+        if self.is_local && !names_this_machine(&request.parts) {
+            return Response::text(StatusCode::MISDIRECTED_REQUEST, "this port is for this machine: ask for localhost");
+        }
+        match request.parts.uri.path() {
+            "/metrics" => {
+                let text = self.metrics.text(&self.snapshot());
+                Response::text(StatusCode::OK, text.trim_end()).with(CONTENT_TYPE, OPENMETRICS)
+            }
+            "/healthz" => Response::text(StatusCode::OK, "ok"),
+            "/readyz" => self.ready(),
+            _ => Response::text(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz"),
+        }
+    }
+
+    fn wants_body(&self, _: &Parts, _: IpAddr) -> bool {
+        false
+    }
+
+    fn exempt(&self, _: IpAddr) -> bool {
+        true
+    }
+}
+
+impl Monitoring {
+    fn snapshot(&self) -> Snapshot {
+        let resources = self.server.resources.now();
+        Snapshot {
+            streams: self.streams.count(),
+            servers: resources.all().iter().map(|server| (server.name.clone(), !server.upstream.is_down())).collect(),
+            certificate_expires_at: self.certificates.as_ref().map(|all| all.current().info.not_after),
+        }
+    }
+
+    /// Ready are the store, the certificate if there is one, and each server behind, as far as the last answer tells.
+    fn ready(&self) -> Response {
+        let core = &self.server.core;
+        let store = core.state.count::<Client>().is_ok();
+        let certificate = self.certificates.as_ref().map(|all| {
+            let pair = all.current();
+            pair.is_trusted && pair.info.not_after > core.now()
+        });
+        let servers = self.snapshot().servers;
+        let is_ready = store && certificate != Some(false) && servers.iter().all(|(_, is_up)| *is_up);
+        let servers: Vec<_> = servers.iter().map(|(name, is_up)| json!({"name": name, "is_up": is_up})).collect();
+        let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        Response::json(
+            status,
+            &json!({"is_ready": is_ready, "store": store, "certificate": certificate, "servers": servers}),
+        )
+    }
+}
+
+fn names_this_machine(head: &Parts) -> bool {
+    let Some(host) = head.headers.get(HOST) else { return true };
+    let authority = host.to_str().ok().and_then(|host| host.parse::<http::uri::Authority>().ok());
+    authority.is_some_and(|authority| is_loopback_host(&authority.host().to_ascii_lowercase()))
+}
