@@ -67,10 +67,15 @@ or a service that systemd starts with it, which can't use a home directory:
 Then put your options into /etc/mcp-auth-proxy.env (chmod 600), and this into /etc/systemd/system/mcp-auth-proxy.service:
 
   [Unit]
-  After=network-online.target
+  Description=OAuth 2.1 in front of an MCP server
   Wants=network-online.target
+  After=network-online.target
+
   [Service]
+  Type=notify
+  WatchdogSec=60s
   ExecStart=/usr/local/bin/mcp-auth-proxy http://127.0.0.1:3001
+  ExecReload=/bin/kill -HUP \$MAINPID
   EnvironmentFile=/etc/mcp-auth-proxy.env
   Environment=DATA_PATH=%S/mcp-auth-proxy
   StateDirectory=mcp-auth-proxy
@@ -82,7 +87,29 @@ Then put your options into /etc/mcp-auth-proxy.env (chmod 600), and this into /e
   ProtectSystem=strict
   ProtectHome=yes
   PrivateTmp=yes
+  PrivateDevices=yes
+  ProtectClock=yes
+  ProtectControlGroups=yes
+  ProtectHostname=yes
+  ProtectKernelLogs=yes
+  ProtectKernelModules=yes
+  ProtectKernelTunables=yes
+  ProtectProc=invisible
+  ProcSubset=pid
+  LockPersonality=yes
+  MemoryDenyWriteExecute=yes
+  RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+  RestrictNamespaces=yes
+  RestrictRealtime=yes
+  RestrictSUIDSGID=yes
+  RemoveIPC=yes
+  SystemCallArchitectures=native
+  SystemCallFilter=@system-service
+  SystemCallFilter=~@privileged @resources
+  SystemCallErrorNumber=EPERM
+  UMask=0077
   Restart=always
+
   [Install]
   WantedBy=multi-user.target
 

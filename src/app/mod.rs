@@ -5,7 +5,7 @@
 //! - [`request_record`] – what is known of a request; [`access_log`] – a line for each; [`monitoring`] – the port for metrics and health
 //! - [`publish`] – sets up the servers, also anew at a reload; [`reload`] – on SIGHUP; [`rights`] – what they need of root's rights
 //! - [`serve`] – the command that publishes servers; [`listen`] – its ports; [`housekeeping`] – its threads;
-//!   [`warnings`] – its warnings about the configuration at the start
+//!   [`warnings`] – its warnings about the configuration at the start; [`service_manager`] – what systemd is told
 //! - [`control`] – the control socket, and the commands that ask a running proxy
 //! - [`check`] – looks at everything that serving needs
 //! - [`demo`], [`hash_password`], [`healthcheck`] – the other commands
@@ -27,4 +27,5 @@ pub mod request_record;
 mod rights;
 pub mod routes;
 pub mod serve;
+mod service_manager;
 mod warnings;

@@ -118,7 +118,7 @@ impl OnEnd for Record {
 }
 
 fn shown(text: &str) -> String {
-    text.chars().take(MAX_TEXT).collect()
+    if text.len() <= MAX_TEXT { text.into() } else { text.chars().take(MAX_TEXT).collect() }
 }
 
 fn trace_of(headers: &HeaderMap) -> Option<String> {

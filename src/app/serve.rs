@@ -17,6 +17,7 @@ use super::control::rotation::Secrets;
 use super::healthcheck::leave_note;
 use super::listen::{Ports, listen};
 use super::rights::Rights;
+use super::service_manager;
 use super::warnings::{warn_of_lookalikes, warn_of_traps};
 use crate::clock::{Clock, Timestamp};
 use crate::data_dir::{load_previous_secrets, load_secret, open_store, prepare_directory};
@@ -60,10 +61,12 @@ pub fn run(settings: Settings) -> Result<(), String> {
     let ready = ready(&config);
     let front = ports.tls.as_ref().map_or(&ports.plain, |(socket, _)| socket);
     let listens = front.local_addr().map(|a| a.to_string()).unwrap_or_default();
+    let data_path = config.data_path.clone();
     let server = build(config, secrets, store, clock, ports, &shutdown)?;
     for (url, server, upstream) in ready {
         log::info!(listen = listens.as_str(), server = server.as_str(), upstream = upstream.as_str(); "ready: give this URL to MCP clients: {url}");
     }
+    service_manager::is_ready(data_path)?;
     server(&stop)?;
     log::info!("stopped");
     Ok(())
@@ -133,6 +136,7 @@ pub fn stop_signal() -> Result<Arc<Waker>, String> {
             if count > 0 {
                 std::process::exit(128 + signal);
             }
+            service_manager::stops();
             log::info!("stopping: requests in flight may finish, event streams end now; a second signal stops at once");
             told.wake();
         }

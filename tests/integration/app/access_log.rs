@@ -52,8 +52,14 @@ fn a_line_names_user_client_tool_and_how_it_went() {
     let reply = proxy.send("POST", "/mcp?key=in-the-query", &[("Authorization", &bearer)], CALL);
     let line = logged.line(reply.header("x-request-id").unwrap());
     assert_eq!(upstream.last().header("x-request-id"), reply.header("x-request-id"));
-    let names: Vec<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(names.len(), 18, "{names:?}");
+    let text = std::fs::read_to_string(&logged.path).unwrap();
+    let text = text.lines().find(|text| text.contains("tools/call")).unwrap();
+    let documented = include_str!("../../../docs/monitoring.md").split_once("## Metrics").unwrap().0;
+    let documented: Vec<&str> =
+        documented.lines().filter_map(|row| row.strip_prefix("| `")?.split('`').next()).collect();
+    let places: Vec<_> = documented.iter().map(|name| text.find(&format!("\"{name}\":"))).collect();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{documented:?} {text}");
+    assert_eq!(line.as_object().unwrap().len(), documented.len());
     let expected = json!({
         "address": "127.0.0.1", "user": "password", "client": client.id, "client_name": "Notes \u{202e}app", "server": "",
         "method": "POST", "path": "/mcp", "mcp_method": "tools/call", "mcp_name": "read_file", "status": 200,

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::channel;
 
 use crate::support::flow::{Client, call};
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Proxy, Scratch, arguments, command, free_port};
 use crate::support::upstream::{FakeUpstream, text};
 use crate::support::wire::request;
 use crate::support::{PATIENCE, eventually};
@@ -100,4 +100,32 @@ fn an_answer_that_the_end_cuts_does_not_look_whole() {
     proxy.signal("TERM");
     assert!(connection.chunk().is_none(), "no last chunk");
     assert_eq!(proxy.wait().code(), Some(0));
+}
+
+/// Plays systemd's part of `Type=notify` and `WatchdogSec=`.
+#[test]
+fn systemd_is_told_when_the_proxy_is_ready_well_and_stops() {
+    let upstream = FakeUpstream::ok();
+    let (data, port) = (std::sync::Arc::new(Scratch::new()), free_port());
+    let path = data.path("notify.sock");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let said = || {
+        let mut buffer = [0; 256];
+        let length = socket.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).trim().to_string()
+    };
+    let mut command = command();
+    command.args(arguments(&data, port)).arg(format!("http://127.0.0.1:{}", upstream.port));
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000");
+    let mut proxy = Proxy::spawn(command, port, data);
+    assert_eq!(said(), "READY=1");
+    for _ in 0..3 {
+        assert_eq!(said(), "WATCHDOG=1");
+    }
+    proxy.signal("TERM");
+    let last = std::iter::repeat_with(said).find(|said| said != "WATCHDOG=1");
+    assert_eq!(last.as_deref(), Some("STOPPING=1"));
+    proxy.wait();
+    assert!(!proxy.log().contains("does not answer itself"), "{}", proxy.log());
 }
