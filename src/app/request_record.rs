@@ -117,6 +117,15 @@ impl OnEnd for Record {
     }
 }
 
+/// Also after a panic, when there is no answer to end.
+impl Drop for Record {
+    fn drop(&mut self) {
+        if let Some(metrics) = &self.sinks.metrics {
+            metrics.over();
+        }
+    }
+}
+
 fn shown(text: &str) -> String {
     if text.len() <= MAX_TEXT { text.into() } else { text.chars().take(MAX_TEXT).collect() }
 }

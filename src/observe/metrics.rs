@@ -131,9 +131,13 @@ impl Metrics {
         self.in_flight.inc();
     }
 
-    /// A request has ended.
-    pub fn ended(&self, request: &Ended<'_>) {
+    /// A request that has begun is over, however.
+    pub fn over(&self) {
         self.in_flight.dec();
+    }
+
+    /// A request has ended with an answer.
+    pub fn ended(&self, request: &Ended<'_>) {
         let server = request.server.unwrap_or_default().to_string();
         let method = match (request.server, request.method) {
             (None, _) => "none",
@@ -187,6 +191,7 @@ mod tests {
     fn end(metrics: &Metrics, server: Option<&str>, method: Option<&str>, status: u16) {
         metrics.begun();
         metrics.ended(&Ended { server, method, status, duration: Duration::from_millis(3), is_stream: false });
+        metrics.over();
     }
 
     #[test]
