@@ -37,9 +37,9 @@ pub(super) fn newest_grant_key(user: &UserId, client: &ClientId) -> String {
     digest(format!("{user}\0{client}").as_bytes())
 }
 
-/// Whether a consent is remembered, so that the page can be skipped next time. Any program on the user's machine can receive a
-/// redirect to that machine, so a client with such a redirect needs a new consent each time (RFC 8252 section 8.6), and so
-/// does one that does not say what it wants access to: the user chooses.
+/// The key of the row in which a consent is remembered, so that the page can be skipped next time; `None` if the user is asked
+/// each time. That is so for a redirect to the user's own machine, which any program there can receive (RFC 8252 section
+/// 8.6), and for a client that does not say what it wants access to.
 pub(super) fn remembered_key(
     core: &Core,
     user: &User,
