@@ -115,13 +115,14 @@ impl Response {
         Response { status, headers: HeaderMap::new(), body: Payload::Bytes(Cow::Borrowed(b"")), on_end: None }
     }
 
-    /// Takes out whoever wants to know when the answer has ended, and counts its body from now on.
-    pub(super) fn under_way(&mut self) -> Option<UnderWay> {
+    /// Takes out whoever wants to know when the answer has ended, and counts its body from now on. The answer to a HEAD
+    /// request has none.
+    pub(super) fn under_way(&mut self, to_head: bool) -> Option<UnderWay> {
         let on_end = self.on_end.take()?;
         let count = Arc::new(AtomicU64::new(0));
         self.body = match std::mem::replace(&mut self.body, Payload::Head(None)) {
             Payload::Bytes(bytes) => {
-                count.store(bytes.len() as u64, Ordering::Relaxed);
+                count.store(if to_head { 0 } else { bytes.len() as u64 }, Ordering::Relaxed);
                 Payload::Bytes(bytes)
             }
             Payload::Stream { reader, length } => {

@@ -349,7 +349,7 @@ impl Connection {
             log::error!(request:% = id; "internal error: the request handler panicked; answered with 500");
             Response::text(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
         });
-        self.under_way = response.under_way();
+        self.under_way = response.under_way(framing.head);
         is_under_way.store(false, Ordering::Relaxed);
         framing.keep_alive &= !services.shutdown.has_begun();
         if !progress.is_done() && (head.expects_continue || progress.left().is_none_or(|n| n > MAX_LEFTOVER)) {

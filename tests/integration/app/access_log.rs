@@ -75,6 +75,9 @@ fn a_line_names_user_client_tool_and_how_it_went() {
     let line = logged.line(reply.header("x-request-id").unwrap());
     assert_eq!((&line["status"], &line["user"], &line["mcp_name"]), (&json!(401), &json!(""), &json!("")), "{line}");
     assert_eq!(line["upstream_ms"], Value::Null);
+    let reply = proxy.send("HEAD", "/.well-known/oauth-authorization-server", &[], b"");
+    let line = logged.line(reply.header("x-request-id").unwrap());
+    assert_eq!((&line["status"], &line["bytes"], &line["is_whole"]), (&json!(200), &json!(0), &json!(true)), "{line}");
     // Of the whole way to the token and of the requests, no secret is in the file.
     let text = std::fs::read_to_string(&logged.path).unwrap();
     for secret in [PASSWORD, &tokens.access, &tokens.refresh, "s3cret", "in-the-query", "code=", "\u{202e}"] {
@@ -144,4 +147,23 @@ fn only_a_trusted_proxy_names_requests() {
         }
         assert_eq!(call(&proxy, &token).status, 200);
     }
+}
+
+#[test]
+fn a_full_disk_is_told_once_hurts_no_request_and_heals() {
+    let upstream = FakeUpstream::ok();
+    let data = std::sync::Arc::new(Scratch::new());
+    let path = data.path("access.log");
+    std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+    let proxy = Proxy::start_in(data, free_port(), upstream.port, &["--access-log", &path]);
+    let token = Client::public(&proxy).tokens().access;
+    proxy.has_logged("--access-log (ACCESS_LOG) can't be written");
+    assert_eq!(call(&proxy, &token).status, 200);
+    std::fs::remove_file(&path).unwrap();
+    eventually("lines are written again", || {
+        assert_eq!(call(&proxy, &token).status, 200);
+        std::fs::metadata(&path).is_ok_and(|file| file.len() > 0)
+    });
+    proxy.has_logged("--access-log (ACCESS_LOG) is written again");
+    assert_eq!(proxy.log().matches("can't be written").count(), 1);
 }
