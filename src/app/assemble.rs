@@ -2,16 +2,19 @@
 
 use std::net::TcpListener;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 
 use super::access_log::AccessLog;
+use super::audit_log::AuditLog;
+use super::client_names::ClientNames;
 use super::config::Config;
 use super::control::rotation::{KeyRotation, Secrets};
 use super::control::{self, Control};
 use super::housekeeping::{check_upstream, run_housekeeping, watch_providers, watch_streams};
 use super::listen::{Ports, raise_descriptor_limit};
-use super::monitoring::Monitoring;
+use super::logs::Logs;
+use super::monitoring::{ConnectionCount, Monitoring};
 use super::publish::{self, Publisher};
 use super::reload::reload_on_sighup;
 use super::request_record::{Sink, Sinks};
@@ -32,8 +35,8 @@ use crate::net::client_address::UnnamedProxies;
 use crate::net::shutdown::Shutdown;
 use crate::oauth::AuthorizationServer;
 use crate::oauth::clients::Clients;
-use crate::observe::lines::Lines;
-use crate::observe::metrics::Metrics;
+use crate::observe::events::{self, Event, Kind, Subscriber};
+use crate::observe::metrics::{self, EventCounter, Metrics};
 use crate::resource::admission::Admission;
 use crate::resource::identity_fields::{AssertionKey, IdentityFields};
 use crate::resource::open_streams::OpenStreams;
@@ -47,9 +50,6 @@ use crate::tls::https_redirect::HttpsRedirect;
 use crate::tokens::Keys;
 use crate::tokens::signing::SigningKey;
 use crate::wake::Waker;
-
-/// How long the last lines of the access log may take at the end.
-const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// The services that are built before the proxy accepts connections.
 pub struct Services {
@@ -104,11 +104,18 @@ impl Services {
     }
 
     /// Who learns of requests that have ended; `None` if nobody does.
-    fn sinks(&self, config: &Config, lines: Option<Lines>, metrics: Option<Arc<Metrics>>) -> Option<Arc<Sinks>> {
-        let of_lines = |lines| AccessLog::new(lines, config.monitoring.access_log_format, self.core.clone());
-        let access_log = lines.map(|lines| Box::new(of_lines(lines)) as Box<dyn Sink>);
-        let is_wanted = access_log.is_some() || metrics.is_some();
-        is_wanted.then(|| Arc::new(Sinks { access_log, metrics }))
+    fn sinks(&self, config: &Config, open: &Logs, metrics: Option<Arc<Metrics>>) -> Option<Arc<Sinks>> {
+        let names = Arc::new(ClientNames::new(self.core.clone()));
+        let mut logs: Vec<Box<dyn Sink>> = Vec::new();
+        if let Some(lines) = &open.access {
+            logs.push(Box::new(AccessLog::new(lines.clone(), config.monitoring.access_log_format, names.clone())));
+        }
+        let has_arguments = config.monitoring.audit.as_ref().is_some_and(|audit| audit.has_arguments);
+        if let Some(lines) = &open.audit {
+            logs.push(Box::new(AuditLog::new(lines.clone(), names, has_arguments)));
+        }
+        let is_wanted = !logs.is_empty() || metrics.is_some();
+        is_wanted.then(|| Arc::new(Sinks { logs, has_arguments, required: open.required().cloned(), metrics }))
     }
 
     /// The listener for the operator.
@@ -117,10 +124,12 @@ impl Services {
         socket: TcpListener,
         metrics: Arc<Metrics>,
         certificates: Option<Arc<Certificates>>,
+        logs: Logs,
+        connections: Arc<OnceLock<ConnectionCount>>,
     ) -> Listener {
         let is_local = socket.local_addr().is_ok_and(|at| at.ip().is_loopback());
         let (server, streams) = (self.server.clone(), self.streams.clone());
-        let handler = Box::new(Monitoring { metrics, server, streams, certificates, is_local });
+        let handler = Box::new(Monitoring { metrics, server, streams, certificates, logs, connections, is_local });
         Listener { socket, handler, tls: None }
     }
 
@@ -182,24 +191,20 @@ pub fn build(
     let limits = config.http.clone();
     let started = Instant::now();
     let services = Services::new(&config, &secrets, store, clock.clone())?;
-    let Services { core, login, server, streams, .. } = &services;
+    let Services { login, server, streams, .. } = &services;
     let published = server.resources.clone();
-    for resource in published.now().all().iter().filter(|_| config.is_checked) {
-        let (name, upstream) = (resource.name.clone(), Arc::downgrade(&resource.upstream));
-        spawn("upstream check", move || check_upstream(&name, &upstream))?;
-    }
-    publish::warm_up(published.now().all())?;
-    run_housekeeping(core.clone(), published.clone())?;
-    watch_streams(login.clone(), streams.clone(), published.clone())?;
+    start_threads(&config, &services)?;
     let failed = |e| format!("the server can't be started: {e}");
     let certificates = ports.tls.as_ref().map(|(_, front)| front.certificates.clone());
+    let (connections, logs) = (Arc::<OnceLock<ConnectionCount>>::default(), Logs::open(&config.monitoring)?);
     let monitoring = ports.metrics.take().map(|socket| {
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), certificates.is_some()));
-        (metrics.clone(), services.monitoring(socket, metrics, certificates.clone()))
+        let (certificates, logs) = (certificates.clone(), logs.clone());
+        (metrics.clone(), services.monitoring(socket, metrics, certificates, logs, connections.clone()))
     });
-    let lines = config.monitoring.access_log.clone();
-    let lines = lines.map(|to| Lines::open("--access-log (ACCESS_LOG)", to)).transpose()?;
-    let sinks = services.sinks(&config, lines.clone(), monitoring.as_ref().map(|(metrics, _)| metrics.clone()));
+    let metrics = monitoring.as_ref().map(|(metrics, _)| metrics.clone());
+    let sinks = services.sinks(&config, &logs, metrics.clone());
+    tell_events(&config, &services, &logs, metrics);
     let app = services.app(&config, sinks);
     let publisher = Publisher {
         login: login.clone(),
@@ -213,7 +218,7 @@ pub fn build(
     };
     let (mut listeners, retry) = listeners(app, ports, clock)?;
     listeners.extend(monitoring.map(|(_, listener)| listener));
-    let reload = reload_on_sighup(publisher, retry, lines.clone())?;
+    let reload = reload_on_sighup(publisher, retry, logs.clone())?;
     if config.is_kept {
         let (server, streams) = (services.server.clone(), streams.clone());
         let rotation = rotation(&services, &config, secrets);
@@ -222,12 +227,44 @@ pub fn build(
     }
     watch_providers(login.clone())?;
     let server = Server::new(listeners, limits, shutdown.clone()).map_err(failed)?;
+    let _ = connections.set(Box::new(server.connections()));
     Ok(move |stop: &Waker| {
         let served = server.run(stop.as_fd(), drain_timeout).map_err(failed);
         published.now().all().iter().for_each(|resource| resource.upstream.end());
-        lines.iter().for_each(|lines| lines.flush(LAST_LINES));
+        if served.is_ok() {
+            Event::new(Kind::Stopped).tell();
+        }
+        logs.flush();
         served
     })
+}
+
+/// Starts the threads that look after servers, streams and the store.
+fn start_threads(config: &Config, services: &Services) -> Result<(), String> {
+    let Services { core, login, server, streams, .. } = services;
+    let published = server.resources.clone();
+    for resource in published.now().all().iter().filter(|_| config.is_checked) {
+        let (name, upstream) = (resource.name.clone(), Arc::downgrade(&resource.upstream));
+        spawn("upstream check", move || check_upstream(&name, &upstream))?;
+    }
+    publish::warm_up(published.now().all())?;
+    run_housekeeping(core.clone(), published.clone())?;
+    watch_streams(login.clone(), streams.clone(), published)
+}
+
+/// Says who learns of events that matter for security, and tells the first.
+fn tell_events(config: &Config, services: &Services, logs: &Logs, metrics: Option<Arc<Metrics>>) {
+    let mut subscribers: Vec<Box<dyn Subscriber>> = Vec::new();
+    if let Some((lines, audit)) = logs.audit.clone().zip(config.monitoring.audit.as_ref()) {
+        let names = Arc::new(ClientNames::new(services.core.clone()));
+        subscribers.push(Box::new(AuditLog::new(lines, names, audit.has_arguments)));
+    }
+    if let Some(metrics) = metrics {
+        metrics::install(metrics.clone());
+        subscribers.push(Box::new(EventCounter(metrics)));
+    }
+    events::subscribe(subscribers);
+    Event::new(Kind::Started).with("version", env!("CARGO_PKG_VERSION")).tell();
 }
 
 fn rotation(services: &Services, config: &Config, secrets: Secrets) -> KeyRotation {

@@ -2,7 +2,8 @@
 //!
 //! - [`config`] – turns settings into typed, validated values
 //! - [`assemble`] – builds the proxy from its parts; [`routes`] – the table of endpoints; Host, Origin and CORS
-//! - [`request_record`] – what is known of a request; [`access_log`] – a line for each; [`monitoring`] – the port for metrics and health
+//! - [`request_record`] – what is known of a request; [`access_log`] – a line for each;
+//!   [`audit_log`] – the same, and security events; [`client_names`] – names for both; [`logs`] – both as they are open; [`monitoring`] – the port for metrics and health
 //! - [`publish`] – sets up the servers, also anew at a reload; [`reload`] – on SIGHUP; [`rights`] – what they need of root's rights
 //! - [`serve`] – the command that publishes servers; [`listen`] – its ports; [`housekeeping`] – its threads;
 //!   [`warnings`] – its warnings about the configuration at the start; [`service_manager`] – what systemd is told
@@ -12,7 +13,9 @@
 
 mod access_log;
 pub mod assemble;
+mod audit_log;
 pub mod check;
+mod client_names;
 pub mod config;
 pub mod control;
 pub mod demo;
@@ -20,6 +23,7 @@ pub mod hash_password;
 pub mod healthcheck;
 mod housekeeping;
 pub mod listen;
+mod logs;
 mod monitoring;
 mod publish;
 mod reload;

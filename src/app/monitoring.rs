@@ -1,22 +1,27 @@
 //! The monitoring port: metrics, and whether the proxy is healthy and ready. It is for the operator's own network.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::header::{ALLOW, CONTENT_TYPE, HOST};
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
 use serde_json::json;
 
+use super::logs::Logs;
 use crate::http::{Handler, Request, Response};
 use crate::oauth::AuthorizationServer;
-use crate::observe::metrics::{Metrics, Snapshot};
+use crate::observe::metrics::{Metrics, ServerSnapshot, Snapshot};
 use crate::resource::open_streams::OpenStreams;
+use crate::resource::protected::ProtectedResource;
 use crate::store::rows::Client;
 use crate::tls::certificates::Certificates;
 use crate::url::is_loopback_host;
 
 const OPENMETRICS: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+
+/// Counts connections by what they do, in the order of [`Snapshot::connections`].
+pub(super) type ConnectionCount = Box<dyn Fn() -> [usize; 3] + Send + Sync>;
 
 /// Answers requests on the monitoring port.
 pub(super) struct Monitoring {
@@ -24,6 +29,10 @@ pub(super) struct Monitoring {
     pub(super) server: Arc<AuthorizationServer>,
     pub(super) streams: OpenStreams,
     pub(super) certificates: Option<Arc<Certificates>>,
+    /// Logs beside the main one.
+    pub(super) logs: Logs,
+    /// Counts connections, once there are any.
+    pub(super) connections: Arc<OnceLock<ConnectionCount>>,
     /// Only this machine can connect, so a request for another host is a browser's that DNS has deceived.
     pub(super) is_local: bool,
 }
@@ -62,7 +71,9 @@ impl Monitoring {
         let resources = self.server.resources.now();
         Snapshot {
             streams: self.streams.count(),
-            servers: resources.all().iter().map(|server| (server.name.clone(), !server.upstream.is_down())).collect(),
+            servers: resources.all().iter().map(|server| snapshot_of(server)).collect(),
+            connections: self.connections.get().map_or([0; 3], |count| count()),
+            logs: self.logs.each().map(|(name, lines)| (name, !lines.is_in_trouble())).collect(),
             certificate_expires_at: self.certificates.as_ref().map(|all| all.current().info.not_after),
         }
     }
@@ -76,13 +87,29 @@ impl Monitoring {
             pair.is_trusted && pair.info.not_after > core.now()
         });
         let servers = self.snapshot().servers;
-        let is_ready = store && certificate != Some(false) && servers.iter().all(|(_, is_up)| *is_up);
-        let servers: Vec<_> = servers.iter().map(|(name, is_up)| json!({"name": name, "is_up": is_up})).collect();
+        let audit_log = self.logs.audit.as_ref().map(|lines| !lines.is_in_trouble());
+        let is_ready = store
+            && certificate != Some(false)
+            && !(self.logs.is_audit_required && audit_log == Some(false))
+            && servers.iter().all(|server| server.is_up);
+        let servers: Vec<_> = servers.iter().map(|s| json!({"name": s.name, "is_up": s.is_up})).collect();
         let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         Response::json(
             status,
-            &json!({"is_ready": is_ready, "store": store, "certificate": certificate, "servers": servers}),
+            &json!({
+                "is_ready": is_ready, "store": store, "certificate": certificate, "audit_log": audit_log, "servers": servers,
+            }),
         )
+    }
+}
+
+fn snapshot_of(server: &ProtectedResource) -> ServerSnapshot {
+    let usage = server.upstream.usage();
+    ServerSnapshot {
+        name: server.name.clone(),
+        is_up: !server.upstream.is_down(),
+        children: usage.children,
+        sessions: usage.sessions,
     }
 }
 

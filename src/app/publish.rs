@@ -7,6 +7,7 @@ use super::config::servers::{Backend, ServerConfig, Servers};
 use super::housekeeping::check_upstream;
 use super::rights::Rights;
 use crate::login::Login;
+use crate::observe::events::{Event, Kind};
 use crate::resource::admission::Admission;
 use crate::resource::open_streams::OpenStreams;
 use crate::resource::protected::{ProtectedResource, ProtectedResources, Published};
@@ -180,7 +181,9 @@ impl Publisher {
         if self.is_checked {
             check(&fresh);
         }
-        log::info!(servers = self.current.all.len(), added = added.join(",").as_str(), changed = changed.join(",").as_str(), removed = removed.join(",").as_str(); "the servers of the servers file are published");
+        let event = Event::new(Kind::ServersPublished).count("servers", self.current.all.len());
+        let event = event.with("added", added.join(",")).with("changed", changed.join(","));
+        event.with("removed", removed.join(",")).tell();
     }
 
     /// Cuts the streams of users who may not have them any more.

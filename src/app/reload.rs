@@ -11,9 +11,9 @@ use super::config::providers::{ask_for_groups, configure_anew};
 use super::config::servers::check_names;
 use super::config::{issuers, passwords, servers};
 use super::control::ReloadOrder;
+use super::logs::Logs;
 use super::publish::{Prepared, Publisher};
 use crate::flags::{self, Invocation};
-use crate::observe::lines::Lines;
 use crate::thread::spawn;
 use crate::tls::acme::renewal::RetryTrigger;
 
@@ -23,7 +23,7 @@ use crate::tls::acme::renewal::RetryTrigger;
 pub(super) fn reload_on_sighup(
     mut publisher: Publisher,
     retry: Option<Arc<RetryTrigger>>,
-    lines: Option<Lines>,
+    logs: Logs,
 ) -> Result<Sender<ReloadOrder>, String> {
     let mut signals =
         signal_hook::iterator::Signals::new([SIGHUP]).map_err(|e| format!("signals can't be handled: {e}"))?;
@@ -37,7 +37,7 @@ pub(super) fn reload_on_sighup(
     })?;
     spawn("reload", move || {
         for answer in received {
-            lines.iter().for_each(Lines::reopen);
+            logs.reopen();
             // The thread has to be there for the next signal. The panic itself is in the log.
             let outcome = catch_unwind(AssertUnwindSafe(|| reload(&mut publisher)));
             let outcome =

@@ -10,6 +10,7 @@ use http::{HeaderMap, StatusCode};
 use crate::http::{Caller, End, OnEnd, Request, RequestId};
 use crate::identity::{ClientId, Principal};
 use crate::mcp::message::{Kind, Message};
+use crate::observe::lines::Lines;
 use crate::observe::metrics::{Ended, Metrics};
 
 /// Longest path, method or name that is written, in characters.
@@ -23,8 +24,12 @@ pub trait Sink: Send + Sync {
 
 /// Who learns of requests that have ended.
 pub struct Sinks {
-    /// The access log.
-    pub access_log: Option<Box<dyn Sink>>,
+    /// The access log and the audit log.
+    pub logs: Vec<Box<dyn Sink>>,
+    /// Does one of them want the arguments of tools?
+    pub has_arguments: bool,
+    /// No request is answered while this can't be written.
+    pub required: Option<Lines>,
     /// The metrics.
     pub metrics: Option<Arc<Metrics>>,
 }
@@ -45,6 +50,8 @@ pub struct Record {
     pub(super) mcp_method: Option<String>,
     pub(super) mcp_name: Option<String>,
     pub(super) trace: Option<String>,
+    /// What a tool or a prompt is called with, if that is wanted.
+    pub(super) arguments: Option<serde_json::Value>,
     pub(super) upstream: Option<Duration>,
 }
 
@@ -69,6 +76,7 @@ impl Record {
             mcp_method: None,
             mcp_name: None,
             trace: trace_of(&head.headers),
+            arguments: None,
             upstream: None,
         })
     }
@@ -90,6 +98,10 @@ impl Record {
         let text = |path: &[&str]| message.param(path).and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
         self.mcp_name = text(&["name"]).or_else(|| text(&["uri"])).as_deref().map(shown);
         self.mcp_method = Some(shown(method));
+        if self.sinks.has_arguments {
+            let arguments = message.param(&["arguments"]).map(|raw| serde_json::from_str(raw.get()));
+            self.arguments = arguments.and_then(Result::ok);
+        }
         self.trace = self.trace.take().or_else(|| trace_id(&text(&["_meta", "traceparent"])?));
     }
 
@@ -106,9 +118,7 @@ impl Record {
 
 impl OnEnd for Record {
     fn ended(self: Box<Self>, end: End) {
-        if let Some(log) = &self.sinks.access_log {
-            log.ended(&self, end);
-        }
+        self.sinks.logs.iter().for_each(|log| log.ended(&self, end));
         if let Some(metrics) = &self.sinks.metrics {
             let (server, method) = (self.server.as_deref(), self.mcp_method.as_deref());
             let (status, duration, is_stream) = (self.status.as_u16(), self.began.elapsed(), self.is_stream);

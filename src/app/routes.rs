@@ -8,7 +8,7 @@ use std::time::Instant;
 use http::header::{
     ACCEPT, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, ALLOW, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, VARY,
+    ACCESS_CONTROL_REQUEST_METHOD, ALLOW, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, VARY,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -21,8 +21,10 @@ use crate::identity::{Principal, UserId};
 use crate::interaction::{Interactions, account, authorize, provider, sign_in};
 use crate::net::client_address::{TrustedProxies, UnnamedProxies};
 use crate::oauth::{AuthorizationServer, introspect, metadata, register, revoke, token};
+use crate::observe::events::Kind;
+use crate::observe::lines::Lines;
 use crate::resource::admission::{Admission, Newcomer};
-use crate::resource::bearer::Destination;
+use crate::resource::bearer::{Denial, Destination};
 use crate::resource::identity_fields::IdentityFields;
 use crate::resource::open_streams::OpenStreams;
 use crate::resource::protected::Target;
@@ -139,13 +141,15 @@ impl Handler for App {
         let mut response = if path == HEALTH && matches!(method, Method::GET | Method::HEAD) {
             // Balancers ask by address.
             Response::text(StatusCode::OK, "ok")
+        } else if self.sinks.as_ref().is_some_and(|sinks| sinks.required.as_ref().is_some_and(Lines::is_in_trouble)) {
+            not_audited()
         } else if self.host_is_known(&request.parts.headers) {
             self.route(&mut request, chain, caller, &path, &mut record)
         } else {
             let host =
                 request.parts.headers.get(HOST).map(|h| String::from_utf8_lossy(h.as_bytes())).unwrap_or_default();
             let shown: String = host.chars().take(100).collect();
-            log::info!(request:% = caller.id, address:% = caller.address, host = shown.as_str(); "a request for another host was refused: it must be that of --external-url (EXTERNAL_URL), or named in --allowed-hosts (ALLOWED_HOSTS)");
+            caller.event(Kind::HostRefused).with("host", shown).tell();
             Response::text(
                 StatusCode::MISDIRECTED_REQUEST,
                 "this host name is not served here: it must be that of --external-url (EXTERNAL_URL), or named in --allowed-hosts (ALLOWED_HOSTS)",
@@ -241,7 +245,8 @@ impl App {
         if let Some(origin) = &origin
             && !self.origin_is_allowed(origin)
         {
-            log::info!(request:% = caller.id, address:% = caller.address; "a request of another web origin was refused (--allowed-origins, ALLOWED_ORIGINS)");
+            let shown: String = origin.to_str().unwrap_or_default().chars().take(100).collect();
+            caller.event(Kind::OriginRefused).with("origin", shown).tell();
             return Response::text(
                 StatusCode::FORBIDDEN,
                 "requests of this web origin are not allowed (--allowed-origins)",
@@ -286,7 +291,13 @@ impl App {
         let (to, headers) = (Destination { resources: &resources, target: &target, path }, &request.parts.headers);
         match bearer::principal(&self.server.login, &self.server.seen, to, headers, caller) {
             Ok(principal) => Ok((target, principal)),
-            Err(denial) => Err(Box::new(challenge::challenge(&self.core, to, headers, denial))),
+            Err(denial) => {
+                if let Denial::BadToken(why) = denial {
+                    let event = caller.event(Kind::BearerTokenRefused).with("server", &target.resource.name);
+                    event.with("reason", why).tell();
+                }
+                Err(Box::new(challenge::challenge(&self.core, to, headers, denial)))
+            }
         }
     }
 
@@ -358,6 +369,13 @@ fn is_navigation(head: &Parts) -> bool {
 /// True if `path` is never passed on to the upstream server.
 fn is_own(path: &str) -> bool {
     OWN_PREFIXES.iter().any(|p| path.strip_prefix(p).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+}
+
+/// The audit log can't be written, and is required.
+fn not_audited() -> Response {
+    let text = "requests can't be written to the audit log just now, so none is answered; try again in a minute";
+    let body = serde_json::json!({"error": "temporarily_unavailable", "error_description": text});
+    Response::json(StatusCode::SERVICE_UNAVAILABLE, &body).with(RETRY_AFTER, 60)
 }
 
 /// No server is published at this path, or not any more.

@@ -11,8 +11,9 @@ use std::sync::atomic::AtomicBool;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::assemble::build;
+use super::config::Config;
+use super::config::monitoring::log_settings;
 use super::config::servers::ServerConfig;
-use super::config::{Config, log_settings};
 use super::control::rotation::Secrets;
 use super::healthcheck::leave_note;
 use super::listen::{Ports, listen};
@@ -68,7 +69,6 @@ pub fn run(settings: Settings) -> Result<(), String> {
     }
     service_manager::is_ready(data_path)?;
     server(&stop)?;
-    log::info!("stopped");
     Ok(())
 }
 

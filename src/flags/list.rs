@@ -1270,6 +1270,37 @@ pub const FLAGS: &[Flag] = &[
         ..BASE
     },
     Flag {
+        long: Some("audit-log"),
+        env: "AUDIT_LOG",
+        value: Some("stderr|stdout|FILE"),
+        section: Section::Monitoring,
+        help: "Write a JSON line for each request to an MCP server and for each event such as a sign-in, a consent or a refusal",
+        more: "docs/monitoring.md and docs/events.md list the fields. No token, code or password is in it.",
+        set: |s, v| {
+            s.audit_log = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
+        long: Some("audit-arguments"),
+        env: "AUDIT_ARGUMENTS",
+        default: "false",
+        section: Section::Monitoring,
+        help: "Write down what tools are called with, too: whatever secrets are in it are then in the audit log",
+        set: |s, v| switch(v).map(|b| s.audit_arguments = b),
+        ..BASE
+    },
+    Flag {
+        long: Some("audit-required"),
+        env: "AUDIT_REQUIRED",
+        default: "false",
+        section: Section::Monitoring,
+        help: "Answer no request while the audit log can't be written",
+        set: |s, v| switch(v).map(|b| s.audit_required = b),
+        ..BASE
+    },
+    Flag {
         env: "MODE",
         value: Some("debug|production"),
         default: "production",

@@ -1,10 +1,11 @@
 //! All options, each defined once, as data.
 //!
-//! [`list::FLAGS`] is the single list of options, [`commands::COMMANDS`] that of subcommands ([`flag`] says what one is); the parser ([`mod@parse`]), `--help`
+//! [`list::FLAGS`] is the single list of options, [`commands::COMMANDS`] that of subcommands ([`flag`] says what one is); the parser ([`mod@parse`], [`arguments`]), `--help`
 //! ([`help`]), the man page ([`man`]), the shell completions ([`completions`]) and `docs/configuration.md`
 //! ([`mod@reference`]) are all made from it. Parsing returns [`Settings`], the values as typed;
 //! [`crate::app::config::Config`] holds the validated values.
 
+mod arguments;
 mod commands;
 pub mod completions;
 mod flag;

@@ -2,8 +2,9 @@
 
 use std::ffi::OsString;
 
+use super::arguments::{command_named, next_argument};
 use super::commands::{COMMANDS, CONTROL};
-use super::flag::{Command, Flag};
+use super::flag::Flag;
 use super::list::FLAGS;
 use super::own_options::OwnOptions;
 use super::settings::Settings;
@@ -58,7 +59,7 @@ pub fn parse(
     let (mut words, mut own) = (Vec::<String>::new(), OwnOptions::default());
     let mut typed: Vec<(&'static Flag, String)> = Vec::new();
     let text = |value: OsString, what: &str| value.into_string().map_err(|_| format!("{what} is not valid UTF-8"));
-    while let Some(arg) = parser.next().map_err(|e| e.to_string())? {
+    while let Some(arg) = next_argument(&mut parser, &mut words)? {
         let (name, found) = match arg {
             lexopt::Arg::Long("help") | lexopt::Arg::Short('h') if command_named(&words).is_some() => {
                 return Ok(Invocation::Print(command_named(&words).map(help::command).unwrap_or_default()));
@@ -198,11 +199,6 @@ fn dispatch(
     }
 }
 
-/// The subcommand that the first of `words` names.
-fn command_named(words: &[String]) -> Option<&'static Command> {
-    COMMANDS.iter().find(|c| words.first().is_some_and(|word| word == c.name))
-}
-
 /// True if `word`, the first argument that is not a flag, seems to be the program of a stdio server, and the user left
 /// out the `--` before it.
 fn begins_command(word: &str, has_rest: bool) -> bool {
@@ -314,6 +310,18 @@ mod tests {
             Ok(Invocation::Serve(s)) => *s,
             other => panic!("not a serve invocation: {other:?}"),
         }
+    }
+
+    #[test]
+    fn an_id_may_begin_with_dashes() {
+        for id in ["-4JkXw1cTz2mP0aQ9rB7sA", "--JkXw1cTz2mP0aQ9rB7sAbc"] {
+            let read = run(&["grants", "revoke", id, "abc", id, "--json"], &[]);
+            assert!(matches!(read, Ok(Invocation::Control(..))), "{read:?}");
+        }
+        let refused = run(&["grants", "revoke", "--no-such-flag"], &[]).unwrap_err();
+        assert!(refused.contains("unknown flag"), "{refused}");
+        let refused = run(&["-4JkXw1cTz2mP0aQ9rB7sA"], &[]).unwrap_err();
+        assert!(refused.contains("unknown flag"), "{refused}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use rand::rngs::SysRng;
 
 use super::body::Body;
 use crate::net::client_handle::ClientHandle;
+use crate::observe::events::{Event, Kind};
 
 /// A request whose head has been read; its body may not have arrived yet.
 pub struct Request<'c> {
@@ -34,6 +35,13 @@ pub struct Caller {
     pub address: IpAddr,
     /// Identifies the request in the log.
     pub id: RequestId,
+}
+
+impl Caller {
+    /// An event that the request has caused.
+    pub fn event(&self, kind: Kind) -> Event {
+        Event::new(kind).request(&self.id, self.address)
+    }
 }
 
 /// Identifies a request: in `X-Request-Id`, in log lines, and on pages with an error. Unique among restarts and replicas.

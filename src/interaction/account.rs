@@ -11,6 +11,7 @@ use crate::identity::ClientId;
 use crate::login::session;
 use crate::oauth::client_metadata::is_document;
 use crate::oauth::owner::{self, BrowserSession, ConnectedApp};
+use crate::observe::events::Kind;
 use crate::pages::{self, AccountForm, AppCard, BrowserCard, Done};
 use crate::store::rows::Session;
 
@@ -95,26 +96,27 @@ fn carry_out(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -> Res
         return Err(Failure::StaleForm);
     }
     let (server, user, caller) = (&interactions.server, &session.user.id, visit.caller);
+    let told = |kind| caller.event(kind).with("user", user);
     let done = match (form.get("action"), form.get("client"), form.get("browser")) {
         (Some("disconnect"), Some(client), _) => {
             let client = ClientId(client.to_string());
             let ended = owner::disconnect_user(server, user, Some(&client))?;
-            log::info!(request:% = caller.id, user:% = user, client:% = client, grants = ended, address:% = caller.address; "the user disconnected an application");
+            told(Kind::AccessDisconnected).with("client", client).count("grants", ended).tell();
             Done::Disconnected(ended)
         }
         (Some("disconnect-all"), ..) => {
             let ended = owner::disconnect_user(server, user, None)?;
-            log::info!(request:% = caller.id, user:% = user, grants = ended, address:% = caller.address; "the user disconnected all applications");
+            told(Kind::AccessDisconnected).count("grants", ended).tell();
             Done::Disconnected(ended)
         }
         (Some("sign-out"), _, Some(browser)) => {
             let ended = owner::sign_out(server, user, |id| session::binding_of(id) == browser)?;
-            log::info!(request:% = caller.id, user:% = user, address:% = caller.address; "the user signed out another browser");
+            told(Kind::BrowsersSignedOut).count("sessions", ended).tell();
             Done::SignedOut(ended)
         }
         (Some("sign-out-others"), ..) => {
             let ended = owner::sign_out(server, user, |id| session::binding_of(id) != this)?;
-            log::info!(request:% = caller.id, user:% = user, sessions = ended, address:% = caller.address; "the user signed out all other browsers");
+            told(Kind::BrowsersSignedOut).count("sessions", ended).tell();
             Done::SignedOut(ended)
         }
         _ => return Err(Failure::StaleForm),

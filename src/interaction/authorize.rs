@@ -9,6 +9,7 @@ use crate::login::session;
 use crate::oauth::authorize::{self, NotAllowed, Refusal, RefusedRedirect, Step, Suspended};
 use crate::oauth::consent;
 use crate::oauth::consent::Decision;
+use crate::observe::events::Kind;
 use crate::pages::{self, ChoiceProblem};
 use crate::resource_url::Resources;
 use crate::store::rows::Client;
@@ -50,7 +51,8 @@ fn begin(interactions: &Interactions, visit: &Visit<'_>, query: &str) -> Result<
 fn refuse(interactions: &Interactions, visit: &Visit<'_>, refused: RefusedRedirect) -> Result<Response, Failure> {
     let RefusedRedirect { client, redirect, error, response } = refused;
     let (core, caller) = (interactions.core(), visit.caller);
-    log::info!(request:% = caller.id, address:% = caller.address, client:% = client, error = error.code, reason = error.description.as_str(); "an authorization request was refused");
+    let event = caller.event(Kind::AuthorizationRefused).with("client", &client);
+    event.with("error", error.code).with("reason", &error.description).tell();
     let is_known = match interactions.login().session(visit.headers)? {
         Some(session) => consent::has_active_grant(core, &session.user.id, &client)?,
         None => false,
@@ -75,8 +77,9 @@ pub(super) fn consent_page(
     let usable = authorize::usable(&interactions.server, &published, &suspended.request, user)?;
     let request = suspended.sign(core);
     if usable.is_empty() {
+        let event = visit.caller.event(Kind::AccessNotGiven).with("user", &user.id).with("client", &client.id);
+        event.with("client_name", client.shown_name()).with("reason", authorize::NO_RULE).tell();
         let client = requesting(client, suspended, &asked);
-        log::info!(request:% = visit.caller.id, user:% = user.id, address:% = visit.caller.address; "a consent page was refused: no server's allow rules fit the user");
         return Ok(pages::no_server(&core.site, visit.caller.id, &client, user, &request));
     }
     let choices = if suspended.request.resources.is_none() { cards(&usable) } else { Vec::new() };

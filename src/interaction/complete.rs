@@ -7,18 +7,19 @@ use super::authorize::consent_page;
 use super::failure::Failure;
 use super::shared::{Interactions, Visit};
 use crate::http::Response;
-use crate::identity::User;
+use crate::identity::{ProviderId, User};
 use crate::login::session;
 use crate::oauth::authorize::{self, NotAllowed, Suspended};
 use crate::oauth::consent::Decision;
+use crate::observe::events::Kind;
 use crate::store::rows::Client;
 
 /// How the user has signed in.
 pub(super) enum Proof<'p> {
     /// By password.
     Password,
-    /// At a provider: the user's id or e-mail address there, and the kind of allow rule that matched.
-    Provider { id: &'p str, rule: &'p str },
+    /// At a provider: which, the user's id or e-mail address there, and the kind of allow rule that matched.
+    Provider { provider: ProviderId, id: &'p str, rule: &'p str },
 }
 
 /// Starts the browser's session. If a client requests access, also allows the authorization request: the sign-in page
@@ -35,15 +36,14 @@ pub(super) fn complete(
     let (session, cookies) = session::start(core, visit.headers, user, is_password, caller.address)?;
     let user = &session.user;
     let client = suspended.and_then(|suspended| suspended.client(core).unwrap_or_default());
-    let client_name = client.as_ref().map_or("", Client::shown_name);
+    let event = caller.event(Kind::SignedIn).with("user", &user.id);
+    let event = event.with("client", client.as_ref().map_or("", |client| client.id.as_str()));
+    let event = event.with("client_name", client.as_ref().map_or("", Client::shown_name));
     match proof {
-        Proof::Password => {
-            log::info!(request:% = caller.id, user:% = user.id, client_name = client_name, address:% = caller.address; "signed in")
-        }
-        Proof::Provider { id, rule } => {
-            log::info!(request:% = caller.id, address:% = caller.address, user:% = user.id, client_name = client_name, id = id, rule = rule; "signed in")
-        }
+        Proof::Password => event,
+        Proof::Provider { provider, id, rule } => event.with("provider", provider).with("id", id).with("rule", rule),
     }
+    .tell();
     let mut response = match suspended {
         // The client did not say what it wants, or wants what this user may not use: the person decides on another page.
         Some(suspended) if needs_page(interactions, suspended, user)? => {

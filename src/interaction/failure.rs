@@ -10,6 +10,7 @@ use crate::identity::ProviderId;
 use crate::login::providers::ProviderError;
 use crate::oauth::Full;
 use crate::oauth::authorize::{NOT_REGISTERED, NotAllowed};
+use crate::observe::events::Kind;
 use crate::pages;
 use crate::store::StoreError;
 use crate::tokens::artefacts::CODE_LIFETIME;
@@ -61,6 +62,8 @@ const NOT_GIVEN: &str = "Access was not given";
 const ENDED: &str = "The consent for this application has been ended in the meantime.";
 const CONNECT_AGAIN: &str = "Go back to the application, remove this server from it and add it again.";
 
+const FOREIGN: &str = "it came from a page of another site, or the proxy is reached under another name than --external-url (EXTERNAL_URL)";
+
 impl Failure {
     /// Builds the error page, and writes a log line for the operator where it helps.
     pub(super) fn page(self, interactions: &Interactions, visit: &Visit<'_>) -> Response {
@@ -77,17 +80,17 @@ impl Failure {
                 let origin =
                     visit.headers.get(ORIGIN).map(|o| String::from_utf8_lossy(o.as_bytes())).unwrap_or_default();
                 let shown: String = origin.chars().take(100).collect();
-                log::info!(request:% = caller.id, address:% = caller.address, origin = shown.as_str(); "a form was refused: it came from a page of another site, or the proxy is reached under another name than --external-url (EXTERNAL_URL)");
+                caller.event(Kind::FormRefused).with("reason", FOREIGN).with("origin", shown).tell();
                 let why = "The form was not sent from a page of this server at this address.";
                 page(StatusCode::BAD_REQUEST, "This form came from another site", why, START_AGAIN)
             }
             Failure::StaleForm => stale_form(interactions, visit),
             Failure::Refused(title, why) => {
-                log::info!(request:% = caller.id, address:% = caller.address, reason = why.as_str(); "an authorization request was refused");
+                caller.event(Kind::AuthorizationRefused).with("reason", &why).tell();
                 page(StatusCode::BAD_REQUEST, title, &why, CONNECT_AGAIN)
             }
             Failure::Later(title, why) => {
-                log::info!(request:% = caller.id, address:% = caller.address, reason = why.as_str(); "an authorization request was put off");
+                caller.event(Kind::AuthorizationRefused).with("reason", &why).tell();
                 page(StatusCode::SERVICE_UNAVAILABLE, title, &why, START_AGAIN_LATER).with(RETRY_AFTER, 60)
             }
             Failure::NotAllowed(NotAllowed::NotRegistered) => {
@@ -111,6 +114,7 @@ impl Failure {
                 page(StatusCode::SERVICE_UNAVAILABLE, "Not possible at the moment", why, next).with(RETRY_AFTER, 60)
             }
             Failure::TooManySignIns => {
+                caller.event(Kind::SignInThrottled).with("reason", "too many callbacks of providers").tell();
                 let why = "There were too many sign-ins from your network in a short time.";
                 page(StatusCode::TOO_MANY_REQUESTS, "Too many sign-ins", why, START_AGAIN_LATER).with(RETRY_AFTER, 60)
             }
@@ -128,7 +132,7 @@ fn stale_form(interactions: &Interactions, visit: &Visit<'_>) -> Response {
     let (site, caller) = (&interactions.core().site, visit.caller);
     let sent_no_cookie = visit.browser.is_new();
     let reason = if sent_no_cookie { "the browser sent no cookie" } else { "too old, or opened in another browser" };
-    log::info!(request:% = caller.id, address:% = caller.address, reason = reason; "a form was refused");
+    caller.event(Kind::FormRefused).with("reason", reason).tell();
     let host = &site.external.host;
     let (title, why, next) = match sent_no_cookie {
         true => (
@@ -155,7 +159,7 @@ fn provider_failed(
     error: &ProviderError,
 ) -> Response {
     let (site, caller) = (&interactions.core().site, visit.caller);
-    log::warn!(request:% = caller.id, address:% = caller.address, provider:% = id, reason:% = error; "a sign-in at a provider failed");
+    caller.event(Kind::ProviderFailed).with("provider", id).with("reason", error).tell();
     let (status, title, why, next) = match error {
         ProviderError::Unreachable(_) => (
             StatusCode::BAD_GATEWAY,

@@ -13,9 +13,10 @@ use crate::identity::ProviderUser;
 use crate::identity::{ProviderId, User};
 use crate::login::providers::{AuthorizationParameters, Provider, ProviderError, ProviderTokens, pkce_and_nonce};
 use crate::oauth::authorize::{self, NotAllowed, Suspended};
+use crate::observe::events::Kind;
 use crate::pages::{self, RequestingClient, SignInOptions};
 use crate::tokens::artefacts::{ProviderState, REQUEST_LIFETIME};
-use crate::tokens::{Kind, random_name};
+use crate::tokens::{Kind as TokenKind, random_name};
 
 /// Maximum length of a provider's error code in the log.
 const MAX_ERROR_CODE: usize = 40;
@@ -52,7 +53,7 @@ fn send(
         exp: core.now() + REQUEST_LIFETIME,
     });
     // Encrypted, so that the provider can't read the client's authorization request.
-    let state = core.keys.encrypt(Kind::ProviderState, &[], state.as_bytes());
+    let state = core.keys.encrypt(TokenKind::ProviderState, &[], state.as_bytes());
     let (verifier, nonce) = pkce_and_nonce(&core.keys, &state, visit.browser.secret());
     let parameters = AuthorizationParameters {
         redirect_uri: &core.url(provider.id.callback()),
@@ -93,17 +94,18 @@ fn callback(interactions: &Interactions, request: &mut Request<'_>, caller: Call
 
 fn receive(interactions: &Interactions, visit: &Visit<'_>, query: &str, id: ProviderId) -> Result<Response, Failure> {
     let (core, caller) = (interactions.core(), visit.caller);
+    let refused = |why| caller.event(Kind::CallbackRefused).with("provider", id).with("reason", why);
     let form = Form::parse(query.as_bytes()).map_err(|_| Failure::StaleForm)?;
     let sealed = form.get("state").unwrap_or_default();
     let opened = open(interactions, visit, id, sealed);
     let (Some((state, suspended)), Some(provider)) = (opened, interactions.login().providers.by_id(id)) else {
-        log::info!(request:% = caller.id, address:% = caller.address, provider:% = id; "a provider's callback was refused: its state has expired or belongs to another browser");
+        refused("its state has expired or belongs to another browser").tell();
         return Err(Failure::StaleForm);
     };
     // Checked before the rate limit, so that replaying an old callback does not use up the limit of others at the same
     // address.
     if interactions.spent.contains(&state.id) {
-        log::info!(request:% = caller.id, address:% = caller.address, provider:% = id; "a provider's callback came twice");
+        refused("it came twice").tell();
         return Err(Failure::StaleForm);
     }
     if !interactions.returns.take(caller.address) {
@@ -115,7 +117,7 @@ fn receive(interactions: &Interactions, visit: &Visit<'_>, query: &str, id: Prov
     interactions.login().providers.check_issuer(provider, form.get("iss")).map_err(failed(provider))?;
     if let Some(error) = form.get("error") {
         let code: String = error.chars().filter(char::is_ascii_graphic).take(MAX_ERROR_CODE).collect();
-        log::info!(request:% = caller.id, address:% = caller.address, provider:% = id, error = code.as_str(); "the provider returned an error instead of a sign-in");
+        caller.event(Kind::SignInAborted).with("provider", id).with("error", code).tell();
         let is_denied = error == "access_denied";
         return again(interactions, visit, suspended.as_ref(), |options, client, form| {
             pages::not_signed_in(&core.site, caller.id, &provider.label, is_denied, options, client, form)
@@ -134,7 +136,7 @@ fn open(
     sealed: &str,
 ) -> Option<(ProviderState, Option<Suspended>)> {
     let core = interactions.core();
-    let text = core.keys.decrypt(Kind::ProviderState, &[], sealed)?;
+    let text = core.keys.decrypt(TokenKind::ProviderState, &[], sealed)?;
     let mut state = core.keys.verify::<ProviderState>(&String::from_utf8(text).ok()?, core.now()).ok()?;
     if state.provider != id || state.browser != visit.browser.binding() {
         return None;
@@ -182,7 +184,8 @@ fn admit(
     let shown = profile.id.as_deref().or(profile.email.as_deref()).unwrap_or_default();
     let Some(rule) = provider.rules().admit(profile) else {
         // Nothing is stored about users who may not sign in.
-        log::warn!(request:% = caller.id, address:% = caller.address, user:% = person.user, id = shown; "a sign-in was refused: no allow rule fits");
+        let event = caller.event(Kind::SignInRefused).with("user", &person.user);
+        event.with("provider", provider.id).with("id", shown).tell();
         let account = [&profile.email, &profile.id, &profile.name].into_iter().flatten().next().map(String::as_str);
         return again(interactions, visit, suspended.as_ref(), |options, client, form| {
             pages::not_allowed(&core.site, caller.id, &provider.label, account, options, client, form)
@@ -194,7 +197,7 @@ fn admit(
     }
     people.learn(provider, &person, &tokens)?;
     let user = User { id: person.user.clone(), email: profile.email.clone(), credential: provider.credential.clone() };
-    complete(interactions, visit, user, Proof::Provider { id: shown, rule }, suspended.as_ref())
+    complete(interactions, visit, user, Proof::Provider { provider: provider.id, id: shown, rule }, suspended.as_ref())
 }
 
 /// A page with a form to try again. If a client requests access, the page names the client, since signing in allows it.

@@ -15,6 +15,7 @@ use crate::login::password::Outcome;
 use crate::login::session;
 use crate::login::throttle::Visitor;
 use crate::oauth::authorize::{self, NotAllowed, Suspended};
+use crate::observe::events::Kind;
 use crate::pages::{self, Problem};
 
 /// `GET /.auth/login`: the sign-in page without a requesting client, or the page for a person who is signed in.
@@ -115,7 +116,7 @@ fn check_password(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -
     // What stands in the field may be a password, so the log has the name only if there is a user of this name.
     let shown = name.filter(|name| login.passwords.has_name(name)).map(|name| format!("htpasswd:{name}"));
     let shown = shown.unwrap_or_default();
-    let (request, address) = (visit.caller.id, visit.caller.address);
+    let address = visit.caller.address;
     let device = login.known_device(visit.headers, name);
     let visitor = match &device {
         Some(device) => Visitor::Known(device.clone(), address),
@@ -123,7 +124,8 @@ fn check_password(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -
     };
     if let Err(wait) = login.throttle.attempt(&visitor) {
         let seconds = wait.as_secs_f64().ceil() as u64;
-        log::warn!(request:% = request, address:% = address, user = shown.as_str(), seconds = seconds; "a sign-in was refused: too many wrong passwords");
+        let event = visit.caller.event(Kind::SignInThrottled).with("user", shown).count("seconds", seconds);
+        event.with("reason", "too many wrong passwords").tell();
         return Err(Problem::Slow(seconds));
     }
     match login.passwords.check(name, password, device.as_deref()) {
@@ -132,12 +134,12 @@ fn check_password(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -
             Ok(user)
         }
         Outcome::Wrong => {
-            log::warn!(request:% = request, address:% = address, user = shown.as_str(); "a sign-in failed: wrong password");
+            visit.caller.event(Kind::SignInFailed).with("user", shown).tell();
             Err(Problem::Wrong)
         }
         Outcome::Busy => {
             login.throttle.withdrawn(&visitor);
-            log::warn!(request:% = request, address:% = address; "a sign-in was refused: the password queue is full (--password-queue, PASSWORD_QUEUE)");
+            visit.caller.event(Kind::SignInQueueFull).tell();
             Err(Problem::Busy)
         }
     }
@@ -165,8 +167,8 @@ fn sign_out(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -> Resu
     }
     let caller = visit.caller;
     let mut response = pages::signed_out(&interactions.core().site);
-    if session::end(interactions.core(), visit.headers, &mut response)?.is_some() {
-        log::info!(request:% = caller.id, address:% = caller.address; "signed out");
+    if let Some(session) = session::end(interactions.core(), visit.headers, &mut response)? {
+        caller.event(Kind::SignedOut).with("user", &session.user.id).tell();
     }
     Ok(response)
 }

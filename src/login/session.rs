@@ -130,15 +130,14 @@ fn browser_name(headers: &HeaderMap) -> Option<String> {
 }
 
 /// Ends the browser's session, if it has one, and deletes its cookie; returns the id of the session.
-pub fn end(core: &Core, headers: &HeaderMap, response: &mut Response) -> Result<Option<SessionId>, StoreError> {
+pub fn end(core: &Core, headers: &HeaderMap, response: &mut Response) -> Result<Option<Session>, StoreError> {
     response.headers.append(SET_COOKIE, header(core, "session", "", Some(0)));
     let Some(cookie) = read::<SessionCookie>(core, headers, "session") else { return Ok(None) };
-    let id = cookie.session.clone();
     core.state.transact(move |tx| {
-        tx.delete::<Session>(id.as_str());
-        Ok(())
-    })?;
-    Ok(Some(cookie.session))
+        let session = tx.get::<Session>(cookie.session.as_str())?;
+        tx.delete::<Session>(cookie.session.as_str());
+        Ok(session)
+    })
 }
 
 /// The device cookie. Does not check whether its password is still configured.

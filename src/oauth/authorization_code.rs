@@ -14,6 +14,7 @@ use crate::encoding::digest;
 use crate::http::form::Form;
 use crate::http::{Caller, Response};
 use crate::identity::{ClientId, GrantId};
+use crate::observe::events::Kind;
 use crate::resource::protected::ProtectedResources;
 use crate::resource_url::{ResourceUrl, Resources};
 use crate::store::rows::{AuthMethod, Grant, Phase};
@@ -75,19 +76,22 @@ pub(super) fn redeem(
             let Some(vouched) = issue::vouch(&server.login, &grant.user)? else {
                 return Err(issue::end(server, &grant, "no allow rule fits any more"));
             };
-            log::info!(request:% = caller.id, user:% = grant.user.id, client:% = client.id, client_name = client.shown_name(), grant:% = grant.id, address:% = caller.address; "tokens were issued");
+            let event = caller
+                .event(Kind::TokensIssued)
+                .with("user", &grant.user.id)
+                .with("client", &client.id)
+                .with("client_name", client.shown_name());
+            event.with("grant", &grant.id).with("grant_type", "authorization_code").tell();
             Ok(issue::tokens(&server.core, &published, &grant, audience, vouched))
         }
         Redemption::Replayed => {
-            log::warn!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address; "an authorization code was used twice; its grant was revoked");
+            let event = caller.event(Kind::CodeReused).with("client", &client.id);
+            event.with("client_name", client.shown_name()).tell();
             Err(invalid_grant("the code was redeemed before; the authorization has been revoked"))
         }
         Redemption::OtherTarget(error) => Err(error),
         Redemption::NotAllowed(grant) => Err(issue::end(server, &grant, "no server's allow rules fit any more")),
-        Redemption::Refused(why) => {
-            log::info!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address, reason = why; "an authorization code was refused");
-            Err(invalid_grant(why))
-        }
+        Redemption::Refused(why) => Err(invalid_grant(why)),
     }
 }
 

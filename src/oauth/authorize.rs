@@ -23,6 +23,7 @@ use crate::core::Core;
 use crate::http::form::Form;
 use crate::http::{Caller, Response};
 use crate::identity::{ClientId, GrantId, User};
+use crate::observe::events::Kind;
 use crate::redirect_uri::RedirectUri;
 use crate::resource::protected::{ProtectedResource, ProtectedResources};
 use crate::resource_url::{ResourceUrl, Resources};
@@ -205,6 +206,9 @@ pub fn allow(
     let now = core.now();
     let exp = now + CODE_LIFETIME;
     let Some(client) = suspended.client(core)? else { return Err(NotAllowed::NotRegistered) };
+    let told = |kind| {
+        caller.event(kind).with("user", &user.id).with("client", &client.id).with("client_name", client.shown_name())
+    };
     let published = server.resources.now();
     // The page was made for other servers.
     if asked.of_file != published.whole().is_none() {
@@ -215,11 +219,11 @@ pub fn allow(
         published.named_by(url).is_some_and(|named| servers.iter().any(|server| server.name == named.name))
     };
     let Some(resources) = asked.resources.as_ref().and_then(|all| all.filter(is_usable)) else {
-        log::info!(request:% = caller.id, user:% = user.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address; "access was not given: no server's allow rules fit the user");
+        told(Kind::AccessNotGiven).with("reason", NO_RULE).tell();
         return Ok(refuse_access(core, suspended, "this user may not use this server"));
     };
     if let Err(full) = server.pending.take(&asked.id, asked.exp, &user.id, exp, now) {
-        log::warn!(request:% = caller.id, user:% = user.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address; "access was not given: too many authorization codes wait to be redeemed");
+        told(Kind::AccessNotGiven).with("reason", "too many authorization codes wait to be redeemed").tell();
         return Err(NotAllowed::TooManyCodes(full));
     }
     if !client.used {
@@ -230,7 +234,7 @@ pub fn allow(
         (key, Consent { grant: None, user: Some(user), client: Some(client), expires_at })
     });
     let id = begin_grant(core, asked, resources, user, &client, (decision, remembered), exp)?;
-    log::info!(request:% = caller.id, user:% = user.id, client:% = asked.client, client_name = client.shown_name(), address:% = caller.address, grant:% = id; "the user allowed access to the client");
+    told(Kind::ConsentGiven).with("grant", &id).tell();
     servers.iter().for_each(|resource| resource.upstream.expect(user, &asked.client));
     let code = core.keys.sign(&AuthorizationCode { grant: id, exp });
     Ok(answer(core, &suspended.redirect, asked.state.as_deref(), &[("code", &code)]))
@@ -294,11 +298,15 @@ fn begin_grant(
     if is_allowed { Ok(id) } else { Err(NotAllowed::NoConsent) }
 }
 
+/// Why a user gets no access, for the log.
+pub const NO_RULE: &str = "no server's allow rules fit the user";
+
 /// The user denied the request: sends `access_denied` to the client.
 pub fn deny(core: &Core, suspended: &Suspended, caller: Caller) -> Response {
     let client = suspended.client(core).unwrap_or_default();
     let name = client.as_ref().map_or("", Client::shown_name);
-    log::info!(request:% = caller.id, client:% = suspended.request.client, client_name = name, address:% = caller.address; "the user denied access to the client");
+    let event = caller.event(Kind::ConsentDenied).with("client", &suspended.request.client);
+    event.with("client_name", name).tell();
     refuse_access(core, suspended, "the user denied access")
 }
 

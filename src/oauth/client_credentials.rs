@@ -45,7 +45,7 @@ pub(super) fn grant(
         rules: None,
         lifetime,
     };
-    direct::issue(server, direct, caller)
+    direct::issue(server, direct, "client_credentials", caller)
 }
 
 /// RFC 6749 section 5.2.

@@ -11,6 +11,7 @@ use crate::clock::Timestamp;
 use crate::encoding::digest;
 use crate::http::{Caller, Response};
 use crate::identity::{Asserted, ClientId, GrantId, OFFLINE_ACCESS, SCOPE, User};
+use crate::observe::events::Kind;
 use crate::resource::protected::{ProtectedResource, ProtectedResources};
 use crate::resource_url::Resources;
 use crate::store::rows::{AuthMethod, Consent, Grant, Phase};
@@ -80,17 +81,23 @@ pub(super) fn check_scope(asked: Option<&str>) -> Result<(), OAuthError> {
 }
 
 /// Stores the grant and answers with an access token for it.
-pub(super) fn issue(server: &AuthorizationServer, direct: Direct, caller: Caller) -> Result<Response, OAuthError> {
+pub(super) fn issue(
+    server: &AuthorizationServer,
+    direct: Direct,
+    grant_type: &str,
+    caller: Caller,
+) -> Result<Response, OAuthError> {
     let core = &*server.core;
     let (user, client, name) = (direct.user.clone(), direct.client.clone(), direct.client_name.clone());
     let (audience, rules, lifetime) = (direct.audience.clone(), direct.rules.clone(), direct.lifetime);
     let grant = core.state.transact(move |tx| settle(tx, direct))?;
     let Some(grant) = grant else {
-        log::info!(request:% = caller.id, user:% = user.id, client:% = client, client_name = name.as_str(), address:% = caller.address; "an assertion was refused: its authorization was ended after it was issued");
         return Err(invalid_grant("the authorization was ended after this assertion was issued"));
     };
     let token = issue::access_token(core, &server.resources.now(), &grant, audience, rules, lifetime);
-    log::info!(request:% = caller.id, user:% = user.id, client:% = client, client_name = name.as_str(), grant:% = grant.id, address:% = caller.address; "a token was issued");
+    let event = caller.event(Kind::TokensIssued).with("user", &user.id).with("client", client);
+    let event = event.with("client_name", name).with("grant", &grant.id).with("grant_type", grant_type);
+    event.with("issuer", grant.asserted.as_ref().map_or("", |asserted| &asserted.issuer)).tell();
     Ok(no_store(Response::json(
         StatusCode::OK,
         &json!({

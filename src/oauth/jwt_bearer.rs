@@ -32,8 +32,9 @@ use crate::tokens::jwt::{ALGORITHMS, Unverified};
 pub const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 /// The type of an identity assertion.
 const ID_JAG: &str = "oauth-id-jag+jwt";
-/// Longest subject, in bytes: it is in each token.
+/// How long an identity assertion may be valid, in seconds.
 const LONGEST_IDENTITY_ASSERTION: u64 = 86_400;
+/// Longest subject, in bytes: it is in each token.
 const MAX_SUBJECT: usize = 512;
 
 /// Exchanges an assertion for an access token.
@@ -204,9 +205,7 @@ fn issue(
         |resource: &ProtectedResource| issuer.opens(&claims, &resource.name) && resource.admits_asserted(&asserted);
     let published = server.resources.now();
     let audience = direct::audience(&published, requested, &server.core.external.origin, &may);
-    let audience = audience.inspect_err(|_| {
-        log::info!(request:% = caller.id, user:% = user, issuer = issuer.name.as_str(), client:% = of.client, address:% = caller.address; "an assertion was refused: no rule opens the MCP server to it");
-    })?;
+    let audience = audience?;
     let direct = Direct {
         user: User { id: user, email: asserted.profile.email.clone(), credential: issuer.credential() },
         client: of.client,
@@ -218,7 +217,7 @@ fn issue(
         rules: Some(by.digest.clone()),
         lifetime: issuer.token_lifetime,
     };
-    direct::issue(server, direct, caller)
+    direct::issue(server, direct, JWT_BEARER, caller)
 }
 
 /// The claims that rules may read: an address only if it counts.

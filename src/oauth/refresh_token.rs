@@ -16,6 +16,7 @@ use crate::http::form::Form;
 use crate::http::{Caller, Response};
 use crate::identity::{ClientId, CredentialId, GrantId};
 use crate::login::providers::user_records::Recheck;
+use crate::observe::events::{Event, Kind};
 use crate::resource::protected::ProtectedResources;
 use crate::resource::stream_recheck::end_grant;
 use crate::resource_url::{ResourceUrl, Resources};
@@ -78,31 +79,30 @@ pub(super) fn refresh(
         denied: denied.clone(),
     };
     let outcome = server.core.state.transact(move |tx| settle(tx, &token.grant, attempt))?;
+    let told = |kind, grant: &Grant| {
+        let event = caller
+            .event(kind)
+            .with("user", &grant.user.id)
+            .with("client", &client.id)
+            .with("client_name", client.shown_name());
+        event.with("grant", &grant.id)
+    };
     match outcome {
         Refresh::Done(grant, how, audience) => {
             cut_streams(server, &published, &grant.id, &denied);
             // The allow rules changed during this request. The client can retry with the same refresh token, and the
             // retry applies the new rules.
             let Some(vouched) = issue::vouch(&server.login, &grant.user)? else { return Err(put_off()) };
-            log::info!(
-                request:% = caller.id, user:% = grant.user.id, client:% = client.id, client_name = client.shown_name(), grant:% = grant.id, address:% = caller.address, how = how;
-                "tokens were refreshed"
-            );
+            told(Kind::TokensRefreshed, &grant).with("how", how).tell();
             Ok(issue::tokens(&server.core, &published, &grant, audience, vouched))
         }
         Refresh::Reuse(grant) => {
-            log::warn!(
-                request:% = caller.id, user:% = grant.user.id, client:% = client.id, client_name = client.shown_name(), grant:% = grant.id, address:% = caller.address;
-                "an old refresh token was used again; its grant was revoked"
-            );
+            told(Kind::RefreshTokenReused, &grant).tell();
             Err(invalid_grant("the refresh token was used before; the authorization has been revoked"))
         }
         Refresh::OtherTarget(error) => Err(error),
         Refresh::NotAllowed(grant) => Err(issue::end(server, &grant, "no server's allow rules fit any more")),
-        Refresh::Refused(why) => {
-            log::info!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address, reason = why; "a refresh token was refused");
-            Err(invalid_grant(why))
-        }
+        Refresh::Refused(why) => Err(invalid_grant(why)),
     }
 }
 
@@ -193,7 +193,8 @@ fn settle(tx: &mut Tx<'_>, id: &GrantId, attempt: Attempt) -> Result<Refresh, St
 fn cut_streams(server: &AuthorizationServer, published: &ProtectedResources, id: &GrantId, denied: &[ResourceUrl]) {
     for resource in denied.iter().filter_map(|url| published.named_by(url)) {
         let cut = server.streams.cut_if(|grant, from| grant == id && from == resource.name);
-        log::warn!(grant:% = id, server = resource.name.as_str(), streams = cut; "a user may not use a server any more: it was taken out of the authorization");
+        let event = Event::new(Kind::ServerWithdrawn).with("grant", id).with("server", &resource.name);
+        event.count("streams", cut).tell();
     }
 }
 
@@ -234,7 +235,8 @@ fn recheck_user(
             Err(invalid_grant("the user may not use this server any more, or has to sign in again"))
         }
         Recheck::Unknown(why) => {
-            log::warn!(user:% = grant.user.id, reason = why.as_str(); "a refresh was put off: the provider can't be asked, and its last answer is too old (--identity-lifetime, IDENTITY_LIFETIME)");
+            let event = Event::new(Kind::RefreshPutOff).with("user", &grant.user.id).with("grant", &grant.id);
+            event.with("reason", why).tell();
             Err(put_off())
         }
     }

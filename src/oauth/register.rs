@@ -25,6 +25,7 @@ use crate::http::Caller;
 use crate::http::{BodyError, Request, Response};
 use crate::identity::{ClientId, OFFLINE_ACCESS, SCOPE, UserId};
 use crate::net::address::{network_of, wide_network_of};
+use crate::observe::events::{Event, Kind};
 use crate::store::StoreError;
 use crate::store::rows::{AuthMethod, Client, Grant, Phase};
 use crate::tokens::{random, random_name};
@@ -54,10 +55,15 @@ struct Metadata {
 
 /// Answers a registration.
 pub fn handle(server: &AuthorizationServer, request: &mut Request<'_>, caller: Caller) -> Response {
-    match register(server, request, caller) {
-        Ok(document) => no_store(Response::json(StatusCode::CREATED, &document)),
-        Err(error) if error.status == StatusCode::TOO_MANY_REQUESTS => error.response().with(RETRY_AFTER, 60),
-        Err(error) => error.response(),
+    let error = match register(server, request, caller) {
+        Ok(document) => return no_store(Response::json(StatusCode::CREATED, &document)),
+        Err(error) => error,
+    };
+    let event = caller.event(Kind::RegistrationRefused).with("error", error.code);
+    event.with("reason", &error.description).tell();
+    match error.status {
+        StatusCode::TOO_MANY_REQUESTS => error.response().with(RETRY_AFTER, 60),
+        _ => error.response(),
     }
 }
 
@@ -150,7 +156,6 @@ fn store(
 ) -> Result<Client, OAuthError> {
     let core = &*server.core;
     if let Err(whose) = server.registrations.take(caller.address) {
-        log::warn!(request:% = caller.id, address:% = caller.address; "a registration was refused: too many {whose}");
         return Err(OAuthError {
             status: StatusCode::TOO_MANY_REQUESTS,
             code: "temporarily_unavailable",
@@ -169,10 +174,8 @@ fn store(
         tx.put(row.id.as_str(), &row);
         Ok(row)
     })?;
-    log::info!(
-        request:% = caller.id, client:% = stored.id, client_name = stored.shown_name(), address:% = caller.address;
-        "a client registered"
-    );
+    let event = caller.event(Kind::ClientRegistered).with("client", &stored.id);
+    event.with("client_name", stored.shown_name()).tell();
     Ok(stored)
 }
 
@@ -201,7 +204,7 @@ fn make_room(core: &Core, address: IpAddr) -> Result<bool, StoreError> {
         going = of_the_largest(idle, |_| (), EVICTED_AT_ONCE);
     }
     let removed = remove(core, going)?;
-    log::warn!(removed = removed, address:% = address; "there were too many registrations; unused ones were removed, first from the network or user with the most");
+    Event::new(Kind::RegistrationsRemoved).with("address", address).count("clients", removed).tell();
     Ok(removed > 0)
 }
 
@@ -281,7 +284,8 @@ pub fn make_room_for(core: &Core, user: &UserId) -> Result<(), StoreError> {
     let first = own.into_iter().filter(|(_, id)| !is_shared(id)).min_by_key(|(at, id)| (!grants(id).is_empty(), *at));
     let Some((at, id)) = first else { return Ok(()) };
     let (ended, lifetime) = (grants(&id).to_vec(), core.lifetimes.access_token);
-    log::warn!(user:% = user, client:% = id, grants = ended.len(); "a user has used too many registrations; the oldest that is not in use was removed");
+    let event = Event::new(Kind::RegistrationReplaced).with("user", user).with("client", &id);
+    event.count("grants", ended.len()).tell();
     core.state.transact(move |tx| {
         ended.into_iter().for_each(|grant| tx.revoke(grant, lifetime));
         Ok(())

@@ -10,6 +10,7 @@ use crate::core::Core;
 use crate::http::form::Form;
 use crate::http::{Caller, Request, Response};
 use crate::identity::GrantId;
+use crate::observe::events::Kind;
 use crate::store::rows::{Grant, Phase};
 use crate::tokens::access::AccessToken;
 use crate::tokens::artefacts::RefreshToken;
@@ -52,15 +53,16 @@ fn revoke(server: &AuthorizationServer, request: &Request<'_>, form: &Form, call
         tx.revoke(grant, lifetime);
         Ok(Outcome::Revoked)
     })?;
+    let told = |kind| caller.event(kind).with("client", &client.id).with("client_name", client.shown_name());
     match outcome {
         Outcome::Nothing => {}
         Outcome::Revoked => {
             server.streams.cut(&ended);
-            log::info!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address; "a client revoked its authorization");
+            told(Kind::TokenRevoked).with("grant", &ended).tell();
         }
         // RFC 7009 section 2.1: refuse the request and inform the client.
         Outcome::Anothers => {
-            log::warn!(request:% = caller.id, client:% = client.id, client_name = client.shown_name(), address:% = caller.address; "a client wanted to revoke another client's token");
+            told(Kind::RevocationRefused).tell();
             return Err(OAuthError::new("invalid_grant", "the token was issued to another client"));
         }
     }

@@ -8,12 +8,25 @@ use super::{authorization_code, client_auth, client_credentials, refresh_token, 
 use crate::http::form::Form;
 use crate::http::{Caller, Request, Response};
 use crate::login::issuers::AssertionKind;
+use crate::observe::events::Kind;
+
+/// Longest client id that is written about a request that is refused, in characters.
+const MAX_SHOWN: usize = 200;
 
 /// Answers a token request.
 pub fn handle(server: &AuthorizationServer, request: &mut Request<'_>, caller: Caller) -> Response {
-    let result = Form::read(request).map_err(OAuthError::from).and_then(|form| answer(server, request, &form, caller));
-    result.unwrap_or_else(|error| {
-        log::debug!(request:% = caller.id, address:% = caller.address, error = error.code; "a token request was refused");
+    let form = match Form::read(request) {
+        Ok(form) => form,
+        Err(error) => return client_auth::refusal(&error.into(), &request.parts.headers),
+    };
+    answer(server, request, &form, caller).unwrap_or_else(|error| {
+        let known = grant_types(server);
+        let grant_type = form.get("grant_type").filter(|asked| known.contains(asked)).unwrap_or_default();
+        let client =
+            client_auth::credentials(&request.parts.headers, &form).map(|claimed| claimed.id).unwrap_or_default();
+        let client: String = client.chars().take(MAX_SHOWN).collect();
+        let event = caller.event(Kind::TokenRequestRefused).with("client", client).with("grant_type", grant_type);
+        event.with("error", error.code).with("reason", &error.description).tell();
         client_auth::refusal(&error, &request.parts.headers)
     })
 }

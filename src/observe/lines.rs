@@ -11,12 +11,12 @@ use crate::lock::Unpoisoned;
 use crate::observe::log::Episode;
 use crate::thread::spawn;
 
-/// Most bytes that wait to be written. More lines are lost, and their number is logged.
+/// Most bytes that wait to be written, also while they can't be. More lines are lost, and their number is logged.
 const MAX_PENDING: usize = 4 << 20;
 /// How long lines are gathered before they are written together.
 const GATHER: Duration = Duration::from_millis(20);
 /// How long after a failure the next attempt is made.
-const AFTER_FAILURE: Duration = Duration::from_secs(5);
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// Where lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +57,16 @@ struct Shared {
     pending: Mutex<Pending>,
     wake: Condvar,
     written: Condvar,
+    failing: Episode,
+}
+
+/// What the thread is writing.
+#[derive(Default)]
+struct Batch {
+    file: Option<File>,
+    bytes: Vec<u8>,
+    /// How many of them are written.
+    done: usize,
 }
 
 #[derive(Default)]
@@ -80,6 +90,7 @@ impl Lines {
             pending: Mutex::default(),
             wake: Condvar::new(),
             written: Condvar::new(),
+            failing: Episode::default(),
         });
         let writer = shared.clone();
         spawn("line writer", move || writer.write(file))?;
@@ -107,6 +118,11 @@ impl Lines {
         self.0.wake.notify_one();
     }
 
+    /// Could lines be lost? They could if writing fails at the moment, or is far behind.
+    pub fn is_in_trouble(&self) -> bool {
+        self.0.failing.lasts() || self.0.pending.lock().unpoisoned().bytes.len() > MAX_PENDING / 2
+    }
+
     /// Waits until what has been added is written, at most for `patience`.
     pub fn flush(&self, patience: Duration) {
         let pending = self.0.pending.lock().unpoisoned();
@@ -116,58 +132,84 @@ impl Lines {
 }
 
 impl Shared {
-    fn write(&self, mut file: Option<File>) {
-        let failing = Episode::default();
+    fn write(&self, file: Option<File>) {
+        let mut batch = Batch { file, ..Batch::default() };
         loop {
-            let (bytes, lost, reopen) = self.next();
-            if reopen {
-                file = None;
-            }
-            let result = self.write_once(&mut file, &bytes);
+            let lost = self.fill(&mut batch);
+            let result = batch.write(&self.destination);
             let failed = result.is_err();
             match result {
-                Err(e) if failing.begins() => {
-                    log::error!(error:% = e; "{} can't be written: lines are lost until it can; free space, or correct the path", self.name);
+                Err(e) if self.failing.begins() => {
+                    log::error!(error:% = e; "{} can't be written: lines wait, and are lost when there are more than 4 MiB; free space, or correct the path", self.name);
                 }
-                Ok(()) if failing.ends() => log::info!("{} is written again", self.name),
+                Ok(()) if self.failing.ends() => log::info!("{} is written again", self.name),
                 _ => {}
             }
             if lost > 0 {
                 log::warn!(lines = lost; "{} lost lines: they came faster than they could be written", self.name);
             }
-            self.pending.lock().unpoisoned().is_writing = false;
+            self.pending.lock().unpoisoned().is_writing = failed;
             self.written.notify_all();
             if failed {
-                file = None;
+                batch.file = None;
                 std::thread::sleep(AFTER_FAILURE);
             }
         }
     }
 
-    fn next(&self) -> (Vec<u8>, u64, bool) {
-        let pending = self.pending.lock().unpoisoned();
-        drop(self.wake.wait_while(pending, |pending| pending.bytes.is_empty() && !pending.reopen).unpoisoned());
-        std::thread::sleep(GATHER);
+    /// Takes what waits, if all before it is written. Returns how many lines were lost.
+    fn fill(&self, batch: &mut Batch) -> u64 {
         let mut pending = self.pending.lock().unpoisoned();
-        pending.is_writing = true;
-        let lost = std::mem::take(&mut pending.lost);
-        (std::mem::take(&mut pending.bytes), lost, std::mem::take(&mut pending.reopen))
+        if batch.is_done() {
+            drop(self.wake.wait_while(pending, |pending| pending.bytes.is_empty() && !pending.reopen).unpoisoned());
+            std::thread::sleep(GATHER);
+            pending = self.pending.lock().unpoisoned();
+            pending.is_writing = true;
+            (batch.bytes, batch.done) = (std::mem::take(&mut pending.bytes), 0);
+        }
+        if std::mem::take(&mut pending.reopen) {
+            batch.file = None;
+            batch.rewind();
+        }
+        // How many, when it is known.
+        if self.failing.lasts() { 0 } else { std::mem::take(&mut pending.lost) }
+    }
+}
+
+impl Batch {
+    fn is_done(&self) -> bool {
+        self.done == self.bytes.len()
     }
 
-    fn write_once(&self, file: &mut Option<File>, bytes: &[u8]) -> io::Result<()> {
-        match &self.destination {
-            Destination::Stderr => io::stderr().lock().write_all(bytes),
-            Destination::Stdout => {
-                let mut out = io::stdout().lock();
-                out.write_all(bytes).and_then(|()| out.flush())
-            }
-            Destination::File(_) => {
-                if file.is_none() {
-                    *file = self.destination.open()?;
+    /// Another file begins with a whole line.
+    fn rewind(&mut self) {
+        if !self.is_done() {
+            self.done = self.bytes[..self.done].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        }
+    }
+
+    fn write(&mut self, destination: &Destination) -> io::Result<()> {
+        if self.file.is_none() {
+            self.file = destination.open()?;
+        }
+        while !self.is_done() {
+            let rest = &self.bytes[self.done..];
+            let written = match destination {
+                Destination::Stderr => io::stderr().lock().write(rest),
+                Destination::Stdout => {
+                    let mut out = io::stdout().lock();
+                    out.write(rest).and_then(|n| out.flush().map(|()| n))
                 }
-                file.as_mut().map_or(Ok(()), |file| file.write_all(bytes))
+                Destination::File(_) => self.file.as_mut().map_or(Ok(0), |file| file.write(rest)),
+            };
+            match written {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => self.done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
             }
         }
+        Ok(())
     }
 }
 
@@ -200,6 +242,19 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "after\n");
         assert_eq!(std::fs::read_to_string(&old).unwrap(), text);
         std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn a_line_that_is_cut_goes_on_and_is_whole_in_another_file() {
+        let mut batch = Batch { bytes: b"one\ntwo\nthree\n".to_vec(), done: 6, ..Batch::default() };
+        batch.rewind();
+        assert_eq!(batch.done, 4);
+        batch.done = 2;
+        batch.rewind();
+        assert_eq!(batch.done, 0);
+        batch.done = batch.bytes.len();
+        batch.rewind();
+        assert!(batch.is_done());
     }
 
     #[test]

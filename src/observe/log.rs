@@ -58,7 +58,8 @@ fn text(record: &Record) -> String {
     escape_into(&mut line, &record.args().to_string());
     let mut fields = Fields(Vec::new());
     let _ = record.key_values().visit(&mut fields);
-    for (key, value) in fields.0 {
+    // A person reads the sentence, and needs no name for it.
+    for (key, value) in fields.0.into_iter().filter(|(key, _)| key != "event") {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_string);
         let _ = write!(line, " {key}=");
         if value.is_empty() || value.contains([' ', '"', '=']) {
@@ -152,6 +153,11 @@ impl Episode {
     /// Notes a failure; true when it is the first since the last success.
     pub fn begins(&self) -> bool {
         !self.0.swap(true, std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Was the last thing a failure?
+    pub fn lasts(&self) -> bool {
+        self.0.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Notes a success; true when failures came before it.

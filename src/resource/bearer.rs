@@ -11,6 +11,7 @@ use crate::http::Caller;
 use crate::identity::{ClientId, GrantId, Principal, SCOPE, UserId, Voucher};
 use crate::login::Login;
 use crate::login::api_keys::{self, KeyError};
+use crate::observe::events::Kind;
 use crate::store::rows::ApiKey;
 use crate::tokens::TokenError;
 use crate::tokens::access::AccessToken;
@@ -56,7 +57,10 @@ pub fn principal(
     let token = match verify(login, to, headers)? {
         Bearer::Token(token) => token,
         Bearer::Key(principal) => {
-            seen.note_use(&principal.grant, caller.address, login.core.now());
+            if seen.note_use(&principal.grant, caller.address, login.core.now()) {
+                let event = caller.event(Kind::KeyUsed).with("user", &principal.user);
+                event.with("server", &to.target.resource.name).tell();
+            }
             return Ok(*principal);
         }
     };

@@ -83,18 +83,21 @@ impl Seen {
         }
     }
 
-    pub(super) fn note_use(&self, grant: &GrantId, address: IpAddr, now: Timestamp) {
+    /// Returns whether this use is not from the same address as the one before, as far as is remembered.
+    pub(super) fn note_use(&self, grant: &GrantId, address: IpAddr, now: Timestamp) -> bool {
         let last = LastUse { at: now, address, expires_at: now + KEPT };
         let mut uses = self.uses.lock().unpoisoned();
+        let is_new = uses.get(grant).is_none_or(|used| used.last.address != address);
         if let Some(used) = uses.get_mut(grant)
             && now.saturating_sub(used.written_at) < WRITE_EVERY
         {
             used.last = last;
-            return;
+            return is_new;
         }
         if self.queue.try_send(Note::Use(grant.clone(), last)).is_ok() {
             uses.insert(grant.clone(), Used { last, written_at: now });
         }
+        is_new
     }
 
     /// When and from where the grant, or what stands for that of an API key, was last used.

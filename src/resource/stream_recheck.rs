@@ -6,6 +6,7 @@ use crate::core::Core;
 use crate::identity::{GrantId, User};
 use crate::login::Login;
 use crate::login::providers::user_records::Recheck;
+use crate::observe::events::{Event, Kind};
 use crate::store::rows::{Grant, Phase};
 
 /// Ends a grant with its refresh tokens, access tokens and streams. `why` is for the log.
@@ -18,12 +19,11 @@ pub fn end_grant(core: &Core, streams: &OpenStreams, id: &GrantId, user: &User, 
         Ok(())
     });
     let cut = streams.cut(id);
+    let event = Event::new(Kind::GrantEnded).with("user", &user.id).with("grant", id).count("streams", cut);
     match ended {
-        Ok(()) => {
-            log::warn!(user:% = user.id, grant:% = id, streams = cut, reason = why; "a user may not enter any more: the authorization has ended");
-        }
+        Ok(()) => event.with("reason", why).tell(),
         Err(e) => {
-            log::warn!(user:% = user.id, grant:% = id, streams = cut, reason = why, error:% = e; "a user may not enter any more, but the store failed: the authorization ends with the next refresh");
+            event.with("reason", format!("{why}; the store failed, so it ends with the next refresh: {e}")).tell()
         }
     }
 }
@@ -43,7 +43,11 @@ pub fn recheck_streams(login: &Login, streams: &OpenStreams, published: &Protect
                     Recheck::Denied(why) => end_grant(&login.core, streams, &id, &grant.user, &why),
                     Recheck::Unknown(why) => {
                         let cut = streams.cut(&id);
-                        log::warn!(user:% = grant.user.id, grant:% = id, streams = cut, reason = why.as_str(); "streams were cut: the provider can't be asked about their user, and its last answer is too old (--identity-lifetime, IDENTITY_LIFETIME)");
+                        let event = Event::new(Kind::StreamsCut).with("user", &grant.user.id).with("grant", &id);
+                        let reason = format!(
+                            "the provider can't be asked about their user, and its last answer is too old (--identity-lifetime, IDENTITY_LIFETIME): {why}"
+                        );
+                        event.count("streams", cut).with("reason", reason).tell();
                     }
                 }
                 // Asking the provider may have taken long: other grants may have ended meanwhile.
@@ -89,7 +93,8 @@ fn cut_closed(login: &Login, streams: &OpenStreams, published: &ProtectedResourc
             };
             if !is_open.unwrap_or(true) {
                 let cut = streams.cut_if(|of, from| *of == id && from == name);
-                log::info!(user:% = user, grant:% = id, server = name.as_str(), streams = cut; "streams were cut: the server's allow rules do not fit the user");
+                let event = Event::new(Kind::StreamsCut).with("user", &user).with("grant", &id).with("server", &name);
+                event.count("streams", cut).with("reason", "the server's allow rules do not fit the user").tell();
             }
         }
     }

@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::Instant;
 
-use super::backend::{Row, Store, StoreError, Table, Transaction};
+use super::backend::{Job, Row, Store, StoreError, Table, Transaction};
 use super::rows::{Grant, Phase, Revocation, Stored, Superseded};
 use crate::clock::{Clock, Timestamp};
 use crate::identity::GrantId;
 use crate::lock::Unpoisoned;
 use crate::observe::log::Episode;
+use crate::observe::metrics::{self, StoreOperation};
 
 /// How long expired rows are kept, in seconds: a clock that jumped ahead for less than a day must not delete valid
 /// rows.
@@ -122,7 +124,7 @@ impl State {
 
     /// A row that has not expired.
     pub fn get<T: Stored>(&self, key: &str) -> Result<Option<T>, StoreError> {
-        let row = self.store.get(T::TABLE, key).inspect_err(|e| self.tell(e))?;
+        let row = timed(StoreOperation::Read, || self.store.get(T::TABLE, key)).inspect_err(|e| self.tell(e))?;
         decode(row, self.clock.now())
     }
 
@@ -135,12 +137,13 @@ impl State {
         let done = Arc::new(Mutex::new(None));
         let slot = done.clone();
         crate::blocking::announce();
-        let result = self.store.transact(Box::new(move |inner| {
+        let job: Job = Box::new(move |inner| {
             let mut tx = Tx { inner, now, revoked: Vec::new(), superseded: Vec::new() };
             let result = job(&mut tx)?;
             *slot.lock().unpoisoned() = Some((result, tx.revoked, tx.superseded));
             Ok(())
-        }));
+        });
+        let result = timed(StoreOperation::Write, || self.store.transact(job));
         if let Err(error) = result {
             self.tell(&error);
             return Err(error);
@@ -237,6 +240,15 @@ impl State {
             log::error!(error:% = error; "the state can't be read or written; tokens that were issued stay valid, sign-ins and refreshes fail until it works again (is the disk of --data-path (DATA_PATH) full?)");
         }
     }
+}
+
+/// Notes for the metrics how long the store takes.
+fn timed<R>(operation: StoreOperation, work: impl FnOnce() -> R) -> R {
+    let Some(metrics) = metrics::installed() else { return work() };
+    let began = Instant::now();
+    let result = work();
+    metrics.store_took(operation, began.elapsed());
+    result
 }
 
 fn encode<T: Stored>(row: &T) -> Row {

@@ -9,6 +9,7 @@ use crate::http::client::ClientError;
 use crate::http::{BodyError, RequestId, Response};
 use crate::mcp::jsonrpc;
 use crate::net::cancellation::Cancelled;
+use crate::observe::metrics::{self, UpstreamError};
 use crate::url::UpstreamUrl;
 
 /// Why there is no answer to pass on.
@@ -85,6 +86,16 @@ impl Told<'_> {
 
 /// The response to the client for a failure; also logs it for the operator.
 pub(super) fn refusal(failure: &Failure, body: &[u8], told: &Told<'_>) -> Response {
+    let error = match failure {
+        Failure::Down(_) => Some(UpstreamError::Unreachable),
+        Failure::Slow(_) => Some(UpstreamError::Timeout),
+        Failure::Broken(_) => Some(UpstreamError::InvalidAnswer),
+        Failure::Unauthorized => Some(UpstreamError::Unauthorized),
+        Failure::Body(_) | Failure::BadRequest(_) | Failure::ClientGone | Failure::Draining => None,
+    };
+    if let Some((error, metrics)) = error.zip(metrics::installed()) {
+        metrics.upstream_failed(told.server, error);
+    }
     let answer = |status, text: &str| jsonrpc::error(status, Some(body), jsonrpc::INTERNAL_ERROR, text);
     match failure {
         Failure::Body(error) => Response::text(error.status(), error.to_string()),

@@ -34,6 +34,15 @@ pub struct ProcessLimits {
     pub idle: Duration,
 }
 
+/// What a server that runs as processes uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Processes.
+    pub children: usize,
+    /// MCP sessions.
+    pub sessions: usize,
+}
+
 /// An MCP server.
 pub trait Upstream: Send + Sync + 'static {
     /// Passes a request on and its answer back.
@@ -53,6 +62,11 @@ pub trait Upstream: Send + Sync + 'static {
     /// Did it not answer the last time that it was asked? Asks nothing.
     fn is_down(&self) -> bool {
         false
+    }
+
+    /// How many processes it runs and how many MCP sessions the proxy keeps for it, for the metrics.
+    fn usage(&self) -> Usage {
+        Usage::default()
     }
 
     /// What it says about itself, if it has been asked: its `instructions`, or else its name. Asks nothing.

@@ -21,5 +21,5 @@ pub mod stdio;
 
 pub use check::Trouble;
 pub use config::UpstreamConfig;
-pub use forward::{ForwardedIdentity, ProcessLimits, Upstream};
+pub use forward::{ForwardedIdentity, ProcessLimits, Upstream, Usage};
 pub use headers::{can_be_mapped, encode_identity, is_identity_field, is_managed_field};

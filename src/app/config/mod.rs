@@ -2,12 +2,12 @@
 
 pub mod clients;
 pub mod issuers;
+pub mod monitoring;
 pub mod passwords;
 pub mod providers;
 pub mod servers;
 pub mod tls;
 
-use std::io::IsTerminal;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,8 +29,6 @@ use crate::login::password::Password;
 use crate::login::providers::ProviderConfig;
 use crate::net::tls as net_tls;
 use crate::oauth::clients::ClientPolicy;
-use crate::observe::lines::Destination;
-use crate::observe::log::LogFormat;
 use crate::pages::{Logo, MAX_LOGO, Site};
 use crate::resource::admission::Bounds;
 use crate::servers_file::Note;
@@ -81,7 +79,7 @@ pub struct Config {
     /// Earlier secrets that still verify.
     pub previous_secrets: Vec<Secret>,
     /// What the operator can see.
-    pub monitoring: MonitoringConfig,
+    pub monitoring: monitoring::MonitoringConfig,
     /// The MCP servers to publish.
     pub servers: Servers,
     /// What the operator should know about the servers file, for the log.
@@ -98,13 +96,6 @@ pub struct Config {
     pub admission: Bounds,
     /// How long requests may take to finish after SIGTERM or SIGINT.
     pub drain_timeout: Duration,
-}
-
-/// Format and level of the log. The default format is text on a terminal and JSON elsewhere.
-pub fn log_settings(settings: &Settings, terminal: bool) -> (LogFormat, log::LevelFilter) {
-    let level =
-        settings.log_level.unwrap_or(if settings.debug { log::LevelFilter::Debug } else { log::LevelFilter::Info });
-    (settings.log_format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json }), level)
 }
 
 impl Config {
@@ -174,7 +165,7 @@ impl Config {
             outbound_tls,
             secret: s.auth_hmac_secret.as_ref().map(|t| secret("AUTH_HMAC_SECRET", t)).transpose()?,
             previous_secrets: previous_secrets(&s)?,
-            monitoring: monitoring(&s)?,
+            monitoring: monitoring::configure(&s)?,
             servers,
             notes,
             is_checked: !s.no_upstream_check,
@@ -192,16 +183,6 @@ impl Config {
     }
 }
 
-/// What the operator can see.
-pub struct MonitoringConfig {
-    /// Where the monitoring port listens.
-    pub listen: Option<Listen>,
-    /// Where the access log goes.
-    pub access_log: Option<Destination>,
-    /// Its format.
-    pub access_log_format: LogFormat,
-}
-
 /// The ways to sign in that there are, and the trusted issuers, as rules name them.
 pub fn methods(s: &Settings, providers: &[ProviderConfig], issuers: &[TrustedIssuer]) -> Vec<String> {
     let password = (s.password.is_some() || s.password_hash.is_some()).then_some("password");
@@ -209,20 +190,6 @@ pub fn methods(s: &Settings, providers: &[ProviderConfig], issuers: &[TrustedIss
     let providers = providers.iter().map(|provider| provider.id.as_str());
     let issuers = issuers.iter().map(|issuer| issuer.name.as_str());
     password.into_iter().chain(htpasswd).chain(providers).chain(issuers).map(String::from).collect()
-}
-
-fn monitoring(s: &Settings) -> Result<MonitoringConfig, String> {
-    let access_log = s.access_log.as_deref().map(Destination::parse);
-    let is_terminal = match access_log {
-        Some(Destination::Stderr) => std::io::stderr().is_terminal(),
-        Some(Destination::Stdout) => std::io::stdout().is_terminal(),
-        Some(Destination::File(_)) | None => false,
-    };
-    Ok(MonitoringConfig {
-        listen: s.metrics_listen.as_deref().map(Listen::local).transpose()?,
-        access_log,
-        access_log_format: s.access_log_format.unwrap_or_else(|| log_settings(s, is_terminal).0),
-    })
 }
 
 fn site(s: &Settings, external: &ExternalUrl) -> Result<Site, String> {

@@ -17,6 +17,7 @@ use crate::identity::{ClientId, GrantId, UserId};
 use crate::oauth::AuthorizationServer;
 use crate::oauth::client_metadata::is_document;
 use crate::oauth::owner;
+use crate::observe::events::{Event, Kind};
 use crate::redirect_uri::RedirectUri;
 use crate::resource::open_streams::OpenStreams;
 use crate::store::StoreError;
@@ -169,7 +170,7 @@ impl Control {
         if !is_new.map_err(stored)? {
             return Err(format!("there is a client '{}' already; remove it first, or choose another name", new.name));
         }
-        log::info!(client = new.name.as_str(); "the operator registered a client");
+        Event::new(Kind::OperatorAddedClient).with("client", &new.name).tell();
         let mut answer = json!({"client_id": new.name});
         if let Some(secret) = secret {
             answer["client_secret"] = secret.into();
@@ -185,7 +186,7 @@ impl Control {
         // The client first, so that it gets no other grant.
         state.remove::<Client>(vec![id.to_string()]).map_err(stored)?;
         let ended = owner::revoke(&self.server, |grant| grant.client.as_str() == id).map_err(stored)?;
-        log::info!(client = id, grants = ended; "the operator removed a client");
+        Event::new(Kind::OperatorRemovedClient).with("client", id).count("grants", ended).tell();
         Ok(json!({"removed": id, "grants": ended}))
     }
 
@@ -212,7 +213,7 @@ impl Control {
         self.check_servers(&servers)?;
         let expires_at = self.server.core.now().saturating_add(lifetime);
         let text = login.api_keys.add(&self.server.core.state, name, servers, expires_at)?;
-        log::info!(key = name; "the operator made an API key");
+        Event::new(Kind::OperatorAddedKey).with("user", UserId::of_api_key(name)).tell();
         Ok(json!({"name": name, "key": text, "expires_at": expires_at}))
     }
 
@@ -222,7 +223,8 @@ impl Control {
             return Err(format!("there is no key '{name}'; 'mcp-auth-proxy keys list' shows all"));
         }
         let cut = self.streams.cut(&GrantId::of_api_key(name));
-        log::info!(key = name, streams = cut; "the operator revoked an API key");
+        let event = Event::new(Kind::OperatorRevokedKey).with("user", UserId::of_api_key(name));
+        event.count("streams", cut).tell();
         Ok(json!({"revoked": name}))
     }
 
@@ -279,7 +281,7 @@ impl Control {
         if ended == 0 && !which.grants.is_empty() {
             return Err("there is no such grant; 'mcp-auth-proxy grants list' shows all".into());
         }
-        log::info!(grants = ended; "the operator revoked grants");
+        Event::new(Kind::OperatorRevokedGrants).count("grants", ended).tell();
         Ok(json!({"revoked": ended}))
     }
 
@@ -341,7 +343,8 @@ impl Control {
                 grants += owner::disconnect_user(&self.server, id, None).map_err(stored)?;
             }
         }
-        log::info!(user = user, sessions = sessions, grants = grants; "the operator signed a user out");
+        let event = Event::new(Kind::OperatorSignedOut).with("user", user).count("sessions", sessions);
+        event.count("grants", grants).tell();
         Ok(json!({"sessions": sessions, "grants": grants}))
     }
 

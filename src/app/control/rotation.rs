@@ -17,6 +17,7 @@ use crate::lock::Unpoisoned;
 use crate::oauth::AuthorizationServer;
 use crate::oauth::client_auth::derived_secrets;
 use crate::oauth::owner;
+use crate::observe::events::{Event, Kind};
 use crate::resource::identity_fields::IdentityFields;
 use crate::store::StoreError;
 use crate::store::rows::{AuthMethod, Client, McpSession, Session};
@@ -107,10 +108,8 @@ impl KeyRotation {
         })?;
         self.rotate_assertion_key(is_compromised, now)?;
         match is_compromised {
-            true => {
-                log::warn!(grants = signed_out; "all keys were replaced because they leaked: everybody has to sign in again")
-            }
-            false => log::info!("all keys were replaced; what was signed with the previous ones stays valid"),
+            true => Event::new(Kind::KeysCompromised).count("grants", signed_out).tell(),
+            false => Event::new(Kind::KeysReplaced).tell(),
         }
         Ok(json!({"rotated": true, "compromised": is_compromised, "grants_ended": signed_out}))
     }

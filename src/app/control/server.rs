@@ -11,6 +11,7 @@ use super::actions::Control;
 use super::protocol::{ControlAnswer, ControlRequest};
 use super::socket;
 use crate::lock::Unpoisoned;
+use crate::observe::events::{Event, Kind};
 use crate::thread::spawn;
 
 /// Longest request, in bytes.
@@ -35,7 +36,7 @@ pub(in crate::app) fn start(control: Control, data: &Path) -> Result<(), String>
         for stream in listener.incoming() {
             match stream {
                 Ok(stream) if !socket::is_allowed(&stream) => {
-                    log::warn!("a process of another user connected to the control socket; it was refused");
+                    Event::new(Kind::ControlRefused).tell();
                 }
                 // Each on a thread of its own: whoever connects and says nothing keeps nobody waiting.
                 Ok(stream) if Arc::strong_count(&places) <= MAX_CONNECTIONS => {

@@ -67,6 +67,13 @@ impl Server {
         Ok(Server { shared })
     }
 
+    /// Counts its connections: those that wait for a request, those that have begun one or wait until an answer is read,
+    /// and those whose request is being answered.
+    pub fn connections(&self) -> impl Fn() -> [usize; 3] + Send + Sync + use<> {
+        let shared = Arc::downgrade(&self.shared);
+        move || shared.upgrade().map_or([0; 3], |shared| shared.poller.connections())
+    }
+
     /// Serves until `stop` becomes readable, which means that the process should stop. Then lets requests finish within
     /// `drain_timeout`.
     pub fn run(self, stop: BorrowedFd<'_>, drain_timeout: Duration) -> io::Result<()> {

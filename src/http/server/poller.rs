@@ -62,6 +62,13 @@ impl Poller {
         Ok(poller)
     }
 
+    /// Connections that wait for a request, that wait for something else of the client, and that a worker has.
+    pub(super) fn connections(&self) -> [usize; 3] {
+        let table = self.table.lock().unpoisoned();
+        let (idle, begun) = (table.idle.len(), table.begun.len());
+        [idle, begun, table.open.saturating_sub(idle + begun)]
+    }
+
     /// Adds the listening socket with the index `listener_index`. It reports nothing until [`Poller::listen`] is
     /// called.
     pub(super) fn add_listener(&self, listener: &TcpListener, listener_index: usize) -> io::Result<()> {

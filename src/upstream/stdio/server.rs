@@ -7,7 +7,7 @@ use http::StatusCode;
 use crate::http::{Request, Response};
 use crate::identity::{ClientId, User};
 use crate::login::Login;
-use crate::upstream::forward::{ForwardedIdentity, ProcessLimits, Upstream};
+use crate::upstream::forward::{ForwardedIdentity, ProcessLimits, Upstream, Usage};
 use crate::upstream::stdio::config::StdioConfig;
 use crate::upstream::stdio::manager::ProcessManager;
 use crate::upstream::stdio::owner::Owner;
@@ -64,6 +64,11 @@ impl Upstream for StdioUpstream {
 
     fn is_down(&self) -> bool {
         self.0.state().is_down
+    }
+
+    fn usage(&self) -> Usage {
+        let state = self.0.state();
+        Usage { children: state.children, sessions: state.known.len() }
     }
 
     fn about(&self) -> Option<String> {

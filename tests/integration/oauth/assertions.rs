@@ -340,7 +340,7 @@ fn assertions_are_in_no_log() {
     let bad = world.sign(&world.header(), &claims);
     let token = access(&world.send(&good));
     world.send(&bad);
-    world.proxy.has_logged("an assertion was refused");
+    world.proxy.has_logged("a token request was refused");
     let log = world.proxy.log();
     for secret in [&good, &bad, &token, &world.secret] {
         assert!(!log.contains(secret.rsplit('.').next().unwrap()), "the log has a secret");

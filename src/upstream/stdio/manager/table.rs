@@ -40,13 +40,13 @@ pub(crate) struct ProcessManager {
 #[derive(Default)]
 pub(crate) struct State {
     /// Number of processes, including those that are starting or ending.
-    pub(super) children: usize,
+    pub(crate) children: usize,
     /// Number of callers that wait for a free process slot.
     pub(super) waiting: usize,
     pub(super) spares: Vec<WarmProcess>,
     pub(super) sessions: HashMap<String, Arc<Session>>,
     /// All sessions with their last use, including those without a process and those that are only in the store.
-    pub(super) known: HashMap<String, Known>,
+    pub(crate) known: HashMap<String, Known>,
     /// Shared processes. In shared mode there are at most two, with the keys `shared` (older revisions) and `modern`, and
     /// all clients use them. In the other mode there is at most one per owner, for the modern revisions only, with the key
     /// `modern` and the digest of the owner.

@@ -19,6 +19,7 @@ use rustix::process::{
 use super::inbox::{OVERHEAD, Shared, Slot};
 use super::lines::{Lines, TooLong};
 use super::supervisor;
+use crate::observe::metrics::{self, UpstreamError};
 use crate::observe::quota::Quota;
 
 /// How long to read what is left of stdout and stderr after the child has exited.
@@ -338,6 +339,9 @@ impl IoLoop {
         if was_asked {
             log::debug!(server = self.shared.server.as_str(), session = name.as_str(), pid = pid, how = how.as_str(); "the MCP server has ended");
         } else {
+            if let Some(metrics) = metrics::installed() {
+                metrics.upstream_failed(&self.shared.server, UpstreamError::Exited);
+            }
             let last_words: Vec<String> = self.last_words.drain(..).rev().collect();
             log::warn!(server = self.shared.server.as_str(), session = name.as_str(), pid = pid, how = how.as_str(), stderr = last_words.join("\n").as_str(); "the MCP server exited unexpectedly");
         }
