@@ -11,8 +11,8 @@ use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::store::Store;
 use crate::store::embedded::{EmbeddedStore, OpenError};
+use crate::store::{FORMAT, Store};
 use crate::tokens::Secret;
 use crate::tokens::signing::SigningKey;
 
@@ -20,6 +20,9 @@ use crate::tokens::signing::SigningKey;
 const ASSERTION_KEY: &str = "assertion-key";
 /// The file with the secrets before the current one.
 const PREVIOUS_SECRETS: &str = "secrets-previous";
+
+/// The file that is there while a back-up is restored.
+pub const RESTORING: &str = "restoring";
 
 fn refuse(what: String) -> String {
     format!("--data-path (DATA_PATH): {what}")
@@ -112,9 +115,23 @@ fn is_ours(found: &fs::Metadata) -> bool {
     found.uid() == geteuid().as_raw() || found.uid() == 0
 }
 
+/// What a data directory is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// To serve.
+    Serve,
+    /// To restore a back-up into it.
+    Restore,
+}
+
 /// Opens the store in the data directory.
-pub fn open_store(path: &Path) -> Result<Box<dyn Store>, String> {
+pub fn open_store(path: &Path, purpose: Use) -> Result<Box<dyn Store>, String> {
     let shown = path.display();
+    if purpose == Use::Serve && path.join(RESTORING).exists() {
+        return Err(refuse(format!(
+            "a restore into {shown} has broken off; run 'mcp-auth-proxy restore' with the back-up again"
+        )));
+    }
     let file = path.join("state.redb");
     match fs::metadata(&file) {
         Ok(found) => private(&file, &found)?,
@@ -125,6 +142,9 @@ pub fn open_store(path: &Path) -> Result<Box<dyn Store>, String> {
         Ok(store) => Ok(Box::new(store)),
         Err(OpenError::InUse) => Err(refuse(format!(
             "another mcp-auth-proxy is using {shown}; stop it, or give this one a directory of its own"
+        ))),
+        Err(OpenError::Newer(format)) => Err(refuse(format!(
+            "{shown} was written by a newer version (format {format}, this version knows {FORMAT}): install that one again, or restore a back-up from before the upgrade into an empty directory"
         ))),
         Err(OpenError::Failed(e)) => Err(refuse(format!(
             "{} can't be opened: {e}; restore it from a backup, or move it away to start anew: then everybody signs in again, and clients are authorized again",

@@ -1,6 +1,6 @@
 //! A token bucket: allows a burst at once, then a steady rate per second.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How much a bucket holds, and how fast it fills.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +35,11 @@ impl TokenBucket {
         has_one
     }
 
+    /// How long until the next token, as of the last [`TokenBucket::take`].
+    pub(crate) fn wait(&self, rate: Rate) -> Duration {
+        Duration::try_from_secs_f64((1.0 - self.level).max(0.0) / rate.per_second).unwrap_or(Duration::MAX)
+    }
+
     /// True if the bucket is full, so that it is equivalent to a new one.
     pub(crate) fn is_full(&self, rate: Rate, now: Instant) -> bool {
         self.level(rate, now) >= rate.burst
@@ -48,8 +53,6 @@ impl TokenBucket {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

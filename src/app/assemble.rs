@@ -16,7 +16,7 @@ use super::listen::{Ports, raise_descriptor_limit};
 use super::logs::Logs;
 use super::monitoring::{ConnectionCount, Monitoring};
 use super::publish::{self, Publisher};
-use super::reload::reload_on_sighup;
+use super::reload::{Reload, reload_on_sighup};
 use super::request_record::{Sink, Sinks};
 use super::rights::Rights;
 use super::routes::App;
@@ -41,6 +41,7 @@ use crate::resource::admission::Admission;
 use crate::resource::identity_fields::{AssertionKey, IdentityFields};
 use crate::resource::open_streams::OpenStreams;
 use crate::resource::protected::Published;
+use crate::resource::rate_limits::RateLimits;
 use crate::resource::seen::Seen;
 use crate::store::{State, Store};
 use crate::thread::spawn;
@@ -142,6 +143,7 @@ impl Services {
             server: self.server.clone(),
             interactions: Interactions::new(self.server.clone(), config.auto_select),
             admission,
+            rate_limits: Arc::new(RateLimits::new(config.rate_limits.clone())),
             identity_fields: self.identity_fields.clone(),
             streams: self.streams.clone(),
             surface: config.surface.clone(),
@@ -206,19 +208,10 @@ pub fn build(
     let sinks = services.sinks(&config, &logs, metrics.clone());
     tell_events(&config, &services, &logs, metrics);
     let app = services.app(&config, sinks);
-    let publisher = Publisher {
-        login: login.clone(),
-        published: published.clone(),
-        admission: app.admission.clone(),
-        streams: streams.clone(),
-        rights: Rights::of(&config.servers),
-        current: config.servers.clone(),
-        is_checked: config.is_checked,
-        patience: drain_timeout,
-    };
+    let reload = changeable(&mut config, &services, &app, &logs, certificates.clone());
     let (mut listeners, retry) = listeners(app, ports, clock)?;
     listeners.extend(monitoring.map(|(_, listener)| listener));
-    let reload = reload_on_sighup(publisher, retry, logs.clone())?;
+    let reload = reload_on_sighup(Reload { retry, ..reload })?;
     if config.is_kept {
         let (server, streams) = (services.server.clone(), streams.clone());
         let rotation = rotation(&services, &config, secrets);
@@ -237,6 +230,35 @@ pub fn build(
         logs.flush();
         served
     })
+}
+
+/// What a reload can change.
+fn changeable(
+    config: &mut Config,
+    services: &Services,
+    app: &App,
+    logs: &Logs,
+    certificates: Option<Arc<Certificates>>,
+) -> Reload {
+    let publisher = Publisher {
+        login: services.login.clone(),
+        published: services.server.resources.clone(),
+        admission: app.admission.clone(),
+        streams: services.streams.clone(),
+        rights: Rights::of(&config.servers),
+        current: config.servers.clone(),
+        is_checked: config.is_checked,
+        patience: config.drain_timeout,
+    };
+    let files = config.tls.as_ref().and_then(|tls| tls.files().cloned());
+    Reload {
+        publisher,
+        rate_limits: app.rate_limits.clone(),
+        logs: logs.clone(),
+        certificates: certificates.zip(files),
+        retry: None,
+        given: std::mem::take(&mut config.given),
+    }
 }
 
 /// Starts the threads that look after servers, streams and the store.

@@ -8,12 +8,14 @@
 //! - [`serve`] – the command that publishes servers; [`listen`] – its ports; [`housekeeping`] – its threads;
 //!   [`warnings`] – its warnings about the configuration at the start; [`service_manager`] – what systemd is told
 //! - [`control`] – the control socket, and the commands that ask a running proxy
+//! - [`backup`] – copies the data directory, and puts it back
 //! - [`check`] – looks at everything that serving needs
 //! - [`demo`], [`hash_password`], [`healthcheck`] – the other commands
 
 mod access_log;
 pub mod assemble;
 mod audit_log;
+pub mod backup;
 pub mod check;
 mod client_names;
 pub mod config;

@@ -21,13 +21,15 @@ use crate::identity::{Principal, UserId};
 use crate::interaction::{Interactions, account, authorize, provider, sign_in};
 use crate::net::client_address::{TrustedProxies, UnnamedProxies};
 use crate::oauth::{AuthorizationServer, introspect, metadata, register, revoke, token};
-use crate::observe::events::Kind;
+use crate::observe::events::{Event, Kind};
 use crate::observe::lines::Lines;
 use crate::resource::admission::{Admission, Newcomer};
 use crate::resource::bearer::{Denial, Destination};
+use crate::resource::call::{Call, Tool};
 use crate::resource::identity_fields::IdentityFields;
 use crate::resource::open_streams::OpenStreams;
 use crate::resource::protected::Target;
+use crate::resource::rate_limits::{RateLimits, TooMany};
 use crate::resource::{bearer, challenge};
 use crate::upstream::ForwardedIdentity;
 use crate::upstream::http::{is_event_stream, wants_event_stream};
@@ -87,6 +89,9 @@ const EXPOSED_FIELDS: &str = "WWW-Authenticate, Mcp-Session-Id, MCP-Protocol-Ver
 /// What a request is called in log lines; it is in each answer, and the MCP server is told.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// The trace that a request belongs to (W3C Trace Context).
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
 /// Trusted reverse proxies, and the web origins and host names that are accepted.
 #[derive(Clone)]
 pub struct Surface {
@@ -108,6 +113,8 @@ pub struct App {
     pub interactions: Interactions,
     /// Limits on upstream requests in flight and on open streams.
     pub admission: Admission,
+    /// Limits on requests in a time.
+    pub rate_limits: Arc<RateLimits>,
     /// Adds to requests who the user is.
     pub identity_fields: Option<Arc<IdentityFields>>,
     /// Event streams that are open.
@@ -255,20 +262,7 @@ impl App {
         }
         let mut response = match request.parts.method {
             Method::OPTIONS => preflight(request, &[Method::GET, Method::POST, Method::DELETE]),
-            _ => match self.authorize(request, path, caller) {
-                Err(refusal) => *refusal,
-                Ok((target, principal)) => {
-                    if let Some(record) = record {
-                        record.admitted(&target.resource.name, &principal, request);
-                    }
-                    let began = Instant::now();
-                    let answer = self.forward(request, &target, principal, chain, path);
-                    if let Some(record) = record {
-                        record.upstream_answered(began.elapsed());
-                    }
-                    answer
-                }
-            },
+            _ => self.answer(request, chain, caller, path, record).unwrap_or_else(|refusal| *refusal),
         };
         if let Some(origin) = origin {
             response.headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
@@ -276,6 +270,48 @@ impl App {
         }
         response.headers.append(VARY, HeaderValue::from_static("Origin"));
         response
+    }
+
+    /// Passes a request on that has a good token and does not come too often.
+    fn answer(
+        &self,
+        request: &mut Request<'_>,
+        chain: Vec<IpAddr>,
+        caller: Caller,
+        path: &str,
+        record: &mut Option<Box<Record>>,
+    ) -> Result<Response, Box<Response>> {
+        let of_address = self.rate_limits.of_address(caller.address);
+        of_address.map_err(|refused| refuse(&refused, request, &Tool::None, caller.event(Kind::RateLimited)))?;
+        let (target, principal) = self.authorize(request, path, caller)?;
+        let call = self.call(request);
+        if let Some(trace) = call.traceparent.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
+            request.parts.headers.entry(TRACEPARENT).or_insert(trace);
+        }
+        let (server, tool) = (&target.resource.name, call.tool.clone());
+        if let Some(record) = record {
+            record.admitted(server, &principal, call);
+        }
+        self.rate_limits.of_principal(&principal, server, &tool).map_err(|refused| {
+            let event = caller.event(Kind::RateLimited).with("user", &principal.user);
+            refuse(&refused, request, &tool, event.with("client", &principal.client).with("server", server))
+        })?;
+        let began = Instant::now();
+        let answer = self.forward(request, &target, principal, chain, path);
+        if let Some(record) = record {
+            record.upstream_answered(began.elapsed());
+        }
+        Ok(answer)
+    }
+
+    /// What the request asks for, as far as somebody wants to know.
+    fn call(&self, request: &Request<'_>) -> Call {
+        let body = request.body.whole();
+        let has_trace = || !request.parts.headers.contains_key(TRACEPARENT) && body.is_some_and(Call::may_have_trace);
+        match self.sinks.is_some() || self.rate_limits.config().has_tools() || has_trace() {
+            true => Call::of(&request.parts, body, self.sinks.as_ref().is_some_and(|sinks| sinks.has_arguments)),
+            false => Call::default(),
+        }
     }
 
     /// The server that has the path, and who asks it; or the response to a request that may not go there.
@@ -369,6 +405,13 @@ fn is_navigation(head: &Parts) -> bool {
 /// True if `path` is never passed on to the upstream server.
 fn is_own(path: &str) -> bool {
     OWN_PREFIXES.iter().any(|p| path.strip_prefix(p).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+}
+
+/// Refuses a request that came too soon, and tells it with what `event` knows.
+fn refuse(refused: &TooMany, request: &Request<'_>, tool: &Tool, event: Event) -> Box<Response> {
+    let shown = if let Tool::Named(name) = tool { name } else { "" };
+    event.with("limit", refused.limit).with("tool", shown).count("seconds", refused.seconds()).tell();
+    Box::new(refused.response(request.body.whole(), tool))
 }
 
 /// The audit log can't be written, and is required.

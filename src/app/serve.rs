@@ -21,7 +21,7 @@ use super::rights::Rights;
 use super::service_manager;
 use super::warnings::{warn_of_lookalikes, warn_of_traps};
 use crate::clock::{Clock, Timestamp};
-use crate::data_dir::{load_previous_secrets, load_secret, open_store, prepare_directory};
+use crate::data_dir::{Use, load_previous_secrets, load_secret, open_store, prepare_directory};
 use crate::flags::{FLAGS, Flag, Settings};
 use crate::net::shutdown::Shutdown;
 use crate::observe;
@@ -49,7 +49,7 @@ pub fn run(settings: Settings) -> Result<(), String> {
     config.servers.make_homes();
     privileges::drop_unneeded(needs(&config))?;
     let stop = stop_signal()?;
-    let store = open_store(&config.data_path)?;
+    let store = open_store(&config.data_path, Use::Serve)?;
     let clock = Arc::new(Clock::system());
     let secrets = secrets(&config, clock.now())?;
     let front =
@@ -98,7 +98,7 @@ fn needs(config: &Config) -> Needs {
     let is_named = |f: &Flag| std::env::var_os(format!("{}_FILE", f.env)).is_some_and(|v| !v.is_empty());
     let rights = Rights::of(&config.servers);
     Needs {
-        reads_others: certificates || FLAGS.iter().any(is_named),
+        reads_others: certificates || config.env_file.is_some() || FLAGS.iter().any(is_named),
         // Connecting to a Unix socket needs write permission for it.
         writes_others: rights.has_socket || !is_all_roots(&config.data_path),
         has_children: rights.has_children,

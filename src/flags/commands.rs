@@ -86,6 +86,35 @@ An editor checks a file against it when the file names it:
         more: ASKS,
     },
     Command {
+        name: "backup",
+        args: "FILE|-",
+        help: "Copy everything that the running proxy keeps into a file: keys, clients, authorizations, sessions",
+        options: &[],
+        more: "\
+The proxy goes on serving. The file has all keys in it, so only its owner can read it; '-' stands for standard output.
+
+  mcp-auth-proxy backup /var/backups/mcp-auth-proxy
+  docker exec mcp /mcp-auth-proxy backup - > mcp-auth-proxy.backup
+
+Options:
+  -d, --data-path DIR  the data directory of the proxy (env: DATA_PATH; default: ./data)
+",
+    },
+    Command {
+        name: "restore",
+        args: "FILE|-",
+        help: "Put a back-up into an empty data directory, before the proxy is started",
+        options: &[],
+        more: "\
+What was revoked after the back-up was made can be used again, so think of ending it once more.
+
+  mcp-auth-proxy restore /var/backups/mcp-auth-proxy --data-path ./data
+
+Options:
+  -d, --data-path DIR  the data directory, which is empty or not there yet (env: DATA_PATH; default: ./data)
+",
+    },
+    Command {
         name: "clients",
         args: "list|add|remove",
         help: "List clients, and register those that act without a person",
@@ -221,5 +250,5 @@ A running proxy is asked, over a socket in its data directory:
 ];
 
 /// The commands that ask a running proxy.
-pub(super) const CONTROL: [&str; 8] =
-    ["status", "clients", "keys", "grants", "users", "sessions", "reload", "keys-rotate"];
+pub(super) const CONTROL: [&str; 10] =
+    ["status", "clients", "keys", "grants", "users", "sessions", "reload", "keys-rotate", "backup", "restore"];

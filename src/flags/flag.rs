@@ -85,6 +85,8 @@ pub struct Flag {
     pub secret: bool,
     /// A list that can be read from a file with one item per line; SIGHUP reads it again.
     pub from_file: bool,
+    /// Does a reload take up another value?
+    pub is_reloaded: bool,
     /// One line.
     pub help: &'static str,
     /// Further sentences for the man page and the reference.

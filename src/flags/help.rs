@@ -59,10 +59,13 @@ pub fn short() -> String {
             out.push_str(&format!("  {:<34} {help}\n", format!("{indent}{spelt}")));
         }
     }
-    let (running, others): (Vec<&str>, Vec<&str>) =
-        COMMANDS.iter().map(|c| c.name).filter(|name| *name != "demo").partition(|name| CONTROL.contains(name));
-    out.push_str(&format!("\nAt run time: {}\n", running.join(", ")));
-    out.push_str(&format!("Other commands: {}\n", others.join(", ")));
+    let is_copy = |name: &&str| matches!(*name, "backup" | "restore");
+    let names = COMMANDS.iter().map(|c| c.name).filter(|name| *name != "demo");
+    let (copies, names): (Vec<&str>, Vec<&str>) = names.partition(is_copy);
+    let (running, others): (Vec<&str>, Vec<&str>) = names.into_iter().partition(|name| CONTROL.contains(name));
+    for (title, names) in [("At run time", running), ("Copies of the data", copies), ("Other commands", others)] {
+        out.push_str(&format!("{}{title}: {}\n", if title == "At run time" { "\n" } else { "" }, names.join(", ")));
+    }
     out.push_str("All options, with defaults and environment variables: --help\nA command's own: mcp-auth-proxy COMMAND --help\n");
     out
 }

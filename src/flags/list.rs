@@ -1,7 +1,7 @@
 //! The list of all flags, in the order in which help prints them.
 
 use super::flag::{Flag, Section};
-use super::values::{count, count_or_none, duration, escaped_list, list, size, switch};
+use super::values::{count, count_or_none, duration, escaped_list, list, rates, size, switch};
 use crate::observe::log::LogFormat;
 
 /// The defaults of a [`Flag`]; each entry of the list overrides what differs.
@@ -14,6 +14,7 @@ const BASE: Flag = Flag {
     section: Section::Main,
     secret: false,
     from_file: false,
+    is_reloaded: false,
     help: "",
     more: "",
     set: |_, _| Ok(()),
@@ -44,6 +45,7 @@ pub const FLAGS: &[Flag] = &[
     Flag {
         long: Some("servers"),
         env: "SERVERS",
+        is_reloaded: true,
         value: Some("FILE"),
         help: "Publish all MCP servers of a file (mcp.json), each at /NAME/mcp, instead of one on the command line",
         more: "The file is that of Claude, Cursor, VS Code, Windsurf or Gemini CLI, as it is; docs/servers.md has its keys. It runs commands, so nobody but root and the user of the proxy may be able to write it. SIGHUP reads it again.",
@@ -281,6 +283,7 @@ pub const FLAGS: &[Flag] = &[
     Flag {
         long: Some("password"),
         env: "PASSWORD",
+        is_reloaded: true,
         value: Some("PASSWORD"),
         section: Section::SignIn,
         secret: true,
@@ -296,6 +299,7 @@ pub const FLAGS: &[Flag] = &[
     Flag {
         long: Some("password-hash"),
         env: "PASSWORD_HASH",
+        is_reloaded: true,
         value: Some("HASH"),
         section: Section::SignIn,
         secret: true,
@@ -309,6 +313,7 @@ pub const FLAGS: &[Flag] = &[
     Flag {
         long: Some("htpasswd-file"),
         env: "HTPASSWD_FILE",
+        is_reloaded: true,
         value: Some("FILE"),
         section: Section::SignIn,
         help: "A file with a name and a bcrypt hash in each line, for several users without a provider",
@@ -322,6 +327,7 @@ pub const FLAGS: &[Flag] = &[
     Flag {
         long: Some("htgroup-file"),
         env: "HTGROUP_FILE",
+        is_reloaded: true,
         value: Some("FILE"),
         section: Section::SignIn,
         help: "Groups of the users of --htpasswd-file, as 'group: name name' in each line",
@@ -374,6 +380,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("EMAIL,…"),
         section: Section::Providers,
         from_file: true,
+        is_reloaded: true,
         help: "E-mail addresses that may sign in with Google",
         set: |s, v| {
             s.google_allowed_users = list(v);
@@ -387,6 +394,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("DOMAIN,…"),
         section: Section::Providers,
         from_file: true,
+        is_reloaded: true,
         help: "Google Workspace organisations (their primary domains) whose members may sign in",
         set: |s, v| {
             s.google_allowed_workspaces = list(v);
@@ -439,6 +447,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("LOGIN,…"),
         section: Section::Providers,
         from_file: true,
+        is_reloaded: true,
         help: "GitHub logins that may sign in",
         set: |s, v| {
             s.github_allowed_users = list(v);
@@ -452,6 +461,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("ORG[:TEAM],…"),
         section: Section::Providers,
         from_file: true,
+        is_reloaded: true,
         help: "GitHub organisations, or teams in them (by slug), whose active members may sign in",
         set: |s, v| {
             s.github_allowed_orgs = list(v);
@@ -570,6 +580,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("ID,…"),
         section: Section::Providers,
         from_file: true,
+        is_reloaded: true,
         help: "Values of that claim that may sign in",
         set: |s, v| {
             s.oidc_allowed_users = list(v);
@@ -583,6 +594,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("PATTERN,…"),
         section: Section::Providers,
         from_file: true,
+        is_reloaded: true,
         help: "Patterns for that claim, such as *@example.com",
         more: "* matches any characters, ? one, [a-z] and [!a-z] one of a set, {a\\,b} either; write \\, for a comma within a pattern.",
         set: |s, v| escaped_list(v).map(|l| s.oidc_allowed_users_glob = l),
@@ -594,6 +606,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("GROUP,…"),
         section: Section::Providers,
         from_file: true,
+        is_reloaded: true,
         help: "Groups whose members may sign in; group ids for Entra ID",
         set: |s, v| {
             s.oidc_allowed_groups = list(v);
@@ -620,6 +633,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("POINTER=VALUE,…"),
         section: Section::Providers,
         from_file: true,
+        is_reloaded: true,
         help: "Claims and values whose holders may sign in, such as /roles=mcp-user",
         set: |s, v| {
             s.oidc_allowed_attributes = list(v);
@@ -665,6 +679,7 @@ pub const FLAGS: &[Flag] = &[
     Flag {
         long: Some("allow-any-user"),
         env: "ALLOW_ANY_USER",
+        is_reloaded: true,
         default: "false",
         section: Section::Providers,
         help: "Let everybody in who can sign in at a provider that has no allow rule",
@@ -748,6 +763,7 @@ pub const FLAGS: &[Flag] = &[
     Flag {
         long: Some("trusted-issuers"),
         env: "TRUSTED_ISSUERS",
+        is_reloaded: true,
         value: Some("FILE"),
         section: Section::Clients,
         help: "Issuers whose signed assertions about people or workloads are accepted (JSON)",
@@ -1121,6 +1137,28 @@ pub const FLAGS: &[Flag] = &[
         ..BASE
     },
     Flag {
+        long: Some("rate-limit"),
+        env: "RATE_LIMIT",
+        is_reloaded: true,
+        value: Some("[user=|client=|address=]COUNT[:BURST],…"),
+        section: Section::Limits,
+        help: "Most requests to MCP servers in a minute; more get 429. A number alone is for each user",
+        more: "BURST of them may come at once: as many as in a minute unless set. A cloud client such as Claude sends the requests of all its users from a few addresses.",
+        set: |s, v| rates(v).map(|rates| s.rate_limit = rates),
+        ..BASE
+    },
+    Flag {
+        long: Some("tool-rate-limit"),
+        env: "TOOL_RATE_LIMIT",
+        is_reloaded: true,
+        value: Some("[TOOL=]COUNT[:BURST],…"),
+        section: Section::Limits,
+        help: "Most calls of one tool by one user in a minute; more get 429, which tells the model how long to wait",
+        more: "With a name, for tools of that name. Batches and bodies over 64 KiB count as one tool by themselves.",
+        set: |s, v| rates(v).map(|rates| s.tool_rate_limit = rates),
+        ..BASE
+    },
+    Flag {
         long: Some("max-requests"),
         env: "MAX_REQUESTS",
         value: Some("COUNT"),
@@ -1133,6 +1171,7 @@ pub const FLAGS: &[Flag] = &[
     Flag {
         long: Some("max-requests-per-user"),
         env: "MAX_REQUESTS_PER_USER",
+        is_reloaded: true,
         value: Some("COUNT"),
         default: "64",
         section: Section::Limits,
@@ -1143,6 +1182,7 @@ pub const FLAGS: &[Flag] = &[
     Flag {
         long: Some("max-streams"),
         env: "MAX_STREAMS",
+        is_reloaded: true,
         value: Some("COUNT"),
         default: "4096",
         section: Section::Limits,
@@ -1154,6 +1194,7 @@ pub const FLAGS: &[Flag] = &[
     Flag {
         long: Some("max-streams-per-user"),
         env: "MAX_STREAMS_PER_USER",
+        is_reloaded: true,
         value: Some("COUNT"),
         default: "1024",
         section: Section::Limits,
@@ -1301,6 +1342,19 @@ pub const FLAGS: &[Flag] = &[
         ..BASE
     },
     Flag {
+        long: Some("env-file"),
+        env: "ENV_FILE",
+        value: Some("FILE"),
+        section: Section::Main,
+        help: "Read more variables from this file, one NAME=value in a line; a reload reads it again",
+        more: "Flags, and variables of the environment itself, come first. The file can have passwords in it, so only its owner may read it.",
+        set: |s, v| {
+            s.env_file = Some(v.into());
+            Ok(())
+        },
+        ..BASE
+    },
+    Flag {
         env: "MODE",
         value: Some("debug|production"),
         default: "production",
@@ -1321,6 +1375,7 @@ pub const FLAGS: &[Flag] = &[
     },
     Flag {
         env: "LOG_LEVEL",
+        is_reloaded: true,
         value: Some("error|warn|info|debug|trace"),
         section: Section::Process,
         help: "How much to log; info unless MODE says otherwise",

@@ -1,6 +1,6 @@
 //! All options, each defined once, as data.
 //!
-//! [`list::FLAGS`] is the single list of options, [`commands::COMMANDS`] that of subcommands ([`flag`] says what one is); the parser ([`mod@parse`], [`arguments`]), `--help`
+//! [`list::FLAGS`] is the single list of options, [`commands::COMMANDS`] that of subcommands ([`flag`] says what one is); the parser ([`mod@parse`], [`arguments`], [`env_file`]), `--help`
 //! ([`help`]), the man page ([`man`]), the shell completions ([`completions`]) and `docs/configuration.md`
 //! ([`mod@reference`]) are all made from it. Parsing returns [`Settings`], the values as typed;
 //! [`crate::app::config::Config`] holds the validated values.
@@ -8,6 +8,7 @@
 mod arguments;
 mod commands;
 pub mod completions;
+mod env_file;
 mod flag;
 pub mod help;
 mod list;

@@ -8,7 +8,7 @@ use super::flag::Flag;
 use super::list::FLAGS;
 use super::own_options::OwnOptions;
 use super::settings::Settings;
-use super::{completions, help, lookalikes, man};
+use super::{completions, env_file, help, lookalikes, man};
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq)]
@@ -98,7 +98,7 @@ pub fn parse(
         typed.push((flag, text(value, &name)?));
     }
 
-    let settings = apply(&typed, &env, &file)?;
+    let settings = apply(&typed, &env_file::behind(&typed, &env, &file)?, &file)?;
     if words.first().is_some_and(|word| word == "check") {
         return check(settings, words.split_off(1), command, own.has("strict"));
     }
@@ -128,11 +128,13 @@ fn apply(
     for flag in FLAGS {
         if let Some((_, value)) = typed.iter().rev().find(|(f, _)| std::ptr::eq(*f, flag)) {
             (flag.set)(&mut settings, value).map_err(|e| format!("{}: {e}", flag.name()))?;
+            settings.given.insert(flag.env, value.clone());
         } else if let Some((source, value)) = from_environment(flag, env, file)? {
             (flag.set)(&mut settings, &value).map_err(|e| format!("{source}: {e}"))?;
             if value.is_empty() {
                 settings.empty_lists.extend(flag.long);
             }
+            settings.given.insert(flag.env, value);
         }
     }
     Ok(settings)

@@ -13,7 +13,9 @@ pub fn markdown() -> String {
          Each option can be given as a flag or in the environment; the flag wins, and an empty variable counts as unset.\n\
          Switches take `1`, `true`, `0` or `false`. Durations are `30s`, `5m`, `1h`, `30d`; sizes are bytes, `16KiB`, `16MiB`.\n\
          Every secret can also be read from a file named by the variable with `_FILE` at its end; so can the lists of who may sign in,\n\
-         one entry per line; on SIGHUP these are read again.\n\n\
+         one entry per line. A file of variables (`--env-file`) stands behind the environment.\n\n\
+         What is marked with ↻, and all files that it names, are read again on SIGHUP and by `mcp-auth-proxy reload`: all of it, or nothing if\n\
+         something is wrong. Other settings that have changed need a restart, and the reload names them.\n\n\
          | command | |\n|---|---|\n",
     );
     for command in COMMANDS {
@@ -31,7 +33,10 @@ pub fn markdown() -> String {
         for flag in FLAGS.iter().filter(|f| f.section == section) {
             let file = if flag.secret || flag.from_file { format!(", `{}_FILE`", flag.env) } else { String::new() };
             let default = if flag.default.is_empty() { String::new() } else { format!("`{}`", flag.default) };
-            let more = if flag.more.is_empty() { String::new() } else { format!(" {}", escape(flag.more)) };
+            let mut more = if flag.more.is_empty() { String::new() } else { format!(" {}", escape(flag.more)) };
+            if flag.is_reloaded {
+                more.push_str(" ↻");
+            }
             let value = flag.value.map(|v| format!(" {}", escape(v))).unwrap_or_default();
             let help = escape(flag.help);
             if let Some(long) = flag.long {

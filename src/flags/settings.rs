@@ -1,8 +1,10 @@
 //! The values of all options as typed, and their defaults.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::time::Duration;
 
+use super::values::PerMinute;
 use crate::observe::log::LogFormat;
 
 /// The command line and environment as typed. No option has been checked against another yet.
@@ -62,6 +64,9 @@ pub struct Settings {
     pub allow_any_user: bool,
     /// Names of the list flags whose file has no entries.
     pub empty_lists: Vec<&'static str>,
+    /// What was given for each variable, by a flag or by the variable, to see what a reload changes.
+    pub given: BTreeMap<&'static str, String>,
+    pub env_file: Option<String>,
     pub no_provider_auto_select: bool,
     pub identity_lifetime: Duration,
     pub registration: String,
@@ -104,6 +109,8 @@ pub struct Settings {
     pub max_connections_per_address: usize,
     pub max_requests: usize,
     pub max_requests_per_user: usize,
+    pub rate_limit: Vec<(String, PerMinute)>,
+    pub tool_rate_limit: Vec<(String, PerMinute)>,
     pub max_streams: usize,
     pub max_streams_per_user: usize,
     pub max_head_size: u64,
@@ -184,6 +191,8 @@ impl Default for Settings {
             oidc_assume_email_verified: false,
             allow_any_user: false,
             empty_lists: Vec::new(),
+            given: BTreeMap::new(),
+            env_file: None,
             no_provider_auto_select: false,
             identity_lifetime: Duration::from_secs(DAY),
             registration: "open".into(),
@@ -226,6 +235,8 @@ impl Default for Settings {
             max_connections_per_address: 256,
             max_requests: 256,
             max_requests_per_user: 64,
+            rate_limit: Vec::new(),
+            tool_rate_limit: Vec::new(),
             max_streams: 4_096,
             max_streams_per_user: 1_024,
             max_head_size: 16 << 10,

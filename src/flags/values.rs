@@ -58,6 +58,30 @@ pub fn count_or_none(text: &str) -> Result<usize, String> {
     if text == "0" { Ok(0) } else { count(text) }
 }
 
+/// A number in a minute, and how many at once.
+pub type PerMinute = (u32, u32);
+
+/// `60`, `60:10`, `user=60:10,client=600`: for each name, or for the empty one, a number in a minute and how many of them
+/// may come at once: as many, unless it says otherwise.
+pub fn rates(text: &str) -> Result<Vec<(String, PerMinute)>, String> {
+    let number = |text: &str| {
+        let count = count(text).ok().and_then(|n| u32::try_from(n).ok()).filter(|n| *n <= 1_000_000);
+        count.ok_or_else(|| format!("'{text}' is not a whole number from 1 to 1000000"))
+    };
+    let mut rates: Vec<(String, PerMinute)> = Vec::new();
+    for item in list(text) {
+        let (name, value) = item.rsplit_once('=').unwrap_or(("", &item));
+        let (rate, burst) = value.split_once(':').map_or((value, None), |(rate, burst)| (rate, Some(burst)));
+        let rate = number(rate)?;
+        let burst = burst.map(number).transpose()?.unwrap_or(rate);
+        if rates.iter().any(|(known, _)| known == name) {
+            return Err(format!("'{item}' says something about '{name}' for the second time"));
+        }
+        rates.push((name.to_string(), (rate, burst)));
+    }
+    Ok(rates)
+}
+
 /// Comma-separated, blanks trimmed, empty items dropped.
 pub fn list(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_string).collect()
@@ -109,6 +133,17 @@ mod tests {
         assert_eq!(list(" a ,, b,"), ["a", "b"]);
         assert_eq!(escaped_list(r"*@{a\,b}.com , c\d"), Ok(vec!["*@{a,b}.com".to_string(), r"c\d".to_string()]));
         assert!(escaped_list(r"a\").is_err());
+    }
+
+    #[test]
+    fn numbers_in_a_minute() {
+        let read = |text| rates(text).unwrap();
+        assert_eq!(read("60"), [(String::new(), (60, 60))]);
+        assert_eq!(read("user=60:10, client=5"), [("user".into(), (60, 10)), ("client".into(), (5, 5))]);
+        assert_eq!(read("a=b=1"), [("a=b".into(), (1, 1))], "a tool's name may have any character");
+        for text in ["x", "0", "60:0", "60:", "user=", "60:1:2", "-1", "2000000", "1,2", "a=1,a=2"] {
+            assert!(rates(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -18,6 +18,9 @@ pub const INVALID_PARAMS: i32 = -32602;
 /// "Internal error".
 pub const INTERNAL_ERROR: i32 = -32603;
 
+/// A server error that is none of the above (section 5.1 leaves -32000 to -32099 to implementations).
+pub const SERVER_ERROR: i32 = -32000;
+
 #[derive(Deserialize)]
 struct Envelope<'m> {
     jsonrpc: &'m str,

@@ -101,7 +101,7 @@ kinds! {
     GrantEnded = "grant_ended" Warn "a user may not enter any more: the authorization has ended" [user grant streams reason];
     ServerWithdrawn = "server_withdrawn" Warn "a user may not use a server any more: it was taken out of the authorization" [user grant server streams];
     StreamsCut = "streams_cut" Warn "streams were cut" [user grant server streams reason];
-    RateLimited = "rate_limited" Warn (limited) "a request was refused: there were too many before it" [request address user client server limit tool seconds];
+    RateLimited = "rate_limited" Warn (limited) "a request was refused: there were too many before it (--rate-limit, RATE_LIMIT; --tool-rate-limit, TOOL_RATE_LIMIT)" [request address user client server limit tool seconds];
     HostRefused = "host_refused" Info (limited) "a request for another host was refused: it must be that of --external-url (EXTERNAL_URL), or named in --allowed-hosts (ALLOWED_HOSTS)" [request address host];
     OriginRefused = "origin_refused" Info (limited) "a request of another web origin was refused (--allowed-origins, ALLOWED_ORIGINS)" [request address origin];
 

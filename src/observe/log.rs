@@ -22,12 +22,11 @@ pub enum LogFormat {
 
 struct Logger {
     format: LogFormat,
-    level: LevelFilter,
 }
 
 /// Starts logging. Only the first call in a process has an effect.
 pub fn init(format: LogFormat, level: LevelFilter) {
-    if log::set_boxed_logger(Box::new(Logger { format, level })).is_ok() {
+    if log::set_boxed_logger(Box::new(Logger { format })).is_ok() {
         log::set_max_level(level);
     }
 }
@@ -35,7 +34,7 @@ pub fn init(format: LogFormat, level: LevelFilter) {
 impl log::Log for Logger {
     fn enabled(&self, metadata: &Metadata) -> bool {
         let own = metadata.target().starts_with("mcp_auth_proxy");
-        metadata.level() <= self.level && (own || metadata.level() <= Level::Warn)
+        metadata.level() <= log::max_level() && (own || metadata.level() <= Level::Warn)
     }
 
     fn log(&self, record: &Record) {

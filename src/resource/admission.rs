@@ -43,11 +43,11 @@ pub struct Bounds {
 pub struct Admission(Arc<Inner>);
 
 struct Inner {
-    bounds: Bounds,
     table: Mutex<Table>,
 }
 
 struct Table {
+    bounds: Bounds,
     next: u64,
     admitted: HashMap<u64, Entry>,
     /// Number of published servers.
@@ -101,8 +101,14 @@ impl Admission {
     /// Creates the limits without any admitted request, for one server.
     pub fn new(bounds: Bounds) -> Admission {
         let (servers, users) = (HashMap::new(), HashMap::new());
-        let table = Table { next: 0, admitted: HashMap::new(), published: 1, servers, users };
-        Admission(Arc::new(Inner { bounds, table: Mutex::new(table) }))
+        let table = Table { bounds, next: 0, admitted: HashMap::new(), published: 1, servers, users };
+        Admission(Arc::new(Inner { table: Mutex::new(table) }))
+    }
+
+    /// Other limits from now on, but for the requests in flight, since there are threads for those. Whoever is in stays.
+    pub fn set_bounds(&self, bounds: Bounds) {
+        let mut table = self.0.table();
+        table.bounds = Bounds { requests: table.bounds.requests, ..bounds };
     }
 
     /// Shares the places out among so many servers from now on.
@@ -116,7 +122,8 @@ impl Admission {
     }
 
     fn enter_at(&self, newcomer: Newcomer, now: Instant) -> Result<Permit, Box<Response>> {
-        let (bounds, mut table) = (&self.0.bounds, self.0.table());
+        let mut table = self.0.table();
+        let bounds = &{ table.bounds };
         let Newcomer { server, user, .. } = &newcomer;
         let is_full = |table: &Table| !table.has_room(server, bounds.requests, |counts| counts.requests);
         let own = |table: &Table| table.of_user(server, user);
@@ -268,7 +275,8 @@ impl Permit {
         }
         let mut table = self.inner.table();
         if is_stream {
-            table.become_stream(self.number, &self.inner.bounds);
+            let bounds = table.bounds;
+            table.become_stream(self.number, &bounds);
         } else if let Some(entry) = table.admitted.get_mut(&self.number) {
             entry.answered = Some(Instant::now());
         }

@@ -4,6 +4,9 @@ use std::fmt;
 
 use crate::clock::Timestamp;
 
+/// Version of what is stored. It is counted up when an earlier version could not read it any more, or would misread it.
+pub const FORMAT: u64 = 1;
+
 /// The tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Table {
@@ -113,6 +116,9 @@ pub trait Store: Send + Sync {
 
     /// How many rows a table has, expired ones included.
     fn count(&self, table: Table) -> Result<u64, StoreError>;
+
+    /// Calls `visit` with every row of all tables, as they were at one moment, for as long as it returns true.
+    fn snapshot(&self, visit: &mut dyn FnMut(Table, &str, Row) -> bool) -> Result<(), StoreError>;
 
     /// Calls `visit` with every row of a consistent snapshot of the table.
     fn scan(&self, table: Table, visit: &mut dyn FnMut(&str, Row)) -> Result<(), StoreError>;

@@ -17,7 +17,7 @@ use redb::{
     StorageBackend, TableDefinition, TableError, WriteTransaction,
 };
 
-use super::backend::{Job, Row, Store, StoreError, Table, Transaction};
+use super::backend::{FORMAT, Job, Row, Store, StoreError, Table, Transaction};
 use crate::lock::Unpoisoned;
 
 /// Cache size in bytes. The default of redb is 1 GiB.
@@ -26,6 +26,10 @@ const CACHE: usize = 1 << 20;
 const GROUP: usize = 256;
 /// Pause between attempts to reopen the file.
 const REOPEN_PAUSE: Duration = Duration::from_millis(500);
+
+/// What is noted about the store itself.
+const ABOUT: TableDefinition<'static, &'static str, u64> = TableDefinition::new("about");
+const FORMAT_KEY: &str = "format";
 
 /// Rows in a redb database.
 pub struct EmbeddedStore {
@@ -51,6 +55,8 @@ struct Queued {
 pub enum OpenError {
     /// Another process has it open.
     InUse,
+    /// A later version has written it, in this format.
+    Newer(u64),
     /// Anything else.
     Failed(String),
 }
@@ -95,6 +101,7 @@ impl EmbeddedStore {
             last_attempt: Mutex::new(None),
         });
         shared.make_tables().map_err(|e| OpenError::Failed(e.0))?;
+        shared.check_format()?;
         let (jobs, queue) = channel();
         let writer = shared.clone();
         std::thread::Builder::new()
@@ -129,6 +136,21 @@ impl Store for EmbeddedStore {
 
     fn count(&self, table: Table) -> Result<u64, StoreError> {
         self.shared.read(|db| Ok(db.begin_read()?.open_table(definition(table))?.len()?))
+    }
+
+    fn snapshot(&self, visit: &mut dyn FnMut(Table, &str, Row) -> bool) -> Result<(), StoreError> {
+        self.shared.read(|db| {
+            let read = db.begin_read()?;
+            for table in Table::ALL {
+                for entry in read.open_table(definition(table))?.iter()? {
+                    let (key, value) = entry?;
+                    if !visit(table, key.value(), unpack(value.value())) {
+                        return Ok(());
+                    }
+                }
+            }
+            Ok(())
+        })
     }
 
     fn scan(&self, table: Table, visit: &mut dyn FnMut(&str, Row)) -> Result<(), StoreError> {
@@ -206,6 +228,30 @@ impl Shared {
             write.open_table(definition(table)).map_err(failed)?;
         }
         write.commit().map_err(failed)
+    }
+
+    /// Refuses what a later version has written. Writes down the format where none is noted, as before there were several.
+    fn check_format(&self) -> Result<(), OpenError> {
+        let failed = |e: redb::Error| OpenError::Failed(e.to_string());
+        let db = self.database().map_err(|e| OpenError::Failed(e.0))?;
+        let noted = || -> Result<Option<u64>, redb::Error> {
+            match db.begin_read()?.open_table(ABOUT) {
+                Ok(about) => Ok(about.get(FORMAT_KEY)?.map(|format| format.value())),
+                Err(TableError::TableDoesNotExist(_)) => Ok(None),
+                Err(e) => Err(e.into()),
+            }
+        };
+        match noted().map_err(failed)? {
+            Some(format) if format > FORMAT => return Err(OpenError::Newer(format)),
+            Some(FORMAT) => return Ok(()),
+            _ => {}
+        }
+        let note = || -> Result<(), redb::Error> {
+            let write = begin(&db).map_err(|e| redb::Error::Corrupted(e.0))?;
+            write.open_table(ABOUT)?.insert(FORMAT_KEY, FORMAT)?;
+            Ok(write.commit()?)
+        };
+        note().map_err(failed)
     }
 
     fn write_until_closed(&self, queue: &Receiver<Queued>) {

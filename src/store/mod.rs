@@ -10,5 +10,5 @@ pub mod embedded;
 pub mod rows;
 mod state;
 
-pub use backend::{Job, Row, Store, StoreError, Table, Transaction};
+pub use backend::{FORMAT, Job, Row, Store, StoreError, Table, Transaction};
 pub use state::{State, Tx};

@@ -182,6 +182,11 @@ impl State {
         self.store.count(T::TABLE)
     }
 
+    /// Calls `visit` with every row of all tables, as they were at one moment, for as long as it returns true.
+    pub fn snapshot(&self, visit: &mut dyn FnMut(Table, &str, Row) -> bool) -> Result<(), StoreError> {
+        self.store.snapshot(visit)
+    }
+
     /// Calls `visit` with every row that has not expired. Skips rows that can't be decoded.
     pub fn scan<T: Stored>(&self, mut visit: impl FnMut(&str, T)) -> Result<(), StoreError> {
         let now = self.clock.now();

@@ -21,3 +21,13 @@ pub enum Source {
     /// An ACME authority.
     Acme(Box<AcmeConfig>),
 }
+
+impl TlsConfig {
+    /// The files of the certificate, if it comes from files.
+    pub fn files(&self) -> Option<&CertificateFiles> {
+        match &self.source {
+            Source::Files(files) => Some(files),
+            Source::Acme(_) => None,
+        }
+    }
+}

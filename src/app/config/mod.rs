@@ -2,12 +2,14 @@
 
 pub mod clients;
 pub mod issuers;
+pub mod limits;
 pub mod monitoring;
 pub mod passwords;
 pub mod providers;
 pub mod servers;
 pub mod tls;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,6 +33,7 @@ use crate::net::tls as net_tls;
 use crate::oauth::clients::ClientPolicy;
 use crate::pages::{Logo, MAX_LOGO, Site};
 use crate::resource::admission::Bounds;
+use crate::resource::rate_limits::RateLimitConfig;
 use crate::servers_file::Note;
 use crate::tls::config::{Source, TlsConfig};
 use crate::tokens::Secret;
@@ -94,8 +97,14 @@ pub struct Config {
     pub http: crate::http::Limits,
     /// Limits on upstream requests in flight and on open streams.
     pub admission: Bounds,
+    /// Limits on requests in a time.
+    pub rate_limits: RateLimitConfig,
     /// How long requests may take to finish after SIGTERM or SIGINT.
     pub drain_timeout: Duration,
+    /// What was given for each variable.
+    pub given: BTreeMap<&'static str, String>,
+    /// Where more variables come from.
+    pub env_file: Option<String>,
 }
 
 impl Config {
@@ -172,12 +181,10 @@ impl Config {
             surface: surface(&s)?,
             lifetimes: lifetimes(&s),
             http: http_limits(&s),
-            admission: Bounds {
-                requests: s.max_requests,
-                requests_per_user: s.max_requests_per_user,
-                streams: s.max_streams,
-                streams_per_user: s.max_streams_per_user,
-            },
+            rate_limits: limits::configure(&s)?,
+            admission: admission(&s),
+            given: s.given,
+            env_file: s.env_file,
             drain_timeout: s.drain_timeout,
         })
     }
@@ -230,6 +237,16 @@ fn outbound_proxies(speaks_to_others: bool, notes: &mut Vec<Note>) -> Result<Pro
         return Ok(Proxies::default());
     }
     proxies
+}
+
+/// Limits on what is in flight at one time.
+pub fn admission(s: &Settings) -> Bounds {
+    Bounds {
+        requests: s.max_requests,
+        requests_per_user: s.max_requests_per_user,
+        streams: s.max_streams,
+        streams_per_user: s.max_streams_per_user,
+    }
 }
 
 fn lifetimes(s: &Settings) -> Lifetimes {

@@ -1,6 +1,7 @@
 //! What each request on the control socket does.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::protocol::{ControlRequest, NewClient, Which};
 use super::rotation::KeyRotation;
+use crate::app::backup::format;
 use crate::clock::Timestamp;
 use crate::encoding::{base64url, digest};
 use crate::flags::VERSION;
@@ -56,6 +58,7 @@ impl Control {
         match request {
             ControlRequest::Status {} => self.status(),
             ControlRequest::Reload {} => self.reload(),
+            ControlRequest::Backup {} => Ok(json!({"follows": true})),
             ControlRequest::ClientsList {} => self.clients(),
             ControlRequest::ClientsAdd(client) => self.add_client(client),
             ControlRequest::ClientsRemove { client_id } => self.remove_client(&client_id),
@@ -96,6 +99,13 @@ impl Control {
             "api_keys": self.server.login.api_keys.all().len(),
             "streams": self.streams.count(),
         }))
+    }
+
+    /// Writes a copy of the data directory.
+    pub(super) fn backup(&self, out: &mut dyn Write) -> io::Result<()> {
+        let bytes = format::write(&mut io::BufWriter::new(out), &self.rotation.data, &self.server.core.state)?;
+        Event::new(Kind::OperatorBackup).count("bytes", bytes).tell();
+        Ok(())
     }
 
     fn reload(&self) -> Result<Value, String> {

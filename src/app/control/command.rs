@@ -1,7 +1,10 @@
-//! The commands that ask a running proxy: `clients`, `keys`, `grants`, `users`, `sessions`, `status`, `reload` and
-//! `keys-rotate`.
+//! The commands that ask a running proxy: `clients`, `keys`, `grants`, `users`, `sessions`, `status`, `reload`,
+//! `keys-rotate` and `backup`; and `restore`, which needs none.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,6 +13,7 @@ use time::{Date, Month, Time};
 
 use super::protocol::{ControlAnswer, ControlRequest, NewClient, Which};
 use super::{show, socket};
+use crate::app::backup::{format, restore};
 use crate::flags::values::duration;
 use crate::flags::{OwnOptions, Settings};
 use crate::store::rows::{ClientKeys, GrantType};
@@ -21,14 +25,52 @@ const KEY_LIFETIME: u64 = 90 * 86_400;
 
 /// Carries out a command and prints what came of it. The error is one line.
 pub fn run(settings: &Settings, words: &[String], options: &OwnOptions) -> Result<(), String> {
+    let data = Path::new(&settings.data_path);
+    match words {
+        [command, file] if command == "backup" => return backup(data, file),
+        [command, file] if command == "restore" => return restore::run(data, file),
+        _ => {}
+    }
     let request = request(words, options)?;
-    let result = ask(Path::new(&settings.data_path), &request)?;
+    let (result, _) = ask(data, &request)?;
     let text = match options.has("json") {
         true => format!("{result}\n"),
         false => show::text(&request, &result),
     };
     // A reader such as `head` may close the pipe early.
     let _ = io::stdout().write_all(text.as_bytes());
+    Ok(())
+}
+
+/// Writes a back-up to `file`, or to standard output if it is `-`. A file appears only when it is whole.
+fn backup(data: &Path, file: &str) -> Result<(), String> {
+    let (_, mut copy) = ask(data, &ControlRequest::Backup {})?;
+    if file == "-" {
+        let mut whole = Vec::new();
+        copy.read_to_end(&mut whole).map_err(|e| format!("the back-up broke off: {e}"))?;
+        format::read(whole.as_slice()).map_err(|why| format!("the back-up broke off: {why}"))?;
+        return io::stdout().write_all(&whole).map_err(|e| format!("standard output can't be written: {e}"));
+    }
+    let failed = |e: io::Error| format!("{file} can't be written: {e}");
+    let temporary = format!("{file}.new");
+    // It has all keys in it.
+    let mut out =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).map_err(failed)?;
+    let written = out
+        .set_permissions(Permissions::from_mode(0o600))
+        .and_then(|()| io::copy(&mut copy, &mut out))
+        .and_then(|_| out.sync_all());
+    let checked = written.map_err(failed).and_then(|()| {
+        let read = File::open(&temporary).map_err(failed)?;
+        format::read(BufReader::new(read)).map_err(|why| format!("the back-up broke off: {why}"))
+    });
+    let contents = checked.inspect_err(|_| drop(fs::remove_file(&temporary)))?;
+    fs::rename(&temporary, file).map_err(failed)?;
+    println!(
+        "{file} has {} rows and {} files; it has all keys in it, so keep it where only you can read it",
+        contents.rows.len(),
+        contents.files.len()
+    );
     Ok(())
 }
 
@@ -124,7 +166,8 @@ fn time(text: &str) -> Result<u64, String> {
     parse().ok_or_else(|| format!("--before: '{text}' is not a time such as 2026-01-31 or 2026-01-31T12:30:00Z"))
 }
 
-fn ask(data: &Path, request: &ControlRequest) -> Result<Value, String> {
+/// The proxy's answer, and what follows it.
+fn ask(data: &Path, request: &ControlRequest) -> Result<(Value, BufReader<UnixStream>), String> {
     let shown = data.display();
     let mut stream = socket::connect(data).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => format!(
@@ -141,13 +184,14 @@ fn ask(data: &Path, request: &ControlRequest) -> Result<Value, String> {
     line.push(b'\n');
     stream.write_all(&line).map_err(failed)?;
     let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).map_err(failed)?;
+    let mut reader = BufReader::new(stream);
+    reader.read_line(&mut answer).map_err(failed)?;
     let answer: ControlAnswer = serde_json::from_str(&answer).map_err(|_| {
         format!("the proxy of the data directory {shown} closed the connection; only root and its own user may ask it")
     })?;
     match answer.error {
         Some(error) => Err(error),
-        None => Ok(answer.result),
+        None => Ok((answer.result, reader)),
     }
 }
 

@@ -13,6 +13,8 @@ pub(super) enum ControlRequest {
     Status {},
     /// Read files again, as SIGHUP does.
     Reload {},
+    /// Copy the data directory: the copy follows the answer.
+    Backup {},
     /// All clients.
     ClientsList {},
     /// Register a client.

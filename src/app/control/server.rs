@@ -67,14 +67,21 @@ impl Orders {
         let _ = stream.set_read_timeout(Some(PATIENCE));
         let _ = stream.set_write_timeout(Some(PATIENCE));
         let read = read(&stream);
-        let done = read.and_then(|request| {
-            let _turn = self.turn.lock().unpoisoned();
-            self.control.carry_out(request)
-        });
+        let is_backup = matches!(read, Ok(ControlRequest::Backup {}));
+        let turn = self.turn.lock().unpoisoned();
+        let done = read.and_then(|request| self.control.carry_out(request));
+        let turn = is_backup.then_some(turn);
         let mut line = serde_json::to_vec(&ControlAnswer::from(done)).expect("answers are plain data");
         line.push(b'\n');
         // Whoever has asked may have gone.
-        let _ = stream.write_all(&line);
+        let is_there = stream.write_all(&line).is_ok();
+        // Keys are not replaced meanwhile. What is missing at its end tells the other side that it broke off.
+        if turn.is_some()
+            && is_there
+            && let Err(e) = self.control.backup(&mut stream)
+        {
+            log::warn!(error:% = e; "a back-up broke off");
+        }
     }
 }
 

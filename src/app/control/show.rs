@@ -9,6 +9,8 @@ use super::protocol::ControlRequest;
 pub(super) fn text(request: &ControlRequest, result: &Value) -> String {
     let field = |name: &str| cell(result.get(name).unwrap_or(&Value::Null), name);
     match request {
+        // It goes to a file.
+        ControlRequest::Backup {} => String::new(),
         ControlRequest::Status {} => status(result),
         ControlRequest::Reload {} => format!("{}\n", field("said")),
         ControlRequest::ClientsList {} => {

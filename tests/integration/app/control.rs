@@ -59,7 +59,7 @@ fn only_root_and_the_owner_can_use_the_socket() {
         .unwrap();
     // Closed without an answer, which the other side may see as a reset.
     assert!(matches!(String::from_utf8_lossy(&other.stdout).trim(), "" | "0"), "{other:?}");
-    proxy.has_logged("a process of another user connected to the control socket");
+    proxy.has_logged(r#""event":"control_refused""#);
     open(&proxy.data.path("data"), 0o700);
 }
 

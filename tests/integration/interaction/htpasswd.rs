@@ -204,7 +204,7 @@ fn a_second_user_with_narrower_rules_sees_only_what_is_his() {
     let alice = granted(&proxy, &client, &[("resource", &ledger)], "alice", "one");
     write(&proxy.data, "groups", "finance: bob\n");
     proxy.signal("HUP");
-    proxy.has_logged("have been read again");
+    proxy.has_logged("the settings were read again");
     assert_eq!(client.refresh(&alice.refresh).error(), "invalid_grant");
     assert_eq!(choices("bob", "two"), ["lab", "ledger", "notes"]);
 }

@@ -188,6 +188,7 @@ fn password_checks_hold_up_neither_tokens_nor_one_another_for_long() {
         let statuses: Vec<u16> = guesses.into_iter().map(|g| g.join().unwrap()).collect();
         assert!(statuses.contains(&503), "{statuses:?}");
     });
+    proxy.has_logged(r#""event":"sign_in_queue_full""#);
 }
 
 #[test]

@@ -232,6 +232,7 @@ fn a_user_whom_the_rules_keep_out_is_told_and_the_client_gets_access_denied() {
         let answer = query(reply.header("location").unwrap());
         assert_eq!((answer["error"].as_str(), answer.contains_key("code")), ("access_denied", false), "{decision}");
     }
+    proxy.has_logged(r#""event":"access_not_given""#);
     let none = browser.get(&client.authorize(&[("resource", &closed), ("prompt", "none")]));
     assert!(none.text().contains("the user has to decide on a page"));
     // Of several, access is given to those that the user may use.

@@ -10,6 +10,7 @@ use mcp_auth_proxy::store::rows::{AuthMethod, Client as ClientRow, Grant, Phase,
 use mcp_auth_proxy::tokens::Secret;
 use mcp_auth_proxy::tokens::access::AccessToken;
 
+use crate::support::events::told;
 use crate::support::eventually;
 use crate::support::flow::{Browser, Client, Tokens, call, tokens};
 use crate::support::local::Local;
@@ -246,6 +247,7 @@ fn too_many_registrations_push_out_those_of_the_network_that_has_the_most() {
     app.clock.advance(10);
     let newcomer = Client::named(&app, "newcomer");
     assert!(app.core().state.count::<ClientRow>().unwrap() < 10_000);
+    assert!(told("registrations_removed").unwrap().contains(&"clients=100".into()));
     assert!(exists(&app, &newcomer.id) && exists(&app, &used.id) && exists(&app, &idle.id));
     assert!((0..100).all(|n| exists(&app, &format!("good{n}"))), "they had one each");
     // Its row is gone, by whatever way: the page has what it takes.
@@ -302,6 +304,7 @@ fn one_users_registrations_make_room_for_one_another_and_for_others() {
     let before = app.core().state.count::<ClientRow>().unwrap();
     let last = own(1);
     assert_eq!(app.core().state.count::<ClientRow>().unwrap(), before, "one came, and one went");
+    assert!(told("registration_replaced").unwrap().contains(&"user=password".into()));
     let refresh = |(id, token): &(String, String)| {
         let redirect = crate::support::flow::REDIRECT.into();
         Client { id: id.clone(), transport: &app, secret: None, redirect }.refresh(token).status

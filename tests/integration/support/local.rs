@@ -27,6 +27,7 @@ use mcp_auth_proxy::store::Store;
 use mcp_auth_proxy::tokens::Secret;
 use mcp_auth_proxy::upstream::{ForwardedIdentity, Upstream};
 
+use super::events;
 use super::proxy::PASSWORD;
 use super::wire::{Reply, Transport, request};
 
@@ -93,6 +94,7 @@ impl Local {
         clock: Arc<Clock>,
     ) -> Result<Local, String> {
         let settings = Settings { external_url: format!("http://{HOST}"), ..settings };
+        events::record();
         let config = Config::build(settings)?;
         let services = Services::new(&config, &Secrets::only(secret.clone()), store, clock.clone())?;
         let bounds = Bounds { requests: 10, requests_per_user: 10, streams: 10, streams_per_user: 10 };

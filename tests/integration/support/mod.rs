@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub(crate) mod disk;
+pub(crate) mod events;
 pub(crate) mod flow;
 pub(crate) mod idp;
 pub(crate) mod local;

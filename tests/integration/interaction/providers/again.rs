@@ -7,6 +7,7 @@ use mcp_auth_proxy::tokens::access::AccessToken;
 use serde_json::json;
 
 use super::*;
+use crate::support::events::told;
 use crate::support::eventually;
 use crate::support::flow::{Browser, Client, call, query, tokens};
 use crate::support::idp::OidcState;
@@ -67,6 +68,7 @@ fn a_provider_that_is_down_is_believed_for_a_while() {
     // It is no verdict: the client keeps its token and tries again.
     let put_off = client.refresh(&current.refresh);
     assert_eq!((put_off.status, put_off.error().as_str()), (503, "temporarily_unavailable"));
+    assert!(told("refresh_put_off").unwrap().iter().any(|field| field.starts_with("user=oidc:")));
     p.idp.state().failure = None;
     p.clock.advance(60);
     current = tokens(&client.refresh(&current.refresh));
@@ -77,6 +79,7 @@ fn a_provider_that_is_down_is_believed_for_a_while() {
     p.idp.state().refused = Some("invalid_grant");
     p.clock.advance(HOUR);
     assert_eq!(client.refresh(&current.refresh).error(), "invalid_grant");
+    assert!(told("grant_ended").unwrap().iter().any(|field| field.starts_with("reason=")));
 }
 
 #[test]

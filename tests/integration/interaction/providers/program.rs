@@ -133,7 +133,7 @@ fn who_is_taken_off_the_list_loses_everything_with_sighup_and_others_nothing() {
     assert_eq!(call(&proxy, &alice.access).status, 200);
     std::fs::write(&list, "bob@example.com\n").unwrap();
     proxy.signal("HUP");
-    proxy.has_logged("have been read again");
+    proxy.has_logged("the settings were read again");
     // Alice's stream is cut, her tokens are good for nothing, and so is signing in.
     assert!(of_alice.chunk().is_none_or(|c| c.is_empty()));
     assert_eq!(call(&proxy, &alice.access).status, 401);

@@ -12,6 +12,7 @@ use mcp_auth_proxy::tokens::Secret;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::support::events::told;
 use crate::support::eventually;
 use crate::support::flow::{Browser, Client, call, hidden, query, tokens};
 use crate::support::idp::{CLIENT_ID, CLIENT_SECRET, FakeOidc, Forge, OidcState};
@@ -139,6 +140,11 @@ fn every_kind_of_rule_lets_in_and_keeps_out() {
         let reply = p.sign_in(&Client::public(&p.app));
         assert_eq!(reply.status, if *gets_in { 303 } else { 403 }, "{claims} {:?}", reply.text());
     }
+    let refused = told("sign_in_refused").unwrap();
+    assert!(
+        refused.contains(&"provider=oidc".into()) && refused.iter().any(|f| f.starts_with("user=oidc:")),
+        "{refused:?}"
+    );
 }
 
 #[test]
@@ -332,6 +338,7 @@ fn the_answer_belongs_to_the_browser_the_provider_and_the_moment() {
     // Errors go to nobody before that is known either.
     let error = vec![("error".to_string(), "access_denied".to_string()), ("state".to_string(), "x".to_string())];
     assert_eq!(come_back(&victim, "oidc", &error).status, 400);
+    assert!(told("callback_refused").unwrap().contains(&"provider=oidc".into()));
     // The answer of another issuer (RFC 9207).
     let mut foreign = begin(&victim);
     foreign.push(("iss".into(), "https://evil.example".into()));
@@ -374,6 +381,7 @@ fn a_provider_that_says_no_is_not_quoted() {
     let reply = come_back(&browser, "oidc", &answer("access_denied"));
     assert_eq!(reply.status, 403);
     assert!(reply.text().contains("cancelled") && !reply.text().contains("alert(1)"));
+    assert!(told("sign_in_aborted").unwrap().contains(&"error=access_denied".into()));
     // Another try from there leads to the client all the same.
     let url = choose(&browser, &reply, "oidc");
     assert_eq!(come_back(&browser, "oidc", &p.idp.authorize(&url)).status, 303);
@@ -407,6 +415,7 @@ fn the_secret_goes_where_the_provider_wants_it_of_this_client() {
     }
     p.idp.state().refused = Some("invalid_client");
     assert_eq!(p.sign_in(&client).status, 502);
+    assert!(told("provider_failed").unwrap().contains(&"provider=oidc".into()));
 }
 
 #[test]

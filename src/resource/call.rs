@@ -1,0 +1,146 @@
+//! What a request asks an MCP server for, as far as logs and limits need to know.
+
+use http::HeaderMap;
+use http::request::Parts;
+
+use crate::mcp::message::{Kind, Message};
+
+/// Longest method or name that is kept, in characters.
+const MAX_TEXT: usize = 200;
+
+/// What a request asks an MCP server for.
+#[derive(Debug, Default)]
+pub struct Call {
+    /// The MCP method; `batch` for several messages; `None` if it is not known.
+    pub method: Option<String>,
+    /// The tool, prompt or resource.
+    pub name: Option<String>,
+    /// What a tool or a prompt is called with, if that was wanted.
+    pub arguments: Option<serde_json::Value>,
+    /// `traceparent` of the message's `_meta` (W3C Trace Context section 3.2).
+    pub traceparent: Option<String>,
+    /// Which tool it calls, for the limit on it.
+    pub tool: Tool,
+}
+
+/// The tool that a request calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Tool {
+    /// It calls none.
+    #[default]
+    None,
+    /// This one.
+    Named(String),
+    /// It may call any: its body is large, a batch, or can be read in two ways.
+    Unknown,
+}
+
+impl Call {
+    /// Reads a request, whose body is `None` if it has not fully arrived: then only header fields tell something (MCP
+    /// 2026-07-28).
+    pub fn of(head: &Parts, body: Option<&[u8]>, with_arguments: bool) -> Call {
+        let field = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).map(shown);
+        let by_fields = Call {
+            method: field("mcp-method"),
+            name: field("mcp-name"),
+            tool: if head.method == http::Method::POST { Tool::Unknown } else { Tool::None },
+            ..Call::default()
+        };
+        let Some(text) = body.and_then(|body| std::str::from_utf8(body).ok()) else { return by_fields };
+        let Ok(message) = Message::parse(text) else {
+            let batch = text.trim_start().starts_with('[').then(|| "batch".into());
+            return Call { method: by_fields.method.or(batch), ..by_fields };
+        };
+        let (Kind::Request { method, .. } | Kind::Notification { method }) = &message.kind else {
+            return Call { tool: Tool::None, ..by_fields };
+        };
+        let text = |path: &[&str]| message.param(path).and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+        let name = text(&["name"]).or_else(|| text(&["uri"])).as_deref().map(shown);
+        let tool = match &name {
+            _ if message.is_ambiguous() || message.is_param_ambiguous(&["name"]) => Tool::Unknown,
+            Some(name) if method == "tools/call" => Tool::Named(name.clone()),
+            _ => Tool::None,
+        };
+        let arguments = message.param(&["arguments"]).filter(|_| with_arguments);
+        Call {
+            method: Some(shown(method)),
+            name,
+            arguments: arguments.and_then(|raw| serde_json::from_str(raw.get()).ok()),
+            traceparent: text(&["_meta", "traceparent"]).filter(|text| trace_id(text).is_some()),
+            tool,
+        }
+    }
+
+    /// Can a message in this body have a `traceparent`? It is much faster than to read it.
+    pub fn may_have_trace(body: &[u8]) -> bool {
+        memchr::memmem::find(body, b"traceparent").is_some()
+    }
+}
+
+/// The trace id of the header field `traceparent`.
+pub fn trace_of(headers: &HeaderMap) -> Option<&str> {
+    trace_id(headers.get("traceparent")?.to_str().ok()?)
+}
+
+/// The trace id of a `traceparent` (W3C Trace Context section 3.2).
+pub fn trace_id(text: &str) -> Option<&str> {
+    let mut parts = text.split('-');
+    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let is_hex =
+        |text: &str, length| text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    // Later versions may have more parts.
+    let is_known = version != "ff" && (parts.next().is_none() || version != "00");
+    (is_known && is_hex(version, 2) && is_hex(trace, 32) && is_hex(parent, 16) && is_hex(flags, 2)).then_some(trace)
+}
+
+/// The text, cut if it is long.
+pub fn shown(text: &str) -> String {
+    if text.len() <= MAX_TEXT { text.into() } else { text.chars().take(MAX_TEXT).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(body: &str) -> Call {
+        let head = http::Request::post("/mcp").body(()).unwrap().into_parts().0;
+        Call::of(&head, Some(body.as_bytes()), true)
+    }
+
+    #[test]
+    fn only_the_trace_id_of_a_traceparent_is_taken() {
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(trace_id(good), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+        assert!(trace_id(&good.replacen("00", "01", 1).replace("-01", "-01-more")).is_some(), "a later version");
+        for bad in [
+            "",
+            "x",
+            "00-4bf9-00f0-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\nx: y",
+        ] {
+            assert_eq!(trace_id(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_call_is_known_or_said_to_be_unknown() {
+        let whole = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"mail","arguments":{"to":"a"}}}"#;
+        let known = call(whole);
+        assert_eq!((known.method.as_deref(), known.name.as_deref()), (Some("tools/call"), Some("mail")));
+        assert_eq!((known.tool, known.arguments), (Tool::Named("mail".into()), Some(serde_json::json!({"to": "a"}))));
+        assert_eq!(call(r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#).tool, Tool::None);
+        assert_eq!(call(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#).tool, Tool::None);
+        let twice = whole.replace(r#""name":"mail""#, r#""name":"ping","name":"mail""#);
+        let other = whole.replace(r#""method":"#, r#""Method":"ping","method":"#);
+        for unknown in [&format!("[{whole}]"), &twice, &other, "x", ""] {
+            assert_eq!(call(unknown).tool, Tool::Unknown, "{unknown}");
+        }
+        assert_eq!(call(&format!("[{whole}]")).method.as_deref(), Some("batch"));
+        let head = http::Request::post("/mcp").header("mcp-method", "tools/call").header("mcp-name", "mail");
+        let of_fields = Call::of(&head.body(()).unwrap().into_parts().0, None, false);
+        assert_eq!((of_fields.name.as_deref(), of_fields.tool), (Some("mail"), Tool::Unknown), "fields can lie");
+    }
+}
