@@ -64,7 +64,8 @@ Ports below 1024, as https needs them, want a right of their own:
 or a service that systemd starts with it, which can't use a home directory:
   sudo install -m 755 $to/mcp-auth-proxy /usr/local/bin/
   sudo useradd --system mcp-auth-proxy
-Then put your options into /etc/mcp-auth-proxy.env (chmod 600), and this into /etc/systemd/system/mcp-auth-proxy.service:
+  sudo install -m 600 -o mcp-auth-proxy /dev/null /etc/mcp-auth-proxy.env
+Then put your options into that file, such as PASSWORD=…, and this into /etc/systemd/system/mcp-auth-proxy.service:
 
   [Unit]
   Description=OAuth 2.1 in front of an MCP server
@@ -75,11 +76,13 @@ Then put your options into /etc/mcp-auth-proxy.env (chmod 600), and this into /e
   Type=notify
   WatchdogSec=60s
   ExecStart=/usr/local/bin/mcp-auth-proxy http://127.0.0.1:3001
-  ExecReload=/bin/kill -HUP \$MAINPID
-  EnvironmentFile=/etc/mcp-auth-proxy.env
+  ExecReload=/usr/local/bin/mcp-auth-proxy reload
+  Environment=ENV_FILE=/etc/mcp-auth-proxy.env
   Environment=DATA_PATH=%S/mcp-auth-proxy
   StateDirectory=mcp-auth-proxy
   StateDirectoryMode=0700
+  LogsDirectory=mcp-auth-proxy
+  LogsDirectoryMode=0750
   User=mcp-auth-proxy
   AmbientCapabilities=CAP_NET_BIND_SERVICE
   CapabilityBoundingSet=CAP_NET_BIND_SERVICE
@@ -108,6 +111,7 @@ Then put your options into /etc/mcp-auth-proxy.env (chmod 600), and this into /e
   SystemCallFilter=~@privileged @resources
   SystemCallErrorNumber=EPERM
   UMask=0077
+  LimitNOFILE=65536
   Restart=always
 
   [Install]

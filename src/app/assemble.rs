@@ -1,6 +1,5 @@
 //! Builds the services and the server from the configuration.
 
-use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
@@ -24,6 +23,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::core::Core;
 use crate::data_dir;
 use crate::http::client::{Documents, FETCH_TIMEOUT, Fetcher, Source};
+use crate::http::server::ListeningSocket;
 use crate::http::{Handler, Listener, Server};
 use crate::interaction::Interactions;
 use crate::login::Login;
@@ -122,7 +122,7 @@ impl Services {
     /// The listener for the operator.
     fn monitoring(
         &self,
-        socket: TcpListener,
+        socket: ListeningSocket,
         metrics: Arc<Metrics>,
         certificates: Option<Arc<Certificates>>,
         logs: Logs,

@@ -6,7 +6,7 @@ use std::net::ToSocketAddrs;
 use super::config::Config;
 use super::config::servers::{Backend, ServerConfig};
 use super::healthcheck;
-use super::listen::listen;
+use super::listen::{PassedSockets, listen};
 use super::warnings::{lookalikes, traps};
 use crate::clock::Clock;
 use crate::data_dir;
@@ -93,7 +93,7 @@ fn look(report: &mut Report, config: &Config, is_running: bool) {
 }
 
 fn port(report: &mut Report, option: &str, address: Listen, is_running: bool) {
-    match listen(option, address) {
+    match listen(option, address, &mut PassedSockets::default()) {
         Ok(_) => report.say(Verdict::Good, option, "the port is free"),
         Err(_) if is_running => report.say(Verdict::Good, option, "the proxy of this data directory is running"),
         Err(why) => report.say(Verdict::Failure, "port", &why),

@@ -3,10 +3,12 @@
 use std::io;
 use std::net::TcpListener;
 
+use listenfd::ListenFd;
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::config::Config;
-use crate::http::server::bind;
+use crate::http::server::{ListeningSocket, bind};
 use crate::tls::manager::CertificateManager;
 use crate::url::Listen;
 
@@ -22,17 +24,62 @@ const MAX_CHILDREN: usize = 100_000;
 /// The listening sockets.
 pub struct Ports {
     /// Without TLS.
-    pub plain: TcpListener,
+    pub plain: ListeningSocket,
     /// With TLS, and its certificate.
-    pub tls: Option<(TcpListener, CertificateManager)>,
+    pub tls: Option<(ListeningSocket, CertificateManager)>,
     /// For the operator: metrics and health.
-    pub metrics: Option<TcpListener>,
+    pub metrics: Option<ListeningSocket>,
 }
 
-/// Opens the listening socket that `option` named; the error says what to do.
-pub fn listen(option: &str, listen: Listen) -> Result<TcpListener, String> {
+/// The sockets that a service manager has opened for this process (systemd.socket(5)).
+#[derive(Default)]
+pub struct PassedSockets(Vec<TcpListener>);
+
+impl PassedSockets {
+    /// Takes them from the environment; none if no service manager has passed any.
+    pub fn take() -> Result<PassedSockets, String> {
+        let mut passed = ListenFd::from_env();
+        let mut sockets = Vec::new();
+        for index in 0..passed.len() {
+            let refuse = |e: &dyn std::fmt::Display| {
+                format!(
+                    "socket {index} that the service manager passes on (LISTEN_FDS) can't be used: {e}; it has to be one for streams with ListenStream=, over TCP"
+                )
+            };
+            let socket = passed.take_tcp_listener(index).map_err(|e| refuse(&e))?;
+            let socket = socket.ok_or_else(|| refuse(&"there is none"))?;
+            // MCP servers are not to have it.
+            fcntl_setfd(&socket, FdFlags::CLOEXEC).map_err(|e| refuse(&e))?;
+            sockets.push(socket);
+        }
+        Ok(PassedSockets(sockets))
+    }
+
+    /// The one with this port. Which address it has is the service manager's business.
+    fn with_port(&mut self, port: u16) -> Option<TcpListener> {
+        let is_it = |socket: &TcpListener| socket.local_addr().is_ok_and(|address| address.port() == port);
+        let place = self.0.iter().position(is_it)?;
+        Some(self.0.swap_remove(place))
+    }
+
+    /// Refuses sockets that nothing is served on: whoever connects there would wait for ever.
+    pub fn check_all_are_used(&self) -> Result<(), String> {
+        let Some(port) = self.0.iter().find_map(|socket| socket.local_addr().ok()) else { return Ok(()) };
+        Err(format!(
+            "the service manager passes on a socket at port {}, which is that of none of --listen (LISTEN), --tls-listen (TLS_LISTEN) and --metrics-listen (METRICS_LISTEN)",
+            port.port()
+        ))
+    }
+}
+
+/// The listening socket that `option` named: one that was passed on with this port, or else a new one. The error says what to do.
+pub fn listen(option: &str, listen: Listen, passed: &mut PassedSockets) -> Result<ListeningSocket, String> {
     let port = listen.port;
-    bind(&listen.candidates()).map_err(|e| match e.kind() {
+    if let Some(socket) = passed.with_port(port) {
+        return ListeningSocket::passed(socket)
+            .map_err(|e| format!("{option}: the socket that the service manager passes on can't be used: {e}"));
+    }
+    bind(&listen.candidates()).map(ListeningSocket::own).map_err(|e| match e.kind() {
         io::ErrorKind::AddrInUse => {
             let other = if port == 8080 { 8081 } else { 8080 };
             match listen.address.filter(|a| a.is_loopback()) {

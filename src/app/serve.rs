@@ -16,7 +16,7 @@ use super::config::monitoring::log_settings;
 use super::config::servers::ServerConfig;
 use super::control::rotation::Secrets;
 use super::healthcheck::leave_note;
-use super::listen::{Ports, listen};
+use super::listen::{PassedSockets, Ports, listen};
 use super::rights::Rights;
 use super::service_manager;
 use super::warnings::{warn_of_lookalikes, warn_of_traps};
@@ -43,9 +43,12 @@ pub fn run(settings: Settings) -> Result<(), String> {
         log::log!(note.level, "{}", note.text);
     }
     prepare_directory(&config.data_path)?;
-    let plain = listen("--listen (LISTEN)", config.listen)?;
-    let tls = config.tls.as_ref().map(|tls| listen("--tls-listen (TLS_LISTEN)", tls.listen)).transpose()?;
-    let metrics = config.monitoring.listen.map(|at| listen("--metrics-listen (METRICS_LISTEN)", at)).transpose()?;
+    let mut passed = PassedSockets::take()?;
+    let mut open = |option: &str, at| listen(option, at, &mut passed);
+    let plain = open("--listen (LISTEN)", config.listen)?;
+    let tls = config.tls.as_ref().map(|tls| open("--tls-listen (TLS_LISTEN)", tls.listen)).transpose()?;
+    let metrics = config.monitoring.listen.map(|at| open("--metrics-listen (METRICS_LISTEN)", at)).transpose()?;
+    passed.check_all_are_used()?;
     config.servers.make_homes();
     privileges::drop_unneeded(needs(&config))?;
     let stop = stop_signal()?;

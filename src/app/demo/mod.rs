@@ -4,16 +4,17 @@
 pub mod server;
 
 use std::io::Write;
-use std::net::TcpListener;
+
 use std::sync::Arc;
 
 use crate::app::config::Config;
 use crate::app::control::rotation::Secrets;
-use crate::app::listen::{self, Ports};
+use crate::app::listen::{self, PassedSockets, Ports};
 use crate::app::{assemble, serve};
 use crate::clock::Clock;
 use crate::encoding::base64url;
 use crate::flags::Settings;
+use crate::http::server::ListeningSocket;
 use crate::store::embedded::EmbeddedStore;
 use crate::tokens::{Secret, random};
 use crate::upstream::stdio::self_exec::own_program;
@@ -66,8 +67,9 @@ pub fn run(mut settings: Settings) -> Result<(), String> {
     server(&stop)
 }
 
-fn listen(settings: &Settings) -> Result<TcpListener, String> {
-    listen::listen("--listen (LISTEN)", Config::build(settings.clone())?.listen)
+fn listen(settings: &Settings) -> Result<ListeningSocket, String> {
+    let at = Config::build(settings.clone())?.listen;
+    listen::listen("--listen (LISTEN)", at, &mut PassedSockets::default())
 }
 
 /// The text that says how to connect each client.

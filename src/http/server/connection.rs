@@ -26,8 +26,7 @@ use crate::http::h1::framing::{BodyError, Framed, Progress};
 use crate::http::h1::head::{self, Framing, Head, HeadError};
 use crate::http::h1::input::Input;
 use crate::http::request::{Request, RequestId};
-use crate::http::response::Response;
-use crate::http::response::UnderWay;
+use crate::http::response::{Response, UnderWay};
 use crate::net::client_connection::{ClientConnection, Flushed, Handshake};
 use crate::net::client_handle::ClientHandle;
 use crate::net::shutdown::Shutdown;
@@ -45,6 +44,8 @@ const IN_A_ROW: usize = 16;
 /// If a client sends its next request within this time, the worker itself waits for the following one (if there is
 /// nothing else to do) instead of giving the connection back to the poller.
 const BRISK: Duration = Duration::from_millis(1);
+/// How long a new connection may wait for its first request when the server shuts down.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// What a connection needs from its server.
 pub(super) struct Services<'s> {
@@ -69,6 +70,8 @@ pub(super) struct Connection {
     is_brisk: bool,
     /// The answer that is being sent, if somebody wants to know when it ends.
     under_way: Option<UnderWay>,
+    /// See [`Connection::may_begin_until`].
+    may_begin_until: Option<Instant>,
 }
 
 impl Connection {
@@ -95,6 +98,7 @@ impl Connection {
             idle_since: None,
             is_brisk: false,
             under_way: None,
+            may_begin_until: Some(Instant::now() + FIRST_REQUEST),
         };
         (connection, Wait { for_what: WaitFor::Request, deadline: Instant::now() + patience })
     }
@@ -111,6 +115,11 @@ impl Connection {
     /// The index of the listener that accepted it.
     pub(super) fn listener_index(&self) -> usize {
         self.listener_index
+    }
+
+    /// Until when its first request may come if the server shuts down, in case that none has come yet.
+    pub(super) fn may_begin_until(&self) -> Option<Instant> {
+        self.may_begin_until
     }
 
     /// Has the client sent anything that has not been read?
@@ -288,6 +297,7 @@ impl Connection {
     /// Continues after a head was parsed: reads a short body first if the handler needs it, then calls the handler.
     fn begin(&mut self, mut head: Head, services: &Services<'_>) -> Step {
         let limits = services.limits;
+        self.may_begin_until = None;
         let mut progress = Progress::new(head.framing, limits.body_size, limits.body_timeout);
         match head.framing {
             Framing::None => return self.answer(head, progress, Vec::new(), services),

@@ -119,6 +119,15 @@ impl ConnectionTable {
         Key { slot, generation: self.generation }
     }
 
+    /// For how long a connection may go on waiting: when the server shuts down, not for a request, unless it is new.
+    pub(super) fn as_it_shuts_down(&self, connection: &Connection, wait: Wait) -> Option<Wait> {
+        if !self.is_shutting_down || wait.for_what != WaitFor::Request {
+            return Some(wait);
+        }
+        let until = connection.may_begin_until().filter(|until| *until > Instant::now())?;
+        Some(Wait { deadline: wait.deadline.min(until), ..wait })
+    }
+
     /// Frees a slot. Returns its connection, or `None` if a worker has it.
     pub(super) fn remove(&mut self, slot: u32) -> Option<Box<Connection>> {
         let waiting = self.unpark(slot);

@@ -1,7 +1,6 @@
 //! Starts the server, runs it, and shuts it down when the process should stop.
 
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use rustls::ServerConfig;
 
 use super::connection::Services;
 use super::handler::{Handler, Limits};
+use super::listening::ListeningSocket;
 use super::poller::Poller;
 use super::workers::{Outcome, Workers};
 use crate::net::shutdown::Shutdown;
@@ -30,7 +30,7 @@ pub struct Server {
 /// A listening socket and its handler.
 pub struct Listener {
     /// The listening socket.
-    pub socket: TcpListener,
+    pub socket: ListeningSocket,
     /// Handles the requests that come in through it.
     pub handler: Box<dyn Handler>,
     /// Present if clients must use TLS.
@@ -53,7 +53,7 @@ impl Server {
     pub fn new(listeners: Vec<Listener>, limits: Limits, shutdown: Shutdown) -> io::Result<Server> {
         let poller = Poller::new(&limits)?;
         for (listener_index, listener) in listeners.iter().enumerate() {
-            net::listen(&listener.socket, BACKLOG)?;
+            net::listen(&*listener.socket, BACKLOG)?;
             // Non-blocking, because another worker may have accepted the connection that this one was woken for.
             listener.socket.set_nonblocking(true)?;
             poller.add_listener(&listener.socket, listener_index)?;
@@ -114,8 +114,11 @@ impl Shared {
         self.shutdown.begin();
         for listener in &self.listeners {
             self.poller.remove_listener(&listener.socket);
-            // Frees the port at once, although the descriptor stays open as long as the workers live.
-            let _ = net::shutdown(&listener.socket, net::Shutdown::Both);
+            // Frees the port at once, although the descriptor stays open as long as the workers live. Whoever has passed
+            // the socket on keeps it, and those who connect meanwhile wait for the next process.
+            if !listener.socket.is_passed {
+                let _ = net::shutdown(&*listener.socket, net::Shutdown::Both);
+            }
         }
         self.poller.shut_down();
         let left = self.poller.wait_until_empty(Instant::now() + timeout);

@@ -1,6 +1,6 @@
 //! The server: reads requests, passes them to a [`Handler`], and sends its answers.
 //!
-//! - [`lifecycle`] – starts the server and shuts it down; [`accept`] – listening sockets, accepting connections;
+//! - [`lifecycle`] – starts the server and shuts it down; [`listening`] – listening sockets; [`accept`] – accepting connections;
 //!   [`dispatch`] – what a worker does with one event
 //! - [`poller`] – waits for the clients of all connections; [`connection_table`] – limits on connections, and which one is
 //!   closed to make room
@@ -18,6 +18,7 @@ mod dispatch;
 mod handler;
 mod held;
 mod lifecycle;
+mod listening;
 mod poller;
 mod refusals;
 mod request_body;
@@ -26,6 +27,6 @@ mod wait;
 mod workers;
 mod write;
 
-pub use accept::bind;
 pub use handler::{Handler, Limits};
 pub use lifecycle::{Listener, Server};
+pub use listening::{ListeningSocket, bind};

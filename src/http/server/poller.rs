@@ -118,9 +118,7 @@ impl Poller {
     pub(super) fn admit(&self, connection: Connection, wait: Wait, peer: IpAddr, exempt: bool) {
         let group = (!exempt).then(|| address_group(peer));
         let mut table = self.table();
-        if table.is_shutting_down {
-            return;
-        }
+        let Some(wait) = table.as_it_shuts_down(&connection, wait) else { return };
         let evicted = match table.make_room(group) {
             Ok(evicted) => evicted,
             Err(Limit::OfAddress) => {
@@ -168,10 +166,10 @@ impl Poller {
         if std::mem::take(&mut table.slots[key.slot as usize].was_called) {
             return Some(connection);
         }
-        if table.is_shutting_down && wait.for_what == WaitFor::Request {
+        let Some(wait) = table.as_it_shuts_down(&connection, wait) else {
             self.close(table, key, connection);
             return None;
-        }
+        };
         self.store(&mut table, key, connection, wait);
         None
     }
@@ -222,15 +220,25 @@ impl Poller {
         }
     }
 
-    /// From now on, closes connections that wait for a request, except those whose request has already arrived.
+    /// From now on, closes connections that wait for a request, except those whose request has already arrived, and new
+    /// ones, which may send their first for a moment.
     pub(super) fn shut_down(&self) {
         let mut table = self.table();
         table.is_shutting_down = true;
         let idle: Vec<u32> = table.idle.iter().map(|(_, slot)| *slot).collect();
         for slot in idle {
-            let quiet = table.slots[slot as usize].waiting.as_ref().is_some_and(|w| !w.connection.has_bytes());
-            if quiet {
-                table.remove(slot);
+            let Some(Waiting { connection, wait, .. }) = &table.slots[slot as usize].waiting else { continue };
+            if connection.has_bytes() {
+                continue;
+            }
+            let (generation, wait) = (table.slots[slot as usize].generation, table.as_it_shuts_down(connection, *wait));
+            match wait {
+                Some(wait) => {
+                    if let Some(connection) = table.unpark(slot) {
+                        self.store(&mut table, Key { slot, generation }, connection, wait);
+                    }
+                }
+                None => drop(table.remove(slot)),
             }
         }
     }

@@ -1,14 +1,18 @@
 //! Stopping when told.
 
 use std::io::Write;
-use std::net::TcpStream;
-use std::sync::Mutex;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::support::flow::{Client, call};
 use crate::support::proxy::{Proxy, Scratch, arguments, command, free_port};
 use crate::support::upstream::{FakeUpstream, text};
-use crate::support::wire::request;
+use crate::support::wire::{Connection, request};
 use crate::support::{PATIENCE, eventually};
 
 const STREAM: &[u8] =
@@ -128,4 +132,66 @@ fn systemd_is_told_when_the_proxy_is_ready_well_and_stops() {
     assert_eq!(last.as_deref(), Some("STOPPING=1"));
     proxy.wait();
     assert!(!proxy.log().contains("does not answer itself"), "{}", proxy.log());
+}
+
+/// A proxy that is given a listening socket, as systemd does it (sd_listen_fds(3)).
+fn activated(socket: &TcpListener, upstream: u16, data: Arc<Scratch>) -> Proxy {
+    let port = socket.local_addr().unwrap().port();
+    let mut activated = Command::new("/bin/sh");
+    activated.env_clear().env("LISTEN_FDS", "1").stdin(OwnedFd::from(socket.try_clone().unwrap()));
+    // The process id has to be that of the proxy, and the descriptor number 3.
+    activated.args(["-c", r#"LISTEN_PID=$$ exec "$0" "$@" 3<&0 0</dev/null"#, env!("CARGO_BIN_EXE_mcp-auth-proxy")]);
+    activated.args(arguments(&data, port)).arg(format!("http://127.0.0.1:{upstream}"));
+    Proxy::spawn(activated, port, data)
+}
+
+#[test]
+fn with_a_passed_socket_a_restart_refuses_nobody() {
+    let upstream = FakeUpstream::ok();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let data = Arc::new(Scratch::new());
+    let mut proxy = activated(&socket, upstream.port, data.clone());
+    let token = format!("Bearer {}", Client::public(&proxy).tokens().access);
+    let (port, host) = (proxy.port, proxy.host());
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                let (token, host, is_over) = (&token, &host, &is_over);
+                scope.spawn(move || {
+                    let mut answered = 0;
+                    while !is_over.load(Ordering::Relaxed) {
+                        // A connection for each request: refused, reset and unanswered ones fail.
+                        let mut connection = Connection::open(port);
+                        connection.write(request("POST", "/mcp", host, &[("Authorization", token)], b"{}"));
+                        assert_eq!(connection.reply(false).unwrap().status, 200);
+                        answered += 1;
+                    }
+                    answered
+                })
+            })
+            .collect();
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_millis(200));
+            proxy.signal("TERM");
+            assert_eq!(proxy.wait().code(), Some(0));
+            proxy = activated(&socket, upstream.port, data.clone());
+        }
+        is_over.store(true, Ordering::Relaxed);
+        let answered: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
+        assert!(answered > 50, "{answered}");
+    });
+}
+
+#[test]
+fn a_passed_socket_that_nothing_is_served_on_is_refused() {
+    let data = Arc::new(Scratch::new());
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut activated = Command::new("/bin/sh");
+    activated.env_clear().env("LISTEN_FDS", "1").stdin(OwnedFd::from(socket.try_clone().unwrap()));
+    activated.args(["-c", r#"LISTEN_PID=$$ exec "$0" "$@" 3<&0 0</dev/null"#, env!("CARGO_BIN_EXE_mcp-auth-proxy")]);
+    let done = activated.args(arguments(&data, free_port())).arg("http://127.0.0.1:1").output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    let port = socket.local_addr().unwrap().port().to_string();
+    assert!(!done.status.success() && said.contains(&port) && said.contains("--listen (LISTEN)"), "{said}");
 }

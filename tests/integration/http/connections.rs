@@ -346,7 +346,11 @@ fn a_handler_that_panics_is_a_500_and_the_next_request_is_served() {
     let port = listener.local_addr().unwrap().port();
     let limits = Config::build(Settings::default()).unwrap().http;
     let server = Server::new(
-        vec![Listener { socket: listener, handler: Box::new(Fragile), tls: None }],
+        vec![Listener {
+            socket: mcp_auth_proxy::http::server::ListeningSocket::own(listener),
+            handler: Box::new(Fragile),
+            tls: None,
+        }],
         limits,
         Shutdown::new().unwrap(),
     )

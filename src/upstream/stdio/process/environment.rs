@@ -58,6 +58,10 @@ pub(crate) fn command(launch: &Launch, owner: Option<&Owner>) -> Command {
     for name in proxies_with_credentials() {
         command.env_remove(name);
     }
+    // What the service manager tells the proxy is not for its children.
+    for name in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+        command.env_remove(name);
+    }
     for (name, value) in &launch.env {
         match value {
             Some(value) => command.env(name, value),
