@@ -106,17 +106,24 @@ impl Services {
 
     /// Who learns of requests that have ended; `None` if nobody does.
     fn sinks(&self, config: &Config, open: &Logs, metrics: Option<Arc<Metrics>>) -> Option<Arc<Sinks>> {
-        let names = Arc::new(ClientNames::new(self.core.clone()));
         let mut logs: Vec<Box<dyn Sink>> = Vec::new();
         if let Some(lines) = &open.access {
-            logs.push(Box::new(AccessLog::new(lines.clone(), config.monitoring.access_log_format, names.clone())));
+            logs.push(Box::new(AccessLog::new(lines.clone(), config.monitoring.access_log_format)));
         }
         let has_arguments = config.monitoring.audit.as_ref().is_some_and(|audit| audit.has_arguments);
         if let Some(lines) = &open.audit {
-            logs.push(Box::new(AuditLog::new(lines.clone(), names, has_arguments)));
+            logs.push(Box::new(AuditLog::new(lines.clone(), has_arguments)));
         }
         let is_wanted = !logs.is_empty() || metrics.is_some();
-        is_wanted.then(|| Arc::new(Sinks { logs, has_arguments, required: open.required().cloned(), metrics }))
+        is_wanted.then(|| {
+            Arc::new(Sinks {
+                logs,
+                names: ClientNames::new(self.core.clone()),
+                has_arguments,
+                required: open.required().cloned(),
+                metrics,
+            })
+        })
     }
 
     /// The listener for the operator.
@@ -206,7 +213,7 @@ pub fn build(
     });
     let metrics = monitoring.as_ref().map(|(metrics, _)| metrics.clone());
     let sinks = services.sinks(&config, &logs, metrics.clone());
-    tell_events(&config, &services, &logs, metrics);
+    tell_events(&config, &logs, metrics);
     let app = services.app(&config, sinks);
     let reload = changeable(&mut config, &services, &app, &logs, certificates.clone());
     let (mut listeners, retry) = listeners(app, ports, clock)?;
@@ -275,11 +282,10 @@ fn start_threads(config: &Config, services: &Services) -> Result<(), String> {
 }
 
 /// Says who learns of events that matter for security, and tells the first.
-fn tell_events(config: &Config, services: &Services, logs: &Logs, metrics: Option<Arc<Metrics>>) {
+fn tell_events(config: &Config, logs: &Logs, metrics: Option<Arc<Metrics>>) {
     let mut subscribers: Vec<Box<dyn Subscriber>> = Vec::new();
     if let Some((lines, audit)) = logs.audit.clone().zip(config.monitoring.audit.as_ref()) {
-        let names = Arc::new(ClientNames::new(services.core.clone()));
-        subscribers.push(Box::new(AuditLog::new(lines, names, audit.has_arguments)));
+        subscribers.push(Box::new(AuditLog::new(lines, audit.has_arguments)));
     }
     if let Some(metrics) = metrics {
         metrics::install(metrics.clone());

@@ -14,19 +14,19 @@ const MAX_NAMES: usize = 1_000;
 const NAME_LIFETIME: Duration = Duration::from_secs(60);
 
 /// Names of clients. Reads the store once a minute for each.
-pub(super) struct ClientNames {
+pub struct ClientNames {
     core: Arc<Core>,
     names: Mutex<BoundedMap<ClientId, (Instant, Arc<str>)>>,
 }
 
 impl ClientNames {
     /// Those of the clients in the store.
-    pub(super) fn new(core: Arc<Core>) -> ClientNames {
+    pub fn new(core: Arc<Core>) -> ClientNames {
         ClientNames { core, names: Mutex::new(BoundedMap::new(MAX_NAMES)) }
     }
 
     /// The name of a client, which it has chosen itself.
-    pub(super) fn of(&self, client: &ClientId) -> Arc<str> {
+    pub fn of(&self, client: &ClientId) -> Arc<str> {
         if let Some((_, name)) =
             self.names.lock().unpoisoned().get(client).filter(|(at, _)| at.elapsed() < NAME_LIFETIME)
         {

@@ -17,7 +17,7 @@ pub mod assemble;
 mod audit_log;
 pub mod backup;
 pub mod check;
-mod client_names;
+pub mod client_names;
 pub mod config;
 pub mod control;
 pub mod demo;

@@ -1,5 +1,6 @@
 //! What is known of a request while it is answered; when it has ended, the access log and the metrics learn it.
 
+use std::cell::OnceCell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,22 +8,34 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use http::request::Parts;
 
+use super::client_names::ClientNames;
 use crate::http::{Caller, End, OnEnd, RequestId};
 use crate::identity::{ClientId, Principal};
 use crate::observe::lines::Lines;
+use crate::observe::log::timestamp;
 use crate::observe::metrics::{Ended, Metrics};
 use crate::resource::call::{Call, shown, trace_id, trace_of};
 
-/// Takes the records of requests that have ended.
-pub trait Sink: Send + Sync {
-    /// A request has ended.
-    fn ended(&self, record: &Record, end: End);
+/// A request that has ended.
+pub struct Ending<'r> {
+    pub(super) record: &'r Record,
+    pub(super) end: End,
+    /// When it ended.
+    pub(super) time: String,
+    /// How long it took.
+    pub(super) duration: Duration,
+    /// The name that its client has chosen.
+    pub(super) client_name: Arc<str>,
+    /// What the JSON lines of both logs have in common, made once.
+    pub(super) json: OnceCell<String>,
 }
 
 /// Who learns of requests that have ended.
 pub struct Sinks {
     /// The access log and the audit log.
     pub logs: Vec<Box<dyn Sink>>,
+    /// Names of clients for them.
+    pub names: ClientNames,
     /// Does one of them want the arguments of tools?
     pub has_arguments: bool,
     /// No request is answered while this can't be written.
@@ -64,7 +77,7 @@ impl Record {
             id: caller.id,
             address: caller.address,
             method: head.method.clone(),
-            path: shown(head.uri.path()),
+            path: if sinks.logs.is_empty() { String::new() } else { shown(head.uri.path()) },
             status: StatusCode::OK,
             is_stream: false,
             server: None,
@@ -80,10 +93,13 @@ impl Record {
 
     /// The request has a good token for a server.
     pub fn admitted(&mut self, server: &str, principal: &Principal, call: Call) {
-        self.server = Some(server.into());
+        (self.server, self.mcp_method) = (Some(server.into()), call.method);
+        if self.sinks.logs.is_empty() {
+            return;
+        }
         self.user = principal.user.to_string();
         self.client = Some(principal.client.clone());
-        (self.mcp_method, self.mcp_name, self.arguments) = (call.method, call.name, call.arguments);
+        (self.mcp_name, self.arguments) = (call.name, call.arguments);
         let of_message = || call.traceparent.as_deref().and_then(trace_id).map(String::from);
         self.trace = self.trace.take().or_else(of_message);
     }
@@ -99,12 +115,24 @@ impl Record {
     }
 }
 
+/// Takes the records of requests that have ended.
+pub trait Sink: Send + Sync {
+    /// A request has ended.
+    fn ended(&self, ending: &Ending<'_>);
+}
+
 impl OnEnd for Record {
     fn ended(self: Box<Self>, end: End) {
-        self.sinks.logs.iter().for_each(|log| log.ended(&self, end));
+        let duration = self.began.elapsed();
+        if !self.sinks.logs.is_empty() {
+            let client_name = self.client.as_ref().map_or_else(Arc::default, |client| self.sinks.names.of(client));
+            let json = OnceCell::new();
+            let ending = Ending { record: &self, end, time: timestamp(), duration, client_name, json };
+            self.sinks.logs.iter().for_each(|log| log.ended(&ending));
+        }
         if let Some(metrics) = &self.sinks.metrics {
             let (server, method) = (self.server.as_deref(), self.mcp_method.as_deref());
-            let (status, duration, is_stream) = (self.status.as_u16(), self.began.elapsed(), self.is_stream);
+            let (status, is_stream) = (self.status.as_u16(), self.is_stream);
             metrics.ended(&Ended { server, method, status, duration, is_stream });
         }
     }

@@ -25,7 +25,7 @@ use crate::observe::events::{Event, Kind};
 use crate::observe::lines::Lines;
 use crate::resource::admission::{Admission, Newcomer};
 use crate::resource::bearer::{Denial, Destination};
-use crate::resource::call::{Call, Tool};
+use crate::resource::call::{Call, Tool, Wanted};
 use crate::resource::identity_fields::IdentityFields;
 use crate::resource::open_streams::OpenStreams;
 use crate::resource::protected::Target;
@@ -308,8 +308,10 @@ impl App {
     fn call(&self, request: &Request<'_>) -> Call {
         let body = request.body.whole();
         let has_trace = || !request.parts.headers.contains_key(TRACEPARENT) && body.is_some_and(Call::may_have_trace);
-        match self.sinks.is_some() || self.rate_limits.config().has_tools() || has_trace() {
-            true => Call::of(&request.parts, body, self.sinks.as_ref().is_some_and(|sinks| sinks.has_arguments)),
+        let arguments = self.sinks.as_ref().is_some_and(|sinks| sinks.has_arguments);
+        let wanted = Wanted { arguments, tool: self.rate_limits.config().has_tools() };
+        match self.sinks.is_some() || wanted.tool || has_trace() {
+            true => Call::of(&request.parts, body, wanted),
             false => Call::default(),
         }
     }

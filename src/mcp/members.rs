@@ -1,6 +1,8 @@
 //! Reads members of JSON objects without building a tree of the whole.
 
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
+use std::borrow::Cow;
+
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 pub(super) fn string(raw: &RawValue) -> Option<String> {
@@ -68,10 +70,36 @@ impl<'m, F: FnMut(&str, &'m RawValue)> Visitor<'m> for EachMember<F> {
     }
 
     fn visit_map<A: MapAccess<'m>>(mut self, mut map: A) -> Result<(), A::Error> {
-        while let Some(name) = map.next_key::<String>()? {
+        while let Some(Name(name)) = map.next_key()? {
             let value = map.next_value()?;
             (self.0)(&name, value);
         }
         Ok(())
+    }
+}
+
+/// The name of a member, which is copied only if it has an escape.
+struct Name<'m>(Cow<'m, str>);
+
+impl<'m> Deserialize<'m> for Name<'m> {
+    fn deserialize<D: Deserializer<'m>>(deserializer: D) -> Result<Name<'m>, D::Error> {
+        struct Read;
+
+        impl<'m> Visitor<'m> for Read {
+            type Value = Name<'m>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a name")
+            }
+
+            fn visit_borrowed_str<E>(self, name: &'m str) -> Result<Name<'m>, E> {
+                Ok(Name(Cow::Borrowed(name)))
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Name<'m>, E> {
+                Ok(Name(Cow::Owned(name.into())))
+            }
+        }
+        deserializer.deserialize_str(Read)
     }
 }

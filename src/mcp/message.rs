@@ -188,6 +188,14 @@ impl<'m> Message<'m> {
         path.iter().try_fold(self.params?, |object, name| member(object, name.as_ref()))
     }
 
+    /// Calls `visit` with each of its parameters, in one pass.
+    pub fn each_param(&self, visit: impl FnMut(&str, &'m RawValue)) {
+        if let Some(params) = self.params {
+            // What can't be read has no members.
+            let _ = each_member(params.get(), visit);
+        }
+    }
+
     /// The member of its result that `path` leads to.
     pub fn outcome(&self, path: &[&str]) -> Option<&'m RawValue> {
         path.iter().try_fold(self.result?, |object, name| member(object, name))

@@ -13,6 +13,8 @@ use crate::thread::spawn;
 
 /// Most bytes that wait to be written, also while they can't be. More lines are lost, and their number is logged.
 const MAX_PENDING: usize = 4 << 20;
+/// Most memory that is kept for the next lines.
+const MAX_KEPT: usize = 512 << 10;
 /// How long lines are gathered before they are written together.
 const GATHER: Duration = Duration::from_millis(20);
 /// How long after a failure the next attempt is made.
@@ -97,15 +99,16 @@ impl Lines {
         Ok(Lines(shared))
     }
 
-    /// Adds a line, which ends with a line break. Never waits.
-    pub fn put(&self, line: &[u8]) {
+    /// Adds a line in parts, the last of which ends with a line break. Never waits.
+    pub fn put(&self, line: &[&str]) {
+        let length: usize = line.iter().map(|part| part.len()).sum();
         let mut pending = self.0.pending.lock().unpoisoned();
-        if pending.bytes.len() + line.len() > MAX_PENDING {
+        if pending.bytes.len() + length > MAX_PENDING {
             pending.lost += 1;
             return;
         }
         let was_empty = pending.bytes.is_empty();
-        pending.bytes.extend_from_slice(line);
+        line.iter().for_each(|part| pending.bytes.extend_from_slice(part.as_bytes()));
         drop(pending);
         if was_empty {
             self.0.wake.notify_one();
@@ -165,7 +168,12 @@ impl Shared {
             std::thread::sleep(GATHER);
             pending = self.pending.lock().unpoisoned();
             pending.is_writing = true;
-            (batch.bytes, batch.done) = (std::mem::take(&mut pending.bytes), 0);
+            // What is written becomes what is filled next: its memory is there already.
+            batch.bytes.clear();
+            std::mem::swap(&mut batch.bytes, &mut pending.bytes);
+            batch.done = 0;
+            // After a flood, it is given back.
+            pending.bytes.shrink_to(MAX_KEPT);
         }
         if std::mem::take(&mut pending.reopen) {
             batch.file = None;
@@ -228,7 +236,7 @@ mod tests {
         std::thread::scope(|scope| {
             for thread in 0..8 {
                 let lines = &lines;
-                scope.spawn(move || (0..200).for_each(|i| lines.put(format!("{thread} {i}\n").as_bytes())));
+                scope.spawn(move || (0..200).for_each(|i| lines.put(&[&format!("{thread} {i}"), "\n"])));
             }
         });
         lines.flush(PATIENCE);
@@ -237,7 +245,7 @@ mod tests {
         assert!(text.lines().all(|line| line.split_once(' ').is_some_and(|(t, i)| t.len() == 1 && i.len() <= 3)));
         std::fs::rename(&path, &old).unwrap();
         lines.reopen();
-        lines.put(b"after\n");
+        lines.put(&["after\n"]);
         lines.flush(PATIENCE);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "after\n");
         assert_eq!(std::fs::read_to_string(&old).unwrap(), text);

@@ -4,8 +4,10 @@
 //! characters are escaped in both. Lines of libraries are logged only from `warn` up, because their debug lines repeat
 //! header fields, which contain secrets.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use log::kv::{Key, Value, VisitSource};
 use log::{Level, LevelFilter, Metadata, Record};
@@ -130,17 +132,38 @@ pub fn is_bidi_control(c: char) -> bool {
 
 /// The current time in UTC with milliseconds, in the format of RFC 3339.
 pub fn timestamp() -> String {
-    let now = OffsetDateTime::now_utc();
-    let (date, time) = (now.date(), now.time());
+    thread_local! {
+        /// The last second, and its text up to the dot.
+        static LAST: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    LAST.with_borrow_mut(|(second, text)| {
+        if *second != now.as_secs() {
+            (*second, *text) = (now.as_secs(), text_of_second(now.as_secs()));
+        }
+        let (mut whole, millis) = (String::with_capacity(24), now.subsec_millis());
+        whole.push_str(text);
+        for digit in [millis / 100, millis / 10 % 10, millis % 10] {
+            whole.push(char::from(b'0' + digit as u8));
+        }
+        whole.push('Z');
+        whole
+    })
+}
+
+/// A second since 1970, as text up to the dot before its milliseconds.
+fn text_of_second(second: u64) -> String {
+    let time = i64::try_from(second).ok().and_then(|second| OffsetDateTime::from_unix_timestamp(second).ok());
+    let time = time.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let (date, time) = (time.date(), time.time());
     format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.",
         date.year(),
         u8::from(date.month()),
         date.day(),
         time.hour(),
         time.minute(),
-        time.second(),
-        time.millisecond()
+        time.second()
     )
 }
 
@@ -197,6 +220,13 @@ mod tests {
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!((&line["name"], &line["shown"], &line["on"]), (&"12345".into(), &"12345".into(), &"true".into()));
         assert_eq!((&line["count"], &line["below"], &line["is"]), (&7.into(), &(-7).into(), &true.into()));
+    }
+
+    #[test]
+    fn a_time_is_that_of_its_second() {
+        assert_eq!(text_of_second(1_800_000_000), "2027-01-15T08:00:00.");
+        let (one, other) = (timestamp(), timestamp());
+        assert!(one <= other && one.len() == 24 && one.ends_with('Z') && one.starts_with("20"), "{one} {other}");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use http::HeaderMap;
 use http::request::Parts;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::mcp::message::{Kind, Message};
 
@@ -23,6 +25,15 @@ pub struct Call {
     pub tool: Tool,
 }
 
+/// What somebody wants to know of a request, besides its method and name.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// What a tool is called with.
+    pub arguments: bool,
+    /// Which tool it calls, beyond doubt.
+    pub tool: bool,
+}
+
 /// The tool that a request calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Tool {
@@ -38,7 +49,7 @@ pub enum Tool {
 impl Call {
     /// Reads a request, whose body is `None` if it has not fully arrived: then only header fields tell something (MCP
     /// 2026-07-28).
-    pub fn of(head: &Parts, body: Option<&[u8]>, with_arguments: bool) -> Call {
+    pub fn of(head: &Parts, body: Option<&[u8]>, wanted: Wanted) -> Call {
         let field = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).map(shown);
         let by_fields = Call {
             method: field("mcp-method"),
@@ -46,7 +57,12 @@ impl Call {
             tool: if head.method == http::Method::POST { Tool::Unknown } else { Tool::None },
             ..Call::default()
         };
-        let Some(text) = body.and_then(|body| std::str::from_utf8(body).ok()) else { return by_fields };
+        let Some((body, text)) = body.and_then(|body| Some((body, std::str::from_utf8(body).ok()?))) else {
+            return by_fields;
+        };
+        if let Some(call) = Call::read_fast(text, wanted) {
+            return call;
+        }
         let Ok(message) = Message::parse(text) else {
             let batch = text.trim_start().starts_with('[').then(|| "batch".into());
             return Call { method: by_fields.method.or(batch), ..by_fields };
@@ -54,21 +70,49 @@ impl Call {
         let (Kind::Request { method, .. } | Kind::Notification { method }) = &message.kind else {
             return Call { tool: Tool::None, ..by_fields };
         };
-        let text = |path: &[&str]| message.param(path).and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
-        let name = text(&["name"]).or_else(|| text(&["uri"])).as_deref().map(shown);
+        let (mut name, mut uri, mut arguments) = (None, None, None);
+        message.each_param(|member, value| match member {
+            "name" => name = string(value),
+            "uri" => uri = string(value),
+            "arguments" if wanted.arguments => arguments = serde_json::from_str(value.get()).ok(),
+            _ => {}
+        });
+        let name = name.or(uri).map(cut);
         let tool = match &name {
+            _ if !wanted.tool => Tool::None,
             _ if message.is_ambiguous() || message.is_param_ambiguous(&["name"]) => Tool::Unknown,
             Some(name) if method == "tools/call" => Tool::Named(name.clone()),
             _ => Tool::None,
         };
-        let arguments = message.param(&["arguments"]).filter(|_| with_arguments);
-        Call {
-            method: Some(shown(method)),
-            name,
-            arguments: arguments.and_then(|raw| serde_json::from_str(raw.get()).ok()),
-            traceparent: text(&["_meta", "traceparent"]).filter(|text| trace_id(text).is_some()),
-            tool,
+        let traceparent = Some(body).filter(|body| Call::may_have_trace(body));
+        let traceparent = traceparent.and_then(|_| string(message.param(&["_meta", "traceparent"])?));
+        let (Kind::Request { method, .. } | Kind::Notification { method }) = message.kind else { return by_fields };
+        let traceparent = traceparent.filter(|text| trace_id(text).is_some());
+        Call { method: Some(cut(method)), name, arguments, traceparent, tool }
+    }
+
+    /// Reads a request in one pass, as nearly all are: well-formed, with what is asked for in its usual place. `None` is no
+    /// verdict.
+    fn read_fast(text: &str, wanted: Wanted) -> Option<Call> {
+        #[derive(Deserialize)]
+        struct Request<'m> {
+            jsonrpc: &'m str,
+            method: &'m str,
+            #[serde(borrow, default)]
+            params: Params<'m>,
         }
+        #[derive(Default, Deserialize)]
+        struct Params<'m> {
+            #[serde(borrow)]
+            name: Option<&'m str>,
+            uri: Option<&'m str>,
+        }
+        if wanted.tool || wanted.arguments || Call::may_have_trace(text.as_bytes()) {
+            return None;
+        }
+        let Request { jsonrpc, method, params } = serde_json::from_str(text).ok()?;
+        let name = params.name.or(params.uri).map(shown);
+        (jsonrpc == "2.0").then(|| Call { method: Some(shown(method)), name, ..Call::default() })
     }
 
     /// Can a message in this body have a `traceparent`? It is much faster than to read it.
@@ -93,6 +137,14 @@ pub fn trace_id(text: &str) -> Option<&str> {
     (is_known && is_hex(version, 2) && is_hex(trace, 32) && is_hex(parent, 16) && is_hex(flags, 2)).then_some(trace)
 }
 
+fn string(raw: &RawValue) -> Option<String> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+fn cut(text: String) -> String {
+    if text.len() <= MAX_TEXT { text } else { shown(&text) }
+}
+
 /// The text, cut if it is long.
 pub fn shown(text: &str) -> String {
     if text.len() <= MAX_TEXT { text.into() } else { text.chars().take(MAX_TEXT).collect() }
@@ -102,9 +154,11 @@ pub fn shown(text: &str) -> String {
 mod tests {
     use super::*;
 
+    const ALL: Wanted = Wanted { arguments: true, tool: true };
+
     fn call(body: &str) -> Call {
         let head = http::Request::post("/mcp").body(()).unwrap().into_parts().0;
-        Call::of(&head, Some(body.as_bytes()), true)
+        Call::of(&head, Some(body.as_bytes()), ALL)
     }
 
     #[test]
@@ -139,8 +193,14 @@ mod tests {
             assert_eq!(call(unknown).tool, Tool::Unknown, "{unknown}");
         }
         assert_eq!(call(&format!("[{whole}]")).method.as_deref(), Some("batch"));
+        let few = Wanted { arguments: false, tool: false };
+        for text in [whole, &twice, &other, r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, r#"{"method":"ping"}"#] {
+            let head = http::Request::post("/mcp").body(()).unwrap().into_parts().0;
+            let fast = Call::of(&head, Some(text.as_bytes()), few);
+            assert_eq!((fast.method, fast.name), (call(text).method, call(text).name), "{text}");
+        }
         let head = http::Request::post("/mcp").header("mcp-method", "tools/call").header("mcp-name", "mail");
-        let of_fields = Call::of(&head.body(()).unwrap().into_parts().0, None, false);
+        let of_fields = Call::of(&head.body(()).unwrap().into_parts().0, None, ALL);
         assert_eq!((of_fields.name.as_deref(), of_fields.tool), (Some("mail"), Tool::Unknown), "fields can lie");
     }
 }

@@ -25,6 +25,17 @@ pub(super) const METHODS: [&str; 17] = [
     "tools/list",
 ];
 
+/// What is before the slash in them: a class of methods that take about as long.
+pub(super) const CLASSES: [&str; 9] =
+    ["completion", "initialize", "logging", "notifications", "ping", "prompts", "resources", "server", "tools"];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct OfDuration {
+    pub(super) server: String,
+    pub(super) class: &'static str,
+    pub(super) code: &'static str,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct OfRequest {
     pub(super) server: String,

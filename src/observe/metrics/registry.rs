@@ -15,9 +15,10 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::labels::{
-    GRANT_TYPES, LIMITS, METHODS, OfConnections, OfError, OfEvent, OfLog, OfRequest, OfServer, OfSignIn, OfStore,
-    OfThrottle, OfTokens, SIGN_INS,
+    GRANT_TYPES, LIMITS, OfConnections, OfError, OfEvent, OfLog, OfServer, OfSignIn, OfStore, OfThrottle, OfTokens,
+    SIGN_INS,
 };
+use super::request_series::RequestSeries;
 use crate::lock::Unpoisoned;
 use crate::observe::events::KINDS;
 
@@ -105,8 +106,7 @@ pub struct ServerSnapshot {
 /// All metrics.
 pub struct Metrics {
     registry: Registry,
-    requests: Family<OfRequest, Counter>,
-    durations: Family<OfServer, Histogram>,
+    requests: RequestSeries,
     in_flight: Gauge,
     streams: Gauge,
     servers_up: Family<OfServer, Gauge>,
@@ -131,8 +131,7 @@ impl Metrics {
     pub fn new(version: &str, has_certificate: bool) -> Metrics {
         let of_buckets: fn() -> Histogram = || Histogram::new(BUCKETS);
         let mut metrics = Metrics {
-            requests: Family::default(),
-            durations: Family::new_with_constructor(of_buckets),
+            requests: RequestSeries::new(of_buckets),
             in_flight: Gauge::default(),
             streams: Gauge::default(),
             servers_up: Family::default(),
@@ -183,9 +182,9 @@ impl Metrics {
     fn register_requests(&mut self) {
         let registry = &mut self.registry;
         let help = "Requests that have ended, by server, MCP method and class of HTTP status";
-        registry.register("requests", help, self.requests.clone());
+        registry.register("requests", help, self.requests.requests.clone());
         let help = "Time from a request's head to the end of its answer, without event streams";
-        registry.register_with_unit("request_duration", help, Unit::Seconds, self.durations.clone());
+        registry.register_with_unit("request_duration", help, Unit::Seconds, self.requests.durations.clone());
         let help = "Requests that are being answered, streams too";
         registry.register("requests_in_flight", help, self.in_flight.clone());
         registry.register("streams", "Event streams that are open", self.streams.clone());
@@ -252,16 +251,11 @@ impl Metrics {
 
     /// A request has ended with an answer.
     pub fn ended(&self, request: &Ended<'_>) {
-        let server = request.server.unwrap_or_default().to_string();
-        let method = match (request.server, request.method) {
-            (None, _) => "none",
-            (Some(_), Some(name)) => METHODS.iter().find(|known| **known == name).copied().unwrap_or("other"),
-            (Some(_), None) => "other",
-        };
-        if request.server.is_some() && !request.is_stream {
-            self.durations.get_or_create(&OfServer { server: server.clone() }).observe(request.duration.as_secs_f64());
+        let seconds = (!request.is_stream).then_some(request.duration.as_secs_f64());
+        match request.server {
+            Some(server) => self.requests.ended(server, request.method, request.status, seconds),
+            None => self.requests.ended_before(request.status),
         }
-        self.requests.get_or_create(&OfRequest { server, method, code: class(request.status) }).inc();
     }
 
     /// The metrics as text (OpenMetrics 1.0), with what `now` says.
@@ -294,16 +288,6 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a string takes any text");
         text
-    }
-}
-
-fn class(status: u16) -> &'static str {
-    match status / 100 {
-        1 => "1xx",
-        2 => "2xx",
-        3 => "3xx",
-        4 => "4xx",
-        _ => "5xx",
     }
 }
 
@@ -363,7 +347,8 @@ mod tests {
             r#"mcp_auth_proxy_requests_total{server="files",method="tools/call",code="2xx"} 1"#,
             r#"mcp_auth_proxy_requests_total{server="files",method="other",code="4xx"} 1000"#,
             r#"mcp_auth_proxy_requests_total{server="",method="none",code="4xx"} 1000"#,
-            r#"mcp_auth_proxy_request_duration_seconds_count{server="files"} 1001"#,
+            r#"mcp_auth_proxy_request_duration_seconds_count{server="files",class="tools",code="2xx"} 1"#,
+            r#"mcp_auth_proxy_request_duration_seconds_count{server="files",class="other",code="4xx"} 1000"#,
             "mcp_auth_proxy_requests_in_flight 1",
             "mcp_auth_proxy_streams 7",
             r#"mcp_auth_proxy_server_up{server="files"} 1"#,

@@ -54,7 +54,7 @@ fn a_line_names_user_client_tool_and_how_it_went() {
     assert_eq!(upstream.last().header("x-request-id"), reply.header("x-request-id"));
     let text = std::fs::read_to_string(&logged.path).unwrap();
     let text = text.lines().find(|text| text.contains("tools/call")).unwrap();
-    let documented = include_str!("../../../docs/monitoring.md").split_once("## Metrics").unwrap().0;
+    let documented = include_str!("../../../docs/monitoring.md").split_once("## The audit log").unwrap().0;
     let documented: Vec<&str> =
         documented.lines().filter_map(|row| row.strip_prefix("| `")?.split('`').next()).collect();
     let places: Vec<_> = documented.iter().map(|name| text.find(&format!("\"{name}\":"))).collect();
