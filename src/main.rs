@@ -50,8 +50,8 @@ fn run(arguments: &[OsString]) -> Result<u8, String> {
         Invocation::Serve(settings) => serve::run(*settings),
         Invocation::Demo(settings) => demo::run(*settings),
         Invocation::HashPassword(user) => hash_password::run(user.as_deref()),
-        Invocation::Healthcheck(settings) => {
-            return Ok(healthcheck::run(&settings).map_or_else(unhealthy, |()| 0));
+        Invocation::Healthcheck(settings, wants_ready) => {
+            return Ok(healthcheck::run(&settings, wants_ready).map_or_else(unhealthy, |()| 0));
         }
         Invocation::Check(settings, is_strict) => return Ok(check::run(*settings, is_strict)),
         Invocation::Control(settings, words, options) => control::command::run(&settings, &words, &options),

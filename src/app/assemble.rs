@@ -10,6 +10,7 @@ use super::client_names::ClientNames;
 use super::config::Config;
 use super::control::rotation::{KeyRotation, Secrets};
 use super::control::{self, Control};
+use super::health::Health;
 use super::housekeeping::{check_upstream, run_housekeeping, watch_providers, watch_streams};
 use super::listen::{Ports, raise_descriptor_limit};
 use super::logs::Logs;
@@ -131,13 +132,12 @@ impl Services {
         &self,
         socket: ListeningSocket,
         metrics: Arc<Metrics>,
-        certificates: Option<Arc<Certificates>>,
-        logs: Logs,
+        health: Health,
         connections: Arc<OnceLock<ConnectionCount>>,
     ) -> Listener {
         let is_local = socket.local_addr().is_ok_and(|at| at.ip().is_loopback());
-        let (server, streams) = (self.server.clone(), self.streams.clone());
-        let handler = Box::new(Monitoring { metrics, server, streams, certificates, logs, connections, is_local });
+        let streams = self.streams.clone();
+        let handler = Box::new(Monitoring { metrics, health, streams, connections, is_local });
         Listener { socket, handler, tls: None }
     }
 
@@ -206,10 +206,10 @@ pub fn build(
     let failed = |e| format!("the server can't be started: {e}");
     let certificates = ports.tls.as_ref().map(|(_, front)| front.certificates.clone());
     let (connections, logs) = (Arc::<OnceLock<ConnectionCount>>::default(), Logs::open(&config.monitoring)?);
+    let health = Health { server: server.clone(), certificates: certificates.clone(), logs: logs.clone() };
     let monitoring = ports.metrics.take().map(|socket| {
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), certificates.is_some()));
-        let (certificates, logs) = (certificates.clone(), logs.clone());
-        (metrics.clone(), services.monitoring(socket, metrics, certificates, logs, connections.clone()))
+        (metrics.clone(), services.monitoring(socket, metrics, health.clone(), connections.clone()))
     });
     let metrics = monitoring.as_ref().map(|(metrics, _)| metrics.clone());
     let sinks = services.sinks(&config, &logs, metrics.clone());
@@ -222,7 +222,7 @@ pub fn build(
     if config.is_kept {
         let (server, streams) = (services.server.clone(), streams.clone());
         let rotation = rotation(&services, &config, secrets);
-        let control = Control { server, streams, certificates, rotation, reload, started };
+        let control = Control { server, streams, certificates, health, rotation, reload, started };
         control::server::start(control, &config.data_path)?;
     }
     watch_providers(login.clone())?;

@@ -62,7 +62,7 @@ pub fn run(settings: Settings, is_strict: bool) -> u8 {
     for (variable, advice) in lookalikes() {
         report.say(Verdict::Warning, &variable, &format!("it has no effect: {advice}"));
     }
-    let is_running = healthcheck::run(&settings).is_ok();
+    let is_running = healthcheck::run(&settings, false).is_ok();
     match Config::for_serving(settings) {
         Err(why) => report.say(Verdict::Failure, "configuration", &why),
         Ok(config) => look(&mut report, &config, is_running),

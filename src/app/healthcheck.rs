@@ -13,6 +13,7 @@ use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 
 use crate::app::config::Config;
+use crate::app::control::command::check_ready;
 use crate::app::listen::Ports;
 use crate::data_dir;
 use crate::flags::Settings;
@@ -45,9 +46,12 @@ pub fn leave_note(config: &Config, ports: &Ports) -> Result<(), String> {
         .map_err(|e| format!("--data-path (DATA_PATH): {} can't be written: {e}", config.data_path.display()))
 }
 
-/// Sends a request to the proxy whose data directory `settings` name. The error says what is wrong.
-pub fn run(settings: &Settings) -> Result<(), String> {
-    ask(Path::new(&settings.data_path))
+/// Sends a request to the proxy whose data directory `settings` name, and asks it whether it is ready, if that is wanted. The
+/// error says what is wrong.
+pub fn run(settings: &Settings, wants_ready: bool) -> Result<(), String> {
+    let data_path = Path::new(&settings.data_path);
+    ask(data_path)?;
+    if wants_ready { check_ready(data_path) } else { Ok(()) }
 }
 
 /// Sends a request to the proxy that has this data directory.

@@ -3,7 +3,7 @@
 //! - [`config`] – turns settings into typed, validated values
 //! - [`assemble`] – builds the proxy from its parts; [`routes`] – the table of endpoints; Host, Origin and CORS
 //! - [`request_record`] – what is known of a request; [`access_log`] – a line for each;
-//!   [`audit_log`] – the same, and security events; [`client_names`] – names for both; [`logs`] – both as they are open; [`monitoring`] – the port for metrics and health
+//!   [`audit_log`] – the same, and security events; [`client_names`] – names for both; [`logs`] – both as they are open; [`monitoring`] – the port for metrics and health, [`health`]
 //! - [`publish`] – sets up the servers, also anew at a reload; [`reload`] – on SIGHUP; [`rights`] – what they need of root's rights
 //! - [`serve`] – the command that publishes servers; [`listen`] – its ports; [`housekeeping`] – its threads;
 //!   [`warnings`] – its warnings about the configuration at the start; [`service_manager`] – what systemd is told
@@ -22,6 +22,7 @@ pub mod config;
 pub mod control;
 pub mod demo;
 pub mod hash_password;
+mod health;
 pub mod healthcheck;
 mod housekeeping;
 pub mod listen;

@@ -6,16 +6,12 @@ use std::sync::{Arc, OnceLock};
 use http::header::{ALLOW, CONTENT_TYPE, HOST};
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
-use serde_json::json;
 
-use super::logs::Logs;
+use super::health::Health;
 use crate::http::{Handler, Request, Response};
-use crate::oauth::AuthorizationServer;
 use crate::observe::metrics::{Metrics, ServerSnapshot, Snapshot};
 use crate::resource::open_streams::OpenStreams;
 use crate::resource::protected::ProtectedResource;
-use crate::store::rows::Client;
-use crate::tls::certificates::Certificates;
 use crate::url::is_loopback_host;
 
 const OPENMETRICS: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -26,11 +22,8 @@ pub(super) type ConnectionCount = Box<dyn Fn() -> [usize; 3] + Send + Sync>;
 /// Answers requests on the monitoring port.
 pub(super) struct Monitoring {
     pub(super) metrics: Arc<Metrics>,
-    pub(super) server: Arc<AuthorizationServer>,
+    pub(super) health: Health,
     pub(super) streams: OpenStreams,
-    pub(super) certificates: Option<Arc<Certificates>>,
-    /// Logs beside the main one.
-    pub(super) logs: Logs,
     /// Counts connections, once there are any.
     pub(super) connections: Arc<OnceLock<ConnectionCount>>,
     /// Only this machine can connect, so a request for another host is a browser's that DNS has deceived.
@@ -68,38 +61,20 @@ impl Handler for Monitoring {
 
 impl Monitoring {
     fn snapshot(&self) -> Snapshot {
-        let resources = self.server.resources.now();
+        let resources = self.health.server.resources.now();
         Snapshot {
             streams: self.streams.count(),
             servers: resources.all().iter().map(|server| snapshot_of(server)).collect(),
             connections: self.connections.get().map_or([0; 3], |count| count()),
-            logs: self.logs.each().map(|(name, lines)| (name, !lines.is_in_trouble())).collect(),
-            certificate_expires_at: self.certificates.as_ref().map(|all| all.current().info.not_after),
+            logs: self.health.logs.each().map(|(name, lines)| (name, !lines.is_in_trouble())).collect(),
+            certificate_expires_at: self.health.certificates.as_ref().map(|all| all.current().info.not_after),
         }
     }
 
-    /// Ready are the store, the certificate if there is one, and each server behind, as far as the last answer tells.
     fn ready(&self) -> Response {
-        let core = &self.server.core;
-        let store = core.state.count::<Client>().is_ok();
-        let certificate = self.certificates.as_ref().map(|all| {
-            let pair = all.current();
-            pair.is_trusted && pair.info.not_after > core.now()
-        });
-        let servers = self.snapshot().servers;
-        let audit_log = self.logs.audit.as_ref().map(|lines| !lines.is_in_trouble());
-        let is_ready = store
-            && certificate != Some(false)
-            && !(self.logs.is_audit_required && audit_log == Some(false))
-            && servers.iter().all(|server| server.is_up);
-        let servers: Vec<_> = servers.iter().map(|s| json!({"name": s.name, "is_up": s.is_up})).collect();
-        let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        Response::json(
-            status,
-            &json!({
-                "is_ready": is_ready, "store": store, "certificate": certificate, "audit_log": audit_log, "servers": servers,
-            }),
-        )
+        let condition = self.health.now();
+        let status = if condition.is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        Response::json(status, &condition.json())
     }
 }
 

@@ -55,12 +55,13 @@ With --user NAME it prints a line for --htpasswd-file:
     },
     Command {
         name: "healthcheck",
-        args: "",
+        args: "[--ready]",
         help: "Check that the proxy that uses --data-path answers; exit code 0 if it does",
-        options: &[],
+        options: &[("ready", None)],
         more: "\
 The proxy writes into its data directory where it listens, so no other option is needed.
-If it does not answer, the exit code is 1 and standard error says why. The MCP server is not checked.
+If it does not answer, the exit code is 1 and standard error says why. The MCP server is not checked, unless --ready
+is given: then its last answer, the store and the certificate have to be good, too.
 
 Options:
   -d, --data-path DIR  the data directory of the proxy (env: DATA_PATH; default: ./data)

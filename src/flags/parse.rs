@@ -19,8 +19,8 @@ pub enum Invocation {
     Demo(Box<Settings>),
     /// Read a password, print a bcrypt hash; with a name, print a line of a htpasswd file.
     HashPassword(Option<String>),
-    /// Check whether the running proxy is healthy.
-    Healthcheck(Box<Settings>),
+    /// Check whether the running proxy is healthy; with `true`, whether it is ready.
+    Healthcheck(Box<Settings>, bool),
     /// Look at everything that serving needs; with `true`, warnings count in the exit code.
     Check(Box<Settings>, bool),
     /// Print the JSON Schema of the servers file.
@@ -168,7 +168,7 @@ fn dispatch(
         (Some("demo"), []) => Ok(Invocation::Demo(Box::new(settings))),
         (Some("hash-password"), []) => Ok(Invocation::HashPassword(own.get("user").map(String::from))),
         (Some(word), _) if CONTROL.contains(&word) => Ok(Invocation::Control(Box::new(settings), words, own)),
-        (Some("healthcheck"), []) => Ok(Invocation::Healthcheck(Box::new(settings))),
+        (Some("healthcheck"), []) => Ok(Invocation::Healthcheck(Box::new(settings), own.has("ready"))),
         (Some("servers"), ["schema"]) => Ok(Invocation::ServersSchema),
         (Some("servers"), _) => Err("the command is: mcp-auth-proxy servers schema; to publish a file, write --servers FILE (SERVERS)".into()),
         (Some("man"), []) => Ok(Invocation::Print(man::page())),

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::protocol::{ControlRequest, NewClient, Which};
 use super::rotation::KeyRotation;
 use crate::app::backup::format;
+use crate::app::health::Health;
 use crate::clock::Timestamp;
 use crate::encoding::{base64url, digest};
 use crate::flags::VERSION;
@@ -43,6 +44,7 @@ pub(in crate::app) struct Control {
     pub(in crate::app) server: Arc<AuthorizationServer>,
     pub(in crate::app) streams: OpenStreams,
     pub(in crate::app) certificates: Option<Arc<Certificates>>,
+    pub(in crate::app) health: Health,
     pub(in crate::app) rotation: KeyRotation,
     pub(in crate::app) reload: Sender<ReloadOrder>,
     pub(in crate::app) started: Instant,
@@ -88,6 +90,7 @@ impl Control {
         });
         let live = owner::grants(&self.server, |_| true).map_err(stored)?.len();
         Ok(json!({
+            "health": self.health.now().json(),
             "version": VERSION.trim(),
             "uptime": self.started.elapsed().as_secs(),
             "external_url": self.server.core.external.origin,

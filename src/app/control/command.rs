@@ -42,6 +42,15 @@ pub fn run(settings: &Settings, words: &[String], options: &OwnOptions) -> Resul
     Ok(())
 }
 
+/// Is everything well that the proxy with this data directory is there for? The error says what is not.
+pub fn check_ready(data: &Path) -> Result<(), String> {
+    let (status, _) = ask(data, &ControlRequest::Status {})?;
+    match status["health"]["is_ready"] == true {
+        true => Ok(()),
+        false => Err(format!("the proxy is not ready: {}", status["health"])),
+    }
+}
+
 /// Writes a back-up to `file`, or to standard output if it is `-`. A file appears only when it is whole.
 fn backup(data: &Path, file: &str) -> Result<(), String> {
     let (_, mut copy) = ask(data, &ControlRequest::Backup {})?;

@@ -67,6 +67,18 @@ fn status(result: &Value) -> String {
         let kind = if certificate["is_trusted"] == true { "" } else { ", self-signed" };
         out += &format!("certificate for {names} until {}{kind}\n", cell(&certificate["expires_at"], "expires_at"));
     }
+    let health = &result["health"];
+    let ready = if health["is_ready"] == true { "yes" } else { "no" };
+    out += &format!("ready: {ready}\n");
+    for (part, trouble) in [
+        ("store", "the store can't be read"),
+        ("certificate", "the certificate is not good"),
+        ("audit_log", "the audit log can't be written"),
+    ] {
+        if health[part] == false {
+            out += &format!("  {trouble}; the log says why\n");
+        }
+    }
     for server in result["servers"].as_array().into_iter().flatten() {
         let state = if server["is_down"] == true { "did not answer the last time" } else { "ok" };
         out += &format!("server {} {state}\n", cell(&server["url"], "url"));

@@ -2,7 +2,7 @@
 
 use crate::support::eventually;
 use crate::support::flow::Client;
-use crate::support::proxy::{Proxy, free_port};
+use crate::support::proxy::{Proxy, command, free_port};
 use crate::support::upstream::FakeUpstream;
 use crate::support::wire::{Connection, Reply, Transport, request};
 
@@ -63,8 +63,43 @@ fn ready_means_that_the_server_behind_answers() {
     let ready = ask(port, "GET", "/readyz", "localhost");
     assert_eq!((ready.status, ready.json()["servers"][0]["is_up"].as_bool()), (503, Some(false)), "{}", ready.text());
     assert_eq!(ask(port, "GET", "/healthz", "localhost").status, 200, "the process itself is well");
+    // The commands know the same.
+    let status = proxy.order(&["status"]).unwrap();
+    assert_eq!(status["health"], ready.json());
+    let check = |more: &[&str]| {
+        let data = proxy.data.path("data");
+        let done = command().args(["healthcheck", "--data-path", &data]).args(more).output().unwrap();
+        (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned())
+    };
+    let (code, said) = check(&["--ready"]);
+    assert!(check(&[]).0 == Some(0) && code == Some(1) && said.contains("not ready"), "{said}");
     // A balancer asks by address.
     assert_eq!(ask(proxy.port, "GET", "/.idp/healthz", "10.1.2.3:8080").status, 200);
     assert_eq!(ask(proxy.port, "HEAD", "/.idp/healthz", "10.1.2.3:8080").status, 200);
     assert_eq!(ask(proxy.port, "POST", "/.idp/healthz", "10.1.2.3:8080").status, 421);
+}
+
+#[test]
+fn a_trace_is_passed_on_from_the_field_or_the_message() {
+    let upstream = FakeUpstream::ok();
+    let proxy = Proxy::start(upstream.port, &[]);
+    let token = format!("Bearer {}", Client::public(&proxy).tokens().access);
+    let trace = |name: &str| format!("00-{name:0>32}-00f067aa0ba902b7-01");
+    let message = |meta: &str| {
+        format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"x","_meta":{meta}}}}}"#)
+    };
+    let of_message = message(&format!(r#"{{"traceparent":"{}"}}"#, trace("a")));
+    let seen = |headers: &[(&str, &str)], body: &str| {
+        let headers = [&[("Authorization", token.as_str())], headers].concat();
+        assert_eq!(proxy.send("POST", "/mcp", &headers, body.as_bytes()).status, 200);
+        let received = upstream.last();
+        assert_eq!(received.body, body.as_bytes(), "the message itself is as it was");
+        received.header("traceparent").map(String::from)
+    };
+    assert_eq!(seen(&[], &of_message), Some(trace("a")));
+    assert_eq!(seen(&[("traceparent", &trace("b"))], &of_message), Some(trace("b")), "the field comes first");
+    assert_eq!(seen(&[], &message("{}")), None);
+    for bad in [r#""x\r\nEvil: 1""#, "1", "null", r#"["a"]"#, r#""00-00-00-00""#] {
+        assert_eq!(seen(&[], &message(&format!(r#"{{"traceparent":{bad}}}"#))), None, "{bad}");
+    }
 }
