@@ -1,6 +1,7 @@
 // Starts programs on free ports, waits until they answer, and stops them by their process ids.
 import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import assert from "node:assert/strict";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -51,9 +52,52 @@ export async function startProxy(binary, upstream, env = {}, { port, signIn = ["
   const origin = `http://localhost:${port}`;
   const data = mkdtempSync(join(tmpdir(), "mcp-auth-proxy-e2e-"));
   const args = ["--listen", `127.0.0.1:${port}`, "--external-url", origin, ...signIn, "--data-path", join(data, "data"), ...upstream];
-  const proxy = start(binary, args, { LOG_LEVEL: "debug", ...env });
+  const logs = { ACCESS_LOG: join(data, "access.log"), AUDIT_LOG: join(data, "audit.log") };
+  const proxy = start(binary, args, { LOG_LEVEL: "debug", ...logs, ...env });
+  const watched = { proxy, logs, read: false };
+  everyLog.push(watched);
   await answers(`${origin}/.well-known/jwks.json`, proxy);
-  return Object.assign(proxy, { origin, clean: () => rmSync(data, { recursive: true, force: true }) });
+  const clean = () => {
+    readLogs(watched);
+    rmSync(data, { recursive: true, force: true });
+  };
+  return Object.assign(proxy, { origin, clean });
+}
+
+// Of each proxy of this run: what its logs must not have, and how many lines were looked at.
+const everyLog = [];
+const leaks = [];
+let audited = 0;
+
+function readLogs(watched) {
+  if (watched.read) return;
+  watched.read = true;
+  const { proxy, logs } = watched;
+  const texts = { "the log": proxy.stderr };
+  for (const path of Object.values(logs)) {
+    try {
+      texts[path] = readFileSync(path, "utf8");
+    } catch {
+      // A proxy that was told to keep no such log.
+    }
+  }
+  for (const [name, text] of Object.entries(texts)) {
+    const isLog = name === "the log";
+    // Only tokens, codes and secrets are so long and have letters of both kinds and digits: ids have at most 36 letters. The
+    // log has URLs, too.
+    const secrets = isLog ? /eyJ[\w-]{8,}\.[\w-]{8,}|map_[A-Za-z0-9]{20,}/g : /(?=[\w-]*[A-Z])(?=[\w-]*[a-z])(?=[\w-]*\d)[\w-]{40,}|map_[A-Za-z0-9]{20,}/g;
+    for (const line of text.split("\n")) {
+      audited += isLog ? 0 : Number(line !== "");
+      if (line.match(secrets) || line.includes(PASSWORD)) leaks.push(`${name}: ${line}`);
+    }
+  }
+}
+
+// The last of the cases of a run.
+function noSecretIsInAnyLog() {
+  everyLog.forEach(readLogs);
+  assert.deepEqual(leaks, []);
+  assert.ok(audited > 0, "no line of an access log or an audit log was seen");
 }
 
 // Runs each case by its name, and `afterFailure` behind one that fails; the last line counts them. Ends the process.
@@ -71,6 +115,16 @@ export async function runCases(cases, { afterFailure = () => {}, atEnd = () => {
   }
   stopEverything();
   atEnd();
+  if (everyLog.length > 0) {
+    cases = { ...cases, "no secret is in any log of the run": noSecretIsInAnyLog };
+    try {
+      noSecretIsInAnyLog();
+      console.log(`ok    no secret is in any log of the run (${audited} lines of access and audit logs)`);
+    } catch (error) {
+      failed++;
+      console.log(`FAIL  no secret is in any log of the run\n${error.stack}`);
+    }
+  }
   console.log(`${Object.keys(cases).length - failed} passed, ${failed} failed`);
   process.exit(failed ? 1 : 0);
 }
