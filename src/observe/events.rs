@@ -97,7 +97,7 @@ kinds! {
     RevocationRefused = "revocation_refused" Warn "a client wanted to revoke another client's token" [request address client client_name];
 
     BearerTokenRefused = "bearer_token_refused" Debug (limited) "a bearer token was refused" [request address server reason];
-    KeyUsed = "key_used" Info "an API key is used from another address than before" [request address user server];
+    KeyUsed = "key_used" Info "an API key is used from an address that it was not used from in the last day" [request address user server];
     GrantEnded = "grant_ended" Warn "a user may not enter any more: the authorization has ended" [user grant streams reason];
     ServerWithdrawn = "server_withdrawn" Warn "a user may not use a server any more: it was taken out of the authorization" [user grant server streams];
     StreamsCut = "streams_cut" Warn "streams were cut" [user grant server streams reason];

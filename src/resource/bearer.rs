@@ -57,7 +57,7 @@ pub fn principal(
     let token = match verify(login, to, headers)? {
         Bearer::Token(token) => token,
         Bearer::Key(principal) => {
-            if seen.note_use(&principal.grant, caller.address, login.core.now()) {
+            if seen.note_key_use(&principal.grant, caller.address, login.core.now()) {
                 let event = caller.event(Kind::KeyUsed).with("user", &principal.user);
                 event.with("server", &to.target.resource.name).tell();
             }

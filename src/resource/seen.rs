@@ -9,6 +9,7 @@ use crate::bounded_map::BoundedMap;
 use crate::clock::Timestamp;
 use crate::identity::GrantId;
 use crate::lock::Unpoisoned;
+use crate::net::address::address_group;
 use crate::store::rows::{Grant, LastUse, Phase};
 use crate::store::{State, StoreError};
 use crate::tokens::access::AccessToken;
@@ -20,6 +21,8 @@ use crate::tokens::access::AccessToken;
 pub struct Seen {
     noted: Mutex<BoundedMap<GrantId, (u64, u64)>>,
     uses: Mutex<BoundedMap<GrantId, Used>>,
+    /// From where API keys were used in the last day, and when last.
+    addresses: Mutex<BoundedMap<GrantId, Vec<(IpAddr, Timestamp)>>>,
     state: Arc<State>,
     queue: SyncSender<Note>,
 }
@@ -42,6 +45,9 @@ const MAX_NOTED: usize = 10_000;
 const MAX_WAITING: usize = 1_000;
 /// How often the last use of a grant is written, in seconds.
 const WRITE_EVERY: u64 = 600;
+/// How many addresses of an API key are remembered, and how long after the last use one is new again, in seconds.
+const MAX_ADDRESSES: usize = 32;
+const NEW_AFTER: u64 = 86_400;
 /// How long the last use is kept, in seconds.
 const KEPT: u64 = 90 * 86_400;
 
@@ -63,7 +69,8 @@ impl Seen {
             }
         })?;
         let (noted, uses) = (Mutex::new(BoundedMap::new(MAX_NOTED)), Mutex::new(BoundedMap::new(MAX_NOTED)));
-        Ok(Seen { noted, uses, state, queue })
+        let addresses = Mutex::new(BoundedMap::new(MAX_NOTED));
+        Ok(Seen { noted, uses, addresses, state, queue })
     }
 
     pub(super) fn note(&self, token: &AccessToken, address: IpAddr, now: Timestamp) {
@@ -83,21 +90,40 @@ impl Seen {
         }
     }
 
-    /// Returns whether this use is not from the same address as the one before, as far as is remembered.
-    pub(super) fn note_use(&self, grant: &GrantId, address: IpAddr, now: Timestamp) -> bool {
+    /// Notes the use of an API key. Returns whether it has not been used from this address (IPv6: /64) in the last day, as
+    /// far as is remembered.
+    pub(super) fn note_key_use(&self, key: &GrantId, address: IpAddr, now: Timestamp) -> bool {
+        let group = address_group(address);
+        let before = self.last_use(key);
+        self.note_use(key, address, now);
+        let mut addresses = self.addresses.lock().unpoisoned();
+        let known = addresses.get_or_insert(key.clone(), Vec::new(), &[]);
+        known.retain(|(_, at)| now.saturating_sub(*at) < NEW_AFTER);
+        if let Some((_, at)) = known.iter_mut().find(|(known, _)| *known == group) {
+            *at = now;
+            return false;
+        }
+        let is_first = known.is_empty();
+        if known.len() >= MAX_ADDRESSES {
+            known.remove(0);
+        }
+        known.push((group, now));
+        // After a restart, the store knows the last one.
+        !(is_first && before.is_some_and(|last| address_group(last.address) == group))
+    }
+
+    pub(super) fn note_use(&self, grant: &GrantId, address: IpAddr, now: Timestamp) {
         let last = LastUse { at: now, address, expires_at: now + KEPT };
         let mut uses = self.uses.lock().unpoisoned();
-        let is_new = uses.get(grant).is_none_or(|used| used.last.address != address);
         if let Some(used) = uses.get_mut(grant)
             && now.saturating_sub(used.written_at) < WRITE_EVERY
         {
             used.last = last;
-            return is_new;
+            return;
         }
         if self.queue.try_send(Note::Use(grant.clone(), last)).is_ok() {
             uses.insert(grant.clone(), Used { last, written_at: now });
         }
-        is_new
     }
 
     /// When and from where the grant, or what stands for that of an API key, was last used.

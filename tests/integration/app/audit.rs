@@ -262,6 +262,27 @@ fn what_the_owner_and_the_user_do_is_written_down() {
 }
 
 #[test]
+fn a_key_that_is_used_from_two_places_is_told_of_once_for_each() {
+    let upstream = FakeUpstream::ok();
+    let audited = Audited::start(&upstream, &["--api-keys", "--trusted-proxies", "127.0.0.1"]);
+    let key = audited.proxy.order(&["keys", "add", "script"]).unwrap()["key"].as_str().unwrap().to_string();
+    let uses = |proxy: &Proxy, address: &str| {
+        let headers = [("Authorization", bearer(&key)), ("X-Forwarded-For", address.to_string())];
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        assert_eq!(proxy.send("POST", "/mcp", &headers, CALL).status, 200);
+    };
+    for _ in 0..5 {
+        uses(&audited.proxy, "192.0.2.1");
+        uses(&audited.proxy, "198.51.100.9");
+        uses(&audited.proxy, "2001:db8::1");
+        uses(&audited.proxy, "2001:db8::2");
+    }
+    audited.nth("mcp_request", 20);
+    let from: Vec<_> = audited.all("key_used").iter().map(|line| line["address"].clone()).collect();
+    assert_eq!(from, ["192.0.2.1", "198.51.100.9", "2001:db8::1"]);
+}
+
+#[test]
 fn arguments_are_there_only_if_they_are_wanted() {
     let upstream = FakeUpstream::ok();
     let audited = Audited::start(&upstream, &["--audit-arguments"]);
