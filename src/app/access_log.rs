@@ -51,6 +51,7 @@ fn each_field(ending: &Ending<'_>, mut put: impl FnMut(&'static str, Value<'_>))
     put("user", Text(&record.user));
     put("client", Text(record.client.as_ref().map_or("", ClientId::as_str)));
     put("client_name", Text(&ending.client_name));
+    put("grant", Text(&record.grant));
     put("server", Text(record.server.as_deref().unwrap_or_default()));
     put("method", Text(record.method.as_str()));
     put("path", Text(&record.path));

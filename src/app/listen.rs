@@ -38,6 +38,10 @@ pub struct PassedSockets(Vec<TcpListener>);
 impl PassedSockets {
     /// Takes them from the environment; none if no service manager has passed any.
     pub fn take() -> Result<PassedSockets, String> {
+        // The library also takes descriptors that are meant for whoever comes: those of another program, perhaps.
+        if std::env::var_os("LISTEN_PID").is_none_or(|pid| pid.is_empty()) {
+            return Ok(PassedSockets::default());
+        }
         let mut passed = ListenFd::from_env();
         let mut sockets = Vec::new();
         for index in 0..passed.len() {

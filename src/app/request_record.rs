@@ -57,6 +57,7 @@ pub struct Record {
     pub(super) server: Option<String>,
     pub(super) user: String,
     pub(super) client: Option<ClientId>,
+    pub(super) grant: String,
     pub(super) mcp_method: Option<String>,
     pub(super) mcp_name: Option<String>,
     pub(super) trace: Option<String>,
@@ -83,6 +84,7 @@ impl Record {
             server: None,
             user: String::new(),
             client: None,
+            grant: String::new(),
             mcp_method: None,
             mcp_name: None,
             trace: trace_of(&head.headers).map(String::from),
@@ -99,6 +101,7 @@ impl Record {
         }
         self.user = principal.user.to_string();
         self.client = Some(principal.client.clone());
+        self.grant = principal.grant.to_string();
         (self.mcp_name, self.arguments) = (call.name, call.arguments);
         let of_message = || call.traceparent.as_deref().and_then(trace_id).map(String::from);
         self.trace = self.trace.take().or_else(of_message);

@@ -294,7 +294,9 @@ impl App {
         }
         self.rate_limits.of_principal(&principal, server, &tool).map_err(|refused| {
             let event = caller.event(Kind::RateLimited).with("user", &principal.user);
-            refuse(&refused, request, &tool, event.with("client", &principal.client).with("server", server))
+            let name = self.sinks.as_ref().map(|sinks| sinks.names.of(&principal.client)).unwrap_or_default();
+            let event = event.with("client", &principal.client).with("client_name", name).with("server", server);
+            refuse(&refused, request, &tool, event)
         })?;
         let began = Instant::now();
         let answer = self.forward(request, &target, principal, chain, path);
@@ -412,7 +414,8 @@ fn is_own(path: &str) -> bool {
 /// Refuses a request that came too soon, and tells it with what `event` knows.
 fn refuse(refused: &TooMany, request: &Request<'_>, tool: &Tool, event: Event) -> Box<Response> {
     let shown = if let Tool::Named(name) = tool { name } else { "" };
-    event.with("limit", refused.limit).with("tool", shown).count("seconds", refused.seconds()).tell();
+    let event = event.with("limit", refused.limit).with("tool", shown).count("most", refused.of.rate);
+    event.count("seconds", refused.seconds()).tell();
     Box::new(refused.response(request.body.whole(), tool))
 }
 

@@ -140,7 +140,8 @@ pub fn stop_signal() -> Result<Arc<Waker>, String> {
                 std::process::exit(128 + signal);
             }
             service_manager::stops();
-            log::info!("stopping: requests in flight may finish, event streams end now; a second signal stops at once");
+            let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
+            log::info!(signal = name; "stopping: requests in flight may finish, event streams end now; a second signal stops at once");
             told.wake();
         }
     })?;

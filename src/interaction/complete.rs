@@ -14,10 +14,13 @@ use crate::oauth::consent::Decision;
 use crate::observe::events::Kind;
 use crate::store::rows::Client;
 
+/// A right password after so many wrong ones may be a guessed one.
+const MANY_FAILURES: u32 = 4;
+
 /// How the user has signed in.
 pub(super) enum Proof<'p> {
-    /// By password.
-    Password,
+    /// By password, after so many wrong ones.
+    Password { failures: u32 },
     /// At a provider: which, the user's id or e-mail address there, and the kind of allow rule that matched.
     Provider { provider: ProviderId, id: &'p str, rule: &'p str },
 }
@@ -32,15 +35,22 @@ pub(super) fn complete(
     suspended: Option<&Suspended>,
 ) -> Result<Response, Failure> {
     let (core, caller) = (interactions.core(), visit.caller);
-    let is_password = matches!(proof, Proof::Password);
+    let is_password = matches!(proof, Proof::Password { .. });
     let (session, cookies) = session::start(core, visit.headers, user, is_password, caller.address)?;
     let user = &session.user;
     let client = suspended.and_then(|suspended| suspended.client(core).unwrap_or_default());
-    let event = caller.event(Kind::SignedIn).with("user", &user.id);
-    let event = event.with("client", client.as_ref().map_or("", |client| client.id.as_str()));
-    let event = event.with("client_name", client.as_ref().map_or("", Client::shown_name));
+    let told = |kind| {
+        let event = caller.event(kind).with("user", &user.id);
+        let event = event.with("client", client.as_ref().map_or("", |client| client.id.as_str()));
+        event.with("client_name", client.as_ref().map_or("", Client::shown_name))
+    };
+    let event = told(Kind::SignedIn);
     match proof {
-        Proof::Password => event,
+        Proof::Password { failures } if failures >= MANY_FAILURES => {
+            told(Kind::SignedInAfterFailures).count("failures", failures).tell();
+            event
+        }
+        Proof::Password { .. } => event,
         Proof::Provider { provider, id, rule } => event.with("provider", provider).with("id", id).with("rule", rule),
     }
     .tell();

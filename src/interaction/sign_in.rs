@@ -95,8 +95,9 @@ fn sign_in(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -> Resul
         let another_account = form.get("account") == Some("another");
         return provider::begin(interactions, visit, id, suspended, another_account);
     }
-    match check_password(interactions, visit, form) {
-        Ok(user) => complete(interactions, visit, user, Proof::Password, suspended.as_ref()),
+    let client = suspended.as_ref().map_or("", |suspended| suspended.request.client.as_str());
+    match check_password(interactions, visit, form, client) {
+        Ok((user, failures)) => complete(interactions, visit, user, Proof::Password { failures }, suspended.as_ref()),
         Err(problem) => match suspended {
             Some(suspended) => {
                 let client = suspended.client(core)?.ok_or(NotAllowed::NotRegistered)?;
@@ -107,7 +108,13 @@ fn sign_in(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -> Resul
     }
 }
 
-fn check_password(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -> Result<User, Problem> {
+/// The user, and how many wrong passwords came before the right one.
+fn check_password(
+    interactions: &Interactions,
+    visit: &Visit<'_>,
+    form: &Form,
+    client: &str,
+) -> Result<(User, u32), Problem> {
     let login = interactions.login();
     let password = form.get("password").unwrap_or_default();
     // The page asks for a name only if users have one. A name that nobody can have stands for an unknown one.
@@ -124,17 +131,20 @@ fn check_password(interactions: &Interactions, visit: &Visit<'_>, form: &Form) -
     };
     if let Err(wait) = login.throttle.attempt(&visitor) {
         let seconds = wait.as_secs_f64().ceil() as u64;
-        let event = visit.caller.event(Kind::SignInThrottled).with("user", shown).count("seconds", seconds);
-        event.with("reason", "too many wrong passwords").tell();
+        let event = visit.caller.event(Kind::SignInThrottled).with("user", shown).with("client", client);
+        event.count("seconds", seconds).with("reason", "too many wrong passwords").tell();
         return Err(Problem::Slow(seconds));
     }
     match login.passwords.check(name, password, device.as_deref()) {
         Outcome::Right(user) => {
-            login.throttle.succeeded(&visitor);
-            Ok(user)
+            let failures = login.throttle.succeeded(&visitor);
+            Ok((user, failures))
         }
         Outcome::Wrong => {
-            visit.caller.event(Kind::SignInFailed).with("user", shown).tell();
+            let is_unknown = shown.is_empty() && login.passwords.has_names();
+            let reason = if is_unknown { "there is no user of this name" } else { "wrong password" };
+            let event = visit.caller.event(Kind::SignInFailed).with("user", shown).with("client", client);
+            event.with("reason", reason).tell();
             Err(Problem::Wrong)
         }
         Outcome::Busy => {

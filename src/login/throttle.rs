@@ -161,22 +161,26 @@ impl Throttle {
     }
 
     /// The password was right. Resets the failures of the browser or the address, and takes the attempt back from the
-    /// other counts.
-    pub fn succeeded(&self, visitor: &Visitor) {
+    /// other counts. Returns how many failures there were before, as far as they are remembered.
+    pub fn succeeded(&self, visitor: &Visitor) -> u32 {
         let mut counts = self.0.lock().unpoisoned();
-        match visitor {
+        let failures = match visitor {
             Visitor::Known(browser, address) => {
-                counts.browsers.remove(browser);
+                let failures = counts.browsers.remove(browser);
                 // Failures of strangers at this address stay counted.
                 counts.take_back(*address);
+                failures
             }
             Visitor::Stranger(address, name) => {
-                counts.addresses.remove(&address_group(*address));
+                let failures = counts.addresses.remove(&address_group(*address));
                 counts.take_back_of_networks(*address);
                 counts.take_back_of_name(name);
                 counts.all.count = counts.all.count.saturating_sub(1);
+                failures
             }
-        }
+        };
+        // The attempt itself counted as one.
+        failures.map_or(0, |failures| failures.count.saturating_sub(1))
     }
 
     /// The password was not checked (queue full): takes the attempt back from all counts.

@@ -67,8 +67,9 @@ kinds! {
     Stopped = "stopped" Info "stopped" [];
 
     SignedIn = "signed_in" Info "signed in" [request address user client client_name provider id rule];
-    SignInFailed = "sign_in_failed" Warn "a sign-in failed: wrong password" [request address user];
-    SignInThrottled = "sign_in_throttled" Warn (limited) "a sign-in was refused: there were too many before it" [request address user seconds reason];
+    SignedInAfterFailures = "signed_in_after_failures" Warn "somebody has signed in after many wrong passwords from the same place: is it the user?" [request address user client client_name failures];
+    SignInFailed = "sign_in_failed" Warn "a sign-in failed" [request address user client reason];
+    SignInThrottled = "sign_in_throttled" Warn (limited) "a sign-in was refused without a look at it, since there were too many from this place" [request address user client seconds reason];
     SignInQueueFull = "sign_in_queue_full" Warn (limited) "a sign-in was refused: the password queue is full (--password-queue, PASSWORD_QUEUE)" [request address];
     SignInRefused = "sign_in_refused" Warn "a sign-in was refused: no allow rule fits" [request address user provider id];
     SignInAborted = "sign_in_aborted" Info (limited) "the provider returned an error instead of a sign-in" [request address provider error];
@@ -97,11 +98,13 @@ kinds! {
     RevocationRefused = "revocation_refused" Warn "a client wanted to revoke another client's token" [request address client client_name];
 
     BearerTokenRefused = "bearer_token_refused" Debug (limited) "a bearer token was refused" [request address server reason];
-    KeyUsed = "key_used" Info "an API key is used from an address that it was not used from in the last day" [request address user server];
+    KeyUsedElsewhere = "key_used_elsewhere" Warn "an API key is used from an address that it was not used from in the last day" [request address previous user server];
     GrantEnded = "grant_ended" Warn "a user may not enter any more: the authorization has ended" [user grant streams reason];
     ServerWithdrawn = "server_withdrawn" Warn "a user may not use a server any more: it was taken out of the authorization" [user grant server streams];
     StreamsCut = "streams_cut" Warn "streams were cut" [user grant server streams reason];
-    RateLimited = "rate_limited" Warn (limited) "a request was refused: there were too many before it (--rate-limit, RATE_LIMIT; --tool-rate-limit, TOOL_RATE_LIMIT)" [request address user client server limit tool seconds];
+    RateLimited = "rate_limited" Warn (limited) "a request was refused: there were too many before it (--rate-limit, RATE_LIMIT; --tool-rate-limit, TOOL_RATE_LIMIT)" [request address user client client_name server limit tool most seconds];
+    ServerDown = "server_down" Warn "the MCP server does not answer any more" [server reason];
+    ServerUp = "server_up" Info "the MCP server answers again" [server];
     HostRefused = "host_refused" Info (limited) "a request for another host was refused: it must be that of --external-url (EXTERNAL_URL), or named in --allowed-hosts (ALLOWED_HOSTS)" [request address host];
     OriginRefused = "origin_refused" Info (limited) "a request of another web origin was refused (--allowed-origins, ALLOWED_ORIGINS)" [request address origin];
 
@@ -147,7 +150,10 @@ pub const FIELDS: &[(&str, bool, &str)] = &[
     ("changed", false, "names, separated by commas"),
     ("unchanged", false, "settings that have changed and need a restart, separated by commas"),
     ("removed", false, "names, separated by commas"),
+    ("previous", false, "the address that it was used from last"),
     ("seconds", true, "how long to wait"),
+    ("failures", true, "wrong passwords before the right one, from this address or this browser"),
+    ("most", true, "how many there may be in a minute"),
     ("streams", true, "event streams that were cut"),
     ("grants", true, "authorizations that ended"),
     ("sessions", true, "browsers that were signed out"),

@@ -57,9 +57,9 @@ pub fn principal(
     let token = match verify(login, to, headers)? {
         Bearer::Token(token) => token,
         Bearer::Key(principal) => {
-            if seen.note_key_use(&principal.grant, caller.address, login.core.now()) {
-                let event = caller.event(Kind::KeyUsed).with("user", &principal.user);
-                event.with("server", &to.target.resource.name).tell();
+            if let Some(previous) = seen.note_key_use(&principal.grant, caller.address, login.core.now()) {
+                let event = caller.event(Kind::KeyUsedElsewhere).with("previous", previous);
+                event.with("user", &principal.user).with("server", &to.target.resource.name).tell();
             }
             return Ok(*principal);
         }

@@ -90,9 +90,9 @@ impl Seen {
         }
     }
 
-    /// Notes the use of an API key. Returns whether it has not been used from this address (IPv6: /64) in the last day, as
-    /// far as is remembered.
-    pub(super) fn note_key_use(&self, key: &GrantId, address: IpAddr, now: Timestamp) -> bool {
+    /// Notes the use of an API key. Returns the address that it was used from before, if it has not been used from this one
+    /// (IPv6: /64) in the last day, as far as is remembered.
+    pub(super) fn note_key_use(&self, key: &GrantId, address: IpAddr, now: Timestamp) -> Option<IpAddr> {
         let group = address_group(address);
         let before = self.last_use(key);
         self.note_use(key, address, now);
@@ -101,15 +101,13 @@ impl Seen {
         known.retain(|(_, at)| now.saturating_sub(*at) < NEW_AFTER);
         if let Some((_, at)) = known.iter_mut().find(|(known, _)| *known == group) {
             *at = now;
-            return false;
+            return None;
         }
-        let is_first = known.is_empty();
         if known.len() >= MAX_ADDRESSES {
             known.remove(0);
         }
         known.push((group, now));
-        // After a restart, the store knows the last one.
-        !(is_first && before.is_some_and(|last| address_group(last.address) == group))
+        before.map(|last| last.address).filter(|previous| address_group(*previous) != group)
     }
 
     pub(super) fn note_use(&self, grant: &GrantId, address: IpAddr, now: Timestamp) {

@@ -24,7 +24,9 @@ pub(super) enum Failure {
     Down(String),
     /// No answer in time.
     Slow(&'static str),
-    /// No valid answer: malformed, missing, or an endless redirect.
+    /// It ended the connection without an answer.
+    Closed(String),
+    /// No valid answer: malformed, or an endless redirect.
     Broken(String),
     /// The upstream server answered 401: it wants credentials from the proxy.
     Unauthorized,
@@ -48,7 +50,7 @@ impl From<ClientError> for Failure {
                 (Some(Cancelled::ClientGone), _) => Failure::ClientGone,
                 (Some(Cancelled::ShuttingDown), _) => Failure::Draining,
                 (_, io::ErrorKind::UnexpectedEof) => {
-                    Failure::Broken("it ended the connection without an answer".into())
+                    Failure::Closed("it ended the connection without an answer".into())
                 }
                 (_, io::ErrorKind::InvalidData) => Failure::Broken(e.to_string()),
                 _ => Failure::Down(e.to_string()),
@@ -89,6 +91,7 @@ pub(super) fn refusal(failure: &Failure, body: &[u8], told: &Told<'_>) -> Respon
     let error = match failure {
         Failure::Down(_) => Some(UpstreamError::Unreachable),
         Failure::Slow(_) => Some(UpstreamError::Timeout),
+        Failure::Closed(_) => Some(UpstreamError::Closed),
         Failure::Broken(_) => Some(UpstreamError::InvalidAnswer),
         Failure::Unauthorized => Some(UpstreamError::Unauthorized),
         Failure::Body(_) | Failure::BadRequest(_) | Failure::ClientGone | Failure::Draining => None,
@@ -112,6 +115,10 @@ pub(super) fn refusal(failure: &Failure, body: &[u8], told: &Told<'_>) -> Respon
         Failure::Slow(why) => {
             told.log(log::Level::Warn, why, "the upstream server is too slow");
             answer(StatusCode::GATEWAY_TIMEOUT, "the MCP server did not answer in time")
+        }
+        Failure::Closed(why) => {
+            told.log(log::Level::Warn, why, "the upstream server gave no answer");
+            answer(StatusCode::BAD_GATEWAY, "the MCP server gave no answer")
         }
         Failure::Broken(why) => {
             told.log(log::Level::Warn, why, "the upstream server's answer is broken");

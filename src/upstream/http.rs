@@ -25,6 +25,7 @@ use crate::lock::Unpoisoned;
 use crate::mcp::jsonrpc;
 use crate::net::cancellation::{Cancellation, Cancelled};
 use crate::net::tls;
+use crate::observe::events::{Event, Kind};
 use crate::url::{ExternalUrl, UpstreamUrl};
 
 /// Redirects followed for one request.
@@ -108,10 +109,17 @@ impl HttpUpstream {
         !path.is_empty() && self.url.prefix.ends_with(path)
     }
 
-    /// Notes whether the server has answered.
-    fn note(&self, has_answered: bool) {
-        if self.is_down.load(Ordering::Relaxed) == has_answered {
-            self.is_down.store(!has_answered, Ordering::Relaxed);
+    /// Notes that the server has answered, or why it has not; tells when that changes.
+    fn note(&self, trouble: Option<&str>) {
+        if self.is_down.load(Ordering::Relaxed) == trouble.is_some() {
+            return;
+        }
+        let was_down = self.is_down.swap(trouble.is_some(), Ordering::Relaxed);
+        let told = |kind| Event::new(kind).with("server", &self.config.server);
+        match trouble {
+            Some(why) if !was_down => told(Kind::ServerDown).with("reason", why).tell(),
+            None if was_down => told(Kind::ServerUp).tell(),
+            _ => {}
         }
     }
 
@@ -310,7 +318,11 @@ impl Upstream for HttpUpstream {
         let id = request.id;
         let told = Told { id, identity, server: &self.config.server, url: &self.url };
         let answered = self.exchange(request, identity, &held);
-        self.note(!matches!(answered, Err(Failure::Down(_) | Failure::Slow(_))));
+        self.note(match &answered {
+            Err(Failure::Down(why) | Failure::Closed(why) | Failure::Broken(why)) => Some(why),
+            Err(Failure::Slow(why)) => Some(why),
+            _ => None,
+        });
         answered.unwrap_or_else(|failure| refusal(&failure, &held.bytes, &told))
     }
 
@@ -322,7 +334,8 @@ impl Upstream for HttpUpstream {
             prefix => format!("{prefix}{query}"),
         };
         let found = check::check(&self.checker, &usual("/mcp"), &usual("/sse"), &self.fixed.all());
-        self.note(found.is_ok());
+        // Whoever checks tells what is wrong.
+        self.is_down.store(found.is_err(), Ordering::Relaxed);
         *self.about.lock().unpoisoned() = found?;
         Ok(())
     }

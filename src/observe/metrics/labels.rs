@@ -32,7 +32,7 @@ pub(super) const CLASSES: [&str; 9] =
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct OfDuration {
     pub(super) server: String,
-    pub(super) class: &'static str,
+    pub(super) method_class: &'static str,
     pub(super) code: &'static str,
 }
 

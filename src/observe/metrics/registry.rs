@@ -23,7 +23,7 @@ use crate::lock::Unpoisoned;
 use crate::observe::events::KINDS;
 
 /// Upper bounds of the buckets for durations, in seconds.
-const BUCKETS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0];
+const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 5.0, 10.0, 30.0];
 /// Why an MCP server gave no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpstreamError {
@@ -31,12 +31,36 @@ pub enum UpstreamError {
     Unreachable,
     /// It did not answer in time.
     Timeout,
+    /// It ended the connection without an answer.
+    Closed,
     /// Its answer was no valid HTTP.
     InvalidAnswer,
     /// It refused the proxy's credentials.
     Unauthorized,
     /// Its process ended without being asked to.
     Exited,
+}
+
+impl UpstreamError {
+    const ALL: [UpstreamError; 6] = [
+        UpstreamError::Unreachable,
+        UpstreamError::Timeout,
+        UpstreamError::Closed,
+        UpstreamError::InvalidAnswer,
+        UpstreamError::Unauthorized,
+        UpstreamError::Exited,
+    ];
+
+    fn label(self) -> &'static str {
+        match self {
+            UpstreamError::Unreachable => "unreachable",
+            UpstreamError::Timeout => "timeout",
+            UpstreamError::Closed => "closed",
+            UpstreamError::InvalidAnswer => "invalid_answer",
+            UpstreamError::Unauthorized => "unauthorized",
+            UpstreamError::Exited => "exited",
+        }
+    }
 }
 
 /// What is done with the store.
@@ -220,14 +244,8 @@ impl Metrics {
 
     /// An MCP server gave no answer.
     pub fn upstream_failed(&self, server: &str, error: UpstreamError) {
-        let kind = match error {
-            UpstreamError::Unreachable => "unreachable",
-            UpstreamError::Timeout => "timeout",
-            UpstreamError::InvalidAnswer => "invalid_answer",
-            UpstreamError::Unauthorized => "unauthorized",
-            UpstreamError::Exited => "exited",
-        };
-        self.upstream_errors.get_or_create(&OfError { server: server.to_string(), kind }).inc();
+        let (server, kind) = (server.to_string(), error.label());
+        self.upstream_errors.get_or_create(&OfError { server, kind }).inc();
     }
 
     /// The store took so long.
@@ -280,6 +298,11 @@ impl Metrics {
             self.servers_up.get_or_create(labels).set(i64::from(server.is_up));
             self.children.get_or_create(labels).set(number(server.children));
             self.sessions.get_or_create(labels).set(number(server.sessions));
+            // Of a counter that begins with the first error, that error is no increase.
+            for error in UpstreamError::ALL {
+                let (server, kind) = (server.name.clone(), error.label());
+                let _ = self.upstream_errors.get_or_create(&OfError { server, kind });
+            }
         }
         if let Some(time) = now.certificate_expires_at {
             self.certificate.set(time as f64);
@@ -347,8 +370,8 @@ mod tests {
             r#"mcp_auth_proxy_requests_total{server="files",method="tools/call",code="2xx"} 1"#,
             r#"mcp_auth_proxy_requests_total{server="files",method="other",code="4xx"} 1000"#,
             r#"mcp_auth_proxy_requests_total{server="",method="none",code="4xx"} 1000"#,
-            r#"mcp_auth_proxy_request_duration_seconds_count{server="files",class="tools",code="2xx"} 1"#,
-            r#"mcp_auth_proxy_request_duration_seconds_count{server="files",class="other",code="4xx"} 1000"#,
+            r#"mcp_auth_proxy_request_duration_seconds_count{server="files",method_class="tools",code="2xx"} 1"#,
+            r#"mcp_auth_proxy_request_duration_seconds_count{server="files",method_class="other",code="4xx"} 1000"#,
             "mcp_auth_proxy_requests_in_flight 1",
             "mcp_auth_proxy_streams 7",
             r#"mcp_auth_proxy_server_up{server="files"} 1"#,
@@ -370,6 +393,6 @@ mod tests {
         let text = metrics.text(&Snapshot { servers: vec![up("files", true)], ..Snapshot::default() });
         // What was counted stays; what is measured goes.
         let of_wiki: Vec<_> = text.lines().filter(|line| line.contains("wiki")).collect();
-        assert!(of_wiki.len() == 1 && of_wiki[0].contains("upstream_errors"), "{of_wiki:?}");
+        assert!(of_wiki.len() == 6 && of_wiki.iter().all(|line| line.contains("upstream_errors")), "{of_wiki:?}");
     }
 }

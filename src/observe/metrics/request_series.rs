@@ -52,7 +52,7 @@ impl RequestSeries {
         let class = METHODS.get(method_place).map(|method| method.split('/').next().unwrap_or_default());
         let class = place(&CLASSES, class);
         let histogram = one.durations[class][code].get_or_init(|| {
-            let labels = OfDuration { server: server.into(), class: word(&CLASSES, class), code: CODES[code] };
+            let labels = OfDuration { server: server.into(), method_class: word(&CLASSES, class), code: CODES[code] };
             self.durations.get_or_create(&labels).clone()
         });
         histogram.observe(seconds);

@@ -30,7 +30,7 @@ fn requests_are_counted_for_the_operator_alone() {
     let has = |line: &str| eventually(line, || metrics().lines().any(|own| own == line));
     has(r#"mcp_auth_proxy_requests_total{server="",method="tools/call",code="2xx"} 1"#);
     has(r#"mcp_auth_proxy_requests_total{server="",method="none",code="4xx"} 1"#);
-    has(r#"mcp_auth_proxy_request_duration_seconds_count{server="",class="tools",code="2xx"} 1"#);
+    has(r#"mcp_auth_proxy_request_duration_seconds_count{server="",method_class="tools",code="2xx"} 1"#);
     has("mcp_auth_proxy_requests_in_flight 0");
     has(r#"mcp_auth_proxy_server_up{server=""} 1"#);
     let reply = ask(port, "GET", "/metrics", "127.0.0.1");
