@@ -1,6 +1,5 @@
 //! The audit log: a JSON line for each request to an MCP server, and for each event that matters for security.
 
-use super::access_log::json_of;
 use super::request_record::{Ending, Sink};
 use crate::observe::events::{Event, Field, Kind, Subscriber};
 use crate::observe::line::{Line, Value};
@@ -24,17 +23,20 @@ impl AuditLog {
 }
 
 impl Sink for AuditLog {
+    fn format(&self) -> LogFormat {
+        LogFormat::Json
+    }
+
     fn ended(&self, ending: &Ending<'_>) {
-        let record = ending.record;
-        if record.server.is_none() {
+        if !ending.has_server {
             return;
         }
         let mut more = Line::new(LogFormat::Json);
         if self.has_arguments {
-            more.add("arguments", Value::Json(record.arguments.as_ref().unwrap_or(&serde_json::Value::Null)));
+            more.add("arguments", Value::Json(ending.arguments.unwrap_or(&serde_json::Value::Null)));
         }
-        let (json, more) = (json_of(ending), more.members());
-        self.lines.put(&[r#"{"time":""#, &ending.time, r#"","event":""#, MCP_REQUEST, "\"", json, &more, "}\n"]);
+        let more = more.members();
+        self.lines.put(&[r#"{"time":""#, ending.time, r#"","event":""#, MCP_REQUEST, "\"", ending.json, more, "}\n"]);
     }
 }
 

@@ -284,13 +284,14 @@ impl App {
         let of_address = self.rate_limits.of_address(caller.address);
         of_address.map_err(|refused| refuse(&refused, request, &Tool::None, caller.event(Kind::RateLimited)))?;
         let (target, principal) = self.authorize(request, path, caller)?;
-        let call = self.call(request);
-        if let Some(trace) = call.traceparent.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
-            request.parts.headers.entry(TRACEPARENT).or_insert(trace);
-        }
-        let (server, tool) = (&target.resource.name, call.tool.clone());
+        let mut call = self.call(request);
+        let trace = call.traceparent.as_deref().and_then(|text| HeaderValue::from_str(text).ok());
+        let (server, tool) = (&target.resource.name, std::mem::take(&mut call.tool));
         if let Some(record) = record {
             record.admitted(server, &principal, call);
+        }
+        if let Some(trace) = trace {
+            request.parts.headers.entry(TRACEPARENT).or_insert(trace);
         }
         self.rate_limits.of_principal(&principal, server, &tool).map_err(|refused| {
             let event = caller.event(Kind::RateLimited).with("user", &principal.user);
@@ -307,7 +308,7 @@ impl App {
     }
 
     /// What the request asks for, as far as somebody wants to know.
-    fn call(&self, request: &Request<'_>) -> Call {
+    fn call<'r>(&self, request: &'r Request<'_>) -> Call<'r> {
         let body = request.body.whole();
         let has_trace = || !request.parts.headers.contains_key(TRACEPARENT) && body.is_some_and(Call::may_have_trace);
         let arguments = self.sinks.as_ref().is_some_and(|sinks| sinks.has_arguments);

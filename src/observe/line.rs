@@ -9,6 +9,7 @@ use itoa::Buffer;
 use super::log::{LogFormat, escape_into, is_bidi_control};
 
 /// The value of a field.
+#[derive(Clone, Copy)]
 pub enum Value<'r> {
     /// A text.
     Text(&'r str),
@@ -84,9 +85,7 @@ impl Line {
             Value::Truth(is) => is.to_string(),
         };
         let line = &mut self.text;
-        if !line.is_empty() {
-            let _ = write!(line, " {name}=");
-        }
+        let _ = write!(line, " {name}=");
         match value.contains([' ', '"', '=']) {
             true => {
                 line.push('"');
@@ -108,9 +107,9 @@ impl Line {
         self.text
     }
 
-    /// The members of a JSON line, each behind a comma.
-    pub fn members(self) -> String {
-        self.text
+    /// What has been added, for a longer line: each member behind a comma, or each field behind a blank.
+    pub fn members(&self) -> &str {
+        &self.text
     }
 }
 

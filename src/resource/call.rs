@@ -1,5 +1,7 @@
 //! What a request asks an MCP server for, as far as logs and limits need to know.
 
+use std::borrow::Cow;
+
 use http::HeaderMap;
 use http::request::Parts;
 use serde::Deserialize;
@@ -12,11 +14,11 @@ const MAX_TEXT: usize = 200;
 
 /// What a request asks an MCP server for.
 #[derive(Debug, Default)]
-pub struct Call {
+pub struct Call<'b> {
     /// The MCP method; `batch` for several messages; `None` if it is not known.
-    pub method: Option<String>,
+    pub method: Option<Cow<'b, str>>,
     /// The tool, prompt or resource.
-    pub name: Option<String>,
+    pub name: Option<Cow<'b, str>>,
     /// What a tool or a prompt is called with, if that was wanted.
     pub arguments: Option<serde_json::Value>,
     /// `traceparent` of the message's `_meta` (W3C Trace Context section 3.2).
@@ -46,10 +48,10 @@ pub enum Tool {
     Unknown,
 }
 
-impl Call {
+impl<'b> Call<'b> {
     /// Reads a request, whose body is `None` if it has not fully arrived: then only header fields tell something (MCP
     /// 2026-07-28).
-    pub fn of(head: &Parts, body: Option<&[u8]>, wanted: Wanted) -> Call {
+    pub fn of(head: &'b Parts, body: Option<&'b [u8]>, wanted: Wanted) -> Call<'b> {
         let field = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).map(shown);
         let by_fields = Call {
             method: field("mcp-method"),
@@ -77,23 +79,23 @@ impl Call {
             "arguments" if wanted.arguments => arguments = serde_json::from_str(value.get()).ok(),
             _ => {}
         });
-        let name = name.or(uri).map(cut);
+        let name: Option<Cow<'_, str>> = name.or(uri).map(|name| cut(name).into());
         let tool = match &name {
             _ if !wanted.tool => Tool::None,
             _ if message.is_ambiguous() || message.is_param_ambiguous(&["name"]) => Tool::Unknown,
-            Some(name) if method == "tools/call" => Tool::Named(name.clone()),
+            Some(name) if method == "tools/call" => Tool::Named(name.to_string()),
             _ => Tool::None,
         };
         let traceparent = Some(body).filter(|body| Call::may_have_trace(body));
         let traceparent = traceparent.and_then(|_| string(message.param(&["_meta", "traceparent"])?));
         let (Kind::Request { method, .. } | Kind::Notification { method }) = message.kind else { return by_fields };
         let traceparent = traceparent.filter(|text| trace_id(text).is_some());
-        Call { method: Some(cut(method)), name, arguments, traceparent, tool }
+        Call { method: Some(Cow::Owned(cut(method))), name, arguments, traceparent, tool }
     }
 
     /// Reads a request in one pass, as nearly all are: well-formed, with what is asked for in its usual place. `None` is no
     /// verdict.
-    fn read_fast(text: &str, wanted: Wanted) -> Option<Call> {
+    fn read_fast(text: &'b str, wanted: Wanted) -> Option<Call<'b>> {
         #[derive(Deserialize)]
         struct Request<'m> {
             jsonrpc: &'m str,
@@ -142,12 +144,12 @@ fn string(raw: &RawValue) -> Option<String> {
 }
 
 fn cut(text: String) -> String {
-    if text.len() <= MAX_TEXT { text } else { shown(&text) }
+    if text.len() <= MAX_TEXT { text } else { shown(&text).into_owned() }
 }
 
 /// The text, cut if it is long.
-pub fn shown(text: &str) -> String {
-    if text.len() <= MAX_TEXT { text.into() } else { text.chars().take(MAX_TEXT).collect() }
+pub fn shown(text: &str) -> Cow<'_, str> {
+    if text.len() <= MAX_TEXT { Cow::Borrowed(text) } else { Cow::Owned(text.chars().take(MAX_TEXT).collect()) }
 }
 
 #[cfg(test)]
@@ -156,9 +158,15 @@ mod tests {
 
     const ALL: Wanted = Wanted { arguments: true, tool: true };
 
-    fn call(body: &str) -> Call {
-        let head = http::Request::post("/mcp").body(()).unwrap().into_parts().0;
-        Call::of(&head, Some(body.as_bytes()), ALL)
+    fn head() -> Parts {
+        http::Request::post("/mcp").body(()).unwrap().into_parts().0
+    }
+
+    fn call(body: &str) -> Call<'static> {
+        let head = head();
+        let Call { method, name, arguments, traceparent, tool } = Call::of(&head, Some(body.as_bytes()), ALL);
+        let owned = |text: Option<Cow<'_, str>>| text.map(|text| Cow::Owned(text.into_owned()));
+        Call { method: owned(method), name: owned(name), arguments, traceparent, tool }
     }
 
     #[test]
@@ -195,12 +203,13 @@ mod tests {
         assert_eq!(call(&format!("[{whole}]")).method.as_deref(), Some("batch"));
         let few = Wanted { arguments: false, tool: false };
         for text in [whole, &twice, &other, r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, r#"{"method":"ping"}"#] {
-            let head = http::Request::post("/mcp").body(()).unwrap().into_parts().0;
+            let head = head();
             let fast = Call::of(&head, Some(text.as_bytes()), few);
             assert_eq!((fast.method, fast.name), (call(text).method, call(text).name), "{text}");
         }
         let head = http::Request::post("/mcp").header("mcp-method", "tools/call").header("mcp-name", "mail");
-        let of_fields = Call::of(&head.body(()).unwrap().into_parts().0, None, ALL);
+        let head = head.body(()).unwrap().into_parts().0;
+        let of_fields = Call::of(&head, None, ALL);
         assert_eq!((of_fields.name.as_deref(), of_fields.tool), (Some("mail"), Tool::Unknown), "fields can lie");
     }
 }

@@ -25,6 +25,11 @@ pub(super) const METHODS: [&str; 17] = [
     "tools/list",
 ];
 
+/// The label of an MCP method: itself, or `other`.
+pub fn method_label(method: &str) -> &'static str {
+    METHODS.binary_search(&method).map_or("other", |place| METHODS[place])
+}
+
 /// What is before the slash in them: a class of methods that take about as long.
 pub(super) const CLASSES: [&str; 9] =
     ["completion", "initialize", "logging", "notifications", "ping", "prompts", "resources", "server", "tools"];

@@ -9,4 +9,5 @@ mod registry;
 mod request_series;
 
 pub use event_counter::EventCounter;
+pub use labels::method_label;
 pub use registry::{Ended, Metrics, ServerSnapshot, Snapshot, StoreOperation, UpstreamError, install, installed};
