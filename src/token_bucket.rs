@@ -26,18 +26,23 @@ impl TokenBucket {
 
     /// Takes a token; false when there is none.
     pub(crate) fn take(&mut self, rate: Rate, now: Instant) -> bool {
-        self.level = self.level(rate, now);
-        self.since = now;
-        let has_one = self.level >= 1.0;
-        if has_one {
-            self.level -= 1.0;
-        }
-        has_one
+        self.take_many(1.0, rate, now)
     }
 
-    /// How long until the next token, as of the last [`TokenBucket::take`].
-    pub(crate) fn wait(&self, rate: Rate) -> Duration {
-        Duration::try_from_secs_f64((1.0 - self.level).max(0.0) / rate.per_second).unwrap_or(Duration::MAX)
+    /// Takes so many tokens, or none.
+    pub(crate) fn take_many(&mut self, count: f64, rate: Rate, now: Instant) -> bool {
+        self.level = self.level(rate, now);
+        self.since = now;
+        let has_enough = self.level >= count;
+        if has_enough {
+            self.level -= count;
+        }
+        has_enough
+    }
+
+    /// How long until there are so many tokens, as of the last attempt to take them.
+    pub(crate) fn wait(&self, count: f64, rate: Rate) -> Duration {
+        Duration::try_from_secs_f64((count - self.level).max(0.0) / rate.per_second).unwrap_or(Duration::MAX)
     }
 
     /// True if the bucket is full, so that it is equivalent to a new one.

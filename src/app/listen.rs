@@ -5,6 +5,7 @@ use std::net::TcpListener;
 
 use listenfd::ListenFd;
 use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::net::sockopt::socket_acceptconn;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::config::Config;
@@ -54,6 +55,9 @@ impl PassedSockets {
             let socket = socket.ok_or_else(|| refuse(&"there is none"))?;
             // MCP servers are not to have it.
             fcntl_setfd(&socket, FdFlags::CLOEXEC).map_err(|e| refuse(&e))?;
+            if !socket_acceptconn(&socket).map_err(|e| refuse(&e))? {
+                return Err(refuse(&"it does not listen (Accept=yes is not for this program)"));
+            }
             sockets.push(socket);
         }
         Ok(PassedSockets(sockets))
@@ -70,7 +74,7 @@ impl PassedSockets {
     pub fn check_all_are_used(&self) -> Result<(), String> {
         let Some(port) = self.0.iter().find_map(|socket| socket.local_addr().ok()) else { return Ok(()) };
         Err(format!(
-            "the service manager passes on a socket at port {}, which is that of none of --listen (LISTEN), --tls-listen (TLS_LISTEN) and --metrics-listen (METRICS_LISTEN)",
+            "the service manager passes on a socket at port {} too many: no option, or only one, has that port: --listen (LISTEN), --tls-listen (TLS_LISTEN), --metrics-listen (METRICS_LISTEN)",
             port.port()
         ))
     }

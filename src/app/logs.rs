@@ -32,6 +32,11 @@ impl Logs {
         [("access", &self.access), ("audit", &self.audit)].into_iter().filter_map(|(name, l)| Some((name, l.as_ref()?)))
     }
 
+    /// Can all of them be opened? The error is one line.
+    pub(super) fn check(&self) -> Result<(), String> {
+        self.each().try_for_each(|(_, lines)| lines.check())
+    }
+
     /// Opens files anew, after something else has renamed them.
     pub(super) fn reopen(&self) {
         self.each().for_each(|(_, lines)| lines.reopen());

@@ -74,6 +74,7 @@ impl Reload {
             Invocation::Demo(settings) => (settings, true),
             _ => return Ok("there is nothing to read again".into()),
         };
+        self.logs.check()?;
         let publisher = &mut self.publisher;
         let mut providers = configure_anew(&settings)?;
         let issuers = issuers::configure(&settings, &providers)?;

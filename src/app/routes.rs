@@ -25,7 +25,7 @@ use crate::observe::events::{Event, Kind};
 use crate::observe::lines::Lines;
 use crate::resource::admission::{Admission, Newcomer};
 use crate::resource::bearer::{Denial, Destination};
-use crate::resource::call::{Call, Tool, Wanted};
+use crate::resource::call::{Call, Tool, Wanted, without_secrets};
 use crate::resource::identity_fields::IdentityFields;
 use crate::resource::open_streams::OpenStreams;
 use crate::resource::protected::Target;
@@ -253,7 +253,7 @@ impl App {
             && !self.origin_is_allowed(origin)
         {
             let shown: String = origin.to_str().unwrap_or_default().chars().take(100).collect();
-            caller.event(Kind::OriginRefused).with("origin", shown).tell();
+            caller.event(Kind::OriginRefused).with("origin", without_secrets(shown)).tell();
             return Response::text(
                 StatusCode::FORBIDDEN,
                 "requests of this web origin are not allowed (--allowed-origins)",
@@ -286,14 +286,14 @@ impl App {
         let (target, principal) = self.authorize(request, path, caller)?;
         let mut call = self.call(request);
         let trace = call.traceparent.as_deref().and_then(|text| HeaderValue::from_str(text).ok());
-        let (server, tool) = (&target.resource.name, std::mem::take(&mut call.tool));
+        let (server, tool, calls) = (&target.resource.name, std::mem::take(&mut call.tool), call.calls);
         if let Some(record) = record {
             record.admitted(server, &principal, call);
         }
         if let Some(trace) = trace {
             request.parts.headers.entry(TRACEPARENT).or_insert(trace);
         }
-        self.rate_limits.of_principal(&principal, server, &tool).map_err(|refused| {
+        self.rate_limits.of_principal(&principal, server, &tool, calls).map_err(|refused| {
             let event = caller.event(Kind::RateLimited).with("user", &principal.user);
             let name = self.sinks.as_ref().map(|sinks| sinks.names.of(&principal.client)).unwrap_or_default();
             let event = event.with("client", &principal.client).with("client_name", name).with("server", server);

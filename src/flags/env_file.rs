@@ -1,7 +1,11 @@
 //! A file with variables (`--env-file`), for those that have no process manager to set them, and for changes without a restart.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use rustix::process::geteuid;
 
 use super::flag::Flag;
 use super::list::FLAGS;
@@ -19,12 +23,29 @@ pub(super) fn behind<E: Fn(&str) -> Option<String>, F: Fn(&str) -> io::Result<St
     let typed = typed.iter().rev().find(|(flag, _)| flag.env == VARIABLE).map(|(_, path)| path.clone());
     let more = match typed.or_else(|| own(VARIABLE)) {
         Some(path) => {
+            check(&path).map_err(|why| format!("--env-file (ENV_FILE): {path} {why}"))?;
             let text = file(&path).map_err(|e| format!("--env-file (ENV_FILE): can't read {path}: {e}"))?;
             variables(&text).map_err(|(line, why)| format!("--env-file (ENV_FILE): {path}, line {line}: {why}"))?
         }
         None => BTreeMap::new(),
     };
     Ok(move |name: &str| own(name).or_else(|| more.get(name).cloned()))
+}
+
+/// A pipe would hold whoever reads it, and whoever may write the file decides who gets in.
+fn check(path: &str) -> Result<(), String> {
+    let Ok(found) = fs::metadata(path) else { return Ok(()) };
+    let own = geteuid().as_raw();
+    match () {
+        () if !found.is_file() => Err("is no regular file".into()),
+        () if found.uid() != own && found.uid() != 0 => {
+            Err(format!("belongs to another user (id {}), who could change it; run: chown {own} {path}", found.uid()))
+        }
+        () if found.mode() & 0o022 != 0 => {
+            Err(format!("can be changed by other users (mode {:03o}); run: chmod 600 {path}", found.mode() & 0o777))
+        }
+        () => Ok(()),
+    }
 }
 
 /// Reads `NAME=value` lines, as systemd and Docker do: empty lines and those that begin with `#` are left out, and quotes

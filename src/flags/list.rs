@@ -1347,7 +1347,7 @@ pub const FLAGS: &[Flag] = &[
         value: Some("FILE"),
         section: Section::Main,
         help: "Read more variables from this file, one NAME=value in a line; a reload reads it again",
-        more: "Flags, and variables of the environment itself, come first. The file can have passwords in it, so only its owner may read it.",
+        more: "Flags, and variables of the environment itself, come first. The file can have passwords in it: let nobody else read it. It is refused if others may write it.",
         set: |s, v| {
             s.env_file = Some(v.into());
             Ok(())

@@ -12,6 +12,7 @@ use crate::oauth::Full;
 use crate::oauth::authorize::{NOT_REGISTERED, NotAllowed};
 use crate::observe::events::Kind;
 use crate::pages;
+use crate::resource::call::without_secrets;
 use crate::store::StoreError;
 use crate::tokens::artefacts::CODE_LIFETIME;
 
@@ -80,7 +81,7 @@ impl Failure {
                 let origin =
                     visit.headers.get(ORIGIN).map(|o| String::from_utf8_lossy(o.as_bytes())).unwrap_or_default();
                 let shown: String = origin.chars().take(100).collect();
-                caller.event(Kind::FormRefused).with("reason", FOREIGN).with("origin", shown).tell();
+                caller.event(Kind::FormRefused).with("reason", FOREIGN).with("origin", without_secrets(shown)).tell();
                 let why = "The form was not sent from a page of this server at this address.";
                 page(StatusCode::BAD_REQUEST, "This form came from another site", why, START_AGAIN)
             }

@@ -11,7 +11,7 @@ pub(super) fn string(raw: &RawValue) -> Option<String> {
 
 /// Would a case-insensitive parser take `name` for `member`? As in Go, U+212A (Kelvin sign) matches k, and U+017F (long
 /// s) matches s.
-pub(super) fn is_spelling(name: &str, member: &str) -> bool {
+pub fn is_spelling(name: &str, member: &str) -> bool {
     let fold = |c: char| match c {
         '\u{212a}' => 'k',
         '\u{17f}' => 's',

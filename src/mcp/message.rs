@@ -6,7 +6,8 @@ use std::ops::Range;
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::members::{each_member, has_twins, is_spelling, member, string};
+pub use super::members::is_spelling;
+use super::members::{each_member, has_twins, member, string};
 
 /// A message; its parts are references into the original text.
 #[derive(Debug)]
@@ -146,6 +147,11 @@ impl<'m> Message<'m> {
             _ => return Err(Flaw::NotMessage("it is neither request, notification nor response")),
         };
         Ok(Message { text, kind, id, params, result, has_twins })
+    }
+
+    /// Does one of its own members occur twice, or in another spelling? It says nothing of its parameters.
+    pub fn has_twins(&self) -> bool {
+        self.has_twins
     }
 
     /// Does a member that decides what the message means occur twice, or in another spelling? Parsers disagree about

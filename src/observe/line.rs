@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use itoa::Buffer;
 
-use super::log::{LogFormat, escape_into, is_bidi_control};
+use super::log::{LogFormat, escape_into, needs_escape};
 
 /// The value of a field.
 #[derive(Clone, Copy)]
@@ -148,7 +148,7 @@ fn write_time(line: &mut String, time: Duration) {
 /// JSON in which nothing changes the direction of the text around it.
 fn write_json(line: &mut String, json: &serde_json::Value) {
     for c in json.to_string().chars() {
-        match is_bidi_control(c) {
+        match needs_escape(c) {
             true => drop(write!(line, "\\u{:04x}", u32::from(c))),
             false => line.push(c),
         }

@@ -5,7 +5,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
 
 use crate::lock::Unpoisoned;
 use crate::observe::log::Episode;
@@ -44,7 +46,10 @@ impl Destination {
     fn open(&self) -> io::Result<Option<File>> {
         let Destination::File(path) = self else { return Ok(None) };
         // Names of users are nobody else's business; the group may read, as a log shipper does.
-        OpenOptions::new().append(true).create(true).mode(0o640).open(path).map(Some)
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(0o640);
+        // A pipe that nobody reads from must not hold the thread.
+        options.custom_flags(OFlags::NONBLOCK.bits() as i32).open(path).map(Some)
     }
 }
 
@@ -62,6 +67,9 @@ struct Shared {
     failing: Episode,
 }
 
+/// How long lines may wait before that counts as trouble: for a disk that hangs, or a reader that has stopped.
+const TOO_LONG: Duration = Duration::from_secs(5);
+
 /// What the thread is writing.
 #[derive(Default)]
 struct Batch {
@@ -77,6 +85,8 @@ struct Pending {
     lost: u64,
     reopen: bool,
     is_writing: bool,
+    /// When the oldest line that is not written yet came.
+    oldest: Option<Instant>,
 }
 
 impl Lines {
@@ -109,6 +119,9 @@ impl Lines {
         }
         let was_empty = pending.bytes.is_empty();
         line.iter().for_each(|part| pending.bytes.extend_from_slice(part.as_bytes()));
+        if was_empty && pending.oldest.is_none() {
+            pending.oldest = Some(Instant::now());
+        }
         drop(pending);
         if was_empty {
             self.0.wake.notify_one();
@@ -121,16 +134,27 @@ impl Lines {
         self.0.wake.notify_one();
     }
 
-    /// Could lines be lost? They could if writing fails at the moment, or is far behind.
+    /// Could lines be lost? They could if writing fails at the moment, hangs, or is far behind.
     pub fn is_in_trouble(&self) -> bool {
-        self.0.failing.lasts() || self.0.pending.lock().unpoisoned().bytes.len() > MAX_PENDING / 2
+        let pending = self.0.pending.lock().unpoisoned();
+        let is_late = pending.oldest.is_some_and(|oldest| oldest.elapsed() > TOO_LONG);
+        self.0.failing.lasts() || is_late || pending.bytes.len() > MAX_PENDING / 2
+    }
+
+    /// Can the destination be opened? The error is one line.
+    pub fn check(&self) -> Result<(), String> {
+        let opened = self.0.destination.open();
+        opened.map(drop).map_err(|e| format!("{} can't be opened: {e}", self.0.name))
     }
 
     /// Waits until what has been added is written, at most for `patience`.
     pub fn flush(&self, patience: Duration) {
         let pending = self.0.pending.lock().unpoisoned();
         let is_busy = |pending: &mut Pending| pending.is_writing || !pending.bytes.is_empty();
-        let _ = self.0.written.wait_timeout_while(pending, patience, is_busy);
+        let (pending, waited) = self.0.written.wait_timeout_while(pending, patience, is_busy).unpoisoned();
+        if waited.timed_out() && pending.oldest.is_some() {
+            log::error!("{} could not be written in time: its last lines are lost", self.0.name);
+        }
     }
 }
 
@@ -151,7 +175,12 @@ impl Shared {
             if lost > 0 {
                 log::warn!(lines = lost; "{} lost lines: they came faster than they could be written", self.name);
             }
-            self.pending.lock().unpoisoned().is_writing = failed;
+            let mut pending = self.pending.lock().unpoisoned();
+            pending.is_writing = failed;
+            if !failed {
+                pending.oldest = (!pending.bytes.is_empty()).then(Instant::now);
+            }
+            drop(pending);
             self.written.notify_all();
             if failed {
                 batch.file = None;
@@ -200,6 +229,7 @@ impl Batch {
         if self.file.is_none() {
             self.file = destination.open()?;
         }
+        let mut patience = 100;
         while !self.is_done() {
             let rest = &self.bytes[self.done..];
             let written = match destination {
@@ -214,6 +244,11 @@ impl Batch {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => self.done += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // A pipe that is full for a moment.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && patience > 0 => {
+                    patience -= 1;
+                    std::thread::sleep(GATHER);
+                }
                 Err(e) => return Err(e),
             }
         }

@@ -89,10 +89,12 @@ fn json(record: &Record) -> String {
         let _ = write!(line, ",{}:{value}", text(&key));
     }
     line.push_str("}\n");
-    if line.contains(is_bidi_control) {
-        let escaped = |c: char| if is_bidi_control(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    line.truncate(line.len() - 1);
+    if line.contains(needs_escape) {
+        let escaped = |c: char| if needs_escape(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
         line = line.chars().map(escaped).collect();
     }
+    line.push('\n');
     line
 }
 
@@ -117,12 +119,18 @@ impl<'kvs> VisitSource<'kvs> for Fields {
 pub fn escape_into(line: &mut String, text: &str) {
     for c in text.chars() {
         match c {
-            c if c.is_control() || is_bidi_control(c) || matches!(c, '\u{2028}' | '\u{2029}') => {
+            c if needs_escape(c) => {
                 let _ = write!(line, "{}", c.escape_unicode());
             }
             c => line.push(c),
         }
     }
+}
+
+/// Characters that are not written as they are even in JSON: those that turn the text around, those that some programs take
+/// for the end of a line, and control characters of 8-bit terminals.
+pub fn needs_escape(c: char) -> bool {
+    c.is_control() || is_bidi_control(c) || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 /// Characters that change the direction of the text around them (Unicode `Bidi_Control`), and byte order marks.

@@ -4,10 +4,9 @@ use std::borrow::Cow;
 
 use http::HeaderMap;
 use http::request::Parts;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::mcp::message::{Kind, Message};
+use crate::mcp::message::{Kind, Message, is_spelling, split};
 
 /// Longest method or name that is kept, in characters.
 const MAX_TEXT: usize = 200;
@@ -15,7 +14,7 @@ const MAX_TEXT: usize = 200;
 /// What a request asks an MCP server for.
 #[derive(Debug, Default)]
 pub struct Call<'b> {
-    /// The MCP method; `batch` for several messages; `None` if it is not known.
+    /// The MCP method; `batch` for several messages; `ambiguous` if a member is there twice; `None` if it is not known.
     pub method: Option<Cow<'b, str>>,
     /// The tool, prompt or resource.
     pub name: Option<Cow<'b, str>>,
@@ -25,6 +24,8 @@ pub struct Call<'b> {
     pub traceparent: Option<String>,
     /// Which tool it calls, for the limit on it.
     pub tool: Tool,
+    /// How many messages there are, as far as is known.
+    pub calls: usize,
 }
 
 /// What somebody wants to know of a request, besides its method and name.
@@ -49,72 +50,55 @@ pub enum Tool {
 }
 
 impl<'b> Call<'b> {
-    /// Reads a request, whose body is `None` if it has not fully arrived: then only header fields tell something (MCP
-    /// 2026-07-28).
+    /// Reads a request, whose body is `None` if it has not fully arrived.
     pub fn of(head: &'b Parts, body: Option<&'b [u8]>, wanted: Wanted) -> Call<'b> {
-        let field = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).map(shown);
-        let by_fields = Call {
-            method: field("mcp-method"),
-            name: field("mcp-name"),
+        let unknown = || Call {
             tool: if head.method == http::Method::POST { Tool::Unknown } else { Tool::None },
             ..Call::default()
         };
+        // Header fields (`Mcp-Method`, `Mcp-Name`) may say something else than the message, so they are not believed.
         let Some((body, text)) = body.and_then(|body| Some((body, std::str::from_utf8(body).ok()?))) else {
-            return by_fields;
+            return unknown();
         };
-        if let Some(call) = Call::read_fast(text, wanted) {
-            return call;
-        }
         let Ok(message) = Message::parse(text) else {
-            let batch = text.trim_start().starts_with('[').then(|| "batch".into());
-            return Call { method: by_fields.method.or(batch), ..by_fields };
+            return match split(text) {
+                Ok((messages, true)) => {
+                    Call { method: Some("batch".into()), calls: messages.len().max(1), ..unknown() }
+                }
+                _ => unknown(),
+            };
         };
         let (Kind::Request { method, .. } | Kind::Notification { method }) = &message.kind else {
-            return Call { tool: Tool::None, ..by_fields };
+            return Call::default();
         };
-        let (mut name, mut uri, mut arguments) = (None, None, None);
+        let (mut name, mut uri, mut arguments, mut has_twins) = (None, None, None, message.has_twins());
         message.each_param(|member, value| match member {
-            "name" => name = string(value),
-            "uri" => uri = string(value),
-            "arguments" if wanted.arguments => arguments = serde_json::from_str(value.get()).ok(),
-            _ => {}
+            "name" => has_twins |= name.replace(value).is_some(),
+            "uri" => has_twins |= uri.replace(value).is_some(),
+            "arguments" => has_twins |= arguments.replace(value).is_some(),
+            other => has_twins |= ["name", "uri", "arguments"].iter().any(|known| is_spelling(other, known)),
         });
-        let name: Option<Cow<'_, str>> = name.or(uri).map(|name| cut(name).into());
+        if has_twins {
+            // Servers differ in which of the two they take.
+            return Call { method: Some("ambiguous".into()), ..unknown() };
+        }
+        let name = name.or(uri).and_then(string);
+        let name: Option<Cow<'_, str>> = name.map(|name| cut(without_secrets(name)).into());
         let tool = match &name {
             _ if !wanted.tool => Tool::None,
-            _ if message.is_ambiguous() || message.is_param_ambiguous(&["name"]) => Tool::Unknown,
+            _ if message.is_ambiguous() => Tool::Unknown,
             Some(name) if method == "tools/call" => Tool::Named(name.to_string()),
             _ => Tool::None,
         };
+        let arguments = arguments.filter(|_| wanted.arguments).map(|raw| {
+            // What this program can't read, another may: then it is there as text.
+            serde_json::from_str(raw.get()).unwrap_or_else(|_| raw.get().into())
+        });
         let traceparent = Some(body).filter(|body| Call::may_have_trace(body));
         let traceparent = traceparent.and_then(|_| string(message.param(&["_meta", "traceparent"])?));
-        let (Kind::Request { method, .. } | Kind::Notification { method }) = message.kind else { return by_fields };
         let traceparent = traceparent.filter(|text| trace_id(text).is_some());
-        Call { method: Some(Cow::Owned(cut(method))), name, arguments, traceparent, tool }
-    }
-
-    /// Reads a request in one pass, as nearly all are: well-formed, with what is asked for in its usual place. `None` is no
-    /// verdict.
-    fn read_fast(text: &'b str, wanted: Wanted) -> Option<Call<'b>> {
-        #[derive(Deserialize)]
-        struct Request<'m> {
-            jsonrpc: &'m str,
-            method: &'m str,
-            #[serde(borrow, default)]
-            params: Params<'m>,
-        }
-        #[derive(Default, Deserialize)]
-        struct Params<'m> {
-            #[serde(borrow)]
-            name: Option<&'m str>,
-            uri: Option<&'m str>,
-        }
-        if wanted.tool || wanted.arguments || Call::may_have_trace(text.as_bytes()) {
-            return None;
-        }
-        let Request { jsonrpc, method, params } = serde_json::from_str(text).ok()?;
-        let name = params.name.or(params.uri).map(shown);
-        (jsonrpc == "2.0").then(|| Call { method: Some(shown(method)), name, ..Call::default() })
+        let (Kind::Request { method, .. } | Kind::Notification { method }) = message.kind else { return unknown() };
+        Call { method: Some(Cow::Owned(cut(method))), name, arguments, traceparent, tool, calls: 1 }
     }
 
     /// Can a message in this body have a `traceparent`? It is much faster than to read it.
@@ -136,7 +120,9 @@ pub fn trace_id(text: &str) -> Option<&str> {
         |text: &str, length| text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     // Later versions may have more parts.
     let is_known = version != "ff" && (parts.next().is_none() || version != "00");
-    (is_known && is_hex(version, 2) && is_hex(trace, 32) && is_hex(parent, 16) && is_hex(flags, 2)).then_some(trace)
+    let is_any = trace.bytes().any(|b| b != b'0');
+    (is_known && is_any && is_hex(version, 2) && is_hex(trace, 32) && is_hex(parent, 16) && is_hex(flags, 2))
+        .then_some(trace)
 }
 
 fn string(raw: &RawValue) -> Option<String> {
@@ -145,6 +131,17 @@ fn string(raw: &RawValue) -> Option<String> {
 
 fn cut(text: String) -> String {
     if text.len() <= MAX_TEXT { text } else { shown(&text).into_owned() }
+}
+
+/// The name or URL without what may be a secret in it: user and password, query and fragment.
+pub fn without_secrets(mut name: String) -> String {
+    let Some(start) = name.find("://").map(|at| at + 3) else { return name };
+    name.truncate(name.find(['?', '#']).unwrap_or(name.len()));
+    let end = name[start..].find('/').map_or(name.len(), |at| start + at);
+    if let Some(at) = name[start..end].rfind('@') {
+        name.replace_range(start..=start + at, "");
+    }
+    name
 }
 
 /// The text, cut if it is long.
@@ -164,9 +161,9 @@ mod tests {
 
     fn call(body: &str) -> Call<'static> {
         let head = head();
-        let Call { method, name, arguments, traceparent, tool } = Call::of(&head, Some(body.as_bytes()), ALL);
+        let Call { method, name, arguments, traceparent, tool, calls } = Call::of(&head, Some(body.as_bytes()), ALL);
         let owned = |text: Option<Cow<'_, str>>| text.map(|text| Cow::Owned(text.into_owned()));
-        Call { method: owned(method), name: owned(name), arguments, traceparent, tool }
+        Call { method: owned(method), name: owned(name), arguments, traceparent, tool, calls }
     }
 
     #[test]
@@ -178,6 +175,7 @@ mod tests {
             "",
             "x",
             "00-4bf9-00f0-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
             "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
             "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
@@ -201,15 +199,18 @@ mod tests {
             assert_eq!(call(unknown).tool, Tool::Unknown, "{unknown}");
         }
         assert_eq!(call(&format!("[{whole}]")).method.as_deref(), Some("batch"));
-        let few = Wanted { arguments: false, tool: false };
-        for text in [whole, &twice, &other, r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, r#"{"method":"ping"}"#] {
-            let head = head();
-            let fast = Call::of(&head, Some(text.as_bytes()), few);
-            assert_eq!((fast.method, fast.name), (call(text).method, call(text).name), "{text}");
+        assert_eq!(call(&format!("[{whole},{whole}]")).calls, 2);
+        for text in [&twice, &other, &whole.replace(r#""arguments""#, r#""ARGUMENTS":1,"arguments""#)] {
+            assert_eq!((call(text).method.as_deref(), call(text).name), (Some("ambiguous"), None), "{text}");
         }
+        let deep = whole.replace(r#"{"to":"a"}"#, r#""\ud800""#);
+        assert_eq!(call(&deep).arguments, Some(r#""\ud800""#.into()), "what can't be read is there as text");
+        let read =
+            r#"{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"https://u:pw@host/a?token=x#y"}}"#;
+        assert_eq!(call(read).name.as_deref(), Some("https://host/a"));
         let head = http::Request::post("/mcp").header("mcp-method", "tools/call").header("mcp-name", "mail");
         let head = head.body(()).unwrap().into_parts().0;
         let of_fields = Call::of(&head, None, ALL);
-        assert_eq!((of_fields.name.as_deref(), of_fields.tool), (Some("mail"), Tool::Unknown), "fields can lie");
+        assert_eq!((of_fields.name, of_fields.tool), (None, Tool::Unknown), "fields can lie");
     }
 }

@@ -1,6 +1,6 @@
 //! Limits on the requests to MCP servers in a time: of an address, a user and a client, and on calls of a tool by a user.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
@@ -19,6 +19,9 @@ use crate::token_bucket::{Rate, TokenBucket};
 
 /// Addresses, users and clients that are remembered at one time, each.
 const MAX_KEYS: usize = 10_000;
+/// Users, each at each server, whose tools are remembered, and tools of each.
+const MAX_TOOL_USERS: usize = 4_000;
+const MAX_TOOLS: usize = 64;
 
 /// A number of requests in a minute, and how many may come at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,13 +85,12 @@ impl TooMany {
 }
 
 /// Counts requests, and refuses those that are too many.
-#[derive(Default)]
 pub struct RateLimits {
     config: RwLock<Arc<RateLimitConfig>>,
     addresses: Buckets<IpAddr>,
     users: Buckets<String>,
     clients: Buckets<String>,
-    tools: Buckets<(String, String, Tool)>,
+    tools: Mutex<BoundedMap<(String, String), ToolBuckets>>,
 }
 
 struct Buckets<K>(Mutex<BoundedMap<K, (TokenBucket, Instant)>>);
@@ -101,24 +103,65 @@ impl<K: Eq + std::hash::Hash> Default for Buckets<K> {
 
 impl<K: Eq + std::hash::Hash> Buckets<K> {
     fn take(&self, key: K, of: PerMinute, limit: &'static str, now: Instant) -> Result<(), TooMany> {
-        let rate = Rate { burst: of.burst.into(), per_second: f64::from(of.rate) / 60.0 };
+        let rate = of.per_second();
         // Whoever asks has a full bucket after this time, so that none is needed.
         let fills = Duration::from_secs_f64(rate.burst / rate.per_second);
         let mut buckets = self.0.lock().unpoisoned();
         let is_full = |(_, used): &(TokenBucket, Instant)| now.saturating_duration_since(*used) >= fills;
         let (bucket, used) = buckets.get_or_insert(key, (TokenBucket::full(rate, now), now), &[&is_full]);
         *used = now;
-        match bucket.take(rate, now) {
-            true => Ok(()),
-            false => Err(TooMany { limit, of, wait: bucket.wait(rate) }),
+        take(bucket, 1, of, limit, now)
+    }
+}
+
+fn take(
+    bucket: &mut TokenBucket,
+    count: usize,
+    of: PerMinute,
+    limit: &'static str,
+    now: Instant,
+) -> Result<(), TooMany> {
+    let (rate, count) = (of.per_second(), count as f64);
+    match bucket.take_many(count, rate, now) {
+        true => Ok(()),
+        false => Err(TooMany { limit, of, wait: bucket.wait(count.min(rate.burst), rate) }),
+    }
+}
+
+/// The tools of one user at one server. A user who makes up names has one bucket for those that are too many, and
+/// takes nothing from other users.
+#[derive(Default)]
+struct ToolBuckets(HashMap<Tool, TokenBucket>);
+
+impl ToolBuckets {
+    fn take(&mut self, tool: &Tool, count: usize, of: PerMinute, now: Instant) -> Result<(), TooMany> {
+        if !self.0.contains_key(tool) && self.0.len() >= MAX_TOOLS {
+            let rate = of.per_second();
+            self.0.retain(|known, bucket| *known == Tool::Unknown || !bucket.is_full(rate, now));
         }
+        let has_room = self.0.contains_key(tool) || self.0.len() < MAX_TOOLS;
+        let tool = if has_room { tool.clone() } else { Tool::Unknown };
+        let bucket = self.0.entry(tool).or_insert_with(|| TokenBucket::full(of.per_second(), now));
+        take(bucket, count, of, "tool", now)
+    }
+}
+
+impl PerMinute {
+    fn per_second(self) -> Rate {
+        Rate { burst: self.burst.into(), per_second: f64::from(self.rate) / 60.0 }
     }
 }
 
 impl RateLimits {
     /// These limits; nobody has asked yet.
     pub fn new(config: RateLimitConfig) -> RateLimits {
-        RateLimits { config: RwLock::new(Arc::new(config)), ..RateLimits::default() }
+        RateLimits {
+            config: RwLock::new(Arc::new(config)),
+            addresses: Buckets::default(),
+            users: Buckets::default(),
+            clients: Buckets::default(),
+            tools: Mutex::new(BoundedMap::new(MAX_TOOL_USERS)),
+        }
     }
 
     /// Other limits from now on. What has been counted stays.
@@ -139,8 +182,8 @@ impl RateLimits {
         }
     }
 
-    /// A request of `principal` to `server` calls `tool`.
-    pub fn of_principal(&self, principal: &Principal, server: &str, tool: &Tool) -> Result<(), TooMany> {
+    /// A request of `principal` to `server` calls `tool`, so many times.
+    pub fn of_principal(&self, principal: &Principal, server: &str, tool: &Tool, calls: usize) -> Result<(), TooMany> {
         let (config, now) = (self.config(), Instant::now());
         let user = principal.user.as_str();
         if let Some(of) = config.user {
@@ -156,7 +199,11 @@ impl RateLimits {
             Tool::Unknown => config.tools.values().chain(&config.tool).min_by_key(|of| (of.rate, of.burst)).copied(),
         };
         match of_tool {
-            Some(of) => self.tools.take((user.into(), server.into(), tool.clone()), of, "tool", now),
+            Some(of) => {
+                let mut tools = self.tools.lock().unpoisoned();
+                let key = (user.to_string(), server.to_string());
+                tools.get_or_insert(key, ToolBuckets::default(), &[]).take(tool, calls.max(1), of, now)
+            }
             None => Ok(()),
         }
     }
@@ -194,7 +241,7 @@ mod tests {
     fn each_limit_counts_its_own_key() {
         let tool = Tool::Named("mail".into());
         let ask = |limits: &RateLimits, user: &str, client: &str, server: &str, tool: &Tool| {
-            let_through(5, || limits.of_principal(&principal(user, client), server, tool))
+            let_through(5, || limits.of_principal(&principal(user, client), server, tool, 1))
         };
         let of_user = limits(|c| c.user = TWO);
         assert_eq!((ask(&of_user, "a", "x", "", &tool), ask(&of_user, "a", "y", "", &Tool::None)), (2, 0));
@@ -216,16 +263,29 @@ mod tests {
         let limits = limits(|c| {
             c.tools.insert("mail".into(), PerMinute { rate: 1, burst: 1 });
         });
-        let ask = |tool: Tool| let_through(5, || limits.of_principal(&principal("a", "x"), "", &tool));
+        let ask = |tool: Tool| let_through(5, || limits.of_principal(&principal("a", "x"), "", &tool, 1));
         assert_eq!((ask(Tool::Named("mail".into())), ask(Tool::Named("read".into())), ask(Tool::Unknown)), (1, 5, 1));
         limits.replace(RateLimitConfig::default());
         assert_eq!(ask(Tool::Named("mail".into())), 5);
     }
 
     #[test]
+    fn a_batch_costs_what_is_in_it_and_made_up_names_take_nothing_from_others() {
+        let limits = limits(|c| c.tool = Some(PerMinute { rate: 1, burst: 10 }));
+        let ask = |user: &str, tool: &Tool, calls| limits.of_principal(&principal(user, "x"), "", tool, calls);
+        assert!(ask("a", &Tool::Unknown, 8).is_ok() && ask("a", &Tool::Unknown, 3).is_err());
+        assert!(ask("a", &Tool::Unknown, 5_000).is_err() && ask("a", &Tool::Unknown, 2).is_ok());
+        let mail = Tool::Named("mail".into());
+        assert!(ask("b", &mail, 10).is_ok() && ask("c", &mail, 10).is_ok());
+        let passed = (0..30_000).filter(|n| ask("b", &Tool::Named(format!("invented {n}")), 1).is_ok()).count();
+        assert!(passed < 100, "{passed} names");
+        assert!(ask("b", &mail, 1).is_err() && ask("c", &mail, 1).is_err(), "nothing is forgotten");
+    }
+
+    #[test]
     fn the_answer_says_how_long_to_wait() {
         let limits = limits(|c| c.user = Some(PerMinute { rate: 6, burst: 1 }));
-        let ask = || limits.of_principal(&principal("a", "x"), "", &Tool::None);
+        let ask = || limits.of_principal(&principal("a", "x"), "", &Tool::None, 1);
         assert_eq!(ask(), Ok(()));
         let refused = ask().unwrap_err();
         assert!(refused.limit == "user" && (9..=10).contains(&refused.seconds()), "{refused:?}");

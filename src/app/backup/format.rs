@@ -143,8 +143,13 @@ pub fn read(mut input: impl BufRead) -> Result<Contents, String> {
             return Err("it is no back-up of mcp-auth-proxy: its beginning is missing".into());
         }
         if let Line::End { lines: counted, sha256 } = &line {
-            let is_same = *counted == lines && *sha256 == base64url(digest.finalize());
-            return if is_same { Ok(contents) } else { Err("it is damaged: its digest is another".into()) };
+            if *counted != lines || *sha256 != base64url(digest.finalize()) {
+                return Err("it is damaged: its digest is another".into());
+            }
+            return match input.fill_buf().map(<[u8]>::is_empty) {
+                Ok(true) => Ok(contents),
+                _ => Err("there is something behind its end".into()),
+            };
         }
         digest.update(&text);
         lines += 1;
@@ -235,6 +240,8 @@ mod tests {
         }
         assert!(read(file(&[header(1, 1), row("no_such_table")]).as_slice()).is_err());
         assert!(read(file(&[row("grants")]).as_slice()).is_err(), "no beginning");
+        let twice = [file(&[header(1, 1)]), file(&[header(1, 1)])].concat();
+        assert!(read(twice.as_slice()).err().unwrap().contains("behind its end"));
         assert!(read(file(&[header(1, 1), header(1, 1)]).as_slice()).is_err(), "two beginnings");
         assert!(read(&b"{}\n"[..]).err().unwrap().contains("no back-up"));
         assert!(read(vec![b'x'; 3 << 20].as_slice()).is_err(), "a line without end");

@@ -17,6 +17,7 @@ use crate::app::backup::{format, restore};
 use crate::flags::values::duration;
 use crate::flags::{OwnOptions, Settings};
 use crate::store::rows::{ClientKeys, GrantType};
+use crate::tokens::random_name;
 
 /// How long the proxy may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -61,10 +62,14 @@ fn backup(data: &Path, file: &str) -> Result<(), String> {
         return io::stdout().write_all(&whole).map_err(|e| format!("standard output can't be written: {e}"));
     }
     let failed = |e: io::Error| format!("{file} can't be written: {e}");
-    let temporary = format!("{file}.new");
+    // A device or a pipe would be replaced by the file.
+    if fs::symlink_metadata(file).is_ok_and(|found| !found.is_file()) {
+        return Err(format!("{file} is there, and is no regular file; choose another, or '-' for standard output"));
+    }
+    // Nobody can have made a file of this name in advance, to read what is written into it.
+    let temporary = format!("{file}.{}.new", random_name());
     // It has all keys in it.
-    let mut out =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).map_err(failed)?;
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(failed)?;
     let written = out
         .set_permissions(Permissions::from_mode(0o600))
         .and_then(|()| io::copy(&mut copy, &mut out))

@@ -329,8 +329,18 @@ fn arguments_are_there_only_if_they_are_wanted() {
     for body in [CALL, odd.as_bytes(), b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}"] {
         audited.proxy.send("POST", "/mcp", &[("Authorization", &token)], body);
     }
-    audited.nth("mcp_request", 3);
-    let arguments: Vec<_> = audited.all("mcp_request").iter().map(|line| line["arguments"].clone()).collect();
+    for (body, method) in [
+        (format!("[{}]", std::str::from_utf8(CALL).unwrap()), "batch"),
+        (std::str::from_utf8(CALL).unwrap().replace(r#""name":"#, r#""Name":"other","name":"#), "ambiguous"),
+    ] {
+        let headers = [("Authorization", token.as_str()), ("Mcp-Method", "tools/list"), ("Mcp-Name", "harmless")];
+        audited.proxy.send("POST", "/mcp", &headers, body.as_bytes());
+        eventually(method, || audited.all("mcp_request").iter().any(|line| line["mcp_method"] == method));
+        assert!(!audited.text().contains("harmless"), "a header field is not the message");
+    }
+    audited.nth("mcp_request", 5);
+    let lines = audited.all("mcp_request");
+    let arguments: Vec<_> = lines.iter().take(3).map(|line| line["arguments"].clone()).collect();
     assert_eq!(arguments, [json!({"path": "s3cret.txt"}), json!({"a": "\u{202e}\n"}), Value::Null]);
     assert!(!audited.text().contains('\u{202e}'), "what could turn the line around is escaped");
 }
@@ -378,6 +388,27 @@ fn a_full_disk_stops_serving_only_if_the_audit_is_required_and_heals() {
         assert!(text.lines().filter(|line| line.contains(r#""event":"mcp_request""#)).count() >= 1, "{text}");
         assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{text}");
     }
+}
+
+#[test]
+fn a_reader_that_stops_is_trouble_too_and_a_file_that_can_not_be_opened_fails_the_reload() {
+    let upstream = FakeUpstream::ok();
+    let data = Arc::new(Scratch::new());
+    let path = data.path("audit.pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let reader = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let args = ["--audit-log", path.as_str(), "--audit-required"];
+    let proxy = Proxy::start_in(data, free_port(), upstream.port, &args);
+    let token = Client::public(&proxy).tokens().access;
+    // What fits into the pipe is no trouble.
+    assert_eq!(call(&proxy, &token).status, 200);
+    eventually("requests are refused", || call(&proxy, &token).status == 503);
+    drop(reader);
+    let refused = proxy.order(&["reload"]).unwrap_err();
+    assert!(refused.contains("--audit-log (AUDIT_LOG) can't be opened"), "{refused}");
+    std::fs::remove_file(&path).unwrap();
+    proxy.order(&["reload"]).unwrap();
+    eventually("it serves again", || call(&proxy, &token).status == 200);
 }
 
 #[test]

@@ -47,6 +47,16 @@ fn what_is_restored_goes_on_where_the_back_up_was_made() {
             .unwrap_err()
             .contains("/nowhere/at/all can't be written")
     );
+    // What is no file is not replaced by one, and no file is written that somebody has put there.
+    let (pipe, link) = (proxy.data.path("pipe"), proxy.data.path("link"));
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    std::os::unix::fs::symlink(&copy, &link).unwrap();
+    for target in [&pipe, &link] {
+        let refused = run(&["backup", target, "--data-path", &data]).unwrap_err();
+        assert!(refused.contains("is no regular file"), "{refused}");
+    }
+    let names = std::fs::read_dir(&proxy.data.0).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(!names.into_iter().any(|name| name.to_string_lossy().ends_with(".new")), "nothing is left behind");
     let refused = run(&["restore", &copy, "--data-path", &data]).unwrap_err();
     assert!(refused.contains("is not empty"), "{refused}");
 

@@ -89,6 +89,13 @@ fn one_mistake_and_nothing_changes() {
         assert_eq!((call(proxy, &token).status, call(proxy, &token).status), (200, 200), "{bad}");
     }
     proxy.has_logged(r#""event":"reload_failed""#);
+    std::fs::set_permissions(&changeable.file, PermissionsExt::from_mode(0o622)).unwrap();
+    let refused = proxy.order(&["reload"]).unwrap_err();
+    assert!(refused.contains("can be changed by other users"), "{refused}");
+    std::fs::remove_file(&changeable.file).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&changeable.file).status().unwrap().success());
+    let refused = proxy.order(&["reload"]).unwrap_err();
+    assert!(refused.contains("is no regular file"), "{refused}");
     std::fs::remove_file(&changeable.file).unwrap();
     let refused = proxy.order(&["reload"]).unwrap_err();
     assert!(refused.contains("--env-file (ENV_FILE)"), "{refused}");
