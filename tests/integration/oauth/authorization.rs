@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::support::eventually;
 use crate::support::flow::{Browser, Client, REDIRECT, VERIFIER, challenge, encode, hidden, query, register};
 use crate::support::proxy::{PASSWORD, Proxy};
 use crate::support::wire::{Reply, Transport};
@@ -362,8 +363,8 @@ fn a_faulty_request_of_an_untrusted_web_client_gets_a_page_and_no_redirect() {
     assert!(page.text().contains("code_challenge is missing"), "the page says what is wrong");
     let id = page.header("x-request-id").unwrap();
     assert!(page.text().contains(&format!("request {id}")), "and by which name the log has it");
-    proxy.has_logged("code_challenge is missing");
-    assert!(proxy.log().lines().any(|line| line.contains("code_challenge is missing") && line.contains(id)));
+    let is_named = |line: &str| line.contains("code_challenge is missing") && line.contains(id);
+    eventually("the log has the request", || proxy.log().lines().any(is_named));
     // The trust ends with the grant.
     let form = encode(&[("client_id", &client.id), ("token", &granted.refresh)]);
     let fields = [("Content-Type", "application/x-www-form-urlencoded")];
