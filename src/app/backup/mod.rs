@@ -1,6 +1,6 @@
 //! A copy of everything that the data directory has: made while the proxy serves (`backup`), and put back (`restore`).
 //!
-//! - [`format`] – the file: JSON lines
+//! - [`mod@format`] – the file: JSON lines
 //! - [`restore`] – writes it into an empty data directory
 
 pub mod format;
