@@ -51,6 +51,10 @@
 //! | What does the MCP server learn about the user? | `resource::identity_fields` |
 //! | What does a command to the running proxy do? | `app::control::actions`; ending access: `oauth::owner` |
 //! | What is written about a request, and counted? | `app::request_record`; the line: `app::access_log`; the numbers: `observe::metrics` |
+//! | Which security events are there, and what do they say? | `observe::events`; to the audit log: `app::audit_log`; as numbers: `observe::metrics` |
+//! | When is a request answered with 429? | `resource::rate_limits`; what it calls: `resource::call` |
+//! | When is the proxy ready? | `app::health` |
+//! | What is in a back-up? | `app::backup::format`; how it is put back: `app::backup::restore` |
 //! | How are keys replaced? | `app::control::rotation` |
 //! | Which keys sign what, and for how long? | `tokens::keys`, `tokens::artefacts` |
 //! | Who is slowed down after wrong passwords? | `login::throttle` |
