@@ -69,6 +69,7 @@ pub fn inspect(path: &Path) -> Result<&'static str, String> {
     private(path, &found)?;
     access(path, Access::WRITE_OK | Access::EXEC_OK)
         .map_err(|_| refuse(format!("{shown} can't be written by this user")))?;
+    check_whole(path)?;
     for name in ["secret", "state.redb"] {
         let file = path.join(name);
         if let Ok(found) = fs::metadata(&file) {
@@ -124,13 +125,22 @@ pub enum Use {
     Restore,
 }
 
+/// Refuses a directory in which a restore has broken off.
+fn check_whole(path: &Path) -> Result<(), String> {
+    match path.join(RESTORING).exists() {
+        true => Err(refuse(format!(
+            "a restore into {} has broken off; run 'mcp-auth-proxy restore' with the back-up again",
+            path.display()
+        ))),
+        false => Ok(()),
+    }
+}
+
 /// Opens the store in the data directory.
 pub fn open_store(path: &Path, purpose: Use) -> Result<Box<dyn Store>, String> {
     let shown = path.display();
-    if purpose == Use::Serve && path.join(RESTORING).exists() {
-        return Err(refuse(format!(
-            "a restore into {shown} has broken off; run 'mcp-auth-proxy restore' with the back-up again"
-        )));
+    if purpose == Use::Serve {
+        check_whole(path)?;
     }
     let file = path.join("state.redb");
     match fs::metadata(&file) {

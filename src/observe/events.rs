@@ -63,7 +63,7 @@ pub struct Definition {
 }
 
 kinds! {
-    Started = "started" Info "the proxy has started" [version];
+    Started = "started" Debug "the proxy has started" [version];
     Stopped = "stopped" Info "stopped" [];
 
     SignedIn = "signed_in" Info "signed in" [request address user client client_name provider id rule];

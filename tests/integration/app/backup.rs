@@ -104,10 +104,8 @@ fn a_restore_that_is_killed_is_refused_by_the_proxy_and_can_be_repeated() {
             broken += 1;
             let done = serve.output().unwrap();
             let said = String::from_utf8_lossy(&done.stderr).into_owned();
-            assert!(
-                !done.status.success() && said.contains("run 'mcp-auth-proxy restore' with the back-up again"),
-                "{said}"
-            );
+            let again = "run 'mcp-auth-proxy restore' with the back-up again";
+            assert!(!done.status.success() && said.contains(again), "{said}");
         } else if std::path::Path::new(&target).join("state.redb").exists() {
             whole += 1;
         }
@@ -120,6 +118,16 @@ fn a_restore_that_is_killed_is_refused_by_the_proxy_and_can_be_repeated() {
         }
     }
     assert!(whole + broken > 0, "no attempt got anywhere");
+    // The command that looks before a start says so, too.
+    let left = Scratch::new();
+    std::fs::create_dir(left.path("data")).unwrap();
+    std::fs::set_permissions(left.path("data"), PermissionsExt::from_mode(0o700)).unwrap();
+    std::fs::write(left.path("data/restoring"), "").unwrap();
+    let mut check = command();
+    check.arg("check").args(arguments(&left, free_port())).arg("http://127.0.0.1:1");
+    let done = check.output().unwrap();
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.code() == Some(2) && said.contains("a restore into"), "{said}");
     drop(scratch);
 }
 
