@@ -179,14 +179,18 @@ def main():
             except urllib.error.HTTPError as error:
                 return {"status": "error", "error": error.read().decode()}
 
+        def results(expression):
+            return query(expression).get("data", {}).get("result", [])
+
         session = of_stdio.authorize()["access_token"]
         status, _ = world.call(of_stdio, session, "initialize")
         assert status in (200, 400), status
         deadline = time.monotonic() + 120
-        seen = lambda: query('count_over_time(mcp_auth_proxy_build_info[1m])')["data"]["result"]  # noqa: E731
-        while len(seen()) < 3 and time.monotonic() < deadline:
+        # It accepts connections some time before it answers queries: until its database is open, they get 503.
+        while len(results('count_over_time(mcp_auth_proxy_build_info[1m])')) < 3 and time.monotonic() < deadline:
             time.sleep(0.5)
-        check("three proxies are scraped", len(seen()) == 3, seen())
+        seen = query('count_over_time(mcp_auth_proxy_build_info[1m])')
+        check("three proxies are scraped", len(seen.get("data", {}).get("result", [])) == 3, seen)
         dashboard = json.loads((ROOT / "deploy/grafana/dashboard.json").read_text())
         panels = {(title, expr): expr.replace("$__rate_interval", "30s").replace("$instance", ".*").replace("$server", ".*") for title, expr in expressions(dashboard)}
         empty = dict(panels)
@@ -194,7 +198,7 @@ def main():
         while empty and time.monotonic() < deadline:
             traffic(world, client)
             time.sleep(1)
-            empty = {key: expr for key, expr in empty.items() if not query(expr).get("data", {}).get("result")}
+            empty = {key: expr for key, expr in empty.items() if not results(expr)}
         for (title, expr), asked in panels.items():
             check(f"the panel '{title}' shows something", (title, expr) not in empty, f"{expr}: {query(asked)}")
         for name, expr in re.findall(r"alert: (\w+)\n\s+expr: (.*)", rules):
@@ -202,14 +206,14 @@ def main():
             check(f"the alert {name} can be evaluated", answer["status"] == "success", answer)
             for metric in re.findall(r"mcp_auth_proxy_\w+", expr):
                 found = query(f"count({metric})")
-                check(f"{metric}, which {name} asks for, is there", found["data"]["result"], found)
+                check(f"{metric}, which {name} asks for, is there", found.get("data", {}).get("result"), found)
         with urllib.request.urlopen(f"http://127.0.0.1:{at}/api/v1/rules", timeout=30) as answer:
             groups = json.load(answer)["data"]["groups"]
         faulty = [rule["name"] for group in groups for rule in group["rules"] if rule.get("health") == "err"]
         check("Prometheus evaluates the rules", groups and not faulty, faulty)
-        reuse = query("sum(mcp_auth_proxy_refresh_token_reuses_total)")["data"]["result"]
+        reuse = results("sum(mcp_auth_proxy_refresh_token_reuses_total)")
         check("the thief was counted", reuse and float(reuse[0]["value"][1]) >= 1, reuse)
-        wrong = query('sum(mcp_auth_proxy_sign_ins_total{result="wrong_password"})')["data"]["result"]
+        wrong = results('sum(mcp_auth_proxy_sign_ins_total{result="wrong_password"})')
         check("wrong passwords were counted", wrong and float(wrong[0]["value"][1]) >= 1, wrong)
         # What promtool finds wrong with names and types. It reads the older text format, which has no end mark.
         with urllib.request.urlopen(f"http://127.0.0.1:{world.monitored[0]}/metrics", timeout=30) as answer:
