@@ -10,6 +10,7 @@ use super::client_names::ClientNames;
 use super::config::Config;
 use super::control::rotation::{KeyRotation, Secrets};
 use super::control::{self, Control};
+use super::echo::Echo;
 use super::health::Health;
 use super::housekeeping::{check_upstream, run_housekeeping, watch_providers, watch_streams};
 use super::listen::{Ports, raise_descriptor_limit};
@@ -155,6 +156,7 @@ impl Services {
             streams: self.streams.clone(),
             surface: config.surface.clone(),
             unnamed: UnnamedProxies::default(),
+            echo: Echo::default(),
             sinks,
         }
     }

@@ -10,6 +10,7 @@
 //! - [`control`] – the control socket, and the commands that ask a running proxy
 //! - [`backup`] – copies the data directory, and puts it back
 //! - [`check`] – looks at everything that serving needs
+//! - [`doctor`] – looks at a public URL as each client does; [`echo`] – what it asks of this program
 //! - [`demo`], [`hash_password`], [`healthcheck`] – the other commands
 
 mod access_log;
@@ -21,6 +22,8 @@ pub mod client_names;
 pub mod config;
 pub mod control;
 pub mod demo;
+pub mod doctor;
+pub mod echo;
 pub mod hash_password;
 mod health;
 pub mod healthcheck;

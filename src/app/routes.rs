@@ -14,6 +14,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 
+use super::echo::{self, Echo};
 use super::request_record::{Record, Sinks};
 use crate::core::Core;
 use crate::http::{Caller, Handler, OnEnd, Request, RequestId, Response};
@@ -123,6 +124,8 @@ pub struct App {
     pub surface: Surface,
     /// Reverse proxies that are not trusted and that the log has already warned about.
     pub unnamed: UnnamedProxies,
+    /// Shows from outside what the proxies in between do.
+    pub echo: Echo,
     /// Who learns of requests that have ended; `None` if nobody does.
     pub sinks: Option<Arc<Sinks>>,
 }
@@ -206,6 +209,9 @@ impl App {
         }
         if !is_own(path) {
             return self.resource(request, chain, caller, path, record);
+        }
+        if path == echo::PATH && request.parts.method == Method::GET {
+            return self.echo.answer(request);
         }
         let is_well_known = path.starts_with("/.well-known/");
         let routes: Vec<_> = ROUTES.iter().filter(|(_, p, _)| *p == path).collect();

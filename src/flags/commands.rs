@@ -39,6 +39,34 @@ server answers. The exit code is 0 if it can be served, 2 if something would fai
 ",
     },
     Command {
+        name: "doctor",
+        args: "URL [--client NAME]… [--json]",
+        help: "Look at a public MCP server as each known client does; say what fails for which, and what to change",
+        options: &[
+            ("client", Some("NAME")),
+            ("json", None),
+            ("strict", None),
+            ("token-file", Some("FILE")),
+            ("no-registration", None),
+        ],
+        more: "\
+It goes through name, addresses, certificate, challenge, metadata, registration, authorization, token endpoint and
+CORS, of this proxy or of any other server. It signs in nowhere, and removes again what it registers, if it can.
+The exit code is 0 if every client gets as far as the sign-in, 2 if one does not or the server is not safe, and with
+--strict 1 for a warning. docs/doctor.md has all findings.
+
+  mcp-auth-proxy doctor https://mcp.example.com/mcp
+
+Options:
+  --client NAME      only this client, such as claude, chatgpt or vscode; repeat it for several
+  --json             print JSON
+  --strict           warnings count in the exit code
+  --token-file FILE  a token for the server, to look at a session and its event stream too; - is standard input
+  --no-registration  register no client
+  --ca-file FILE     authorities to trust besides the public ones (env: CA_FILE)
+",
+    },
+    Command {
         name: "hash-password",
         args: "[--user NAME]",
         help: "Read a password and print a bcrypt hash for --password-hash",

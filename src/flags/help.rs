@@ -31,6 +31,7 @@ Puts an MCP server on the internet behind OAuth 2.1.
   mcp-auth-proxy demo                  try it out with a built-in server
   mcp-auth-proxy [options] URL         publish the MCP server at URL
   mcp-auth-proxy [options] -- COMMAND  publish the one that COMMAND runs (stdio)
+  mcp-auth-proxy doctor URL            say why clients can't connect to a server
 
 ";
 
@@ -59,11 +60,11 @@ pub fn short() -> String {
             out.push_str(&format!("  {:<34} {help}\n", format!("{indent}{spelt}")));
         }
     }
-    let is_copy = |name: &&str| matches!(*name, "backup" | "restore");
-    let names = COMMANDS.iter().map(|c| c.name).filter(|name| *name != "demo");
+    let is_copy = |name: &&str| matches!(*name, "backup" | "restore" | "migrate");
+    let names = COMMANDS.iter().map(|c| c.name).filter(|name| !matches!(*name, "demo" | "doctor"));
     let (copies, names): (Vec<&str>, Vec<&str>) = names.partition(is_copy);
     let (running, others): (Vec<&str>, Vec<&str>) = names.into_iter().partition(|name| CONTROL.contains(name));
-    for (title, names) in [("At run time", running), ("Copies of the data", copies), ("Other commands", others)] {
+    for (title, names) in [("At run time", running), ("Copies and moving", copies), ("Other commands", others)] {
         out.push_str(&format!("{}{title}: {}\n", if title == "At run time" { "\n" } else { "" }, names.join(", ")));
     }
     out.push_str("All options, with defaults and environment variables: --help\nA command's own: mcp-auth-proxy COMMAND --help\n");

@@ -23,6 +23,8 @@ pub enum Invocation {
     Healthcheck(Box<Settings>, bool),
     /// Look at everything that serving needs; with `true`, warnings count in the exit code.
     Check(Box<Settings>, bool),
+    /// Look at the public URL as clients do.
+    Doctor(Box<Settings>, String, OwnOptions),
     /// Print the JSON Schema of the servers file.
     ServersSchema,
     /// Have the running proxy do something: the words and the options of the command.
@@ -169,8 +171,16 @@ fn dispatch(
         (Some("hash-password"), []) => Ok(Invocation::HashPassword(own.get("user").map(String::from))),
         (Some(word), _) if CONTROL.contains(&word) => Ok(Invocation::Control(Box::new(settings), words, own)),
         (Some("healthcheck"), []) => Ok(Invocation::Healthcheck(Box::new(settings), own.has("ready"))),
+        (Some("doctor"), [url]) => Ok(Invocation::Doctor(Box::new(settings), (*url).to_string(), own)),
+        (Some("doctor"), _) => {
+            Err("doctor takes one URL, that which clients are given: mcp-auth-proxy doctor https://mcp.example.com/mcp"
+                .into())
+        }
         (Some("servers"), ["schema"]) => Ok(Invocation::ServersSchema),
-        (Some("servers"), _) => Err("the command is: mcp-auth-proxy servers schema; to publish a file, write --servers FILE (SERVERS)".into()),
+        (Some("servers"), _) => {
+            Err("the command is: mcp-auth-proxy servers schema; to publish a file, write --servers FILE (SERVERS)"
+                .into())
+        }
         (Some("man"), []) => Ok(Invocation::Print(man::page())),
         (Some("help"), []) => Ok(Invocation::Print(help::long())),
         (Some("help"), [word]) => match COMMANDS.iter().find(|c| c.name == *word) {
@@ -188,16 +198,21 @@ fn dispatch(
             Ok(Invocation::Serve(Box::new(settings)))
         }
         (None, _) => Ok(Invocation::Serve(Box::new(settings))),
-        (Some(word), [extra, ..]) if is_url(word) && is_url(extra) => {
-            Err(format!("one upstream URL is expected, but there are two: {word} and {extra}"))
+        (Some(word), [extra, ..]) => Err(too_many(word, extra)),
+    }
+}
+
+/// The error for `extra`, which stands behind `word`.
+fn too_many(word: &str, extra: &str) -> String {
+    match word {
+        _ if is_url(word) && is_url(extra) => format!("one upstream URL is expected, but there are two: {word} and {extra}"),
+        "hash-password" => "hash-password takes no password on the command line, which others can see and the shell keeps: it asks for it, or reads it from standard input".into(),
+        "demo" | "healthcheck" | "man" | "help" => {
+            format!("{word} takes options only, but '{extra}' follows it; see: mcp-auth-proxy {word} --help")
         }
-        (Some("hash-password"), [..]) => Err("hash-password takes no password on the command line, which others can see and the shell keeps: it asks for it, or reads it from standard input".into()),
-        (Some(word @ ("demo" | "healthcheck" | "man" | "help")), [extra, ..]) => {
-            Err(format!("{word} takes options only, but '{extra}' follows it; see: mcp-auth-proxy {word} --help"))
-        }
-        (Some(word), [extra, ..]) => Err(format!(
+        _ => format!(
             "one upstream URL is expected, but '{extra}' follows '{word}'; write -- before the command of a stdio server, as in: mcp-auth-proxy -- {word} {extra}"
-        )),
+        ),
     }
 }
 

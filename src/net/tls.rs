@@ -14,6 +14,16 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootC
 /// Trusts the public authorities, and those whose certificates are in `ca_file` (PEM). `option` is the name of the
 /// setting for error messages. The error is one line.
 pub fn client_config(option: &str, ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
+    config_with(verifier(option, ca_file)?)
+}
+
+/// Trusts whom `verifier` trusts.
+pub fn config_with(verifier: Arc<dyn ServerCertVerifier>) -> Result<Arc<ClientConfig>, String> {
+    Ok(Arc::new(builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
+}
+
+/// The verifier of [`client_config`].
+pub fn verifier(option: &str, ca_file: Option<&Path>) -> Result<Arc<dyn ServerCertVerifier>, String> {
     let mut own = Vec::new();
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     if let Some(path) = ca_file {
@@ -31,13 +41,12 @@ pub fn client_config(option: &str, ca_file: Option<&Path>) -> Result<Arc<ClientC
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
         .build()
         .map_err(|e| format!("TLS can't be set up: {e}"))?;
-    let verifier = Arc::new(Trusted { verifier, own });
-    Ok(Arc::new(builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
+    Ok(Arc::new(Trusted { verifier, own }))
 }
 
 /// Trusts every server: certificates are not verified.
 pub fn unverified_config() -> Result<Arc<ClientConfig>, String> {
-    Ok(Arc::new(builder()?.dangerous().with_custom_certificate_verifier(anyone()).with_no_client_auth()))
+    config_with(anyone())
 }
 
 /// A verifier that accepts every certificate.

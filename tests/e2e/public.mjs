@@ -2,7 +2,7 @@
 // In it the program is started as its users start it. Run in a network namespace that belongs to nobody else:
 //   unshare --net --mount node public.mjs BINARY PYTHON
 import assert from "node:assert/strict";
-import { execFileSync, spawnSync } from "node:child_process";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import http from "node:http";
 import https from "node:https";
@@ -13,7 +13,7 @@ import { runCases, start, stopEverything } from "./harness.mjs";
 import { getToken } from "./token.mjs";
 import { typescriptFlow } from "./typescript_client.mjs";
 
-const [binary, python] = process.argv.slice(2);
+const [binary, python, only = ""] = process.argv.slice(2);
 const here = import.meta.dirname;
 const world = mkdtempSync(join(tmpdir(), "mcp-auth-proxy-world-"));
 const at = (name) => join(world, name);
@@ -171,6 +171,67 @@ const cases = {
     rmSync(folder, { recursive: true });
   },
 
+  "doctor at public addresses: the proxy as it should be, and what is wrong with names, addresses and ports": async () => {
+    const PUBLIC = "8.0.0.8";
+    execFileSync("ip", ["addr", "add", `${PUBLIC}/32`, "dev", "lo"]);
+    const name = (path, body) => fetch(`http://127.0.0.1:8055/${path}`, { method: "POST", body: JSON.stringify(body) });
+    for (const host of ["mcp.example.com.", "twice.example.com."]) await name("add-a", { host, addresses: [PUBLIC] });
+    await name("add-aaaa", { host: "twice.example.com.", addresses: ["2600::1"] });
+    await name("add-a", { host: "internal.example.com.", addresses: ["10.0.0.1"] });
+    const folder = workplace();
+    const proxy = type(`mcp-auth-proxy -e ${URL_TOP} --tls-accept-tos http://localhost:8080`, folder, TYPED);
+    await isReady(proxy, 1);
+    const doctor = (...args) => {
+      const done = spawnSync(binary, ["doctor", "--json", "--ca-file", at("roots.pem"), ...args], { encoding: "utf8" });
+      const report = JSON.parse(done.stdout);
+      return { code: done.status, report, found: Object.fromEntries(report.steps.filter((step) => step.finding).map((step) => [step.finding, step.fails])) };
+    };
+    const MACHINE = ["cursor", "vscode", "gemini-cli", "codex", "inspector", "mcp-remote", "librechat", "typescript-sdk", "python-sdk"].flatMap((client) => ["--client", client]);
+    // Clients on their user's machine trust the authority of this world, so they get through.
+    const good = doctor(`${URL_TOP}/mcp`, ...MACHINE);
+    assert.deepEqual([good.code, Object.keys(good.found)], [0, ["certificate-private-authority"]], JSON.stringify(good.report, null, 1));
+    assert.deepEqual(good.found["certificate-private-authority"], []);
+    const vendors = doctor(`${URL_TOP}/mcp`, "--no-registration");
+    assert.deepEqual(vendors.found["certificate-private-authority"], ["claude", "chatgpt"], JSON.stringify(vendors.report, null, 1));
+    assert.equal(vendors.code, 2);
+    await stopped(proxy);
+
+    // A server that names an authorization server of its own network.
+    const calls = [];
+    const server = http.createServer((request, response) => {
+      calls.push(`${request.method} ${request.url}`);
+      const base = `http://${request.headers.host}`;
+      if (request.url === "/mcp") return response.writeHead(401, { "WWW-Authenticate": `Bearer resource_metadata="${base}/.well-known/oauth-protected-resource/mcp"` }).end();
+      if (!request.url.startsWith("/.well-known/oauth-protected-resource")) return response.writeHead(404).end();
+      response.setHeader("Content-Type", "application/json");
+      response.end(JSON.stringify({ resource: `${base}/mcp`, authorization_servers: ["http://internal.example.com"] }));
+    });
+    await new Promise((resolve) => server.listen(80, "0.0.0.0", resolve));
+    const plain = await new Promise((resolve) => {
+      const child = spawn(binary, ["doctor", "--json", "http://twice.example.com/mcp"]);
+      let out = "";
+      child.stdout.on("data", (piece) => (out += piece));
+      child.on("close", (code) => resolve({ code, found: Object.fromEntries(JSON.parse(out).steps.filter((step) => step.finding).map((step) => [step.finding, step.fails])) }));
+    });
+    assert.equal(plain.code, 2);
+    assert.deepEqual(plain.found["not-https"], ["claude", "chatgpt"], JSON.stringify(plain.found));
+    assert.deepEqual(plain.found["some-addresses-fail"], []);
+    assert.equal(plain.found["private-address"].length, 13);
+    assert.ok(calls.includes("POST /mcp"));
+    server.close();
+    server.closeAllConnections();
+
+    const elsewhere = type(`mcp-auth-proxy -e ${URL_TOP}:8443 --tls-listen :8443 --tls-accept-tos http://localhost:8080`, folder, TYPED);
+    await isReady(elsewhere);
+    const other = doctor(`${URL_TOP}:8443/mcp`, ...MACHINE);
+    assert.deepEqual(Object.keys(other.found).sort(), ["certificate-private-authority", "other-port"], JSON.stringify(other.report, null, 1));
+    await stopped(elsewhere);
+    for (const host of ["mcp.example.com.", "twice.example.com.", "internal.example.com."]) await name("clear-a", { host });
+    await name("clear-aaaa", { host: "twice.example.com." });
+    execFileSync("ip", ["addr", "del", `${PUBLIC}/32`, "dev", "lo"]);
+    rmSync(folder, { recursive: true });
+  },
+
   "scanners find nothing": async () => {
     const folder = workplace();
     const proxy = type(`mcp-auth-proxy -e ${URL_TOP} --tls-accept-tos http://localhost:8080`, folder, TYPED);
@@ -316,7 +377,7 @@ function listens(port) {
 }
 
 await build();
-await runCases(cases, {
+await runCases(Object.fromEntries(Object.entries(cases).filter(([name]) => name.includes(only))), {
   // What a failed case leaves behind would hold the ports.
   afterFailure: async () => {
     stopEverything({ but: [authority.child, names.child] });

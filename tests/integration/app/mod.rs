@@ -6,6 +6,7 @@ mod backup;
 mod check;
 mod command_line;
 mod control;
+mod doctor;
 mod first_start;
 mod limits;
 mod monitoring;

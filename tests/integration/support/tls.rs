@@ -5,8 +5,8 @@ use std::net::TcpListener;
 use std::sync::Arc;
 
 use rcgen::{CertificateParams, DnType, Issuer, KeyPair};
-use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// Signs certificates.
@@ -67,32 +67,44 @@ pub(crate) fn self_signed(name: &str, answer: Vec<u8>) -> (u16, String) {
     (serve(&certificate, &key.serialize_pem(), answer), certificate)
 }
 
-fn serve(certificate: &str, key: &str, answer: Vec<u8>) -> u16 {
-    let certificate = rustls::pki_types::CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+/// Serves https with a certificate, perhaps with a chain behind it, and gives every request `answer`; the port.
+pub(crate) fn serve(certificate: &str, key: &str, answer: Vec<u8>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    serve_on(listener, certificate, key, move |_| answer.clone());
+    port
+}
+
+/// The same on `listener`, with what `answer` makes of the head of a request.
+pub(crate) fn serve_on(
+    listener: TcpListener,
+    certificate: &str,
+    key: &str,
+    answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static,
+) {
+    let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).map(Result::unwrap).collect();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![certificate], PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap())
+        .with_single_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap())
         .unwrap();
-    let config = Arc::new(config);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let answer = Arc::new(answer);
+    let (config, answer) = (Arc::new(config), Arc::new(answer));
     std::thread::spawn(move || {
         for socket in listener.incoming().map_while(Result::ok) {
             let connection = ServerConnection::new(config.clone()).unwrap();
             let answer = answer.clone();
             std::thread::spawn(move || {
                 let mut stream = StreamOwned::new(connection, socket);
-                while head(&mut stream).is_some() {
-                    if stream.write_all(&answer).is_err() {
+                while let Some(head) = head(&mut stream) {
+                    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+                    let mut body = vec![0; length.unwrap_or(0)];
+                    if stream.read_exact(&mut body).and_then(|()| stream.write_all(&answer(&head))).is_err() {
                         return;
                     }
                 }
             });
         }
     });
-    port
 }

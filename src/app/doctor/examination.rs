@@ -1,0 +1,22 @@
+//! What the steps of one look share.
+
+use std::path::PathBuf;
+
+use super::link::Link;
+use super::probe::Prober;
+use super::report::Report;
+
+/// One look at one server.
+pub(super) struct Examination {
+    pub(super) url: Link,
+    pub(super) report: Report,
+    pub(super) prober: Prober,
+    pub(super) ca_file: Option<PathBuf>,
+    /// Seconds since 1970.
+    pub(super) now: u64,
+    /// All addresses of the server are on the public internet.
+    pub(super) is_public: bool,
+    /// A token for the server, if the user has given one.
+    pub(super) token: Option<String>,
+    pub(super) may_register: bool,
+}

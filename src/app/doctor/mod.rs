@@ -1,0 +1,137 @@
+//! `mcp-auth-proxy doctor URL`: looks at a public MCP server as each known client does, and says what would fail for which.
+//!
+//! - [`clients`] – the known clients; [`findings`] – everything that can be found; [`report`] – what was found
+//! - [`examination`] – what the steps share
+//! - [`link`], [`network`], [`certificate`], [`probe`] – from a URL to answers; [`in_between`] – who else may have answered
+//! - [`challenge`], [`resource`], [`server`], [`registration`], [`authorization`], [`token`], [`cors`] – the steps of a client
+//! - [`events`] – what a proxy in between does to event streams, where the server is this program or there is a token
+
+mod authorization;
+mod certificate;
+mod challenge;
+mod clients;
+mod cors;
+mod events;
+mod examination;
+mod findings;
+mod in_between;
+mod link;
+mod network;
+mod probe;
+mod registration;
+mod report;
+mod resource;
+mod server;
+mod token;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use crate::clock::Clock;
+use crate::flags::{OwnOptions, Settings};
+use clients::{CLIENTS, KnownClient};
+use examination::Examination;
+use findings::{CLOCK_SKEW, SLOW};
+use link::Link;
+use probe::{Prober, Reply};
+use report::Report;
+
+/// How much clocks may differ, in seconds.
+const MAX_SKEW: u64 = 60;
+/// An answer that takes longer is too slow.
+const SLOW_AFTER: Duration = Duration::from_secs(3);
+
+/// Looks at the server at `url`, prints the report and returns the exit code: 0 if every client gets as far as the sign-in, 2
+/// if one does not or the server is not safe, 1 for warnings with `--strict`. The error is about the command itself.
+pub fn run(settings: &Settings, url: &str, options: &OwnOptions) -> Result<u8, String> {
+    let link =
+        Link::parse(url).map_err(|why| format!("doctor: {why}; it must look like https://mcp.example.com/mcp"))?;
+    let clients = chosen(&options.all("client"))?;
+    let token = options.get("token-file").map(read_token).transpose()?;
+    let ca_file = settings.ca_file.as_ref().map(PathBuf::from);
+    crate::net::tls::verifier("--ca-file (CA_FILE)", ca_file.as_deref())?;
+    let mut exam = Examination {
+        report: Report::new(link.to_string(), clients),
+        url: link,
+        prober: Prober::default(),
+        ca_file,
+        now: Clock::system().now(),
+        is_public: false,
+        token,
+        may_register: !options.has("no-registration"),
+    };
+    look(&mut exam);
+    let text = if options.has("json") { format!("{:#}\n", exam.report.json()) } else { exam.report.text() };
+    // A reader such as `head` may close the pipe early.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(exam.report.exit_code(options.has("strict")))
+}
+
+/// The steps of a client, in its order, as far as they lead.
+fn look(exam: &mut Examination) {
+    let url = exam.url.clone();
+    if !network::reach(exam, &url, true) {
+        return;
+    }
+    let Some(challenge) = challenge::look(exam) else { return };
+    tell_clock(exam, &challenge.reply);
+    events::look(exam);
+    if let Some(issuer) = resource::look(exam, &challenge)
+        && let Some(metadata) = server::look(exam, &issuer)
+    {
+        let registered = registration::look(exam, &metadata);
+        authorization::look(exam, &metadata, &registered);
+        token::look(exam, &metadata, &registered);
+        cors::look(exam, Some(&metadata));
+        registration::take_back(exam, registered);
+    } else {
+        cors::look(exam, None);
+    }
+    tell_times(exam);
+}
+
+fn tell_clock(exam: &mut Examination, reply: &Reply) {
+    let Ok(theirs) = httpdate::parse_http_date(reply.field("date")) else { return };
+    let theirs = theirs.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let skew = theirs.abs_diff(exam.now);
+    if skew > MAX_SKEW {
+        let seen = format!("its clock and that of this machine are {skew} seconds apart");
+        exam.report.found("clock", &CLOCK_SKEW, seen);
+    }
+}
+
+fn tell_times(exam: &mut Examination) {
+    let Some((what, took)) = exam.prober.slowest.clone() else { return };
+    let seen = format!("the slowest answer took {} ms: {what}", took.as_millis());
+    match took > SLOW_AFTER {
+        true => exam.report.found("time", &SLOW, seen),
+        false => exam.report.good("time", seen),
+    }
+}
+
+/// The clients that `--client` names; all if it was not typed.
+fn chosen(names: &[String]) -> Result<Vec<&'static KnownClient>, String> {
+    let find = |name: &String| {
+        let known = CLIENTS.iter().find(|client| client.name == name);
+        let all = || CLIENTS.iter().map(|client| client.name).collect::<Vec<_>>().join(", ");
+        known.ok_or_else(|| format!("--client: there is no client '{name}'; known are {}", all()))
+    };
+    match names {
+        [] => Ok(CLIENTS.iter().collect()),
+        names => names.iter().map(find).collect(),
+    }
+}
+
+fn read_token(path: &str) -> Result<String, String> {
+    let text = match path {
+        "-" => std::io::read_to_string(std::io::stdin()),
+        path => std::fs::read_to_string(path),
+    };
+    let text = text.map_err(|e| format!("--token-file: {path} can't be read: {e}"))?;
+    let token = text.trim();
+    match !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic()) {
+        true => Ok(token.to_string()),
+        false => Err(format!("--token-file: {path} does not hold one token")),
+    }
+}

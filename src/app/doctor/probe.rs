@@ -1,0 +1,191 @@
+//! Sends requests as clients do, and keeps the answers.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use rustls::pki_types::ServerName;
+use serde_json::{Map, Value};
+
+use super::link::Link;
+use crate::http::client::{Client, Incoming, IncomingBody, Outgoing};
+use crate::http::h1::head::Framing;
+use crate::net::cancellation::Cancellation;
+use crate::net::tls::unverified_config;
+use crate::url::UpstreamUrl;
+
+/// How long connecting may take.
+pub(super) const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long an answer may take. Clients give up after 10 to 60 seconds.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// Most bytes that are read of an answer.
+const MAX_BODY: usize = 256 << 10;
+const AGENT: &str = concat!("mcp-auth-proxy-doctor/", env!("CARGO_PKG_VERSION"));
+
+/// An answer.
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) fields: HeaderMap,
+    pub(super) body: Vec<u8>,
+}
+
+impl Reply {
+    pub(super) fn field(&self, name: impl AsRef<str>) -> &str {
+        self.fields.get(name.as_ref()).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    pub(super) fn media_type(&self) -> String {
+        let value = self.field(CONTENT_TYPE.as_str());
+        value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    }
+
+    /// The JSON object that it is, if it is one.
+    pub(super) fn object(&self) -> Option<Map<String, Value>> {
+        serde_json::from_slice(&self.body).ok()
+    }
+
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// What it says to a reader: of a page its title and its text.
+    pub(super) fn words(&self) -> String {
+        let text = self.text();
+        if !self.is_html() {
+            return text;
+        }
+        let between = |start: &str, end: &str| {
+            let from = text.find(start)? + start.len();
+            text[from..].find(end).map(|to| text[from..from + to].to_string())
+        };
+        let title = between("<title>", "</title>").unwrap_or_default();
+        let mut words = format!("{title} ");
+        let body = text.find("<body").map_or("", |at| &text[at..]);
+        let mut is_tag = false;
+        for c in body.chars() {
+            match c {
+                '<' => is_tag = true,
+                '>' => is_tag = false,
+                c if !is_tag => words.push(c),
+                _ => {}
+            }
+            if c == '>' {
+                words.push(' ');
+            }
+        }
+        words
+    }
+
+    pub(super) fn is_html(&self) -> bool {
+        self.media_type() == "text/html" || self.text().trim_start().to_ascii_lowercase().starts_with("<!doctype html")
+    }
+}
+
+/// A request.
+pub(super) struct Ask<'a> {
+    pub(super) method: Method,
+    pub(super) link: &'a Link,
+    pub(super) fields: Vec<(&'a str, String)>,
+    pub(super) body: Vec<u8>,
+}
+
+impl<'a> Ask<'a> {
+    pub(super) fn get(link: &'a Link) -> Ask<'a> {
+        Ask { method: Method::GET, link, fields: vec![("accept", "application/json".into())], body: Vec::new() }
+    }
+
+    pub(super) fn json(link: &'a Link, body: &Value) -> Ask<'a> {
+        let fields = vec![("accept", "application/json".into()), ("content-type", "application/json".into())];
+        Ask { method: Method::POST, link, fields, body: body.to_string().into_bytes() }
+    }
+
+    pub(super) fn with(mut self, name: &'a str, value: impl Into<String>) -> Ask<'a> {
+        self.fields.retain(|(known, _)| *known != name);
+        self.fields.push((name, value.into()));
+        self
+    }
+}
+
+/// Sends requests to the places that were reached.
+#[derive(Default)]
+pub(super) struct Prober {
+    /// By origin.
+    places: HashMap<String, Arc<Client>>,
+    /// The slowest answer so far: its URL and time.
+    pub(super) slowest: Option<(String, Duration)>,
+}
+
+impl Prober {
+    /// From now on, requests to the origin of `link` go to `address`. Certificates have been looked at before.
+    pub(super) fn use_address(&mut self, link: &Link, address: SocketAddr) -> Result<(), String> {
+        let tls = match link.is_secure() {
+            false => None,
+            true => {
+                let name = ServerName::try_from(link.host().trim_matches(['[', ']']).to_string());
+                Some((unverified_config()?, name.map_err(|_| format!("'{}' is not a host name", link.host()))?))
+            }
+        };
+        let place = UpstreamUrl::parse(&link.origin())?;
+        let client = Client::new(place, tls, CONNECT_PATIENCE, PATIENCE).pinned_to(address);
+        self.places.insert(link.origin(), Arc::new(client));
+        Ok(())
+    }
+
+    /// Is there an address for the origin of `link`?
+    pub(super) fn knows(&self, link: &Link) -> bool {
+        self.places.contains_key(&link.origin())
+    }
+
+    /// Sends a request and reads the answer. The error is a text for the report.
+    pub(super) fn send(&mut self, ask: &Ask<'_>) -> Result<Reply, String> {
+        let (mut reply, mut body) = self.open(ask)?;
+        let is_stream = reply.media_type() == "text/event-stream";
+        let mut piece = vec![0; 16 << 10];
+        body.set_deadline(Instant::now() + if is_stream { CONNECT_PATIENCE } else { PATIENCE });
+        while reply.body.len() < MAX_BODY {
+            match body.read(&mut piece) {
+                Ok(0) => break,
+                Ok(n) => reply.body.extend_from_slice(&piece[..n]),
+                // What an open stream has said so far is enough.
+                Err(_) if is_stream => break,
+                Err(e) => return Err(format!("the answer broke off: {e}")),
+            }
+            if is_stream && reply.text().contains("\n\n") {
+                break;
+            }
+        }
+        Ok(reply)
+    }
+
+    /// Sends a request and reads the head of the answer.
+    pub(super) fn open(&mut self, ask: &Ask<'_>) -> Result<(Reply, IncomingBody), String> {
+        let client = self.places.get(&ask.link.origin()).ok_or("no address is known for it")?;
+        let mut fields = HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_static(AGENT))]);
+        for (name, value) in &ask.fields {
+            if let (Ok(name), Ok(value)) = (HeaderName::try_from(*name), HeaderValue::from_str(value)) {
+                fields.insert(name, value);
+            }
+        }
+        let outgoing = Outgoing {
+            method: &ask.method,
+            target: ask.link.target(),
+            fields: &fields,
+            held: &ask.body,
+            rest: None,
+            framing: if ask.body.is_empty() { Framing::None } else { Framing::Length(ask.body.len() as u64) },
+            cancellation: Cancellation::none(),
+            is_repeatable: &|| true,
+        };
+        let begun = Instant::now();
+        let Incoming { status, fields, body } = client.exchange(outgoing).map_err(|e| e.to_string())?;
+        let took = begun.elapsed();
+        if self.slowest.as_ref().is_none_or(|(_, slowest)| took > *slowest) {
+            self.slowest = Some((format!("{} {}", ask.method, ask.link), took));
+        }
+        Ok((Reply { status, fields, body: Vec::new() }, body))
+    }
+}
