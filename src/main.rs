@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use mcp_auth_proxy::app::demo::server;
-use mcp_auth_proxy::app::{check, control, demo, doctor, hash_password, healthcheck, serve};
+use mcp_auth_proxy::app::{check, control, demo, doctor, hash_password, healthcheck, migrate, serve};
 use mcp_auth_proxy::flags::{self, Invocation};
 use mcp_auth_proxy::servers_file::schema;
 use mcp_auth_proxy::upstream::stdio::{init, launcher, supervisor};
@@ -55,6 +55,7 @@ fn run(arguments: &[OsString]) -> Result<u8, String> {
         }
         Invocation::Check(settings, is_strict) => return Ok(check::run(*settings, is_strict)),
         Invocation::Doctor(settings, url, options) => return doctor::run(&settings, &url, &options),
+        Invocation::Migrate(file, arguments) => return migrate::run(file.as_deref(), &arguments),
         Invocation::Control(settings, words, options) => control::command::run(&settings, &words, &options),
         Invocation::ServersSchema => print(&schema::json_schema()),
         Invocation::Print(text) => print(&text),

@@ -11,6 +11,7 @@
 //! - [`backup`] – copies the data directory, and puts it back
 //! - [`check`] – looks at everything that serving needs
 //! - [`doctor`] – looks at a public URL as each client does; [`echo`] – what it asks of this program
+//! - [`migrate`] – translates the settings of sigbit/mcp-auth-proxy
 //! - [`demo`], [`hash_password`], [`healthcheck`] – the other commands
 
 mod access_log;
@@ -30,6 +31,7 @@ pub mod healthcheck;
 mod housekeeping;
 pub mod listen;
 mod logs;
+pub mod migrate;
 mod monitoring;
 mod publish;
 mod reload;

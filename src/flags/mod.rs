@@ -1,6 +1,6 @@
 //! All options, each defined once, as data.
 //!
-//! [`list::FLAGS`] is the single list of options, [`commands::COMMANDS`] that of subcommands ([`flag`] says what one is); the parser ([`mod@parse`], [`arguments`], [`env_file`]), `--help`
+//! [`list::FLAGS`] is the single list of options, [`commands::COMMANDS`] that of subcommands ([`flag`] says what one is); the parser ([`mod@parse`], [`arguments`], [`env_file`], [`mistakes`]), `--help`
 //! ([`help`]), the man page ([`man`]), the shell completions ([`completions`]) and `docs/configuration.md`
 //! ([`mod@reference`]) are all made from it. Parsing returns [`Settings`], the values as typed;
 //! [`crate::app::config::Config`] holds the validated values.
@@ -14,6 +14,7 @@ pub mod help;
 mod list;
 mod lookalikes;
 pub mod man;
+mod mistakes;
 mod own_options;
 mod parse;
 pub mod reference;

@@ -6,9 +6,10 @@ use super::arguments::{command_named, next_argument};
 use super::commands::{COMMANDS, CONTROL};
 use super::flag::Flag;
 use super::list::FLAGS;
+use super::mistakes::{command_and_word, is_url, one_dash, suggestion, too_many, unknown_flag};
 use super::own_options::OwnOptions;
 use super::settings::Settings;
-use super::{completions, env_file, help, lookalikes, man};
+use super::{completions, env_file, help, man};
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq)]
@@ -25,6 +26,8 @@ pub enum Invocation {
     Check(Box<Settings>, bool),
     /// Look at the public URL as clients do.
     Doctor(Box<Settings>, String, OwnOptions),
+    /// Translate the settings of sigbit/mcp-auth-proxy: those of a file, and those of a command line.
+    Migrate(Option<String>, Vec<String>),
     /// Print the JSON Schema of the servers file.
     ServersSchema,
     /// Have the running proxy do something: the words and the options of the command.
@@ -100,11 +103,26 @@ pub fn parse(
         typed.push((flag, text(value, &name)?));
     }
 
-    let settings = apply(&typed, &env_file::behind(&typed, &env, &file)?, &file)?;
-    if words.first().is_some_and(|word| word == "check") {
-        return check(settings, words.split_off(1), command, own.has("strict"));
+    let settings = || apply(&typed, &env_file::behind(&typed, &env, &file)?, &file);
+    match words.first().map(String::as_str) {
+        // The environment may be that of the other program.
+        Some("migrate") => migrate(&words[1..], command.unwrap_or_default()),
+        Some("check") => check(settings()?, words.split_off(1), command, own.has("strict")),
+        _ => dispatch(settings()?, words, command, own),
     }
-    dispatch(settings, words, command, own)
+}
+
+/// The command `migrate`: perhaps a file, perhaps a command line behind `--`.
+fn migrate(words: &[String], command: Vec<OsString>) -> Result<Invocation, String> {
+    let arguments =
+        command.into_iter().map(|word| word.into_string().map_err(|_| "migrate: an argument is not valid UTF-8"));
+    let arguments: Vec<String> = arguments.collect::<Result<_, _>>()?;
+    match words {
+        [] if arguments.is_empty() => Err("migrate reads a file with the variables of sigbit/mcp-auth-proxy, or its command line behind --: mcp-auth-proxy migrate old.env".into()),
+        [] => Ok(Invocation::Migrate(None, arguments)),
+        [file] => Ok(Invocation::Migrate(Some(file.clone()), arguments)),
+        [_, extra, ..] => Err(format!("migrate takes one file, but '{extra}' follows it; a command line stands behind --")),
+    }
 }
 
 /// The command `check`, which takes what serving takes.
@@ -151,12 +169,7 @@ fn dispatch(
     match command.as_deref() {
         None => {}
         Some([]) => return Err("the command of an MCP server is expected behind --, such as: -- npx -y server".into()),
-        Some(_) if !words.is_empty() => {
-            return Err(format!(
-                "either an upstream URL or a command behind -- is expected, but there is '{}' too",
-                words[0]
-            ));
-        }
+        Some(_) if !words.is_empty() => return Err(command_and_word(&words[0])),
         // A single word after `--` may be the upstream URL instead of a command.
         Some([url]) if url.to_str().is_some_and(is_url) => words.push(url.to_string_lossy().into_owned()),
         Some(command) => {
@@ -202,20 +215,6 @@ fn dispatch(
     }
 }
 
-/// The error for `extra`, which stands behind `word`.
-fn too_many(word: &str, extra: &str) -> String {
-    match word {
-        _ if is_url(word) && is_url(extra) => format!("one upstream URL is expected, but there are two: {word} and {extra}"),
-        "hash-password" => "hash-password takes no password on the command line, which others can see and the shell keeps: it asks for it, or reads it from standard input".into(),
-        "demo" | "healthcheck" | "man" | "help" => {
-            format!("{word} takes options only, but '{extra}' follows it; see: mcp-auth-proxy {word} --help")
-        }
-        _ => format!(
-            "one upstream URL is expected, but '{extra}' follows '{word}'; write -- before the command of a stdio server, as in: mcp-auth-proxy -- {word} {extra}"
-        ),
-    }
-}
-
 /// True if `word`, the first argument that is not a flag, seems to be the program of a stdio server, and the user left
 /// out the `--` before it.
 fn begins_command(word: &str, has_rest: bool) -> bool {
@@ -226,10 +225,6 @@ fn begins_command(word: &str, has_rest: bool) -> bool {
     let is_path = ["/", "./", "../"].iter().any(|start| word.starts_with(start));
     let is_name = !word.contains(['/', '.']) && suggestion(word, COMMANDS.iter().map(|c| c.name)).is_none();
     is_path || has_rest || is_name
-}
-
-fn is_url(text: &str) -> bool {
-    text.starts_with("unix:") || text.contains("://")
 }
 
 /// The value of `flag` from its environment variable, or from the file that its `_FILE` variable names, preceded by the
@@ -277,32 +272,6 @@ fn separate_value(parser: &mut lexopt::Parser, name: &str, flag: &Flag) -> Resul
         }
         None => Ok(value),
     }
-}
-
-/// The name of a long option of this program that was written with one dash.
-fn one_dash(arg: &str) -> Option<&str> {
-    let name = arg.strip_prefix('-').filter(|rest| rest.len() > 2 && !rest.starts_with('-'))?.split('=').next()?;
-    FLAGS.iter().find(|f| f.long == Some(name)).map(|_| name)
-}
-
-fn unknown_flag(name: &str) -> String {
-    if let Some(advice) = lookalikes::advice_for_flag(name) {
-        return format!("unknown flag {name}: {advice}; --help lists them all");
-    }
-    let known = FLAGS.iter().filter_map(|f| f.long).chain(["help", "version"]);
-    let hint = suggestion(name.trim_start_matches('-'), known.map(|l| l as &str))
-        .map(|h| h.replace('\'', "").replace("did you mean ", "did you mean --"))
-        .unwrap_or_default();
-    format!("unknown flag {name}{}; --help lists them all", hint.trim_end_matches('?'))
-}
-
-/// `; did you mean 'x'?` for the nearest known word, if one is near.
-fn suggestion<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
-    known
-        .map(|k| (strsim::jaro_winkler(word, k), k))
-        .filter(|(score, _)| *score > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, k)| format!("; did you mean '{k}'?"))
 }
 
 #[cfg(test)]
