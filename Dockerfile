@@ -1,21 +1,24 @@
-# syntax=docker/dockerfile:1
 # Two images:
 #   docker build -t mcp-auth-proxy:latest .                   the static binary and nothing else, for servers at a URL
 #   docker build -t mcp-auth-proxy:full --target full .       with Node and Python, for the commands of stdio servers
 
 FROM --platform=$BUILDPLATFORM docker.io/library/rust:1.95-slim-bookworm AS build
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+ARG BUILDARCH
+ARG TARGETARCH
+# The parts in C are compiled by clang for another machine, and by gcc for this one.
 RUN apt-get update \
- && apt-get install -y --no-install-recommends ca-certificates clang git llvm musl-tools \
+ && apt-get install -y --no-install-recommends ca-certificates git \
+      $(if [ "$TARGETARCH" = "$BUILDARCH" ]; then echo musl-tools; else echo clang llvm; fi) \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /mcp-auth-proxy
 COPY . .
-ARG TARGETARCH
 # The commit, where .git is not part of what is copied.
 ARG SOURCE_COMMIT=""
-RUN git config --global --add safe.directory /mcp-auth-proxy \
+RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
+    --mount=type=cache,target=/mcp-auth-proxy/target,sharing=locked,id=target-$TARGETARCH \
+    git config --global --add safe.directory /mcp-auth-proxy \
  && case "$TARGETARCH" in amd64) arch=x86_64 ;; arm64) arch=aarch64 ;; arm) arch=armv7 ;; *) arch="$(uname -m)" ;; esac \
- && rustup target add x86_64-unknown-linux-musl aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf \
  && binary="$(scripts/build-static "$arch" | tail -n 1)" \
  && install -D -m 755 "$binary" /image/mcp-auth-proxy \
  && install -d -m 700 /image/data

@@ -3,127 +3,27 @@
 //   unshare --net --mount node public.mjs BINARY PYTHON
 import assert from "node:assert/strict";
 import { execFileSync, spawn, spawnSync } from "node:child_process";
-import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import http from "node:http";
 import https from "node:https";
-import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import tls from "node:tls";
-import { runCases, start, stopEverything } from "./harness.mjs";
-import { getToken } from "./token.mjs";
+import { runCases, start } from "./harness.mjs";
+import { URL_TOP, at, build, certificate, issued, listens, setName, stopOthers, tearDown, until } from "./small_internet.mjs";
+import { DEMO, FILESYSTEM, isReady, reaches, stopped, type, workplace } from "./typing.mjs";
 import { typescriptFlow } from "./typescript_client.mjs";
 
 const [binary, python, only = ""] = process.argv.slice(2);
-const here = import.meta.dirname;
-const world = mkdtempSync(join(tmpdir(), "mcp-auth-proxy-world-"));
-const at = (name) => join(world, name);
-const URL_TOP = "https://mcp.example.com";
-const THREE_MONTHS = 7_776_000;
-const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-
-async function until(what, holds) {
-  for (let i = 0; i < 600; i++) {
-    if (await holds()) return;
-    await sleep(50);
-  }
-  throw new Error(`it did not come to pass: ${what}`);
-}
-
-function openssl(...args) {
-  const done = spawnSync("openssl", args, { encoding: "utf8" });
-  assert.equal(done.status, 0, done.stderr);
-}
-
-// A certificate for `name`, signed by an authority that is made with it: `ca.pem`, NAME.pem, NAME.key.
-function certificate(name) {
-  const curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
-  if (!existsSync(at("ca.pem"))) {
-    openssl("req", "-x509", ...curve, "-keyout", at("ca.key"), "-out", at("ca.pem"), "-days", "30", "-subj", "/CN=world CA", "-addext", "keyUsage=critical,keyCertSign");
-  }
-  openssl("req", ...curve, "-keyout", at(`${name}.key`), "-out", at(`${name}.csr`), "-subj", `/CN=${name}`);
-  writeFileSync(at("ext"), `subjectAltName=DNS:${name}\nextendedKeyUsage=serverAuth\n`);
-  openssl("x509", "-req", "-in", at(`${name}.csr`), "-CA", at("ca.pem"), "-CAkey", at("ca.key"), "-CAcreateserial", "-days", "30", "-out", at(`${name}.pem`), "-extfile", at("ext"));
-}
-
-let authority, names;
-async function build() {
-  execFileSync("ip", ["link", "set", "lo", "up"]);
-  writeFileSync(at("resolv.conf"), "nameserver 127.0.0.1\n");
-  execFileSync("mount", ["--bind", at("resolv.conf"), "/etc/resolv.conf"]);
-  names = start("pebble-challtestsrv", ["-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-dns01", "127.0.0.1:53", "-http01", "", "-https01", "", "-tlsalpn01", ""]);
-  certificate("localhost");
-  const pebble = {
-    listenAddress: "127.0.0.1:14000", managementListenAddress: "127.0.0.1:15000", certificate: at("localhost.pem"), privateKey: at("localhost.key"),
-    httpPort: 80, tlsPort: 443, ocspResponderURL: "", externalAccountBindingRequired: false, certificateValidityPeriod: THREE_MONTHS,
-  };
-  writeFileSync(at("pebble.json"), JSON.stringify({ pebble }));
-  authority = start("pebble", ["-config", at("pebble.json"), "-dnsserver", "127.0.0.1:53"], { PEBBLE_VA_NOSLEEP: "1" });
-  trust(readFileSync(at("ca.pem"), "utf8"));
-  let roots;
-  await until("the authority answers", async () => {
-    try {
-      roots = await (await fetch("https://localhost:15000/roots/0")).text();
-    } catch {}
-    return roots;
-  });
-  writeFileSync(at("roots.pem"), roots);
-  trust(roots);
-}
-
-function trust(pem) {
-  tls.setDefaultCACertificates([...tls.getCACertificates("default"), pem]);
-}
-
-const issued = () => authority.stdout.split("Issued certificate serial").length + authority.stderr.split("Issued certificate serial").length - 2;
 
 // What stands for Let's Encrypt here. Everything else is as the user types it.
 const HERE = { TLS_DIRECTORY_URL: "https://localhost:14000/dir", ACME_CA_FILE: at("ca.pem") };
 // What the README has people export first.
 const TYPED = { ...HERE, PASSWORD: "changeme" };
 
-// A folder with a file in it, from which npx finds the servers that are installed.
-function workplace() {
-  const folder = mkdtempSync(join(here, "work-"));
-  writeFileSync(join(folder, "greeting.txt"), "hello\n");
-  return folder;
-}
-
-// Types `line` in a shell, in `folder`, with the program on the PATH.
-function type(line, folder, env = {}) {
-  mkdirSync(at("bin"), { recursive: true });
-  if (!existsSync(at("bin/mcp-auth-proxy"))) symlinkSync(binary, at("bin/mcp-auth-proxy"));
-  const node = dirname(process.execPath);
-  const PATH = `${at("bin")}:${node}:${process.env.PATH}`;
-  return start("sh", ["-c", `cd "$0" && exec ${line.replaceAll("\\\n", " ")}`, folder], { ...env, PATH });
-}
-
-async function stopped(program) {
-  assert.equal(await program.stop(), 0, program.stderr);
-}
-
-const READY = /a certificate was obtained and is in use|ready:/g;
-const isReady = (program, certificates = 0) =>
-  until("the proxy is ready", () => {
-    assert.equal(program.child.exitCode, null, program.stderr);
-    const said = program.stderr.match(READY) ?? [];
-    return said.includes("ready:") && said.length > certificates;
-  });
-
-const FILESYSTEM = (folder) => ({ echo: "read_text_file", echoArguments: { path: join(folder, "greeting.txt") } });
-const DEMO = { echo: "echo", echoArguments: { text: "hello" }, slow: "slow", slowArguments: { steps: 3 }, ask: "ask" };
-
 // An MCP server of no substance, which says what reached it.
 function upstream(port, { name } = {}) {
   const handle = (request, response) => response.end(`${request.method} ${request.url} ${request.headers["x-forwarded-user"]}`);
   const server = name ? https.createServer({ cert: readFileSync(at(`${name}.pem`)), key: readFileSync(at(`${name}.key`)) }, handle) : http.createServer(handle);
   return new Promise((resolve) => server.listen(port, "127.0.0.1", () => resolve({ stop: () => (server.close(), server.closeAllConnections()) })));
-}
-
-async function reaches(origin, password = "changeme") {
-  const token = await getToken({ origin, password });
-  const reply = await fetch(`${origin}/mcp`, { headers: { authorization: `Bearer ${token}` } });
-  assert.equal(reply.status, 200, origin);
-  return reply.text();
 }
 
 const isStatic = !/interpreter/.test(execFileSync("file", ["-L", binary], { encoding: "utf8" }));
@@ -145,13 +45,13 @@ const cases = {
     copyFileSync(join(folder, "greeting.txt"), join(notes, "greeting.txt"));
     const line = `mcp-auth-proxy --external-url ${URL_TOP} --tls-accept-tos -- npx -y @modelcontextprotocol/server-filesystem ./notes`;
     const before = performance.now();
-    const first = type(line, folder, TYPED);
+    const first = type(binary, line, folder, TYPED);
     await isReady(first, 1);
     await typescriptFlow({ url: `${URL_TOP}/mcp`, password: "changeme", tools: FILESYSTEM(notes) });
     console.log(`      from an empty directory to a signed-in client that has read a file: ${((performance.now() - before) / 1000).toFixed(1)} s`);
     await first.stop("SIGKILL");
     await until("the port is free", () => !listens(443));
-    const second = type(line, folder, TYPED);
+    const second = type(binary, line, folder, TYPED);
     await isReady(second);
     await typescriptFlow({ url: `${URL_TOP}/mcp`, password: "changeme", tools: FILESYSTEM(notes) });
     assert.equal(issued(), 1);
@@ -161,7 +61,7 @@ const cases = {
 
   "the plain port sends a browser to https": async () => {
     const folder = workplace();
-    const proxy = type(`mcp-auth-proxy -e ${URL_TOP} --tls-accept-tos http://localhost:8080`, folder, TYPED);
+    const proxy = type(binary, `mcp-auth-proxy -e ${URL_TOP} --tls-accept-tos http://localhost:8080`, folder, TYPED);
     await isReady(proxy, 1);
     const reply = await fetch("http://mcp.example.com/.auth/login?x=1", { redirect: "manual" });
     assert.deepEqual([reply.status, reply.headers.get("location")], [308, `${URL_TOP}/.auth/login?x=1`]);
@@ -174,12 +74,11 @@ const cases = {
   "doctor at public addresses: the proxy as it should be, and what is wrong with names, addresses and ports": async () => {
     const PUBLIC = "8.0.0.8";
     execFileSync("ip", ["addr", "add", `${PUBLIC}/32`, "dev", "lo"]);
-    const name = (path, body) => fetch(`http://127.0.0.1:8055/${path}`, { method: "POST", body: JSON.stringify(body) });
-    for (const host of ["mcp.example.com.", "twice.example.com."]) await name("add-a", { host, addresses: [PUBLIC] });
-    await name("add-aaaa", { host: "twice.example.com.", addresses: ["2600::1"] });
-    await name("add-a", { host: "internal.example.com.", addresses: ["10.0.0.1"] });
+    for (const host of ["mcp.example.com.", "twice.example.com."]) await setName("add-a", { host, addresses: [PUBLIC] });
+    await setName("add-aaaa", { host: "twice.example.com.", addresses: ["2600::1"] });
+    await setName("add-a", { host: "internal.example.com.", addresses: ["10.0.0.1"] });
     const folder = workplace();
-    const proxy = type(`mcp-auth-proxy -e ${URL_TOP} --tls-accept-tos http://localhost:8080`, folder, TYPED);
+    const proxy = type(binary, `mcp-auth-proxy -e ${URL_TOP} --tls-accept-tos http://localhost:8080`, folder, TYPED);
     await isReady(proxy, 1);
     const doctor = (...args) => {
       const done = spawnSync(binary, ["doctor", "--json", "--ca-file", at("roots.pem"), ...args], { encoding: "utf8" });
@@ -221,20 +120,20 @@ const cases = {
     server.close();
     server.closeAllConnections();
 
-    const elsewhere = type(`mcp-auth-proxy -e ${URL_TOP}:8443 --tls-listen :8443 --tls-accept-tos http://localhost:8080`, folder, TYPED);
+    const elsewhere = type(binary, `mcp-auth-proxy -e ${URL_TOP}:8443 --tls-listen :8443 --tls-accept-tos http://localhost:8080`, folder, TYPED);
     await isReady(elsewhere);
     const other = doctor(`${URL_TOP}:8443/mcp`, ...MACHINE);
     assert.deepEqual(Object.keys(other.found).sort(), ["certificate-private-authority", "other-port"], JSON.stringify(other.report, null, 1));
     await stopped(elsewhere);
-    for (const host of ["mcp.example.com.", "twice.example.com.", "internal.example.com."]) await name("clear-a", { host });
-    await name("clear-aaaa", { host: "twice.example.com." });
+    for (const host of ["mcp.example.com.", "twice.example.com.", "internal.example.com."]) await setName("clear-a", { host });
+    await setName("clear-aaaa", { host: "twice.example.com." });
     execFileSync("ip", ["addr", "del", `${PUBLIC}/32`, "dev", "lo"]);
     rmSync(folder, { recursive: true });
   },
 
   "scanners find nothing": async () => {
     const folder = workplace();
-    const proxy = type(`mcp-auth-proxy -e ${URL_TOP} --tls-accept-tos http://localhost:8080`, folder, TYPED);
+    const proxy = type(binary, `mcp-auth-proxy -e ${URL_TOP} --tls-accept-tos http://localhost:8080`, folder, TYPED);
     await isReady(proxy, 1);
     const sslyze = spawnSync(join(dirname(python), "sslyze"), ["--mozilla_config", "intermediate", "--certinfo_ca_file", at("roots.pem"), "mcp.example.com"], { encoding: "utf8" });
     assert.match(sslyze.stdout, /mcp\.example\.com:443: OK - Compliant/, sslyze.stdout.slice(-2000) + sslyze.stderr);
@@ -296,7 +195,7 @@ const cases = {
   "an environment as sigbit's quick start has it, over http": async () => {
     const server = await upstream(8080);
     const env = { EXTERNAL_URL: "http://localhost", PROXY_URL: "http://localhost:8080", PASSWORD: "changeme", DATA_PATH: at("sigbit-http") };
-    const proxy = type("mcp-auth-proxy", world, env);
+    const proxy = type(binary, "mcp-auth-proxy", at(""), env);
     await isReady(proxy);
     assert.equal(await reaches("http://localhost"), "GET /mcp password");
     await stopped(proxy);
@@ -306,7 +205,7 @@ const cases = {
   "an environment as sigbit's automatic TLS has it": async () => {
     const server = await upstream(8080);
     const env = { ...HERE, EXTERNAL_URL: URL_TOP, PROXY_URL: "http://localhost:8080", TLS_HOST: "mcp.example.com", TLS_ACCEPT_TOS: "true", PASSWORD: "changeme", DATA_PATH: at("sigbit-tls") };
-    const proxy = type("mcp-auth-proxy", world, env);
+    const proxy = type(binary, "mcp-auth-proxy", at(""), env);
     await isReady(proxy, 1);
     assert.equal(await reaches(URL_TOP), "GET /mcp password");
     await stopped(proxy);
@@ -325,7 +224,7 @@ const cases = {
       --github-client-secret "your-github-client-secret" \\
       --github-allowed-users "username1,username2" \\
       --password "changeme"`;
-    const proxy = type(line, world, { DATA_PATH: at("sigbit-all"), LISTEN: ":8081" });
+    const proxy = type(binary, line, at(""), { DATA_PATH: at("sigbit-all"), LISTEN: ":8081" });
     await isReady(proxy);
     assert.equal(await reaches("http://localhost:8081"), "GET /mcp password");
     const page = await (await fetch("http://localhost:8081/.auth/login")).text();
@@ -338,12 +237,12 @@ const cases = {
     const server = await upstream(8000);
     const folder = workplace();
     // Docker: the command behind the image's name, without dashes before it.
-    const docker = type("mcp-auth-proxy npx -y @modelcontextprotocol/server-filesystem ./", folder, { ...HERE, EXTERNAL_URL: URL_TOP, TLS_ACCEPT_TOS: "1", PASSWORD: "your-secure-password", DATA_PATH: at("sigbit-docker") });
+    const docker = type(binary, "mcp-auth-proxy npx -y @modelcontextprotocol/server-filesystem ./", folder, { ...HERE, EXTERNAL_URL: URL_TOP, TLS_ACCEPT_TOS: "1", PASSWORD: "your-secure-password", DATA_PATH: at("sigbit-docker") });
     await isReady(docker, 1);
     await typescriptFlow({ url: `${URL_TOP}/mcp`, password: "your-secure-password", tools: FILESYSTEM(folder) });
     await stopped(docker);
     // Kubernetes: beside the server, with TLS in front.
-    const sidecar = type(`mcp-auth-proxy --external-url=${URL_TOP} --no-auto-tls "http://localhost:8000"`, folder, { PASSWORD: "changeme", DATA_PATH: at("sigbit-pod") });
+    const sidecar = type(binary, `mcp-auth-proxy --external-url=${URL_TOP} --no-auto-tls "http://localhost:8000"`, folder, { PASSWORD: "changeme", DATA_PATH: at("sigbit-pod") });
     await isReady(sidecar);
     const reply = await fetch("http://localhost/.well-known/oauth-authorization-server");
     assert.equal((await reply.json()).issuer, URL_TOP);
@@ -361,7 +260,7 @@ const cases = {
       OIDC_CONFIGURATION_URL: "https://your-oidc-provider/.well-known/openid_configuration", OIDC_CLIENT_ID: "your-oidc-client-id", OIDC_CLIENT_SECRET: "your-oidc-client-secret", OIDC_ALLOWED_USERS: "specific@user.com", OIDC_ALLOWED_USERS_GLOB: "*@example.com",
       TRUSTED_PROXIES: "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16", LISTEN: ":80", TLS_LISTEN: ":443", MODE: "production", REPOSITORY_BACKEND: "local", HTTP_STREAMING_ONLY: "false", NO_PROVIDER_AUTO_SELECT: "false",
     };
-    const proxy = type("mcp-auth-proxy npx -y @modelcontextprotocol/server-filesystem ./", folder, env);
+    const proxy = type(binary, "mcp-auth-proxy npx -y @modelcontextprotocol/server-filesystem ./", folder, env);
     await isReady(proxy, 1);
     const page = await (await fetch(`${URL_TOP}/.auth/login`)).text();
     for (const part of ["Google", "GitHub", "OIDC", "password"]) assert.match(page, new RegExp(part));
@@ -371,17 +270,12 @@ const cases = {
   },
 };
 
-function listens(port) {
-  const found = spawnSync("ss", ["-ltnH", `sport = :${port}`], { encoding: "utf8" });
-  return found.stdout.trim() !== "";
-}
-
 await build();
 await runCases(Object.fromEntries(Object.entries(cases).filter(([name]) => name.includes(only))), {
   // What a failed case leaves behind would hold the ports.
   afterFailure: async () => {
-    stopEverything({ but: [authority.child, names.child] });
+    stopOthers();
     await until("the port is free", () => !listens(443));
   },
-  atEnd: () => rmSync(world, { recursive: true, force: true }),
+  atEnd: tearDown,
 });
