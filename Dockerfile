@@ -8,8 +8,8 @@ ARG BUILDARCH
 ARG TARGETARCH
 # The parts in C are compiled by clang for another machine, and by gcc for this one.
 RUN apt-get update \
- && apt-get install -y --no-install-recommends ca-certificates git \
-      $(if [ "$TARGETARCH" = "$BUILDARCH" ]; then echo musl-tools; else echo clang llvm; fi) \
+ && apt-get install -y --no-install-recommends ca-certificates git musl-tools \
+ && if [ "$TARGETARCH" != "$BUILDARCH" ]; then apt-get install -y --no-install-recommends clang llvm; fi \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /mcp-auth-proxy
 COPY . .

@@ -114,7 +114,7 @@ export async function runCases(cases, { afterFailure = () => {}, atEnd = () => {
     }
   }
   stopEverything();
-  atEnd();
+  await atEnd();
   if (everyLog.length > 0) {
     cases = { ...cases, "no secret is in any log of the run": noSecretIsInAnyLog };
     try {

@@ -38,7 +38,7 @@ stop_engine() {
   kill "$pid" 2>/dev/null || return 0
   for _ in $(seq 300); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
 }
-trap 'stop_engine; rm -rf "$work"' EXIT
+trap 'stop_engine; umount "$work"/exec/netns/* 2>/dev/null; rm -rf "$work"' EXIT
 wait_for_engine() { for _ in $(seq 300); do docker version >/dev/null 2>&1 && return; sleep 0.1; done; unable "dockerd does not answer: $(tail -n 3 "$work/dockerd.log")"; }
 
 # To build, it uses the network of this machine as it is, and changes nothing of it.
@@ -81,7 +81,8 @@ node_base() { # folder
 }
 
 paths='ENV PATH=/usr/local/cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
-for image in $(sed -n 's/^FROM .*\(docker\.io\/library\/[^ ]*\).*/\1/p' Dockerfile); do
+mapfile -t bases < <(sed -n 's/^FROM .*\(docker\.io\/library\/[^ ]*\).*/\1/p' Dockerfile)
+for image in "${bases[@]}"; do
   docker image inspect "$image" >/dev/null 2>&1 && continue
   [ -n "${NO_PULL:-}" ] || timeout 60 docker pull -q "$image" >/dev/null 2>&1 && continue
   say "$image can't be pulled, so it is made of Debian's packages"
