@@ -33,7 +33,7 @@ export class Browser {
 
   // Opens an authorization request, signs in by password, at a provider, or consents, and returns the URL that the client
   // is sent back to.
-  async authorize(url, { password, provider, login, decision = "allow" }) {
+  async authorize(url, { username, password, provider, login, decision = "allow" }) {
     const page = await this.fetch(url);
     if (page.status === 303) return page.headers.get("location");
     const html = await page.text();
@@ -45,7 +45,7 @@ export class Browser {
       return this.#through(hop.headers.get("refresh").replace(/^0;url=/, ""), login);
     }
     const action = /<form[^>]* action="([^"]+)"/.exec(html)[1];
-    const form = { request, decision, ...(html.includes('type="password"') ? { password } : {}) };
+    const form = { request, decision, ...(html.includes('type="password"') ? { password, ...(username ? { username } : {}) } : {}) };
     const reply = await this.fetch(new URL(action, url), { method: "POST", form });
     if (reply.status !== 303) throw new Error(`${action} answered ${reply.status}`);
     return reply.headers.get("location");

@@ -119,7 +119,12 @@ const cases = {
     assert.ok(calls.includes("POST /mcp"));
     server.close();
     server.closeAllConnections();
+    await setName("clear-a", { host: "twice.example.com." });
+    await setName("set-default-ipv4", { ip: "" });
+    const six = doctor("http://twice.example.com/mcp");
+    assert.deepEqual([six.found["ipv6-only"], six.found["no-connection"]?.length], [["claude", "chatgpt"], 13], JSON.stringify(six.report, null, 1));
 
+    await setName("set-default-ipv4", { ip: "127.0.0.1" });
     const elsewhere = type(binary, `mcp-auth-proxy -e ${URL_TOP}:8443 --tls-listen :8443 --tls-accept-tos http://localhost:8080`, folder, TYPED);
     await isReady(elsewhere);
     const other = doctor(`${URL_TOP}:8443/mcp`, ...MACHINE);

@@ -5,7 +5,7 @@ import { Browser } from "./browser.mjs";
 
 const REDIRECT = "http://127.0.0.1:53684/callback";
 
-export async function getToken({ origin, password, resource }) {
+export async function getToken({ origin, username, password, resource }) {
   const register = await fetch(`${origin}/.idp/register`, {
     method: "POST",
     headers: { "content-type": "application/json" },
@@ -16,7 +16,7 @@ export async function getToken({ origin, password, resource }) {
   const url = new URL(`${origin}/.idp/auth`);
   const challenge = createHash("sha256").update(verifier).digest("base64url");
   url.search = new URLSearchParams({ response_type: "code", client_id, redirect_uri: REDIRECT, code_challenge: challenge, code_challenge_method: "S256", ...(resource ? { resource } : {}) });
-  const back = new URL(await new Browser().authorize(url, { password }));
+  const back = new URL(await new Browser().authorize(url, { username, password }));
   const body = new URLSearchParams({ grant_type: "authorization_code", code: back.searchParams.get("code"), client_id, redirect_uri: REDIRECT, code_verifier: verifier });
   const { access_token } = await (await fetch(`${origin}/.idp/token`, { method: "POST", body })).json();
   return access_token;

@@ -67,8 +67,8 @@ class Provider {
   }
 }
 
-export async function typescriptFlow({ url, sse, password, identity, tools, onSecrets, clientMetadataUrl }) {
-  const provider = new Provider(identity ?? { password }, clientMetadataUrl);
+export async function typescriptFlow({ url, sse, username, password, identity, tools, onSecrets, clientMetadataUrl }) {
+  const provider = new Provider(identity ?? { username, password }, clientMetadataUrl);
   const transport = () => {
     const options = { authProvider: provider };
     return sse ? new SSEClientTransport(new URL(url), options) : new StreamableHTTPClientTransport(new URL(url), options);

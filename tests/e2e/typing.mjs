@@ -40,8 +40,8 @@ export const FILESYSTEM = (folder) => ({ echo: "read_text_file", echoArguments: 
 export const DEMO = { echo: "echo", echoArguments: { text: "hello" }, slow: "slow", slowArguments: { steps: 3 }, ask: "ask" };
 
 // Signs in at `origin` and asks the server behind; its answer.
-export async function reaches(origin, password = "changeme") {
-  const token = await getToken({ origin, password });
+export async function reaches(origin, password = "changeme", username = undefined) {
+  const token = await getToken({ origin, username, password });
   const reply = await fetch(`${origin}/mcp`, { headers: { authorization: `Bearer ${token}` } });
   assert.equal(reply.status, 200, origin);
   return reply.text();

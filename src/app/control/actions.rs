@@ -257,7 +257,7 @@ impl Control {
 
     /// Does a grant fit the conditions?
     fn fits(&self, which: &Which, grant: &Grant) -> bool {
-        let is_user = |wanted: &String| grant.user.id.as_str() == wanted || grant.user.email.as_ref() == Some(wanted);
+        let is_user = |wanted: &String| is_meant(&grant.user.id, grant.user.email.as_ref(), wanted);
         (which.grants.is_empty() || which.grants.iter().any(|id| id == grant.id.as_str()))
             && which.user.as_ref().is_none_or(is_user)
             && which.client_id.as_ref().is_none_or(|id| id == grant.client.as_str())
@@ -328,11 +328,11 @@ impl Control {
         Ok(users.iter().map(show).collect())
     }
 
-    /// The users with this id, or this e-mail address.
+    /// The users that are meant by this text.
     fn users_named(&self, user: &str) -> Result<Vec<UserId>, String> {
         let mut ids: Vec<UserId> = Vec::new();
         let mut note = |id: &UserId, email: Option<&String>| {
-            if (id.as_str() == user || email.is_some_and(|email| email == user)) && !ids.contains(id) {
+            if is_meant(id, email, user) && !ids.contains(id) {
                 ids.push(id.clone());
             }
         };
@@ -436,4 +436,11 @@ fn checked(new: &NewClient) -> Result<(Preregistration, AuthMethod), String> {
         token_lifetime: new.token_lifetime,
     };
     Ok((of, auth_method))
+}
+
+/// Does `wanted` mean this user: by id, by e-mail address, or by the name in the htpasswd file?
+fn is_meant(id: &UserId, email: Option<&String>, wanted: &str) -> bool {
+    id.as_str() == wanted
+        || email.is_some_and(|email| email == wanted)
+        || id.as_str().strip_prefix("htpasswd:").is_some_and(|name| name == wanted)
 }

@@ -6,7 +6,8 @@ use http::{Method, StatusCode};
 use super::clients::KnownClient;
 use super::examination::Examination;
 use super::findings::{
-    AUTHORIZATION_REFUSED, DOCUMENT_REFUSED, LOOPBACK_PORT, PKCE_NOT_REQUIRED, REDIRECT_NOT_CHECKED,
+    AUTHORIZATION_REFUSED, DOCUMENT_NOT_FETCHED, DOCUMENT_REFUSED, LOOPBACK_PORT, PKCE_NOT_REQUIRED,
+    REDIRECT_NOT_CHECKED,
 };
 use super::in_between::described;
 use super::link::Link;
@@ -87,6 +88,11 @@ fn with_document(exam: &mut Examination, metadata: &ServerMetadata, client: &'st
             return;
         }
         Ok(Outcome::Returned(error)) => format!("{document}: back to the client with error={error}"),
+        Ok(Outcome::Refused(reply)) if reply.status.is_server_error() => {
+            let seen = format!("{document}: {}", described(&reply));
+            exam.report.found_for(STEP, &DOCUMENT_NOT_FETCHED, seen, &[client]);
+            return;
+        }
         Ok(Outcome::Refused(reply)) => format!("{document}: {}", described(&reply)),
         Err(why) => format!("{document}: {why}"),
     };

@@ -50,8 +50,6 @@ pub(super) struct Habits {
     pub(super) needs_quotes: bool,
     /// It does not try the well-known locations if there is no challenge.
     pub(super) needs_challenge: bool,
-    /// It asks for the resource metadata at the root as well, and gives up if they are not there.
-    pub(super) needs_root_metadata: bool,
     /// It refuses a `resource` that is not its URL, letter by letter.
     pub(super) compares_resource_exactly: bool,
     /// It compares `issuer` with the URL that it asked.
@@ -70,7 +68,6 @@ const NONE: Habits = Habits {
     reads_get_as_metadata: false,
     needs_quotes: false,
     needs_challenge: false,
-    needs_root_metadata: false,
     compares_resource_exactly: false,
     compares_issuer: false,
     needs_pkce_in_metadata: false,
@@ -90,7 +87,7 @@ const RUST: Habits =
 pub(super) static CLIENTS: &[KnownClient] = &[
     KnownClient {
         name: "claude",
-        title: "Claude (web, desktop, mobile)",
+        title: "Claude (web, desktop and mobile)",
         place: Place::Cloud,
         agents: &["python-httpx/0.28.1", "Claude-User"],
         registers: &["https://claude.ai/api/mcp/auth_callback"],
@@ -132,12 +129,7 @@ pub(super) static CLIENTS: &[KnownClient] = &[
         extra: &[],
         brings_document: true,
         document: None,
-        habits: Habits {
-            needs_challenge: true,
-            needs_root_metadata: true,
-            needs_refresh_in_registration: true,
-            ..NONE
-        },
+        habits: Habits { needs_challenge: true, needs_refresh_in_registration: true, ..NONE },
     },
     KnownClient {
         name: "cursor",
@@ -215,7 +207,7 @@ pub(super) static CLIENTS: &[KnownClient] = &[
     },
     KnownClient {
         name: "inspector",
-        title: "MCP Inspector, in the browser",
+        title: "MCP Inspector (in the browser)",
         place: Place::Browser,
         agents: &[],
         registers: &["http://localhost:6274/oauth/callback"],
@@ -290,7 +282,7 @@ impl KnownClient {
     /// What it sends to the registration endpoint.
     pub(super) fn registration(&self) -> Value {
         let mut body = json!({
-            "client_name": self.title,
+            "client_name": format!("{}, looked at by doctor", self.title),
             "redirect_uris": self.registers,
             "grant_types": ["authorization_code", "refresh_token"],
             "response_types": ["code"],

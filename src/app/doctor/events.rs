@@ -24,16 +24,8 @@ const LEAST_GAP: Duration = Duration::from_millis(echo::PAUSE.as_millis() as u64
 /// How long the head of a stream may take. The stream itself may be silent.
 const HEAD_PATIENCE: Duration = Duration::from_secs(3);
 
-/// Looks at what is in between.
-pub(super) fn look(exam: &mut Examination) {
-    let url = exam.url.clone();
-    ask_echo(exam, &url);
-    if let Some(token) = exam.token.clone() {
-        with_token(exam, &url, &token);
-    }
-}
-
-fn ask_echo(exam: &mut Examination, url: &Link) {
+/// Looks at what is in between, if the server is this program.
+pub(super) fn ask_echo(exam: &mut Examination, url: &Link) {
     let place = url.at(echo::PATH);
     let fields = vec![("accept", "text/event-stream".into()), (AUTHORIZATION.as_str(), "Bearer doctor.made.up".into())];
     let ask = Ask { method: Method::GET, link: &place, fields, body: Vec::new() };
@@ -60,7 +52,7 @@ fn ask_echo(exam: &mut Examination, url: &Link) {
                 format!("{place} saw no Authorization, although one was sent"),
             );
         }
-        _ => exam.report.good(STEP, "Authorization arrives"),
+        _ => exam.report.good(STEP, "the server is mcp-auth-proxy, and Authorization arrives there"),
     }
     match gap < LEAST_GAP {
         true => {
@@ -80,7 +72,9 @@ fn tell_compression(exam: &mut Examination, reply: &Reply) {
 }
 
 /// Begins a session with the user's token, opens its stream, and ends it.
-fn with_token(exam: &mut Examination, url: &Link, token: &str) {
+pub(super) fn with_token(exam: &mut Examination) {
+    let Some(token) = exam.token.clone() else { return };
+    let url = &exam.url.clone();
     let authorization = format!("Bearer {token}");
     let ask = first_request(url).with(AUTHORIZATION.as_str(), authorization.as_str());
     let reply = match exam.prober.send(&ask) {

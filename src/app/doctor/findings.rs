@@ -46,6 +46,7 @@ impl Finding {
             &AUTHORIZATION_REFUSED,
             &LOOPBACK_PORT,
             &DOCUMENT_REFUSED,
+            &DOCUMENT_NOT_FETCHED,
         ];
         told.into_iter().any(|finding| std::ptr::eq(finding, self))
     }
@@ -118,6 +119,9 @@ findings! {
     UNKNOWN_NAME: "unknown-name", Failure, all,
         "The name leads nowhere.",
         "Add an A record for it (and AAAA if the machine has IPv6), or correct the URL.";
+    THIS_MACHINE: "this-machine", Note, nobody,
+        "Clients that run at their vendor can't reach a URL of this machine, so they are left out.",
+        "To look for them too, name them with --client.";
     NOT_PUBLIC: "not-public", Note, cloud,
         "Clients that run at their vendor can't reach an address of a private network or of this machine.",
         "Use a public name and address, or a tunnel; clients on the same network work without.";
@@ -235,9 +239,9 @@ findings! {
     NO_RESOURCE_METADATA: "no-resource-metadata", Failure, |client| client.habits.needs_challenge,
         "Clients don't find out who gives tokens.",
         "Serve the document of RFC 9728 at /.well-known/oauth-protected-resource with the path behind it, without a token.";
-    ROOT_METADATA_MISSING: "root-metadata-missing", Warning, |client| client.habits.needs_root_metadata,
-        "This client also asks at the root.",
-        "Serve the document at /.well-known/oauth-protected-resource as well.";
+    ROOT_METADATA_MISSING: "root-metadata-missing", Note, nobody,
+        "ChatGPT was seen to ask at the root as well.",
+        "With one server, serve the document at /.well-known/oauth-protected-resource as well; with several, only each server's own can be right.";
     WELL_KNOWN_PAGE: "well-known-page", Warning, |client| client.habits.stops_at_pages,
         "Where there is no document, clients expect 404; at a page or an error of the server some give up.",
         "Answer unknown paths below /.well-known/ with 404.";
@@ -245,8 +249,8 @@ findings! {
         "Where the document should be there is something else, often the page of a web application or of a sign-in.",
         "Let /.well-known/ reach the MCP server, without a sign-in.";
     METADATA_ELSEWHERE: "metadata-elsewhere", Failure, all,
-        "The challenge names a URL of another scheme or host, so the server does not know its public URL.",
-        "Set it (with mcp-auth-proxy: --external-url, EXTERNAL_URL), or have the proxy in front pass on Host and X-Forwarded-Proto.";
+        "The challenge names a URL of another scheme or host: the server does not know its public URL, or this is not it.",
+        "Set it (mcp-auth-proxy: --external-url, EXTERNAL_URL), or give clients the URL of that host. Where a proxy in front changes Host or the scheme, have it pass them on.";
     RESOURCE_DIFFERS: "resource-differs", Failure, all,
         "Clients refuse metadata of another resource than the URL that they were given (RFC 9728 section 3.3).",
         "Set the public URL of the server, or give clients the URL that stands in the document.";
@@ -279,19 +283,19 @@ findings! {
         "Offer refresh_token in grant_types_supported.";
     NO_REGISTRATION: "no-registration", Failure, all,
         "Clients can't introduce themselves: there is neither registration (RFC 7591) nor support for client ID metadata documents.",
-        "Offer one of them, or have people type a client id that was made for them, where their client lets them.";
+        "Offer one of them (mcp-auth-proxy: take --registration off, REGISTRATION, or --no-cimd, NO_CIMD, away), or make a client id (clients add) for people to type, where their client lets them.";
     DOCUMENTS_ONLY: "documents-only", Warning, |client| !client.brings_document,
         "Clients without a metadata document of their own can't introduce themselves.",
-        "Offer registration (RFC 7591) as well.";
+        "Offer registration (RFC 7591) as well (mcp-auth-proxy: --registration open, REGISTRATION).";
     DOCUMENTS_WITHOUT_PUBLIC_CLIENTS: "documents-without-public-clients", Warning, nobody,
         "Clients with a metadata document have no secret, and some use it only where \"none\" is offered.",
         "Add \"none\" to token_endpoint_auth_methods_supported.";
     REGISTRATION_CLOSED: "registration-closed", Failure, nobody,
         "Registration asks for a token or is refused for everybody, although the metadata offer it.",
-        "Open it, or take registration_endpoint out of the metadata.";
+        "Open it, or take registration_endpoint out of the metadata (mcp-auth-proxy: --registration, REGISTRATION).";
     REGISTRATION_REFUSED: "registration-refused", Failure, nobody,
         "The registration that this client sends is refused.",
-        "Accept it: several redirect URIs at once, loopback URIs and those of apps, and fields that are not known.";
+        "Accept it: several redirect URIs at once, loopback URIs and those of apps, and fields that are not known (mcp-auth-proxy: --registration-redirect-uris).";
     REGISTRATION_LIMITED: "registration-limited", Note, nobody,
         "There were too many registrations for now, so the rest was not looked at.",
         "Try again later, or with --client for one client.";
@@ -308,8 +312,11 @@ findings! {
         "This client registers a loopback URI and then listens on any free port.",
         "Let the port of loopback redirect URIs differ (RFC 8252 section 7.3).";
     DOCUMENT_REFUSED: "document-refused", Failure, nobody,
-        "The metadata offer metadata documents, but that of this client is refused.",
-        "Let the authorization server fetch https URLs, and accept the document (see its log).";
+        "The server offers metadata documents, but refuses that of this client.",
+        "Accept it, or stop offering documents: then clients register (mcp-auth-proxy: --cimd-allowed-domains, --no-cimd).";
+    DOCUMENT_NOT_FETCHED: "document-not-fetched", Failure, nobody,
+        "The server could not fetch this client's metadata document, so the client can't introduce itself.",
+        "Let the server reach https on the internet (its firewall, DNS, HTTPS_PROXY), or stop offering documents: then clients register (mcp-auth-proxy: --no-cimd).";
     REDIRECT_NOT_CHECKED: "redirect-not-checked", Failure, nobody,
         "A redirect URI that was not registered is accepted: codes can be sent to an attacker.",
         "Compare redirect URIs exactly (RFC 9700 section 2.1).";

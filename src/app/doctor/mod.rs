@@ -28,6 +28,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use http::StatusCode;
+
 use crate::clock::Clock;
 use crate::flags::{OwnOptions, Settings};
 use clients::{CLIENTS, KnownClient};
@@ -52,7 +54,7 @@ pub fn run(settings: &Settings, url: &str, options: &OwnOptions) -> Result<u8, S
     let ca_file = settings.ca_file.as_ref().map(PathBuf::from);
     crate::net::tls::verifier("--ca-file (CA_FILE)", ca_file.as_deref())?;
     let mut exam = Examination {
-        report: Report::new(link.to_string(), clients),
+        report: Report::new(link.to_string(), clients, options.has("client")),
         url: link,
         prober: Prober::default(),
         ca_file,
@@ -72,11 +74,14 @@ pub fn run(settings: &Settings, url: &str, options: &OwnOptions) -> Result<u8, S
 fn look(exam: &mut Examination) {
     let url = exam.url.clone();
     if !network::reach(exam, &url, true) {
-        return;
+        return exam.report.stop("there is no connection");
     }
-    let Some(challenge) = challenge::look(exam) else { return };
+    events::ask_echo(exam, &url);
+    let Some(challenge) = challenge::look(exam) else {
+        return exam.report.stop("without a challenge, no client goes on");
+    };
     tell_clock(exam, &challenge.reply);
-    events::look(exam);
+    events::with_token(exam);
     if let Some(issuer) = resource::look(exam, &challenge)
         && let Some(metadata) = server::look(exam, &issuer)
     {
@@ -86,6 +91,9 @@ fn look(exam: &mut Examination) {
         cors::look(exam, Some(&metadata));
         registration::take_back(exam, registered);
     } else {
+        if challenge.reply.status == StatusCode::UNAUTHORIZED {
+            exam.report.stop("without these documents, no client goes on");
+        }
         cors::look(exam, None);
     }
     tell_times(exam);

@@ -6,7 +6,8 @@ use std::time::Instant;
 use super::certificate;
 use super::examination::Examination;
 use super::findings::{
-    IPV6_ONLY, NO_CONNECTION, NOT_HTTPS, NOT_PUBLIC, OTHER_PORT, PRIVATE_ADDRESS, SOME_ADDRESSES_FAIL, UNKNOWN_NAME,
+    IPV6_ONLY, NO_CONNECTION, NOT_HTTPS, NOT_PUBLIC, OTHER_PORT, PRIVATE_ADDRESS, SOME_ADDRESSES_FAIL, THIS_MACHINE,
+    UNKNOWN_NAME,
 };
 use super::link::Link;
 use super::probe::CONNECT_PATIENCE;
@@ -79,10 +80,12 @@ fn addresses(exam: &mut Examination, link: &Link, is_first: bool) -> Option<Vec<
     }
     if is_first {
         let private: Vec<SocketAddr> = addresses.iter().copied().filter(|a| !is_public(a.ip())).collect();
-        if !private.is_empty() {
+        if link.is_loopback() {
+            exam.report.leave_out_vendors(&THIS_MACHINE, format!("{host} is this machine"));
+        } else if !private.is_empty() {
             exam.report.found("address", &NOT_PUBLIC, format!("{host} leads to {}", listed(&private)));
         }
-        if addresses.iter().all(|address| address.ip().to_canonical().is_ipv6()) {
+        if !link.is_loopback() && addresses.iter().all(|address| address.ip().to_canonical().is_ipv6()) {
             exam.report.found(
                 "address",
                 &IPV6_ONLY,

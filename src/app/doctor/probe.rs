@@ -184,7 +184,7 @@ impl Prober {
         let Incoming { status, fields, body } = client.exchange(outgoing).map_err(|e| e.to_string())?;
         let took = begun.elapsed();
         if self.slowest.as_ref().is_none_or(|(_, slowest)| took > *slowest) {
-            self.slowest = Some((format!("{} {}", ask.method, ask.link), took));
+            self.slowest = Some((format!("{} {}{}", ask.method, ask.link.origin(), ask.link.path()), took));
         }
         Ok((Reply { status, fields, body: Vec::new() }, body))
     }

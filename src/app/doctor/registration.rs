@@ -31,7 +31,9 @@ pub(super) fn look(exam: &mut Examination, metadata: &ServerMetadata) -> Vec<Reg
     let Some(place) = metadata.registration.as_ref().filter(|_| exam.may_register) else { return Vec::new() };
     let mut registered = Vec::new();
     let clients = exam.report.clients();
-    for client in &clients {
+    // Whoever has a document does not register where documents are taken.
+    let registers = |client: &&&'static KnownClient| !(metadata.takes_documents && client.document.is_some());
+    for client in clients.iter().filter(registers) {
         let reply = match exam.prober.send(&Ask::json(place, &client.registration())) {
             Ok(reply) => reply,
             Err(why) => {

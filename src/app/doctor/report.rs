@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::clients::KnownClient;
-use super::findings::{Finding, Severity};
+use super::clients::{KnownClient, Place};
+use super::findings::{Finding, NOT_PUBLIC, Severity};
 
 /// Longest text of a stranger in a line, in characters.
 const MAX_SHOWN: usize = 200;
@@ -34,11 +34,31 @@ pub(super) struct Report {
     problems: Vec<Problem>,
     /// Client ids that were registered and can't be taken back.
     left: Vec<String>,
+    /// Why not all steps were taken.
+    stopped: Option<&'static str>,
+    /// The user has named the clients.
+    is_chosen: bool,
 }
 
 impl Report {
-    pub(super) fn new(url: String, clients: Vec<&'static KnownClient>) -> Report {
-        Report { url, clients, lines: Vec::new(), problems: Vec::new(), left: Vec::new() }
+    /// The report on `url` for `clients`, which the user has named if `is_chosen`.
+    pub(super) fn new(url: String, clients: Vec<&'static KnownClient>, is_chosen: bool) -> Report {
+        Report { url, clients, lines: Vec::new(), problems: Vec::new(), left: Vec::new(), stopped: None, is_chosen }
+    }
+
+    /// Not all steps are taken.
+    pub(super) fn stop(&mut self, reason: &'static str) {
+        self.stopped = Some(reason);
+    }
+
+    /// Clients that run at their vendor are left out, unless the user has named them.
+    pub(super) fn leave_out_vendors(&mut self, finding: &'static Finding, seen: String) {
+        if !self.is_chosen {
+            self.clients.retain(|client| client.place != Place::Cloud);
+            self.found("address", finding, seen);
+        } else if self.clients.iter().any(|client| client.place == Place::Cloud) {
+            self.found("address", &NOT_PUBLIC, seen);
+        }
     }
 
     /// The clients that are looked at.
@@ -115,22 +135,48 @@ impl Report {
             }
         }
         out.push('\n');
-        for client in &self.clients {
-            let codes: Vec<&str> = self.codes(client);
-            let verdict = match codes.as_slice() {
-                [] => "gets as far as the sign-in".to_string(),
-                codes => format!("fails: {}", codes.join(", ")),
-            };
-            let _ = writeln!(out, "{:<30} {verdict}", client.title);
+        if let Some(reason) = self.stopped {
+            let _ = writeln!(out, "The steps after this one were not looked at: {reason}.\n");
         }
+        self.verdicts(&mut out);
         if !self.left.is_empty() {
-            let count = self.left.len();
+            let clients = match self.left.len() {
+                1 => "One registered client stays".to_string(),
+                count => format!("{count} registered clients stay"),
+            };
             let _ = writeln!(
                 out,
-                "\n{count} registered clients stay there, since the server offers no way to remove them (RFC 7592); nobody can use them without a sign-in."
+                "\n{clients} there, since the server offers no way to remove them (RFC 7592). Nobody can use them without a sign-in, and mcp-auth-proxy forgets them after 30 days."
             );
         }
         out
+    }
+
+    /// What is said of each client, those of one fate together.
+    fn verdicts(&self, out: &mut String) {
+        let mut fates: Vec<(Vec<&str>, Vec<&str>)> = Vec::new();
+        for client in &self.clients {
+            let codes = self.codes(client);
+            match fates.iter_mut().find(|(known, _)| *known == codes) {
+                Some((_, titles)) => titles.push(client.title),
+                None => fates.push((codes, vec![client.title])),
+            }
+        }
+        // Those that fail come last, where one looks first.
+        fates.sort_by_key(|(codes, _)| codes.len());
+        for (codes, titles) in fates {
+            let whom = if titles.len() == self.clients.len() && titles.len() > 1 {
+                "Every client".into()
+            } else {
+                titles.join(", ")
+            };
+            let verdict = match codes.as_slice() {
+                [] if self.stopped.is_some() => "as far as was looked at, nothing is wrong".to_string(),
+                [] => "as far as the sign-in, nothing is wrong".to_string(),
+                codes => format!("fails, because of {}", codes.join(", ")),
+            };
+            let _ = writeln!(out, "{whom}: {verdict}.");
+        }
     }
 
     fn problem(&self, out: &mut String, problem: &Problem) {
@@ -178,6 +224,7 @@ impl Report {
             "steps": self.lines.iter().map(line).collect::<Vec<_>>(),
             "clients": self.clients.iter().map(client).collect::<Vec<_>>(),
             "left_registered": self.left,
+            "stopped": self.stopped,
         })
     }
 }

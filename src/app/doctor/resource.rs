@@ -28,11 +28,10 @@ pub(super) fn look(exam: &mut Examination, challenge: &Challenge) -> Option<Link
     let mut places = Vec::new();
     if let Some(named) = challenge.metadata.as_deref().and_then(|text| Link::parse(text).ok()) {
         if named.origin() != url.origin() {
-            exam.report.found(
-                STEP,
-                &METADATA_ELSEWHERE,
-                format!("resource_metadata=\"{named}\", for a client of {url}"),
-            );
+            // What follows would only tell the same in other words.
+            let seen = format!("resource_metadata=\"{named}\", for a client of {url}");
+            exam.report.found(STEP, &METADATA_ELSEWHERE, seen);
+            return None;
         }
         places.push(named);
     }

@@ -89,10 +89,11 @@ fn translate(found: &Found, hides_secrets: bool) -> Translation {
     for name in &found.unknown {
         let _ = writeln!(lines, "# {name} is left out: it is no option of sigbit/mcp-auth-proxy.");
     }
-    let server = command_line(found);
-    if server.is_empty() {
-        questions.push("which MCP server is to be published: its URL, or its command behind --".into());
-    }
+    let server = match command_line(found) {
+        // It was not asked about.
+        server if server.is_empty() => "URL, or -- COMMAND, of the MCP server as before".into(),
+        server => server,
+    };
     let mut text = String::from(
         "# For mcp-auth-proxy, from the settings of sigbit/mcp-auth-proxy. docs/migrating.md has all differences.\n",
     );
@@ -102,7 +103,7 @@ fn translate(found: &Found, hides_secrets: bool) -> Translation {
     );
     if hides_secrets && OPTIONS.iter().any(|option| option.is_secret && found.values.contains_key(option.env)) {
         text.push_str(
-            "# Secrets are shown only where the output goes to a file: … > THIS-FILE (then: chmod 600 THIS-FILE)\n",
+            "# Secrets are not shown on a terminal. Let the output go to a file: … > THIS-FILE (then: chmod 600 THIS-FILE)\n",
         );
     }
     for question in &questions {
@@ -195,7 +196,7 @@ mod tests {
 
     #[test]
     fn variables_of_an_env_file_and_of_a_compose_file_are_read() {
-        let compose = "environment:\n  - EXTERNAL_URL=https://a.example\n  - \"TLS_ACCEPT_TOS=True\"\n  PASSWORD: 'p: q'\n  NO_AUTO_TLS: yes\n";
+        let compose = "services:\n mcp:\n  image: x\n  ports: [\"80:80\"]\n  environment:\n  - EXTERNAL_URL=https://a.example\n  - \"TLS_ACCEPT_TOS=True\"\n  PASSWORD: 'p: q'\n  NO_AUTO_TLS: yes\n";
         let mut found = Found::default();
         found.read_variables(compose).unwrap();
         let values: Vec<_> = found.values.into_iter().collect();
@@ -226,7 +227,6 @@ mod tests {
         let translation =
             of("GOOGLE_CLIENT_ID=i\nGOOGLE_CLIENT_SECRET=s\nEXTERNAL_URL=https://a.example", "http://u:1");
         assert!(translation.has_questions && translation.text.contains("DECIDE: who may sign in with Google"));
-        assert!(of("EXTERNAL_URL=https://a.example", "--password x").has_questions, "there is no server");
     }
 
     #[test]

@@ -27,35 +27,35 @@ impl Found {
         }
     }
 
-    /// Reads `NAME=value` lines, also as they stand in the `environment` of a Compose file. The error has the line's number.
+    /// Reads `NAME=value` lines, or the `environment` of a Compose file, which may stand whole. The error has the line's number.
     pub(super) fn read_variables(&mut self, text: &str) -> Result<(), String> {
+        let is_compose = text
+            .lines()
+            .any(|line| matches!(line.trim_end(), "services:" | "environment:") || line.trim() == "environment:");
         for (number, line) in text.lines().enumerate() {
             let line = line.trim().trim_start_matches("- ").trim_start_matches("export ");
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let separators = line.find(['=', ':']);
-            let Some((name, value)) = separators.map(|at| (line[..at].trim_matches(['"', '\'']), &line[at + 1..]))
-            else {
-                return Err(format!("line {}: it is not NAME=value", number + 1));
-            };
-            let (name, value) = (name.trim(), value.trim());
-            // In a list of a Compose file, the quotes are around both.
-            let value =
-                ['"', '\''].iter().find_map(|q| value.strip_prefix(*q)?.strip_suffix(*q)).unwrap_or_else(|| {
-                    if line.starts_with(['"', '\'']) { value.trim_end_matches(['"', '\'']) } else { value }
-                });
-            match by_variable(name) {
-                Some(option) => self.set(option, value),
-                None if name.chars().all(|c| c.is_ascii_uppercase() || c == '_' || c.is_ascii_digit()) => {
-                    self.unknown.push(name.to_string());
-                }
-                // `environment:` and the like.
-                None if value.is_empty() => {}
-                None => return Err(format!("line {}: '{name}' is not the name of a variable", number + 1)),
+            let found = line.find(if is_compose { &['=', ':'][..] } else { &['='][..] });
+            let name = found.map(|at| line[..at].trim_matches(['"', '\'']).trim()).unwrap_or_default();
+            let is_name = name.starts_with(|c: char| c.is_ascii_uppercase())
+                && name.chars().all(|c| c.is_ascii_uppercase() || c == '_' || c.is_ascii_digit());
+            match found.filter(|_| is_name) {
+                Some(at) => self.set_text(name, unquoted(line, line[at + 1..].trim())),
+                // What else there is in a Compose file.
+                None if is_compose => {}
+                None => return Err(format!("line {}: it is not NAME=value", number + 1)),
             }
         }
         Ok(())
+    }
+
+    fn set_text(&mut self, name: &str, value: &str) {
+        match by_variable(name) {
+            Some(option) => self.set(option, value),
+            None => self.unknown.push(name.to_string()),
+        }
     }
 
     /// Reads a command line; the name of the program may stand first.
@@ -104,5 +104,15 @@ impl Found {
             self.set(option, &value);
         }
         Ok(())
+    }
+}
+
+/// The value without quotes. In a list of a Compose file, they are around name and value together.
+fn unquoted<'v>(line: &str, value: &'v str) -> &'v str {
+    let around = ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
+    match around {
+        Some(inner) => inner,
+        None if line.starts_with(['"', '\'']) => value.trim_end_matches(['"', '\'']),
+        None => value,
     }
 }

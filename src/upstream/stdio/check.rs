@@ -1,6 +1,6 @@
 //! Asks a stdio server once, for the command `check`: does it answer `initialize`?
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::channel;
@@ -17,13 +17,27 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub fn check(config: &StdioConfig) -> Result<(), String> {
     launcher::check_program(&config.command, &config.env, config.cwd.as_deref())?;
     let mut child = command(config).spawn().map_err(|e| format!("it can't be started: {e}"))?;
+    let stderr = child.stderr.take();
+    let last_words = std::thread::spawn(move || last_line(stderr));
     let found = ask(&mut child);
     // It may have started others, which have its process group.
     if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     }
     let _ = child.wait();
-    found
+    found.map_err(|why| match last_words.join() {
+        Ok(said) if !said.is_empty() => format!("{why}; it wrote: {said}"),
+        _ => why,
+    })
+}
+
+/// The last line that the server writes to its standard error, perhaps cut.
+fn last_line(stderr: Option<impl Read>) -> String {
+    const MAX: usize = 300;
+    let Some(stderr) = stderr else { return String::new() };
+    let lines = BufReader::new(stderr).split(b'\n').map_while(Result::ok);
+    let line = lines.filter(|line| !line.trim_ascii().is_empty()).last().unwrap_or_default();
+    String::from_utf8_lossy(&line).trim().chars().take(MAX).collect()
 }
 
 fn command(config: &StdioConfig) -> Command {
@@ -47,7 +61,7 @@ fn command(config: &StdioConfig) -> Command {
             command.env("HOME", home);
         }
     }
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
@@ -57,7 +71,7 @@ fn ask(child: &mut Child) -> Result<(), String> {
     };
     let mut line = check::initialize();
     line.push(b'\n');
-    stdin.write_all(&line).map_err(|_| "it ended before it answered anything; run its command by itself to see why")?;
+    stdin.write_all(&line).map_err(|_| "it ended before it answered anything")?;
     let (sender, answers) = channel();
     let read = move || {
         let lines = BufReader::new(stdout).split(b'\n').map_while(Result::ok);
@@ -69,7 +83,7 @@ fn ask(child: &mut Child) -> Result<(), String> {
     drop(stdin);
     match answered {
         Ok(true) => Ok(()),
-        Ok(false) => Err("it ended before it answered anything; run its command by itself to see why".into()),
+        Ok(false) => Err("it ended before it answered anything".into()),
         Err(_) => Err(format!(
             "it has not answered initialize within {} seconds: does its command speak MCP over stdio?",
             PATIENCE.as_secs()
