@@ -185,7 +185,7 @@ async function document({ file, text, lines }) {
     } else if (found.serves) {
       if (behind) await stopped(behind);
       behind = undefined;
-      const port = / http:\/\/localhost:(\d+)$/.exec(line)?.[1];
+      const port = / http:\/\/localhost:(\d+)(?:\/mcp)?$/.exec(line)?.[1];
       const server = port && (await upstream(Number(port)));
       const program = shell.start(line);
       try {
