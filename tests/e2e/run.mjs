@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { authlab } from "./authlab.mjs";
 import { conformance } from "./conformance.mjs";
+import { ofProxy, ofPython, ofTypescript } from "./doctor.mjs";
 import { answers, freePort, PASSWORD, runCases, start, startProxy } from "./harness.mjs";
 import { providerScreens, screens, serverScreens } from "./screens.mjs";
 import { eachTokenIsForOne, mcpRemote, withFile } from "./servers.mjs";
@@ -278,6 +279,9 @@ const cases = {
       assert.deepEqual(bad.map((check) => `${check.status} ${check.id} ${check.errorMessage ?? ""}`), []);
       console.log(`      ${checks.length} checks in ${output.match(/Running scenario/g).length} scenarios`);
     }),
+  "doctor finds nothing wrong with the proxy in front of server-everything": () => published("streamableHttp", (proxy) => ofProxy(binary, proxy)),
+  "doctor says of a server made with the TypeScript SDK what is true of it": () => ofTypescript(binary, node),
+  "doctor says of a server made with the Python SDK what is true of it": () => ofPython(binary, python),
   "mcp-authlab finds nothing, and tokens bound to their resource": () =>
     published("streamableHttp", async (proxy) => {
       const found = await authlab({ python, origin: proxy.origin, password: PASSWORD });

@@ -57,32 +57,34 @@ pub(super) fn look(exam: &mut Examination, metadata: &ServerMetadata, registered
 }
 
 fn look_as(exam: &mut Examination, metadata: &ServerMetadata, client: &'static KnownClient, id: &str) -> bool {
-    let finding = match client.registers.contains(&client.redirect_uri) {
-        true => &AUTHORIZATION_REFUSED,
-        // It differs from what was registered by the port alone.
-        false => &LOOPBACK_PORT,
-    };
     let ask = parameters(exam, id, client.redirect_uri, true);
-    match request(exam, &metadata.authorization, &ask, client.redirect_uri) {
-        Ok(Outcome::Page) => return true,
-        Ok(Outcome::Returned(error)) => {
-            let seen = format!("{}: back to the client with error={error}", client.title);
-            exam.report.found_for(STEP, &AUTHORIZATION_REFUSED, seen, &[client]);
+    let seen = match request(exam, &metadata.authorization, &ask, client.redirect_uri) {
+        Ok(Outcome::Page) => {
+            with_other_port(exam, metadata, client, id);
+            return true;
         }
-        Ok(Outcome::Refused(reply)) => {
-            let seen = format!("{} with {}: {}", client.title, client.redirect_uri, described(&reply));
-            exam.report.found_for(STEP, finding, seen, &[client]);
-        }
-        Err(why) => {
-            exam.report.found_for(STEP, &AUTHORIZATION_REFUSED, format!("{}: {why}", client.title), &[client]);
-        }
-    }
+        Ok(Outcome::Returned(error)) => format!("{}: back to the client with error={error}", client.title),
+        Ok(Outcome::Refused(reply)) => format!("{} with {}: {}", client.title, client.redirect_uri, described(&reply)),
+        Err(why) => format!("{}: {why}", client.title),
+    };
+    exam.report.found_for(STEP, &AUTHORIZATION_REFUSED, seen, &[client]);
     false
 }
 
+fn with_other_port(exam: &mut Examination, metadata: &ServerMetadata, client: &KnownClient, id: &str) {
+    let Some(redirect_uri) = client.other_port else { return };
+    let ask = parameters(exam, id, redirect_uri, true);
+    if let Ok(Outcome::Refused(reply)) = request(exam, &metadata.authorization, &ask, redirect_uri) {
+        let seen = format!("{} with {redirect_uri}: {}", client.title, described(&reply));
+        exam.report.found(STEP, &LOOPBACK_PORT, seen);
+    }
+}
+
 fn with_document(exam: &mut Examination, metadata: &ServerMetadata, client: &'static KnownClient, document: &str) {
-    let ask = parameters(exam, document, client.redirect_uri, true);
-    let seen = match request(exam, &metadata.authorization, &ask, client.redirect_uri) {
+    // A document names loopback addresses without a port.
+    let redirect_uri = client.other_port.unwrap_or(client.redirect_uri);
+    let ask = parameters(exam, document, redirect_uri, true);
+    let seen = match request(exam, &metadata.authorization, &ask, redirect_uri) {
         Ok(Outcome::Page) => {
             exam.report.good(STEP, format!("the document {document} is accepted"));
             return;

@@ -44,7 +44,6 @@ impl Finding {
             &REGISTRATION_REFUSED,
             &REGISTRATION_INCOMPLETE,
             &AUTHORIZATION_REFUSED,
-            &LOOPBACK_PORT,
             &DOCUMENT_REFUSED,
             &DOCUMENT_NOT_FETCHED,
         ];
@@ -308,8 +307,8 @@ findings! {
     AUTHORIZATION_REFUSED: "authorization-refused", Failure, nobody,
         "Instead of a sign-in, people see an error.",
         "Accept the redirect URI that was registered, S256, and the resource parameter (RFC 8707), whatever they are.";
-    LOOPBACK_PORT: "loopback-port", Failure, nobody,
-        "This client registers a loopback URI and then listens on any free port.",
+    LOOPBACK_PORT: "loopback-port", Warning, nobody,
+        "Where the usual port of a client is taken on its user's machine, it listens on another, and is refused.",
         "Let the port of loopback redirect URIs differ (RFC 8252 section 7.3).";
     DOCUMENT_REFUSED: "document-refused", Failure, nobody,
         "The server offers metadata documents, but refuses that of this client.",

@@ -453,7 +453,7 @@ const BROKEN_ENDPOINTS: &[(&str, Fails, Change)] = &[
         let is_cursor = query(r, "redirect_uri").is_some_and(|uri| uri.starts_with("cursor:"));
         unless(is_cursor, reply, Reply::page("400 Bad Request", "This redirect URI is not allowed"))
     }),
-    ("loopback-port", These(&["vscode"]), |r, reply| {
+    ("loopback-port", Nobody, |r, reply| {
         let is_other = query(r, "redirect_uri").is_some_and(|uri| uri.contains(":33419/"))
             && query(r, "client_id").is_some_and(|id| id.contains(":33418/"));
         unless(is_other, reply, Reply::page("400 Bad Request", "redirect_uri does not match"))
