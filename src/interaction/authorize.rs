@@ -39,8 +39,7 @@ fn begin(interactions: &Interactions, visit: &Visit<'_>, query: &str) -> Result<
         Ok((Step::Consent(suspended, session), client)) => {
             consent_page(interactions, visit, &suspended, &client, &session.user, None)
         }
-        Err(Refusal::Page(title, why)) => Err(Failure::Refused(title, why)),
-        Err(Refusal::Later(title, why)) => Err(Failure::Later(title, why)),
+        Err(Refusal::Page(fault)) => Err(Failure::Refused(fault)),
         Err(Refusal::NotAllowed(error)) => Err(error.into()),
         Err(Refusal::Redirect(refused)) => refuse(interactions, visit, *refused),
     }

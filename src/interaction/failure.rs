@@ -9,9 +9,10 @@ use crate::http::form::FormError;
 use crate::identity::ProviderId;
 use crate::login::providers::ProviderError;
 use crate::oauth::Full;
-use crate::oauth::authorize::{NOT_REGISTERED, NotAllowed};
+use crate::oauth::authorize::{Fault, NotAllowed};
 use crate::observe::events::Kind;
 use crate::pages;
+use crate::pages::words::{self, fill_plain};
 use crate::resource::call::without_secrets;
 use crate::store::StoreError;
 use crate::tokens::artefacts::CODE_LIFETIME;
@@ -24,11 +25,8 @@ pub(super) enum Failure {
     ForeignForm,
     /// The form is too old, belongs to another browser, or is not valid here.
     StaleForm,
-    /// The authorization request is refused, and a redirect to the client is not possible: title and explanation of the
-    /// error page.
-    Refused(&'static str, String),
-    /// The same, for what may work in a minute.
-    Later(&'static str, String),
+    /// The authorization request is refused, and a redirect to the client is not possible.
+    Refused(Fault),
     /// No grant could be created, or the store failed.
     NotAllowed(NotAllowed),
     /// Rate limit: too many callbacks from providers for one address.
@@ -57,12 +55,6 @@ impl From<FormError> for Failure {
     }
 }
 
-const START_AGAIN: &str = "Go back to the application and start connecting again.";
-const START_AGAIN_LATER: &str = "Go back to the application and start connecting again in a minute.";
-const NOT_GIVEN: &str = "Access was not given";
-const ENDED: &str = "The consent for this application has been ended in the meantime.";
-const CONNECT_AGAIN: &str = "Go back to the application, remove this server from it and add it again.";
-
 const FOREIGN: &str = "it came from a page of another site, or the proxy is reached under another name than --external-url (EXTERNAL_URL)";
 
 impl Failure {
@@ -73,59 +65,80 @@ impl Failure {
         match self {
             Failure::Form(error) => page(
                 error.status,
-                "The form could not be read",
-                &format!("{}.", error.reason),
-                "Go back and try again.",
+                words::FORM_NOT_READ,
+                &fill_plain(words::SENTENCE, &[("why", &error.reason.to_string())]),
+                words::TRY_AGAIN,
             ),
             Failure::ForeignForm => {
                 let origin =
                     visit.headers.get(ORIGIN).map(|o| String::from_utf8_lossy(o.as_bytes())).unwrap_or_default();
                 let shown: String = origin.chars().take(100).collect();
                 caller.event(Kind::FormRefused).with("reason", FOREIGN).with("origin", without_secrets(shown)).tell();
-                let why = "The form was not sent from a page of this server at this address.";
-                page(StatusCode::BAD_REQUEST, "This form came from another site", why, START_AGAIN)
+                let why = words::FOREIGN_FORM_WHY;
+                page(StatusCode::BAD_REQUEST, words::FOREIGN_FORM, why, words::START_AGAIN)
             }
             Failure::StaleForm => stale_form(interactions, visit),
-            Failure::Refused(title, why) => {
-                caller.event(Kind::AuthorizationRefused).with("reason", &why).tell();
-                page(StatusCode::BAD_REQUEST, title, &why, CONNECT_AGAIN)
-            }
-            Failure::Later(title, why) => {
-                caller.event(Kind::AuthorizationRefused).with("reason", &why).tell();
-                page(StatusCode::SERVICE_UNAVAILABLE, title, &why, START_AGAIN_LATER).with(RETRY_AFTER, 60)
-            }
+            Failure::Refused(fault) => refused(interactions, visit, &fault),
             Failure::NotAllowed(NotAllowed::NotRegistered) => {
-                let (title, why) = NOT_REGISTERED;
-                page(StatusCode::BAD_REQUEST, title, why, CONNECT_AGAIN)
+                let (title, why) = in_words(&Fault::NotRegistered);
+                page(StatusCode::BAD_REQUEST, title, &why, words::CONNECT_AGAIN)
             }
-            Failure::NotAllowed(NotAllowed::NoConsent) => page(StatusCode::FORBIDDEN, NOT_GIVEN, ENDED, CONNECT_AGAIN),
+            Failure::NotAllowed(NotAllowed::NoConsent) => {
+                page(StatusCode::FORBIDDEN, words::NOT_GIVEN, words::ENDED, words::CONNECT_AGAIN)
+            }
             Failure::NotAllowed(NotAllowed::TooManyCodes(full)) => {
                 let (status, why) = match full {
-                    Full::Page => (StatusCode::BAD_REQUEST, "This page has been used already."),
-                    Full::User => {
-                        (StatusCode::TOO_MANY_REQUESTS, "You have let too many applications in within a minute.")
-                    }
+                    Full::Page => (StatusCode::BAD_REQUEST, words::PAGE_USED),
+                    Full::User => (StatusCode::TOO_MANY_REQUESTS, words::TOO_MANY_APPLICATIONS),
                 };
-                page(status, NOT_GIVEN, why, START_AGAIN_LATER).with(RETRY_AFTER, CODE_LIFETIME)
+                page(status, words::NOT_GIVEN, why, words::START_AGAIN_LATER).with(RETRY_AFTER, CODE_LIFETIME)
             }
             Failure::NotAllowed(NotAllowed::Store(error)) => {
                 log::debug!(request:% = caller.id, error:% = error; "a browser's request was answered with 503: the store failed");
-                let why = "The server can't save anything just now.";
-                let next = "Try again in a minute. Its operator finds the reason in the log.";
-                page(StatusCode::SERVICE_UNAVAILABLE, "Not possible at the moment", why, next).with(RETRY_AFTER, 60)
+                let why = words::CANT_SAVE;
+                let next = words::IN_THE_LOG;
+                page(StatusCode::SERVICE_UNAVAILABLE, words::NOT_POSSIBLE, why, next).with(RETRY_AFTER, 60)
             }
             Failure::TooManySignIns => {
                 caller.event(Kind::SignInThrottled).with("reason", "too many callbacks of providers").tell();
-                let why = "There were too many sign-ins from your network in a short time.";
-                page(StatusCode::TOO_MANY_REQUESTS, "Too many sign-ins", why, START_AGAIN_LATER).with(RETRY_AFTER, 60)
+                let why = words::TOO_MANY_SIGN_INS_WHY;
+                page(StatusCode::TOO_MANY_REQUESTS, words::TOO_MANY_SIGN_INS, why, words::START_AGAIN_LATER)
+                    .with(RETRY_AFTER, 60)
             }
             Failure::TooManyViews => {
-                let why = "There were too many requests from your network in a short time.";
-                let next = "Go back and try again in a minute.";
-                page(StatusCode::TOO_MANY_REQUESTS, "Too many requests", why, next).with(RETRY_AFTER, 60)
+                let why = words::TOO_MANY_REQUESTS_WHY;
+                let next = words::TRY_AGAIN_LATER;
+                page(StatusCode::TOO_MANY_REQUESTS, words::TOO_MANY_REQUESTS, why, next).with(RETRY_AFTER, 60)
             }
             Failure::Provider(id, label, error) => provider_failed(interactions, visit, id, &label, &error),
         }
+    }
+}
+
+fn refused(interactions: &Interactions, visit: &Visit<'_>, fault: &Fault) -> Response {
+    let (site, caller) = (&interactions.core().site, visit.caller);
+    let (title, why) = in_words(fault);
+    caller.event(Kind::AuthorizationRefused).with("reason", &why).tell();
+    let (status, next) = match fault {
+        Fault::DocumentUnreachable(_) => (StatusCode::SERVICE_UNAVAILABLE, words::START_AGAIN_LATER),
+        _ => (StatusCode::BAD_REQUEST, words::CONNECT_AGAIN),
+    };
+    let page = pages::error(site, caller.id, status, title, &why, next);
+    if status == StatusCode::SERVICE_UNAVAILABLE { page.with(RETRY_AFTER, 60) } else { page }
+}
+
+/// Title and explanation of the page about a fault.
+fn in_words(fault: &Fault) -> (&'static str, String) {
+    let with = |text, why: &str| fill_plain(text, &[("why", why)]);
+    match fault {
+        Fault::Unreadable(why) => (words::MALFORMED, with(words::UNREADABLE, why)),
+        Fault::NoClient => (words::MALFORMED, words::NAMES_NO_CLIENT.into()),
+        Fault::Parameter(why) => (words::MALFORMED, with(words::FAULTY_PARAMETER, why)),
+        Fault::NotRegistered => (words::NOT_REGISTERED, words::NOT_REGISTERED_WHY.into()),
+        Fault::Document(why) => (words::DOCUMENT_REFUSED, with(words::SENTENCE, why)),
+        Fault::DocumentUnreachable(why) => (words::DOCUMENT_UNREACHABLE, with(words::SENTENCE, why)),
+        Fault::OtherUses => (words::OTHER_USES, words::OTHER_USES_WHY.into()),
+        Fault::ForeignRedirect => (words::NOT_WHAT_IT_SEEMS, words::FOREIGN_REDIRECT.into()),
     }
 }
 
@@ -137,19 +150,13 @@ fn stale_form(interactions: &Interactions, visit: &Visit<'_>) -> Response {
     let host = &site.external.host;
     let (title, why, next) = match sent_no_cookie {
         true => (
-            "Your browser sent no cookie",
-            format!("Signing in needs a cookie of {host}, and your browser sent none with the form."),
-            format!(
-                "Allow cookies for {host} in the settings of your browser, or use a window that is not private. Then go back to the application and start connecting again."
-            ),
+            words::NO_COOKIE.to_string(),
+            fill_plain(words::NO_COOKIE_WHY, &[("host", host)]),
+            fill_plain(words::NO_COOKIE_NEXT, &[("host", host)]),
         ),
-        false => (
-            "This page is no longer valid",
-            "The form was too old, or was opened in another browser.".into(),
-            START_AGAIN.into(),
-        ),
+        false => (words::STALE.to_string(), words::STALE_WHY.into(), words::START_AGAIN.into()),
     };
-    pages::error(site, caller.id, StatusCode::BAD_REQUEST, title, &why, &next)
+    pages::error(site, caller.id, StatusCode::BAD_REQUEST, &title, &why, &next)
 }
 
 fn provider_failed(
@@ -164,15 +171,15 @@ fn provider_failed(
     let (status, title, why, next) = match error {
         ProviderError::Unreachable(_) => (
             StatusCode::BAD_GATEWAY,
-            format!("{label} can't be reached"),
-            "Signing in there is not possible at the moment.".to_string(),
-            "Go back and try again in a minute, or choose another way to sign in. The operator of this server finds the reason in the log.",
+            fill_plain(words::PROVIDER_UNREACHABLE, &[("provider", label)]),
+            words::PROVIDER_UNREACHABLE_WHY.to_string(),
+            words::PROVIDER_UNREACHABLE_NEXT,
         ),
         ProviderError::Refused(_) | ProviderError::Invalid(_) => (
             StatusCode::BAD_REQUEST,
-            "The sign-in failed".to_string(),
-            format!("What {label} answered could not be accepted."),
-            "Go back to the application and start connecting again. The operator of this server finds the reason in the log.",
+            words::PROVIDER_FAILED.to_string(),
+            fill_plain(words::PROVIDER_FAILED_WHY, &[("provider", label)]),
+            words::PROVIDER_FAILED_NEXT,
         ),
     };
     pages::error(site, caller.id, status, &title, &why, next)

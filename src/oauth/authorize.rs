@@ -75,13 +75,31 @@ impl Suspended {
     }
 }
 
+/// What is wrong with a request that can't be answered to the client.
+#[derive(Debug)]
+pub enum Fault {
+    /// The parameters can't be read.
+    Unreadable(String),
+    /// There is no `client_id`.
+    NoClient,
+    /// A parameter is wrong, as this says.
+    Parameter(String),
+    /// No client has this `client_id`.
+    NotRegistered,
+    /// The client's metadata document is refused.
+    Document(String),
+    /// It could not be fetched; it may work in a minute.
+    DocumentUnreachable(String),
+    /// The client is registered for other grant types.
+    OtherUses,
+    /// The redirect URI is none of the client's.
+    ForeignRedirect,
+}
+
 /// Why a request is refused.
 pub enum Refusal {
-    /// Client or redirect URI could not be verified, so the error is shown to the user and not sent to the client: a
-    /// title and an explanation.
-    Page(&'static str, String),
-    /// The same, for what may work in a minute.
-    Later(&'static str, String),
+    /// Client or redirect URI could not be verified, so the error is shown to the user and not sent to the client.
+    Page(Fault),
     /// The error can be sent to the client in a redirect.
     Redirect(Box<RefusedRedirect>),
     /// The consent was remembered, but no grant could be created, or the store can't be used.
@@ -339,12 +357,6 @@ pub fn usable(
     Ok(usable)
 }
 
-/// Title and explanation of the page for a client that is not registered.
-pub const NOT_REGISTERED: (&str, &str) = (
-    "The application is not registered here",
-    "Its registration has expired, or was made with another server (client_id).",
-);
-
 /// The client of a request. The document of one that has a document is fetched only for a request that is right otherwise.
 fn client_of(
     server: &AuthorizationServer,
@@ -352,11 +364,9 @@ fn client_of(
     asked: &Result<Asked, OAuthError>,
     caller: Caller,
 ) -> Result<Client, Refusal> {
-    let page = |title, text: &str| Refusal::Page(title, text.to_string());
-    let id = form.get("client_id");
-    let id = id.ok_or_else(|| page("The request is malformed", "It names no client (client_id)."))?;
+    let id = form.get("client_id").ok_or(Refusal::Page(Fault::NoClient))?;
     if is_document(id) {
-        let faulty = |why: &str| page("The request is malformed", &format!("It asked for access, but: {why}."));
+        let faulty = |why: &str| Refusal::Page(Fault::Parameter(why.to_string()));
         if let Err(error) = asked {
             return Err(faulty(&error.description));
         }
@@ -365,19 +375,14 @@ fn client_of(
         }
     }
     let client = server.clients.find(&server.core, id, caller.address).map_err(|error| match error {
-        NoClient::Unknown => {
-            let (title, why) = NOT_REGISTERED;
-            page(title, why)
-        }
-        NoClient::Document(why) => page("The application's description is not accepted", &format!("{why}.")),
-        NoClient::Unreachable(why) => {
-            Refusal::Later("The application's description can't be read at the moment", format!("{why}."))
-        }
+        NoClient::Unknown => Refusal::Page(Fault::NotRegistered),
+        NoClient::Document(why) => Refusal::Page(Fault::Document(why.to_string())),
+        NoClient::Unreachable(why) => Refusal::Page(Fault::DocumentUnreachable(why.to_string())),
         NoClient::Store(error) => error.into(),
     })?;
     match client.may(GrantType::AuthorizationCode) {
         true => Ok(client),
-        false => Err(page("The application can't ask for access", "The operator has registered it for other uses.")),
+        false => Err(Refusal::Page(Fault::OtherUses)),
     }
 }
 
@@ -385,17 +390,11 @@ fn client_of(
 /// to a verified URI. Binds the request to the browser with this `binding`.
 pub fn read(server: &AuthorizationServer, query: &str, binding: &str, caller: Caller) -> Result<Opened, Refusal> {
     let core = &*server.core;
-    let page = |title, text: &str| Refusal::Page(title, text.to_string());
-    let form = Form::parse(query.as_bytes())
-        .map_err(|e| Refusal::Page("The request is malformed", format!("The parameters can't be read: {e}.")))?;
+    let form = Form::parse(query.as_bytes()).map_err(|e| Refusal::Page(Fault::Unreadable(e.to_string())))?;
     let asked = asked(server, &form);
     let client = client_of(server, &form, &asked, caller)?;
-    let (redirect, redirect_uri_given) = proven_redirect(&client, form.get("redirect_uri")).ok_or_else(|| {
-        page(
-            "The application is not what it seems",
-            "It asked for a redirect to an address that it has not registered (redirect_uri).",
-        )
-    })?;
+    let proven = proven_redirect(&client, form.get("redirect_uri"));
+    let (redirect, redirect_uri_given) = proven.ok_or(Refusal::Page(Fault::ForeignRedirect))?;
 
     let state = form.get("state").map(str::to_string);
     let tell = |error: OAuthError| refused_redirect(core, client.id.clone(), redirect.clone(), state.as_deref(), error);

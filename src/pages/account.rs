@@ -6,6 +6,7 @@ use maud::{Markup, html};
 use super::layout::page;
 use super::site::Site;
 use super::text::{display_name, display_user, time_in_words, titles_in_words};
+use super::words::{self, fill, fill_plain};
 use crate::clock::Timestamp;
 use crate::http::Response;
 use crate::identity::User;
@@ -67,39 +68,44 @@ pub fn account(
 ) -> Response {
     let others = browsers.iter().any(|browser| !browser.is_this);
     let body = html! {
-        h1 { "Applications with access" }
+        h1 { (words::APPLICATIONS_WITH_ACCESS) }
         @if let Some(done) = done { p .done role="status" { (said(done)) } }
-        p { "You are signed in as " strong { (display_user(user)) } ". " a href="/" { "Servers" } }
-        @if apps.is_empty() { p { "No application has access in your name." } }
+        p {
+            (fill(words::SIGNED_IN_AS_SERVERS, &[
+                ("user", html! { strong { (display_user(user)) } }),
+                ("servers", html! { a href="/" { (words::SERVERS) } }),
+            ]))
+        }
+        @if apps.is_empty() { p { (words::NO_APPLICATION) } }
         @else {
-            p .soft { "Disconnecting ends an application's access at once. It has to ask you again, also if you have told this server to remember your consent. Signing out of this browser does not disconnect applications." }
+            p .soft { (words::DISCONNECTING_MEANS) }
             @for app in apps { (app_card(app, form)) }
             @if apps.len() > 1 {
                 form method="post" action="/.auth/account" {
                     (hidden(form))
-                    div .buttons { button type="submit" name="action" value="disconnect-all" { "Disconnect all applications" } }
+                    div .buttons { button type="submit" name="action" value="disconnect-all" { (words::DISCONNECT_ALL) } }
                 }
             }
         }
-        h2 { "Browsers that are signed in" }
+        h2 { (words::BROWSERS) }
         @for browser in browsers { (browser_card(browser, form)) }
         @if others {
             form method="post" action="/.auth/account" {
                 (hidden(form))
-                div .buttons { button type="submit" name="action" value="sign-out-others" { "Sign out all other browsers" } }
+                div .buttons { button type="submit" name="action" value="sign-out-others" { (words::SIGN_OUT_OTHERS) } }
             }
         }
     };
-    page(site, None, StatusCode::OK, "Applications with access", None, body)
+    page(site, None, StatusCode::OK, words::APPLICATIONS_WITH_ACCESS, None, body)
 }
 
 fn said(done: &Done) -> String {
     match done {
-        Done::Disconnected(0) => "It had no access any more.".into(),
-        Done::Disconnected(_) => "Disconnected. Its next request is refused.".into(),
-        Done::SignedOut(0) => "It was signed out already.".into(),
-        Done::SignedOut(1) => "The browser is signed out.".into(),
-        Done::SignedOut(count) => format!("{count} browsers are signed out."),
+        Done::Disconnected(0) => words::HAD_NO_ACCESS.into(),
+        Done::Disconnected(_) => words::DISCONNECTED.into(),
+        Done::SignedOut(0) => words::WAS_SIGNED_OUT.into(),
+        Done::SignedOut(1) => words::BROWSER_SIGNED_OUT.into(),
+        Done::SignedOut(count) => fill_plain(words::BROWSERS_SIGNED_OUT, &[("count", &count.to_string())]),
     }
 }
 
@@ -112,20 +118,22 @@ fn hidden(form: &AccountForm) -> Markup {
 
 fn app_card(app: &AppCard, form: &AccountForm) -> Markup {
     let name = app.name.as_deref().map(display_name).filter(|name| !name.is_empty());
-    let name = name.unwrap_or_else(|| "Unnamed application".into());
+    let name = name.unwrap_or_else(|| words::UNNAMED.into());
     let titles: Vec<&str> = app.servers.iter().map(String::as_str).collect();
     html! {
         section .card {
             h3 { (name) }
             dl {
-                div { dt { "Where" } dd { (app.host.as_deref().unwrap_or("a program on your computer")) } }
-                @if !titles.is_empty() { div { dt { "May use" } dd { (titles_in_words(&titles)) } } }
-                div { dt { "Since" } dd { (time_in_words(app.since)) } }
+                div { dt { (words::WHERE) } dd { (app.host.as_deref().unwrap_or(words::YOUR_COMPUTER)) } }
+                @if !titles.is_empty() { div { dt { (words::MAY_USE) } dd { (titles_in_words(&titles)) } } }
+                div { dt { (words::SINCE) } dd { (time_in_words(app.since)) } }
                 div {
-                    dt { "Last used" }
+                    dt { (words::LAST_USED) }
                     dd { @match &app.last_use {
-                        Some((at, address)) => { (time_in_words(*at)) ", from " (address) },
-                        None => { "not yet" },
+                        Some((at, address)) => {
+                            (fill_plain(words::LAST_USED_FROM, &[("time", &time_in_words(*at)), ("address", address)]))
+                        },
+                        None => { (words::NOT_YET) },
                     } }
                 }
             }
@@ -133,7 +141,7 @@ fn app_card(app: &AppCard, form: &AccountForm) -> Markup {
                 (hidden(form))
                 input type="hidden" name="client" value=(app.id);
                 div .buttons {
-                    button type="submit" name="action" value="disconnect" aria-label={ "Disconnect " (name) } { "Disconnect" }
+                    button type="submit" name="action" value="disconnect" aria-label=(fill_plain(words::DISCONNECT_ONE, &[("client", &name)])) { (words::DISCONNECT) }
                 }
             }
         }
@@ -141,15 +149,15 @@ fn app_card(app: &AppCard, form: &AccountForm) -> Markup {
 }
 
 fn browser_card(browser: &BrowserCard, form: &AccountForm) -> Markup {
-    let kind = browser.browser.as_deref().unwrap_or("A browser");
+    let kind = browser.browser.as_deref().unwrap_or(words::A_BROWSER);
     html! {
         section .card {
             p {
                 strong { (kind) }
-                @if browser.is_this { " (this one)" }
+                @if browser.is_this { (words::THIS_ONE) }
                 span .soft {
-                    ", since " (time_in_words(browser.since))
-                    @if let Some(address) = &browser.address { ", from " (address) }
+                    (fill_plain(words::BROWSER_SINCE, &[("time", &time_in_words(browser.since))]))
+                    @if let Some(address) = &browser.address { (fill_plain(words::BROWSER_FROM, &[("address", address)])) }
                 }
             }
             @if !browser.is_this {
@@ -157,7 +165,7 @@ fn browser_card(browser: &BrowserCard, form: &AccountForm) -> Markup {
                     (hidden(form))
                     input type="hidden" name="browser" value=(browser.id);
                     div .buttons {
-                        button type="submit" name="action" value="sign-out" aria-label={ "Sign out " (kind) } { "Sign out" }
+                        button type="submit" name="action" value="sign-out" aria-label=(fill_plain(words::SIGN_OUT_ONE, &[("browser", kind)])) { (words::SIGN_OUT) }
                     }
                 }
             }

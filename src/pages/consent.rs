@@ -6,6 +6,7 @@ use maud::{Markup, html};
 use super::layout::page;
 use super::site::Site;
 use super::text::{days_in_words, display_name, display_text, display_user, place_of, registrable, titles_in_words};
+use super::words::{self, fill, fill_plain};
 use crate::http::{RequestId, Response};
 use crate::identity::User;
 use crate::redirect_uri::{Destination, RedirectUri};
@@ -73,19 +74,21 @@ pub fn consent(
             input type="hidden" name="request" value=(request);
             @if let Some(problem) = problem {
                 p #problem .alert role="alert" { @match problem {
-                    ChoiceProblem::None => { "Tick at least one server, or deny the access." },
-                    ChoiceProblem::TooMany(most) => { "Tick at most " (most) " servers." },
+                    ChoiceProblem::None => { (words::TICK_ONE) },
+                    ChoiceProblem::TooMany(most) => { (fill(words::TICK_FEWER, &[("most", html! { (most) })])) },
                 } }
             }
             @if !choices.is_empty() { (boxes(choices, problem.is_some())) }
             p .soft {
-                "Signed in as " strong { (display_user(user)) } ". You can end an access at any time: "
-                a href="/.auth/account" { "applications with access" }
+                (fill(words::SIGNED_IN_AS_CAN_END, &[
+                    ("user", html! { strong { (display_user(user)) } }),
+                    ("account", html! { a href="/.auth/account" { (words::ACCOUNT_LINK) } }),
+                ]))
             }
             div .buttons {
-                button .primary type="submit" name="decision" value="allow" { "Allow" }
-                button type="submit" name="decision" value="deny" { "Deny" }
-                button .link type="submit" name="decision" value="switch" { "Use another account" }
+                button .primary type="submit" name="decision" value="allow" { (words::ALLOW) }
+                button type="submit" name="decision" value="deny" { (words::DENY) }
+                button .link type="submit" name="decision" value="switch" { (words::ANOTHER_ACCOUNT) }
             }
         }
     };
@@ -96,7 +99,7 @@ pub fn consent(
 fn boxes(choices: &[ServerCard], is_wrong: bool) -> Markup {
     html! {
         fieldset aria-describedby=[is_wrong.then_some("problem")] {
-            legend { "Which servers may it use?" }
+            legend { (words::WHICH_SERVERS) }
             @for choice in choices {
                 label .choice {
                     input type="checkbox" name="server" value=(choice.name);
@@ -113,24 +116,26 @@ fn boxes(choices: &[ServerCard], is_wrong: bool) -> Markup {
 /// The page for a person who is signed in but may use none of the servers that the client wants.
 pub fn no_server(site: &Site, id: RequestId, client: &RequestingClient, user: &User, request: &str) -> Response {
     let body = html! {
-        h1 { "You have no access" }
+        h1 { (words::NO_ACCESS) }
         p .alert role="alert" {
-            "You are signed in as " strong { (display_user(user)) } ". This account may not use "
-            @match &client.wants {
-                Wanted::Servers(titles) if titles.iter().any(|t| !t.is_empty()) => { (titles_in_words(titles)) "." },
-                _ => { "any server here." },
-            }
+            (fill(words::MAY_NOT_USE, &[
+                ("user", html! { strong { (display_user(user)) } }),
+                ("what", match &client.wants {
+                    Wanted::Servers(titles) if titles.iter().any(|t| !t.is_empty()) => html! { (titles_in_words(titles)) },
+                    _ => html! { (words::ANY_SERVER) },
+                }),
+            ]))
         }
-        p { "If you have another account, use that one. Otherwise ask the operator of this server." }
+        p { (words::USE_ANOTHER) }
         form method="post" action="/.idp/auth" {
             input type="hidden" name="request" value=(request);
             div .buttons {
-                button .primary type="submit" name="decision" value="switch" { "Use another account" }
-                button type="submit" name="decision" value="deny" { "Go back" }
+                button .primary type="submit" name="decision" value="switch" { (words::ANOTHER_ACCOUNT) }
+                button type="submit" name="decision" value="deny" { (words::GO_BACK) }
             }
         }
     };
-    page(site, Some(id), StatusCode::FORBIDDEN, "No access", Some(client.redirect), body)
+    page(site, Some(id), StatusCode::FORBIDDEN, words::NO_ACCESS_TITLE, Some(client.redirect), body)
 }
 
 /// The error page for a faulty request of a client without a grant from this user: it links to the client instead of
@@ -139,19 +144,19 @@ pub fn leave(site: &Site, id: RequestId, redirect: &RedirectUri, answer: &Respon
     let target = answer.headers.get(http::header::LOCATION).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let place = place_of(redirect);
     let body = html! {
-        h1 { "The application's request can't be answered" }
-        p .alert role="alert" { "It asked for access, but: " (why) ". Access was not given." }
-        p { "You can go back to " strong { (place) } " if you came from there." }
-        p { a href=(target) rel="noreferrer" { "Go back to " (place) } }
+        h1 { (words::FAULTY) }
+        p .alert role="alert" { (fill(words::FAULTY_WHY, &[("why", html! { (why) })])) }
+        p { (fill(words::FAULTY_NEXT, &[("place", html! { strong { (place) } })])) }
+        p { a href=(target) rel="noreferrer" { (fill(words::GO_BACK_TO, &[("place", html! { (place) })])) } }
     };
-    page(site, Some(id), StatusCode::BAD_REQUEST, "Faulty request", None, body)
+    page(site, Some(id), StatusCode::BAD_REQUEST, words::FAULTY_TITLE, None, body)
 }
 
 /// Who wants what, in one sentence.
 pub(super) fn headline(site: &Site, client: &RequestingClient) -> String {
     let name = client.name.map(display_name).filter(|name| !name.is_empty());
-    let name = name.unwrap_or_else(|| "An application without a name".into());
-    format!("{name} wants to use {}", wanted(site, client))
+    let name = name.unwrap_or_else(|| words::NO_NAME.into());
+    fill_plain(words::WANTS_TO_USE, &[("client", &name), ("what", &wanted(site, client))])
 }
 
 /// What the client wants, in words.
@@ -159,7 +164,7 @@ fn wanted(site: &Site, client: &RequestingClient) -> String {
     match &client.wants {
         Wanted::Servers(titles) if titles.iter().any(|title| !title.is_empty()) => titles_in_words(titles),
         Wanted::Servers(_) => site.title().into(),
-        Wanted::Choice => format!("servers of {}", site.title()),
+        Wanted::Choice => fill_plain(words::SERVERS_OF, &[("site", site.title())]),
     }
 }
 
@@ -170,40 +175,42 @@ pub(super) fn who_asks(site: &Site, client: &RequestingClient) -> Markup {
     html! {
         dl {
             div {
-                dt { "Access goes to" }
+                dt { (words::ACCESS_GOES_TO) }
                 dd .host { (place(client.redirect)) }
             }
             div {
-                dt { (match client.has_operator { true => "Name", false => "Name (unverified)" }) }
-                dd { (name.as_deref().unwrap_or("Unnamed application")) }
+                dt { (match client.has_operator { true => words::NAME, false => words::NAME_UNVERIFIED }) }
+                dd { (name.as_deref().unwrap_or(words::UNNAMED)) }
             }
             // The document proves whose name it is only where the answer goes to a host: the client's own list of hosts is
             // in the document. A program on this computer can use any document.
             @if let (Some(host), false) = (client.published_at, is_local) {
                 div {
-                    dt { "Described by" }
+                    dt { (words::DESCRIBED_BY) }
                     dd .host { (host_markup(host)) }
                 }
             }
             div {
-                dt { "It will be able to" }
+                dt { (words::ABLE_TO) }
                 dd {
-                    "read and do everything that " strong { (what_it_can_use(site, client)) } " can do, in your name. "
-                    span .soft { "This ends when you remove the server in the application, or " (days_in_words(site.unused_access)) " after its last use." }
+                    (fill(words::ABLE_TO_WHAT, &[
+                        ("what", html! { strong { (what_it_can_use(site, client)) } }),
+                        ("end", html! { span .soft { (fill_plain(words::UNTIL, &[("time", &days_in_words(site.unused_access))])) } }),
+                    ]))
                 }
             }
         }
         @if let (Some(host), true) = (client.published_at, is_local) {
-            p .note { "The name is from a description at " strong { (host) } ". Any program on this computer can use that description, so it proves nothing. Go on only if you have just connected one yourself." }
+            p .note { (fill(words::LOCAL_WITH_DOCUMENT, &[("host", html! { strong { (host) } })])) }
         } @else if is_local {
-            p .note { "Any program on this computer can ask in this way. Go on only if you have just connected one yourself." }
+            p .note { (words::LOCAL) }
         }
     }
 }
 
 fn what_it_can_use(site: &Site, client: &RequestingClient) -> String {
     match &client.wants {
-        Wanted::Choice => "the servers that you choose".into(),
+        Wanted::Choice => words::SERVERS_CHOSEN.into(),
         Wanted::Servers(_) => wanted(site, client),
     }
 }

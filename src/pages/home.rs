@@ -11,40 +11,41 @@ use super::consent::ServerCard;
 use super::layout::page;
 use super::site::Site;
 use super::text::{display_name, display_text, display_user};
+use super::words::{self, fill, fill_plain};
 use crate::http::Response;
 use crate::identity::User;
 
 /// For a person who opens the server in a browser and is not signed in.
 pub fn welcome(site: &Site) -> Response {
     let body = html! {
-        h1 { "MCP servers of " (site.title()) }
-        p { "This is where applications such as Claude, ChatGPT, Cursor or VS Code reach the MCP servers of " strong { (site.title()) } "." }
-        p { "Sign in to see which of them you may use, and how to add one to an application." }
-        p .buttons { a .button .primary href="/.auth/login" { "Sign in" } }
+        h1 { (fill_plain(words::MCP_SERVERS_OF, &[("site", site.title())])) }
+        p { (fill(words::WHAT_IT_IS, &[("site", html! { strong { (site.title()) } })])) }
+        p { (words::SIGN_IN_TO_SEE) }
+        p .buttons { a .button .primary href="/.auth/login" { (words::SIGN_IN) } }
     };
-    page(site, None, StatusCode::OK, "MCP servers", None, body)
+    page(site, None, StatusCode::OK, words::MCP_SERVERS_TITLE, None, body)
 }
 
 /// For a person who is signed in: a card for each server that the person may use. `form` is the signed value for signing out.
 pub fn home(site: &Site, servers: &[ServerCard], user: &User, form: &str) -> Response {
     let body = html! {
-        h1 { "You are signed in" }
-        @if servers.is_empty() { p { "There is no MCP server here that you may use. Ask the operator of this server." } }
+        h1 { (words::SIGNED_IN) }
+        @if servers.is_empty() { p { (words::NO_SERVER) } }
         @else {
-            p { "Give the URL of a server to an application. It will open a page here and ask for your consent." }
+            p { (words::GIVE_URL) }
             @for server in servers { (card(site, server)) }
-            p .soft { "In Claude and ChatGPT, add the URL as a custom connector in the settings." }
+            p .soft { (words::IN_CLAUDE) }
         }
         form method="post" action="/.auth/logout" {
             input type="hidden" name="form" value=(form);
-            p .soft { "Signed in as " strong { (display_user(user)) } " in this browser." }
+            p .soft { (fill(words::SIGNED_IN_HERE, &[("user", html! { strong { (display_user(user)) } })])) }
             div .buttons {
-                a .button href="/.auth/account" { "Applications with access" }
-                button type="submit" { "Sign out" }
+                a .button href="/.auth/account" { (words::APPLICATIONS_WITH_ACCESS) }
+                button type="submit" { (words::SIGN_OUT) }
             }
         }
     };
-    page(site, None, StatusCode::OK, "Signed in", None, body)
+    page(site, None, StatusCode::OK, words::SIGNED_IN_TITLE, None, body)
 }
 
 fn card(site: &Site, server: &ServerCard) -> Markup {
@@ -56,14 +57,14 @@ fn card(site: &Site, server: &ServerCard) -> Markup {
         section .card {
             h2 { (display_name(title)) }
             @if !server.description.is_empty() { p { (display_text(&server.description)) } }
-            @if server.is_down { p .note { "It did not answer the last time that it was asked." } }
+            @if server.is_down { p .note { (words::DID_NOT_ANSWER) } }
             p { code .url { (url) } }
             p .buttons {
-                a .button href=(cursor_link(&name, url)) { "Add to Cursor" }
-                a .button href=(vscode_link(&name, url)) { "Add to VS Code" }
+                a .button href=(cursor_link(&name, url)) { (words::ADD_TO_CURSOR) }
+                a .button href=(vscode_link(&name, url)) { (words::ADD_TO_VSCODE) }
             }
             details {
-                summary { "Commands for Claude Code, Codex and Gemini CLI" }
+                summary { (words::COMMANDS_FOR) }
                 p { code .url { "claude mcp add --transport http " (name) " " (url) } }
                 p { code .url { "codex mcp add " (name) " --url " (url) } }
                 p { code .url { "gemini mcp add --transport http " (name) " " (url) } }

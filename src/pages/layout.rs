@@ -12,6 +12,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
 
 use super::site::Site;
+use super::words::{self, fill};
 use crate::http::{RequestId, Response};
 use crate::redirect_uri::RedirectUri;
 
@@ -45,8 +46,8 @@ pub(super) fn page(
                 main { (site.header()) (body) }
                 footer {
                     span { (site.external.origin) }
-                    @if let Some(id) = id { span { "request " (id) } }
-                    span { "protected by mcp-auth-proxy" }
+                    @if let Some(id) = id { span { (fill(words::REQUEST, &[("id", html! { (id) })])) } }
+                    span { (words::PROTECTED_BY) }
                 }
             }
         }

@@ -5,6 +5,7 @@ use maud::html;
 
 use super::layout::page;
 use super::site::Site;
+use super::words::{self, fill};
 use crate::http::{RequestId, Response};
 
 /// An error page. It shows the request id, so that the operator can find the request in the log.
@@ -20,7 +21,7 @@ pub fn error(
         h1 { (title) }
         p .alert role="alert" { (explanation) }
         p { (what_next) }
-        p .soft { "If it stays like this, tell the operator of this server the code " strong { (id) } ": the log has it." }
+        p .soft { (fill(words::TELL_CODE, &[("id", html! { strong { (id) } })])) }
     };
     page(site, Some(id), status, title, None, body)
 }
@@ -28,10 +29,10 @@ pub fn error(
 /// For a person who opens the MCP endpoint in a browser.
 pub fn not_for_browsers(site: &Site, mcp_url: &str) -> Response {
     let body = html! {
-        h1 { "This is an MCP server" }
-        p { "It is meant for applications such as Claude, ChatGPT, Cursor or VS Code. Add it there with this URL:" }
+        h1 { (words::IS_MCP_SERVER) }
+        p { (words::FOR_APPLICATIONS) }
         p { code { (mcp_url) } }
-        p .soft { "The application will open a page here to ask for your consent. " a href="/" { "More about this server" } }
+        p .soft { (fill(words::WILL_OPEN, &[("more", html! { a href="/" { (words::MORE_ABOUT) } })])) }
     };
-    page(site, None, StatusCode::UNAUTHORIZED, "MCP server", None, body)
+    page(site, None, StatusCode::UNAUTHORIZED, words::MCP_SERVER_TITLE, None, body)
 }

@@ -4,7 +4,8 @@
 //! - [`mod@consent`] – which client requests access to what; [`mod@home`] – the servers, and how to add them to a client
 //! - [`mod@account`] – which applications and browsers have access
 //! - [`mod@message`] – errors and other messages
-//! - [`layout`] – the frame that all pages share; [`site`] – whose pages they are; [`text`] – formats names, redirect targets and times
+//! - [`layout`] – the frame that all pages share; [`site`] – whose pages they are; [`text`] – formats names, redirect targets and times;
+//!   [`words`] – every text, in one table
 
 mod account;
 mod consent;
@@ -14,6 +15,7 @@ mod message;
 mod sign_in;
 mod site;
 mod text;
+pub(crate) mod words;
 
 pub use account::{AccountForm, AppCard, BrowserCard, Done, account};
 pub use consent::{ChoiceProblem, RequestingClient, ServerCard, Wanted, consent, leave, no_server};

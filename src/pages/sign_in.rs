@@ -8,6 +8,7 @@ use super::consent::{RequestingClient, Wanted, headline, who_asks};
 use super::layout::page;
 use super::site::{Site, letter};
 use super::text::{display_name, seconds_in_words};
+use super::words::{self, fill, fill_plain};
 use crate::http::{RequestId, Response};
 use crate::identity::ProviderId;
 
@@ -64,28 +65,27 @@ pub fn sign_in(
         Some(Problem::Busy) => StatusCode::SERVICE_UNAVAILABLE,
     };
     let message = problem.map(|p| match p {
-        Problem::Wrong if options.has_names => "That name and password don't fit. Try again.".to_string(),
-        Problem::Wrong => "That password is not right. Try again.".to_string(),
-        Problem::Slow(seconds) => {
-            format!("There were too many wrong passwords. Wait {} and try again.", seconds_in_words(seconds))
-        }
-        Problem::Busy => "Too many people are signing in at this moment. Try again in a few seconds.".to_string(),
+        Problem::Wrong if options.has_names => words::WRONG_NAME.to_string(),
+        Problem::Wrong => words::WRONG_PASSWORD.to_string(),
+        Problem::Slow(seconds) => fill_plain(words::TOO_MANY_WRONG, &[("time", &seconds_in_words(seconds))]),
+        Problem::Busy => words::BUSY.to_string(),
     });
     let allows = client.is_some_and(|client| matches!(client.wants, Wanted::Servers(_)));
-    let title = client.map_or_else(|| format!("Sign in to {}", site.title()), |client| headline(site, client));
+    let title = client
+        .map_or_else(|| fill_plain(words::SIGN_IN_TO, &[("site", site.title())]), |client| headline(site, client));
     let body = html! {
         h1 { (title) }
         @if let Some(client) = client { (who_asks(site, client)) }
         @if let Some(message) = &message { p #problem .alert role="alert" { (message) } }
         @if client.is_some() {
-            p .soft .hint { @if allows { "Sign in to allow access." } @else { "Sign in to choose what it may use." } }
+            p .soft .hint { @if allows { (words::SIGN_IN_TO_ALLOW) } @else { (words::SIGN_IN_TO_CHOOSE) } }
         }
         (providers(options, allows, request, false))
-        @if options.has_password() && !options.providers.is_empty() { p .or { "or" } }
+        @if options.has_password() && !options.providers.is_empty() { p .or { (words::OR) } }
         @if options.has_password() { (password_form(options, client.is_some(), allows, request, message.is_some())) }
         @else if client.is_some() { form method="post" action="/.auth/login" {
             input type="hidden" name="request" value=(request);
-            div .buttons { button type="submit" name="decision" value="deny" { "Deny" } }
+            div .buttons { button type="submit" name="decision" value="deny" { (words::DENY) } }
         } }
     };
     let mut response = page(site, None, status, &title, client.map(|c| c.redirect), body);
@@ -104,25 +104,25 @@ fn password_form(options: &SignInOptions, is_asked: bool, allows: bool, request:
         form method="post" action="/.auth/login" {
             input type="hidden" name="request" value=(request);
             @if options.has_names {
-                label for="username" { "Name" @if options.has_shared { " (empty for the password that all share)" } }
+                label for="username" { (words::NAME_FIELD) @if options.has_shared { (words::NAME_MAY_BE_EMPTY) } }
                 input #username type="text" name="username" required[!options.has_shared] autofocus autocomplete="username"
                     autocapitalize="none" spellcheck="false" maxlength="64";
             } @else {
                 // Password managers store passwords together with a user name.
                 input type="text" name="username" value="owner" autocomplete="username" hidden;
             }
-            label for="password" { "Password" }
+            label for="password" { (words::PASSWORD_FIELD) }
             input #password type="password" name="password" required autofocus[!options.has_names]
                 autocomplete="current-password" maxlength="72"
                 aria-invalid=[is_wrong.then_some("true")] aria-describedby=[is_wrong.then_some("problem")];
             div .buttons {
                 @if is_asked {
                     button .primary type="submit" name="decision" value="allow" {
-                        @if allows { "Sign in and allow" } @else { "Sign in" }
+                        @if allows { (words::SIGN_IN_AND_ALLOW) } @else { (words::SIGN_IN) }
                     }
-                    button type="submit" name="decision" value="deny" formnovalidate { "Deny" }
+                    button type="submit" name="decision" value="deny" formnovalidate { (words::DENY) }
                 } @else {
-                    button .primary type="submit" { "Sign in" }
+                    button .primary type="submit" { (words::SIGN_IN) }
                 }
             }
         }
@@ -140,8 +140,8 @@ fn providers(options: &SignInOptions, is_asked: bool, request: &str, another_acc
                     button .way .down[provider.is_down] type="submit" name="provider" value=(provider.id) {
                         (letter(provider.label))
                         span {
-                            "Sign in with " (provider.label) @if is_asked { " and allow" }
-                            @if provider.is_down { span .why { (provider.label) " can't be reached at the moment." } }
+                            (named(if is_asked { words::SIGN_IN_WITH_AND_ALLOW } else { words::SIGN_IN_WITH }, provider.label))
+                            @if provider.is_down { span .why { (named(words::PROVIDER_IS_DOWN, provider.label)) } }
                         }
                     }
                 }
@@ -154,10 +154,10 @@ fn providers(options: &SignInOptions, is_asked: bool, request: &str, another_acc
 /// this origin's form-action to the provider's redirects.
 pub fn to_provider(site: &Site, provider: &str, url: &str) -> Response {
     let body = html! {
-        h1 { "Signing in with " (provider) }
-        p { a href=(url) rel="noreferrer" { "Continue to " (provider) } }
+        h1 { (named(words::SIGNING_IN_WITH, provider)) }
+        p { a href=(url) rel="noreferrer" { (named(words::CONTINUE_TO, provider)) } }
     };
-    page(site, None, StatusCode::OK, "Signing in", None, body)
+    page(site, None, StatusCode::OK, words::SIGNING_IN, None, body)
         .with(HeaderName::from_static("refresh"), format!("0;url={url}"))
 }
 
@@ -172,16 +172,15 @@ pub fn not_signed_in(
     request: &str,
 ) -> Response {
     let body = html! {
-        h1 { "You are not signed in" }
+        h1 { (words::NOT_SIGNED_IN) }
         p .alert role="alert" {
-            @if is_denied { "The sign-in was cancelled at " (provider) "." }
-            @else { (provider) " did not sign you in." }
+            (named(if is_denied { words::CANCELLED } else { words::DID_NOT_SIGN_IN }, provider))
         }
-        p { "You can try again, or close this page." }
+        p { (words::TRY_AGAIN_OR_CLOSE) }
         @if let Some(client) = client { (who_asks(site, client)) }
         (providers(options, client.is_some_and(|client| matches!(client.wants, Wanted::Servers(_))), request, true))
     };
-    page(site, Some(id), StatusCode::FORBIDDEN, "Not signed in", client.map(|c| c.redirect), body)
+    page(site, Some(id), StatusCode::FORBIDDEN, words::NOT_SIGNED_IN_TITLE, client.map(|c| c.redirect), body)
 }
 
 /// The page for a person who signed in at a provider as `account` but matches no allow rule. It does not reveal the
@@ -195,28 +194,33 @@ pub fn not_allowed(
     client: Option<&RequestingClient<'_>>,
     request: &str,
 ) -> Response {
-    let shown = account.map_or_else(|| "an account without a verified e-mail address".into(), display_name);
+    let shown = account.map_or_else(|| words::UNVERIFIED_ACCOUNT.into(), display_name);
     let body = html! {
-        h1 { "You have no access" }
+        h1 { (words::NO_ACCESS) }
         p .alert role="alert" {
-            "At " (provider) " you are signed in as " strong { (shown) } ". This account may not use this server."
+            (fill(words::ACCOUNT_NOT_ALLOWED, &[("provider", html! { (provider) }), ("user", html! { strong { (shown) } })]))
         }
-        p { "If you have another account, sign in with that one. Otherwise ask the operator of this server." }
+        p { (words::SIGN_IN_WITH_ANOTHER) }
         @if let Some(client) = client { (who_asks(site, client)) }
         (providers(options, client.is_some_and(|client| matches!(client.wants, Wanted::Servers(_))), request, true))
     };
-    page(site, Some(id), StatusCode::FORBIDDEN, "No access", client.map(|c| c.redirect), body)
+    page(site, Some(id), StatusCode::FORBIDDEN, words::NO_ACCESS_TITLE, client.map(|c| c.redirect), body)
+}
+
+/// A text about a provider.
+fn named(text: &'static str, provider: &str) -> String {
+    fill_plain(text, &[("provider", provider)])
 }
 
 /// The page after signing out.
 pub fn signed_out(site: &Site) -> Response {
     let body = html! {
-        h1 { "You are signed out" }
-        p { "This browser is signed out. Applications that you allowed before stay connected: sign in again to see or end what they may do." }
+        h1 { (words::SIGNED_OUT) }
+        p { (words::SIGNED_OUT_MEANS) }
         p .buttons {
-            a .button href="/.auth/login" { "Sign in again" }
-            a .button href="/.auth/account" { "Applications with access" }
+            a .button href="/.auth/login" { (words::SIGN_IN_AGAIN) }
+            a .button href="/.auth/account" { (words::APPLICATIONS_WITH_ACCESS) }
         }
     };
-    page(site, None, StatusCode::OK, "Signed out", None, body)
+    page(site, None, StatusCode::OK, words::SIGNED_OUT_TITLE, None, body)
 }

@@ -2,6 +2,8 @@
 
 use time::OffsetDateTime;
 
+use super::words::{self, fill_plain};
+
 use crate::clock::Timestamp;
 use crate::identity::User;
 use crate::observe::log::is_bidi_control;
@@ -16,8 +18,8 @@ const MAX_TEXT: usize = 300;
 pub(super) fn place_of(redirect: &RedirectUri) -> String {
     match redirect.destination() {
         Destination::Web => redirect.host().to_string(),
-        Destination::Loopback => "a program on this computer".to_string(),
-        Destination::PrivateUse => format!("the program that opens {}: links", redirect.scheme()),
+        Destination::Loopback => words::LOCAL_PROGRAM.to_string(),
+        Destination::PrivateUse => fill_plain(words::OF_LINKS, &[("scheme", redirect.scheme())]),
     }
 }
 
@@ -58,14 +60,14 @@ pub(super) fn titles_in_words(titles: &[&str]) -> String {
     match titles.as_slice() {
         [] => String::new(),
         [only] => only.clone(),
-        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+        [first @ .., last] => fill_plain(words::LIST, &[("first", &first.join(", ")), ("last", last)]),
     }
 }
 
 pub(super) fn display_user(user: &User) -> String {
     match (&user.email, user.id.as_str()) {
         (Some(email), _) => email.clone(),
-        (None, "password") => "the owner".into(),
+        (None, "password") => words::THE_OWNER.into(),
         (None, id) if id.starts_with("htpasswd:") => id.trim_start_matches("htpasswd:").into(),
         (None, id) => id.into(),
     }
@@ -94,8 +96,8 @@ pub(super) fn registrable(host: &str) -> (&str, &str) {
 
 pub(super) fn days_in_words(seconds: u64) -> String {
     match seconds.div_ceil(86_400) {
-        0 | 1 => "a day".into(),
-        days => format!("{days} days"),
+        0 | 1 => words::A_DAY.into(),
+        days => fill_plain(words::DAYS, &[("count", &days.to_string())]),
     }
 }
 
@@ -103,15 +105,17 @@ pub(super) fn days_in_words(seconds: u64) -> String {
 pub(super) fn time_in_words(at: Timestamp) -> String {
     let at = i64::try_from(at).ok().and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok());
     at.map_or_else(String::new, |at| {
-        format!("{} {} {}, {:02}:{:02} UTC", at.day(), at.month(), at.year(), at.hour(), at.minute())
+        let (day, month, year) = (at.day().to_string(), at.month().to_string(), at.year().to_string());
+        let time = format!("{:02}:{:02}", at.hour(), at.minute());
+        fill_plain(words::TIME, &[("day", &day), ("month", &month), ("year", &year), ("time", &time)])
     })
 }
 
 pub(super) fn seconds_in_words(seconds: u64) -> String {
     match seconds {
-        0..=1 => "a second".into(),
-        2..=90 => format!("{seconds} seconds"),
-        _ => format!("{} minutes", seconds.div_ceil(60)),
+        0..=1 => words::A_SECOND.into(),
+        2..=90 => fill_plain(words::SECONDS, &[("count", &seconds.to_string())]),
+        _ => fill_plain(words::MINUTES, &[("count", &seconds.div_ceil(60).to_string())]),
     }
 }
 
