@@ -32,7 +32,7 @@ impl Health {
     /// How the proxy is now.
     pub(super) fn now(&self) -> Condition {
         let core = &self.server.core;
-        let store = core.state.count::<Client>().is_ok();
+        let store = core.state.is_well() && core.state.count::<Client>().is_ok();
         let certificate = self.certificates.as_ref().map(|all| {
             let pair = all.current();
             pair.is_trusted && pair.info.not_after > core.now()

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::backend::{Job, Row, Store, StoreError, Table, Transaction};
 use super::rows::{Grant, Phase, Revocation, Stored, Superseded};
@@ -31,6 +31,7 @@ pub struct State {
     /// Grants of which only some access tokens are refused.
     superseded: RwLock<HashMap<GrantId, Superseded>>,
     trouble: Episode,
+    failed_at: Mutex<Option<Instant>>,
 }
 
 /// A typed transaction.
@@ -100,6 +101,9 @@ impl Tx<'_> {
     }
 }
 
+/// How long a failure says that the store is broken.
+const BROKEN_FOR: Duration = Duration::from_secs(60);
+
 impl State {
     /// Loads the revocations and the replaced tokens into memory. Everything else is read on demand.
     pub fn new(store: Box<dyn Store>, clock: Arc<Clock>) -> Result<State, StoreError> {
@@ -114,7 +118,7 @@ impl State {
             }
         })?;
         let (revoked, superseded) = (RwLock::new(revoked), RwLock::new(superseded));
-        Ok(State { store, clock, revoked, superseded, trouble: Episode::default() })
+        Ok(State { store, clock, revoked, superseded, trouble: Episode::default(), failed_at: Mutex::default() })
     }
 
     /// The clock that decides when rows expire.
@@ -240,7 +244,15 @@ impl State {
         Ok(total)
     }
 
+    /// Does the store work, as far as is known? After a failure it counts as broken until it was written again, or for a
+    /// minute: a proxy that gets no requests because of it would never find out that it is well.
+    pub fn is_well(&self) -> bool {
+        let failed_at = *self.failed_at.lock().unpoisoned();
+        !self.trouble.lasts() || failed_at.is_none_or(|at| at.elapsed() > BROKEN_FOR)
+    }
+
     fn tell(&self, error: &StoreError) {
+        *self.failed_at.lock().unpoisoned() = Some(Instant::now());
         if self.trouble.begins() {
             log::error!(error:% = error; "the state can't be read or written; tokens that were issued stay valid, sign-ins and refreshes fail until it works again (is the disk of --data-path (DATA_PATH) full?)");
         }

@@ -36,7 +36,7 @@ export const ofPython = (binary, python) => looksAt(binary, python, ["reference_
 // The proxy: nothing, but for documents of vendors, which this machine can't fetch.
 export async function ofProxy(binary, proxy) {
   const { report, found } = await look(binary, `${proxy.origin}/mcp`);
-  const { "document-not-fetched": unfetched = [], "this-machine": local, ...rest } = found;
+  const { "documents-not-seen": _, "document-not-fetched": unfetched = [], "this-machine": local, ...rest } = found;
   assert.deepEqual([local, rest], [[], {}], JSON.stringify(report, null, 1));
   assert.ok(unfetched.every((client) => ["claude-code", "goose"].includes(client)), unfetched);
 }

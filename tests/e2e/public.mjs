@@ -93,6 +93,8 @@ const cases = {
     const vendors = doctor(`${URL_TOP}/mcp`, "--no-registration");
     assert.deepEqual(vendors.found["certificate-private-authority"], ["claude", "chatgpt"], JSON.stringify(vendors.report, null, 1));
     assert.equal(vendors.code, 2);
+    // The names of vendors lead to this machine, and the proxy fetches nothing from there.
+    assert.deepEqual(vendors.found["document-not-fetched"], ["claude", "claude-code", "goose"], JSON.stringify(vendors.report, null, 1));
     await stopped(proxy);
 
     // A server that names an authorization server of its own network.
@@ -124,6 +126,11 @@ const cases = {
     const six = doctor("http://twice.example.com/mcp");
     assert.deepEqual([six.found["ipv6-only"], six.found["no-connection"]?.length], [["claude", "chatgpt"], 13], JSON.stringify(six.report, null, 1));
 
+    const local = type(binary, "mcp-auth-proxy -e http://localhost:8090 -- mcp-auth-proxy stdio-demo", folder, { ...TYPED, DATA_PATH: at("local") });
+    await isReady(local);
+    const offline = doctor("http://localhost:8090/mcp");
+    assert.deepEqual([offline.code, offline.found], [0, { "this-machine": [], "documents-not-seen": [] }], JSON.stringify(offline.report, null, 1));
+    await stopped(local);
     await setName("set-default-ipv4", { ip: "127.0.0.1" });
     const elsewhere = type(binary, `mcp-auth-proxy -e ${URL_TOP}:8443 --tls-listen :8443 --tls-accept-tos http://localhost:8080`, folder, TYPED);
     await isReady(elsewhere);

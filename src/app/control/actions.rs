@@ -88,7 +88,8 @@ impl Control {
             let pair = certificates.current();
             json!({"names": pair.info.names, "expires_at": pair.info.not_after, "is_trusted": pair.is_trusted})
         });
-        let live = owner::grants(&self.server, |_| true).map_err(stored)?.len();
+        // A store that can't be read is one of the things that are told here.
+        let live = owner::grants(&self.server, |_| true).ok().map(|grants| grants.len());
         Ok(json!({
             "health": self.health.now().json(),
             "version": VERSION.trim(),
@@ -96,9 +97,9 @@ impl Control {
             "external_url": self.server.core.external.origin,
             "certificate": certificate,
             "servers": servers,
-            "clients": state.count::<Client>().map_err(stored)?,
+            "clients": state.count::<Client>().ok(),
             "grants": live,
-            "sessions": state.count::<Session>().map_err(stored)?,
+            "sessions": state.count::<Session>().ok(),
             "api_keys": self.server.login.api_keys.all().len(),
             "streams": self.streams.count(),
         }))

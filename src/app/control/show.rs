@@ -71,7 +71,7 @@ fn status(result: &Value) -> String {
     let ready = if health["is_ready"] == true { "yes" } else { "no" };
     out += &format!("ready: {ready}\n");
     for (part, trouble) in [
-        ("store", "the store can't be read"),
+        ("store", "the store can't be read or written, so nobody can sign in"),
         ("certificate", "the certificate is not good"),
         ("audit_log", "the audit log can't be written"),
     ] {

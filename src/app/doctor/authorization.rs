@@ -1,13 +1,15 @@
 //! The authorization request of each client, up to the page for people.
 
+use std::net::ToSocketAddrs;
+
 use form_urlencoded::Serializer;
 use http::{Method, StatusCode};
 
 use super::clients::KnownClient;
 use super::examination::Examination;
 use super::findings::{
-    AUTHORIZATION_REFUSED, DOCUMENT_NOT_FETCHED, DOCUMENT_REFUSED, LOOPBACK_PORT, PKCE_NOT_REQUIRED,
-    REDIRECT_NOT_CHECKED,
+    AUTHORIZATION_REFUSED, DOCUMENT_NOT_FETCHED, DOCUMENT_REFUSED, DOCUMENTS_NOT_SEEN, LOOPBACK_PORT,
+    PKCE_NOT_REQUIRED, REDIRECT_NOT_CHECKED,
 };
 use super::in_between::described;
 use super::link::Link;
@@ -92,6 +94,10 @@ fn with_document(exam: &mut Examination, metadata: &ServerMetadata, client: &'st
         Ok(Outcome::Returned(error)) => format!("{document}: back to the client with error={error}"),
         Ok(Outcome::Refused(reply)) if reply.status.is_server_error() => {
             let seen = format!("{document}: {}", described(&reply));
+            if exam.url.is_loopback() && !is_reachable(document) {
+                exam.report.found(STEP, &DOCUMENTS_NOT_SEEN, seen);
+                return;
+            }
             exam.report.found_for(STEP, &DOCUMENT_NOT_FETCHED, seen, &[client]);
             return;
         }
@@ -99,6 +105,14 @@ fn with_document(exam: &mut Examination, metadata: &ServerMetadata, client: &'st
         Err(why) => format!("{document}: {why}"),
     };
     exam.report.found_for(STEP, &DOCUMENT_REFUSED, seen, &[client]);
+}
+
+/// Does this machine know an address of the document's host? The server here is on this machine.
+fn is_reachable(document: &str) -> bool {
+    let link = Link::parse(document).ok();
+    link.is_some_and(|link| {
+        (link.host().as_str(), link.port()).to_socket_addrs().is_ok_and(|mut found| found.next().is_some())
+    })
 }
 
 /// Codes must go nowhere but to the client (RFC 9700 section 4.1).

@@ -44,6 +44,7 @@ pub(super) fn ask_echo(exam: &mut Examination, url: &Link) {
     tell_compression(exam, &reply);
     let said = text.lines().find_map(|line| line.strip_prefix("data: "));
     let Some(said) = said.and_then(|said| serde_json::from_str::<Map<String, Value>>(said).ok()) else { return };
+    exam.is_ours = true;
     match said.get("authorization").and_then(Value::as_bool) {
         Some(false) => {
             exam.report.found(

@@ -16,6 +16,8 @@ pub(super) struct Examination {
     pub(super) now: u64,
     /// All addresses of the server are on the public internet.
     pub(super) is_public: bool,
+    /// The server is this program.
+    pub(super) is_ours: bool,
     /// A token for the server, if the user has given one.
     pub(super) token: Option<String>,
     pub(super) may_register: bool,

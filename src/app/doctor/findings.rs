@@ -316,6 +316,9 @@ findings! {
     DOCUMENT_NOT_FETCHED: "document-not-fetched", Failure, nobody,
         "The server could not fetch this client's metadata document, so the client can't introduce itself.",
         "Let the server reach https on the internet (its firewall, DNS, HTTPS_PROXY), or stop offering documents: then clients register (mcp-auth-proxy: --no-cimd).";
+    DOCUMENTS_NOT_SEEN: "documents-not-seen", Note, nobody,
+        "This machine does not reach the internet, so whether its server can fetch metadata documents can't be seen.",
+        "Look again where the server will be.";
     REDIRECT_NOT_CHECKED: "redirect-not-checked", Failure, nobody,
         "A redirect URI that was not registered is accepted: codes can be sent to an attacker.",
         "Compare redirect URIs exactly (RFC 9700 section 2.1).";

@@ -60,6 +60,7 @@ pub fn run(settings: &Settings, url: &str, options: &OwnOptions) -> Result<u8, S
         ca_file,
         now: Clock::system().now(),
         is_public: false,
+        is_ours: false,
         token,
         may_register: !options.has("no-registration"),
     };

@@ -18,6 +18,14 @@ pub(super) struct Problem {
     seen: String,
     /// The clients that don't get past it.
     fails: Vec<&'static KnownClient>,
+    /// What to do here, where that is known more exactly than in general.
+    change: Option<String>,
+}
+
+impl Problem {
+    fn change(&self) -> &str {
+        self.change.as_deref().unwrap_or(self.finding.change)
+    }
 }
 
 /// A line of the report.
@@ -89,6 +97,13 @@ impl Report {
         self.add(step, finding, seen.into(), fails);
     }
 
+    /// Says of what was found last what to do here.
+    pub(super) fn advise(&mut self, change: &str) {
+        if let Some(problem) = self.problems.last_mut() {
+            problem.change = Some(plain(change));
+        }
+    }
+
     fn add(&mut self, step: &'static str, finding: &'static Finding, seen: String, fails: Vec<&'static KnownClient>) {
         let is_known = |problem: &Problem| std::ptr::eq(problem.finding, finding) && problem.step == step;
         if let Some(known) = self.problems.iter_mut().find(|problem| is_known(problem)) {
@@ -97,7 +112,7 @@ impl Report {
             return;
         }
         self.lines.push(Line::Problem(self.problems.len()));
-        self.problems.push(Problem { finding, step, seen: plain(&seen), fails });
+        self.problems.push(Problem { finding, step, seen: plain(&seen), fails, change: None });
     }
 
     /// Has this been found?
@@ -194,7 +209,7 @@ impl Report {
             _ => format!(" ({})", names.join(", ")),
         };
         let _ = writeln!(out, "      {}: {}{whom}", problem.finding.code, problem.finding.means);
-        let _ = writeln!(out, "      What to do: {}", problem.finding.change);
+        let _ = writeln!(out, "      What to do: {}", problem.change());
     }
 
     fn codes(&self, client: &KnownClient) -> Vec<&'static str> {
@@ -214,7 +229,7 @@ impl Report {
                 let severity = if fails.is_empty() { problem.finding.severity } else { Severity::Failure };
                 json!({
                     "step": problem.step, "result": severity.word(), "finding": problem.finding.code,
-                    "seen": problem.seen, "means": problem.finding.means, "change": problem.finding.change, "fails": fails,
+                    "seen": problem.seen, "means": problem.finding.means, "change": problem.change(), "fails": fails,
                 })
             }
         };

@@ -31,6 +31,14 @@ pub(super) fn look(exam: &mut Examination, challenge: &Challenge) -> Option<Link
             // What follows would only tell the same in other words.
             let seen = format!("resource_metadata=\"{named}\", for a client of {url}");
             exam.report.found(STEP, &METADATA_ELSEWHERE, seen);
+            if exam.is_ours {
+                exam.report.advise(&format!(
+                    "Start mcp-auth-proxy with --external-url {} (EXTERNAL_URL), or give clients {}{}.",
+                    url.origin(),
+                    named.origin(),
+                    url.path()
+                ));
+            }
             return None;
         }
         places.push(named);
@@ -143,7 +151,12 @@ fn compare(exam: &mut Examination, url: &Link, resource: &str) {
     let seen = format!("resource is {resource}, and not {url}");
     match is_parent {
         true => exam.report.found(STEP, &RESOURCE_SPELLED_OTHERWISE, seen),
-        false => exam.report.found(STEP, &RESOURCE_DIFFERS, seen),
+        false => {
+            exam.report.found(STEP, &RESOURCE_DIFFERS, seen);
+            if Link::parse(resource).is_ok_and(|link| link.origin() == url.origin()) {
+                exam.report.advise(&format!("Give clients {resource}."));
+            }
+        }
     }
 }
 

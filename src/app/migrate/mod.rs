@@ -5,10 +5,9 @@
 mod options;
 mod read;
 
-use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 
-use options::{Fate, OPTIONS};
+use options::{Fate, OPTIONS, Setting};
 use read::Found;
 
 use crate::url::ExternalUrl;
@@ -40,7 +39,7 @@ pub fn run(file: Option<&str>, arguments: &[String]) -> Result<u8, String> {
             path => std::fs::read_to_string(path),
         };
         let text = text.map_err(|e| format!("migrate: {path} can't be read: {e}"))?;
-        found.read_variables(&text).map_err(|why| format!("migrate: {path}, {why}"))?;
+        found.read_file(&text).map_err(|why| format!("migrate: {path}, {why}"))?;
     }
     found.read_arguments(arguments).map_err(|why| format!("migrate: {why}"))?;
     let translation = translate(&found, std::io::stdout().is_terminal());
@@ -49,76 +48,120 @@ pub fn run(file: Option<&str>, arguments: &[String]) -> Result<u8, String> {
     Ok(u8::from(translation.has_questions))
 }
 
+/// The lines of the file, and what has to be decided before it works.
+#[derive(Default)]
+struct Draft {
+    lines: String,
+    questions: Vec<String>,
+}
+
+impl Draft {
+    fn say(&mut self, line: &str) {
+        self.lines.push_str(line);
+        self.lines.push('\n');
+    }
+
+    fn ask(&mut self, comment: &str, question: String) {
+        self.say(&format!("# DECIDE: {comment}"));
+        self.questions.push(question);
+    }
+
+    /// An option that is set to `value`.
+    fn option(&mut self, option: &Setting, value: &str, hides_secrets: bool) {
+        let name = option.env;
+        match option.fate {
+            Fate::Gone(why) => return self.say(&format!("# {name} is left out: {why}.")),
+            // Set to no, it is no loss.
+            Fate::Lost(_) if value == "false" => return,
+            Fate::Lost(why) => {
+                let comment = format!("{name} does not exist here: {why}.");
+                return self.ask(&comment, format!("what takes the place of {name}"));
+            }
+            // It stands on the command line.
+            _ if name == "PROXY_URL" => return,
+            _ if name == "REPOSITORY_BACKEND" && value != "local" => {
+                return self.say(&format!("# {name}={value} is left out: there is no database here. Clients register and people sign in once more."));
+            }
+            Fate::Told(how) => self.say(&format!("# {name}: {how}.")),
+            Fate::Same | Fate::Differs(_) => {}
+        }
+        let value = if option.is_secret && hides_secrets { "…".into() } else { written(value) };
+        self.say(&format!("{name}={value}"));
+    }
+
+    /// A provider without a rule lets everybody in there.
+    fn provider(&mut self, title: &str, first_rule: &str) {
+        let comment = format!(
+            "who may sign in with {title}? Without a rule, everybody with an account there could, which is refused here."
+        );
+        self.ask(&comment, format!("who may sign in with {title}"));
+        self.say(&format!("#{first_rule}=…\n# or, if everybody may:\n#ALLOW_ANY_USER=true"));
+    }
+}
+
 /// Secrets are left out if somebody may look over the user's shoulder.
 fn translate(found: &Found, hides_secrets: bool) -> Translation {
-    let (mut lines, mut questions) = (String::new(), Vec::new());
+    let mut draft = Draft::default();
     for option in OPTIONS {
-        let Some(value) = found.values.get(option.env) else { continue };
-        match option.fate {
-            Fate::Gone(why) => {
-                let _ = writeln!(lines, "# {} is left out: {why}.", option.env);
-                continue;
-            }
-            _ if option.env == "PROXY_URL" => continue,
-            _ if option.env == "REPOSITORY_BACKEND" && value != "local" => {
-                let _ = writeln!(
-                    lines,
-                    "# REPOSITORY_BACKEND={value} is left out: there is no database here. Clients register and people sign in once more."
-                );
-                continue;
-            }
-            Fate::Differs(how) => {
-                let _ = writeln!(lines, "# {}: {how}.", option.env);
-            }
-            Fate::Same => {}
+        if let Some(value) = found.values.get(option.env) {
+            draft.option(option, value, hides_secrets);
         }
-        let value = if option.is_secret && hides_secrets { "…" } else { value };
-        let _ = writeln!(lines, "{}={value}", option.env);
     }
-    keep_addresses(found, &mut lines);
+    keep_addresses(found, &mut draft);
+    for name in &found.broken {
+        let comment =
+            format!("{name} is left out: its value has line breaks or other control characters, which don't fit here.");
+        draft.ask(&comment, format!("what {name} is"));
+    }
+    for name in &found.odd_switches {
+        draft.say(&format!("# {name} was neither 1 nor true, which means no there."));
+    }
     for (title, id, rules) in PROVIDERS {
         if found.values.contains_key(id) && !rules.iter().any(|rule| found.values.contains_key(*rule)) {
-            let _ = writeln!(
-                lines,
-                "# DECIDE: who may sign in with {title}? Without a rule, everybody with an account there could, which is refused here.\n#{}=…\n# or, if everybody may:\n#ALLOW_ANY_USER=true",
-                rules[0]
-            );
-            questions.push(format!("who may sign in with {title}"));
+            draft.provider(title, rules[0]);
         }
     }
     for name in &found.unknown {
-        let _ = writeln!(lines, "# {name} is left out: it is no option of sigbit/mcp-auth-proxy.");
+        draft.say(&format!("# {} is left out: it is no option of sigbit/mcp-auth-proxy.", one_line(name)));
     }
-    let server = match command_line(found) {
-        // It was not asked about.
-        server if server.is_empty() => "URL, or -- COMMAND, of the MCP server as before".into(),
-        server => server,
-    };
-    let mut text = String::from(
-        "# For mcp-auth-proxy, from the settings of sigbit/mcp-auth-proxy. docs/migrating.md has all differences.\n",
+    let has_secrets = OPTIONS.iter().any(|option| option.is_secret && found.values.contains_key(option.env));
+    let head = head(&command_line(found), hides_secrets && has_secrets, &draft.questions);
+    Translation { text: head + &draft.lines, has_questions: !draft.questions.is_empty() }
+}
+
+/// How the file is used.
+fn head(server: &str, is_missing_secrets: bool, questions: &[String]) -> String {
+    // It was not asked about the server.
+    let server = if server.is_empty() { "URL, or -- COMMAND, of the MCP server as before" } else { server };
+    let mut head = format!(
+        "# For mcp-auth-proxy, from the settings of sigbit/mcp-auth-proxy. docs/migrating.md has all differences.\n\
+         #   mcp-auth-proxy check --env-file THIS-FILE {server}\n#   mcp-auth-proxy --env-file THIS-FILE {server}\n"
     );
-    let _ = writeln!(
-        text,
-        "#   mcp-auth-proxy check --env-file THIS-FILE {server}\n#   mcp-auth-proxy --env-file THIS-FILE {server}"
-    );
-    if hides_secrets && OPTIONS.iter().any(|option| option.is_secret && found.values.contains_key(option.env)) {
-        text.push_str(
-            "# Secrets are not shown on a terminal. Let the output go to a file: … > THIS-FILE (then: chmod 600 THIS-FILE)\n",
-        );
+    if is_missing_secrets {
+        head.push_str("# Secrets are not shown on a terminal. Let the output go to a file: … > THIS-FILE (then: chmod 600 THIS-FILE)\n");
     }
-    for question in &questions {
-        let _ = writeln!(text, "# Still to be decided: {question}.");
-    }
-    Translation { text: text + &lines, has_questions: !questions.is_empty() }
+    questions.iter().for_each(|question| head.push_str(&format!("# Still to be decided: {question}.\n")));
+    head
+}
+
+/// A value as `--env-file` reads it back: without blanks at its ends, and without quotes around it.
+fn written(value: &str) -> String {
+    let is_quoted = ['"', '\''].iter().any(|quote| value.starts_with(*quote) && value.ends_with(*quote));
+    if is_quoted || value != value.trim() { format!("\"{value}\"") } else { value.to_string() }
+}
+
+/// A stranger's text in a comment.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(100).collect()
 }
 
 /// Without `LISTEN`, that program listens on all addresses, also for an external URL on this machine.
-fn keep_addresses(found: &Found, lines: &mut String) {
+fn keep_addresses(found: &Found, draft: &mut Draft) {
     let url = found.values.get("EXTERNAL_URL").map_or("http://localhost", String::as_str);
     let is_local = ExternalUrl::parse(url).is_ok_and(|external| external.is_loopback());
     if is_local && !found.values.contains_key("LISTEN") {
-        lines.push_str("# LISTEN: the default for an external URL on this machine is to listen on this machine only; this is the default of that program.\n");
-        lines.push_str("LISTEN=:80\n");
+        draft.say("# LISTEN: the default for an external URL on this machine is to listen on this machine only; this is the default of that program.");
+        draft.say("LISTEN=:80");
     }
 }
 
@@ -126,7 +169,7 @@ fn keep_addresses(found: &Found, lines: &mut String) {
 fn command_line(found: &Found) -> String {
     let quoted = |word: &String| match word.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:@%+=,".contains(c)) {
         true if !word.is_empty() => word.clone(),
-        _ => format!("'{}'", word.replace('\'', "'\\''")),
+        _ => format!("'{}'", one_line(word).replace('\'', "'\\''")),
     };
     match found.server.as_slice() {
         [] => found.values.get("PROXY_URL").map(quoted).unwrap_or_default(),
@@ -138,13 +181,15 @@ fn command_line(found: &Found) -> String {
 /// The table of docs/migrating.md.
 #[cfg(test)]
 fn markdown() -> String {
+    use std::fmt::Write as _;
+
     let mut out = String::from("| option there | variable | here |\n|---|---|---|\n");
     for option in OPTIONS {
         let flag = option.flag.map(|flag| format!("`--{flag}`")).unwrap_or_default();
         let here = match option.fate {
             Fate::Same => "the same".to_string(),
-            Fate::Differs(how) => format!("the same, but {how}"),
-            Fate::Gone(why) => format!("left out: {why}"),
+            Fate::Differs(how) | Fate::Told(how) => format!("the same, but {how}"),
+            Fate::Gone(why) | Fate::Lost(why) => format!("left out: {why}"),
         };
         let _ = writeln!(out, "| {flag} | `{}` | {here} |", option.env);
     }
@@ -162,7 +207,7 @@ mod tests {
 
     fn of(variables: &str, arguments: &str) -> Translation {
         let mut found = Found::default();
-        found.read_variables(variables).unwrap();
+        found.read_file(variables).unwrap();
         found.read_arguments(&words(arguments)).unwrap();
         translate(&found, false)
     }
@@ -195,28 +240,74 @@ mod tests {
     }
 
     #[test]
-    fn variables_of_an_env_file_and_of_a_compose_file_are_read() {
-        let compose = "services:\n mcp:\n  image: x\n  ports: [\"80:80\"]\n  environment:\n  - EXTERNAL_URL=https://a.example\n  - \"TLS_ACCEPT_TOS=True\"\n  PASSWORD: 'p: q'\n  NO_AUTO_TLS: yes\n";
+    fn variables_are_read_as_docker_reads_them() {
         let mut found = Found::default();
-        found.read_variables(compose).unwrap();
+        let text = "# comment\nexport EXTERNAL_URL='https://a.example'\nTLS_ACCEPT_TOS=True\nNO_AUTO_TLS=yes\nPASSWORD=a=b # c\r\nLISTEN=\n";
+        found.read_file(text).unwrap();
         let values: Vec<_> = found.values.into_iter().collect();
         let wanted = [
             ("EXTERNAL_URL", "https://a.example"),
             ("NO_AUTO_TLS", "false"),
-            ("PASSWORD", "p: q"),
+            ("PASSWORD", "a=b # c"),
             ("TLS_ACCEPT_TOS", "true"),
         ];
         assert_eq!(values, wanted.map(|(name, value)| (name, value.to_string())));
+        assert_eq!(found.odd_switches, ["NO_AUTO_TLS"]);
+        assert!(Found::default().read_file("EXTERNAL_URL=a\nthis is prose\n").unwrap_err().starts_with("line 2"));
+    }
+
+    #[test]
+    fn a_compose_file_is_read_as_compose_itself_resolves_it() {
+        let compose = r#"{"services": {
+            "db": {"image": "postgres", "environment": {"PASSWORD": "adminpw"}},
+            "mcp": {"image": "ghcr.io/sigbit/mcp-auth-proxy:latest", "command": ["--tls-accept-tos", "--", "npx", "-y", "server", "./"],
+                    "environment": {"EXTERNAL_URL": "https://a.example", "PASSWORD": "p$w", "NO_AUTO_TLS": null}}}}"#;
         let mut found = Found::default();
-        assert!(found.read_variables("EXTERNAL_URL=a\nthis is prose\n").unwrap_err().starts_with("line 2"));
+        found.read_file(compose).unwrap();
+        let text = translate(&found, false).text;
+        assert!(text.contains("\nPASSWORD=p$w\n") && text.contains("\nTLS_ACCEPT_TOS=true\n"), "{text}");
+        assert!(text.contains("-- npx -y server ./\n") && !text.contains("adminpw"), "{text}");
+        let yaml = "services:\n  mcp:\n    environment:\n      - PASSWORD=x\n";
+        assert!(Found::default().read_file(yaml).unwrap_err().contains("docker compose config --format json"));
+        assert!(
+            Found::default().read_file(r#"{"services": {"db": {"image": "postgres"}}}"#).unwrap_err().contains("db")
+        );
+    }
+
+    #[test]
+    fn a_value_can_t_become_another_line_or_lose_its_quotes() {
+        let compose = serde_json::json!({"services": {"mcp": {"image": "mcp-auth-proxy", "environment": {
+            "PASSWORD": "a\nALLOW_ANY_USER=true", "PROXY_BEARER_TOKEN": "\"quoted\"", "OIDC_PROVIDER_NAME": " Corp ", "X\nALLOW_ANY_USER": "true"}}}});
+        let mut found = Found::default();
+        found.read_file(&compose.to_string()).unwrap();
+        found.read_arguments(&["npx".into(), "a\nALLOW_ANY_USER=true".into()]).unwrap();
+        let translation = translate(&found, false);
+        let lines: Vec<&str> = translation.text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert!(lines.iter().all(|line| !line.starts_with("ALLOW")), "{lines:?}");
+        assert!(
+            lines.contains(&"PROXY_BEARER_TOKEN=\"\"quoted\"\"") && lines.contains(&"OIDC_PROVIDER_NAME=\" Corp \""),
+            "{lines:?}"
+        );
+        assert!(translation.has_questions);
+    }
+
+    #[test]
+    fn a_docker_command_is_read_around_the_name_of_the_image() {
+        let text = of("", "docker run --rm -p 80:80 -e EXTERNAL_URL=https://a.example --env PASSWORD=x --env=TLS_ACCEPT_TOS=1 -v ./data:/data ghcr.io/sigbit/mcp-auth-proxy:latest npx -y server ./").text;
+        for line in ["EXTERNAL_URL=https://a.example", "PASSWORD=x", "TLS_ACCEPT_TOS=true"] {
+            assert!(text.contains(&format!("\n{line}\n")), "{line}: {text}");
+        }
+        assert!(text.contains("-- npx -y server ./\n") && !text.contains("--rm"), "{text}");
     }
 
     #[test]
     fn what_differs_is_said_and_what_is_gone_is_left_out() {
         let text = of("REPOSITORY_BACKEND=postgres\nREPOSITORY_DSN=postgres://u:p@h/db\nJWT_PRIVATE_KEY=k\nPROXY_FORWARD_AUTHORIZATION=1", "http://upstream:8000").text;
-        for name in ["REPOSITORY_BACKEND", "REPOSITORY_DSN", "JWT_PRIVATE_KEY", "PROXY_FORWARD_AUTHORIZATION"] {
+        for name in ["REPOSITORY_BACKEND", "REPOSITORY_DSN", "JWT_PRIVATE_KEY", "DECIDE: PROXY_FORWARD_AUTHORIZATION"] {
             assert!(text.contains(&format!("# {name}")) && !text.contains(&format!("\n{name}=")), "{name}: {text}");
         }
+        let harmless = of("PROXY_FORWARD_AUTHORIZATION=false\nEXTERNAL_URL=https://a.example", "http://u:1");
+        assert!(!harmless.has_questions && !harmless.text.contains("FORWARD"), "{}", harmless.text);
         assert!(!text.contains("u:p@h"), "the secret is not repeated: {text}");
         assert!(text.contains("\nLISTEN=:80\n"), "the default external URL is that of this machine: {text}");
         assert!(!of("EXTERNAL_URL=https://a.example", "http://u:1").text.contains("\nLISTEN="));
@@ -232,7 +323,7 @@ mod tests {
     #[test]
     fn secrets_don_t_go_to_a_terminal() {
         let mut found = Found::default();
-        found.read_variables("PASSWORD=hunter2\nPROXY_HEADERS=X-Key: hunter3").unwrap();
+        found.read_file("PASSWORD=hunter2\nPROXY_HEADERS=X-Key: hunter3").unwrap();
         assert!(!translate(&found, true).text.contains("hunter"));
         assert!(translate(&found, false).text.contains("PASSWORD=hunter2"));
     }
@@ -241,7 +332,7 @@ mod tests {
     fn every_option_that_stays_is_one_of_this_program() {
         for option in OPTIONS {
             let is_known = crate::flags::FLAGS.iter().any(|flag| flag.env == option.env);
-            let is_gone = matches!(option.fate, Fate::Gone(_));
+            let is_gone = matches!(option.fate, Fate::Gone(_) | Fate::Lost(_));
             assert_eq!(is_known, !is_gone, "{}", option.env);
         }
     }

@@ -13,10 +13,15 @@ pub(super) enum Form {
 pub(super) enum Fate {
     /// It means the same.
     Same,
-    /// It means the same but for what the text says.
+    /// It means the same but for what the text says, which stands in the documents.
+    #[cfg_attr(not(test), allow(dead_code, reason = "docs/migrating.md is made of it, by a test"))]
     Differs(&'static str),
+    /// The same; the text is for everybody who has set it, so it is printed as well.
+    Told(&'static str),
     /// It does not exist. The text says why, and what to do instead.
     Gone(&'static str),
+    /// It does not exist, and somebody has to decide what takes its place.
+    Lost(&'static str),
 }
 
 /// An option of that program.
@@ -42,7 +47,7 @@ const fn switch(flag: &'static str, env: &'static str, fate: Fate) -> Setting {
     Setting { flag: Some(flag), env, form: Form::Switch, is_secret: false, fate }
 }
 
-use Fate::{Differs, Gone, Same};
+use Fate::{Differs, Gone, Lost, Same, Told};
 
 const NO_DATABASE: &str = "there is no database: the state is a file in the data directory, and one process uses it. Clients register and people sign in once more";
 const RULES: &str = "one rule that fits is enough, as there; but a provider without any rule is refused here, where it let everybody in";
@@ -61,7 +66,7 @@ pub(super) static OPTIONS: &[Setting] = &[
     text(
         "external-url",
         "EXTERNAL_URL",
-        Differs("the issuer has no slash at its end here, so clients register and people sign in once more"),
+        Told("the issuer has no slash at its end here, so clients register and people sign in once more"),
     ),
     text(
         "data-path",
@@ -118,7 +123,9 @@ pub(super) static OPTIONS: &[Setting] = &[
     text(
         "oidc-user-id-field",
         "OIDC_USER_ID_FIELD",
-        Differs("an e-mail address counts only if the provider says that it is verified"),
+        Told(
+            "an e-mail address counts only if the provider says that it is verified (OIDC_ASSUME_EMAIL_VERIFIED=1 if it never says so)",
+        ),
     ),
     text("oidc-provider-name", "OIDC_PROVIDER_NAME", Same),
     text("oidc-allowed-users", "OIDC_ALLOWED_USERS", Differs(RULES)),
@@ -127,29 +134,29 @@ pub(super) static OPTIONS: &[Setting] = &[
     text(
         "oidc-allowed-attributes-glob",
         "OIDC_ALLOWED_ATTRIBUTES_GLOB",
-        Gone("values are compared as they are: list them in OIDC_ALLOWED_ATTRIBUTES"),
+        Lost("values are compared as they are: list them in OIDC_ALLOWED_ATTRIBUTES"),
     ),
     secret("proxy-bearer-token", "PROXY_BEARER_TOKEN", Same),
     switch(
         "proxy-forward-authorization",
         "PROXY_FORWARD_AUTHORIZATION",
-        Gone(
+        Lost(
             "a client's token is for this proxy alone. IDENTITY_ASSERTION=Authorization gives the MCP server a signed token that says who the user is",
         ),
     ),
     secret(
         "proxy-headers",
         "PROXY_HEADERS",
-        Differs("they replace fields of the same name that the client sends, where they were added to them"),
+        Told("they replace fields of the same name that the client sends, where they were added to them"),
     ),
     text(
         "header-mapping",
         "HEADER_MAPPING",
-        Differs(
+        Told(
             "claims of every way to sign in can be named, also with a password; lists are JSON, where they were joined by commas",
         ),
     ),
-    text("header-mapping-base", "HEADER_MAPPING_BASE", Gone("pointers start at the claims themselves")),
+    text("header-mapping-base", "HEADER_MAPPING_BASE", Lost("pointers start at the claims themselves")),
     switch("http-streaming-only", "HTTP_STREAMING_ONLY", Same),
     text("trusted-proxies", "TRUSTED_PROXIES", Differs("single addresses work as well")),
     Setting { flag: None, env: "MODE", form: Form::Text, is_secret: false, fate: Same },

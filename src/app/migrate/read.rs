@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use super::options::{Form, SHORT, Setting, by_flag, by_variable};
+
+/// What the program and its image are called.
+const PROGRAM: &str = "mcp-auth-proxy";
 
 /// What is set there.
 #[derive(Debug, Default)]
@@ -11,44 +16,78 @@ pub(super) struct Found {
     pub(super) values: BTreeMap<&'static str, String>,
     /// What that program does not know.
     pub(super) unknown: Vec<String>,
+    /// Variables whose values have line breaks, which a line of a file can't hold.
+    pub(super) broken: Vec<&'static str>,
+    /// Switches that were set to something else than yes or no.
+    pub(super) odd_switches: Vec<&'static str>,
     /// The URL or the command of the MCP server.
     pub(super) server: Vec<String>,
 }
 
 impl Found {
     fn set(&mut self, option: &'static Setting, value: &str) {
+        if value.chars().any(char::is_control) {
+            self.broken.push(option.env);
+            return;
+        }
         // An empty variable counts as unset.
         if !value.is_empty() {
             let value = match option.form {
                 Form::Text => value.to_string(),
-                Form::Switch => (value.eq_ignore_ascii_case("true") || value == "1").to_string(),
+                Form::Switch => {
+                    let is_on = value.eq_ignore_ascii_case("true") || value == "1";
+                    if !is_on && !value.eq_ignore_ascii_case("false") && value != "0" {
+                        self.odd_switches.push(option.env);
+                    }
+                    is_on.to_string()
+                }
             };
             self.values.insert(option.env, value);
         }
     }
 
-    /// Reads `NAME=value` lines, or the `environment` of a Compose file, which may stand whole. The error has the line's number.
-    pub(super) fn read_variables(&mut self, text: &str) -> Result<(), String> {
-        let is_compose = text
-            .lines()
-            .any(|line| matches!(line.trim_end(), "services:" | "environment:") || line.trim() == "environment:");
+    /// Reads `NAME=value` lines as Docker and systemd do, or what `docker compose config --format json` prints. The error says
+    /// what is wrong, and where.
+    pub(super) fn read_file(&mut self, text: &str) -> Result<(), String> {
+        if text.trim_start().starts_with('{') {
+            return self.read_compose(text);
+        }
+        if text.lines().any(|line| matches!(line.trim_end(), "services:" | "environment:")) {
+            return Err("this is a Compose file. Have Compose resolve it: docker compose config --format json | mcp-auth-proxy migrate -".into());
+        }
         for (number, line) in text.lines().enumerate() {
-            let line = line.trim().trim_start_matches("- ").trim_start_matches("export ");
+            let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let found = line.find(if is_compose { &['=', ':'][..] } else { &['='][..] });
-            let name = found.map(|at| line[..at].trim_matches(['"', '\'']).trim()).unwrap_or_default();
-            let is_name = name.starts_with(|c: char| c.is_ascii_uppercase())
-                && name.chars().all(|c| c.is_ascii_uppercase() || c == '_' || c.is_ascii_digit());
-            match found.filter(|_| is_name) {
-                Some(at) => self.set_text(name, unquoted(line, line[at + 1..].trim())),
-                // What else there is in a Compose file.
-                None if is_compose => {}
-                None => return Err(format!("line {}: it is not NAME=value", number + 1)),
-            }
+            let line = line.strip_prefix("export ").unwrap_or(line);
+            let Some((name, value)) = line.split_once('=') else {
+                return Err(format!("line {}: it is not NAME=value", number + 1));
+            };
+            let value = value.trim();
+            let unquoted = ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
+            self.set_text(name.trim(), unquoted.unwrap_or(value));
         }
         Ok(())
+    }
+
+    /// The service of a resolved Compose file whose image is that of the program.
+    fn read_compose(&mut self, text: &str) -> Result<(), String> {
+        let file: Value = serde_json::from_str(text).map_err(|e| format!("it is not JSON: {e}"))?;
+        let services = file.get("services").and_then(Value::as_object).ok_or("it has no services")?;
+        let is_meant = |service: &&Value| service["image"].as_str().is_some_and(|image| image.contains(PROGRAM));
+        let Some(service) = services.values().find(is_meant) else {
+            let names: Vec<&str> = services.keys().map(String::as_str).collect();
+            return Err(format!("no service has an image that is called {PROGRAM}: {}", names.join(", ")));
+        };
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), String::from);
+        for (name, value) in
+            service["environment"].as_object().into_iter().flatten().filter(|(_, value)| !value.is_null())
+        {
+            self.set_text(name, &text(value));
+        }
+        let command: Vec<String> = service["command"].as_array().into_iter().flatten().map(text).collect();
+        self.read_arguments(&command)
     }
 
     fn set_text(&mut self, name: &str, value: &str) {
@@ -58,10 +97,12 @@ impl Found {
         }
     }
 
-    /// Reads a command line; the name of the program may stand first.
+    /// Reads a command line; the name of the program may stand first, or a command of Docker's.
     pub(super) fn read_arguments(&mut self, arguments: &[String]) -> Result<(), String> {
-        let is_program =
-            |word: &&String| word.rsplit('/').next().is_some_and(|name| name.starts_with("mcp-auth-proxy"));
+        if arguments.first().is_some_and(|word| matches!(word.rsplit('/').next(), Some("docker" | "podman"))) {
+            return self.read_docker(arguments);
+        }
+        let is_program = |word: &&String| word.rsplit('/').next().is_some_and(|name| name.starts_with(PROGRAM));
         let mut rest = &arguments[usize::from(arguments.first().as_ref().is_some_and(is_program))..];
         while let Some((word, after)) = rest.split_first() {
             rest = after;
@@ -105,14 +146,24 @@ impl Found {
         }
         Ok(())
     }
-}
 
-/// The value without quotes. In a list of a Compose file, they are around name and value together.
-fn unquoted<'v>(line: &str, value: &'v str) -> &'v str {
-    let around = ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
-    match around {
-        Some(inner) => inner,
-        None if line.starts_with(['"', '\'']) => value.trim_end_matches(['"', '\'']),
-        None => value,
+    /// A command of Docker's: variables before the name of the image, arguments behind it.
+    fn read_docker(&mut self, arguments: &[String]) -> Result<(), String> {
+        let is_image = |word: &String| !word.starts_with('-') && !word.contains('=') && word.contains(PROGRAM);
+        let image = arguments.iter().position(is_image).ok_or_else(|| format!("no image is called {PROGRAM}"))?;
+        let mut before = arguments[..image].iter();
+        while let Some(word) = before.next() {
+            let variable = match word.as_str() {
+                "-e" | "--env" => before.next().cloned(),
+                word => word
+                    .strip_prefix("--env=")
+                    .or_else(|| word.strip_prefix("-e").filter(|v| v.contains('=')))
+                    .map(String::from),
+            };
+            if let Some((name, value)) = variable.as_deref().and_then(|variable| variable.split_once('=')) {
+                self.set_text(name, value);
+            }
+        }
+        self.read_arguments(&arguments[image + 1..])
     }
 }

@@ -1,5 +1,6 @@
 //! Asks a stdio server once, for the command `check`: does it answer `initialize`?
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -18,7 +19,7 @@ pub fn check(config: &StdioConfig) -> Result<(), String> {
     launcher::check_program(&config.command, &config.env, config.cwd.as_deref())?;
     let mut child = command(config).spawn().map_err(|e| format!("it can't be started: {e}"))?;
     let stderr = child.stderr.take();
-    let last_words = std::thread::spawn(move || last_line(stderr));
+    let last_words = std::thread::spawn(move || last_lines(stderr));
     let found = ask(&mut child);
     // It may have started others, which have its process group.
     if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
@@ -31,13 +32,19 @@ pub fn check(config: &StdioConfig) -> Result<(), String> {
     })
 }
 
-/// The last line that the server writes to its standard error, perhaps cut.
-fn last_line(stderr: Option<impl Read>) -> String {
-    const MAX: usize = 300;
-    let Some(stderr) = stderr else { return String::new() };
-    let lines = BufReader::new(stderr).split(b'\n').map_while(Result::ok);
-    let line = lines.filter(|line| !line.trim_ascii().is_empty()).last().unwrap_or_default();
-    String::from_utf8_lossy(&line).trim().chars().take(MAX).collect()
+/// The last lines that the server writes to its standard error, perhaps cut.
+fn last_lines(stderr: Option<impl Read>) -> String {
+    const LINES: usize = 8;
+    const MAX: usize = 160;
+    let mut last: VecDeque<String> = VecDeque::new();
+    let lines = stderr.into_iter().flat_map(|stderr| BufReader::new(stderr).split(b'\n').map_while(Result::ok));
+    for line in lines.filter(|line| !line.trim_ascii().is_empty()) {
+        last.push_back(String::from_utf8_lossy(&line).trim().chars().take(MAX).collect());
+        if last.len() > LINES {
+            last.pop_front();
+        }
+    }
+    last.make_contiguous().join(" | ")
 }
 
 fn command(config: &StdioConfig) -> Command {

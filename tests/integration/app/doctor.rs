@@ -458,10 +458,6 @@ const BROKEN_ENDPOINTS: &[(&str, Fails, Change)] = &[
             && query(r, "client_id").is_some_and(|id| id.contains(":33418/"));
         unless(is_other, reply, Reply::page("400 Bad Request", "redirect_uri does not match"))
     }),
-    ("document-not-fetched", These(&["claude", "claude-code", "goose"]), |r, reply| {
-        let is_document = query(r, "client_id").is_some_and(|id| id.ends_with("metadata") || id.ends_with(".json"));
-        unless(is_document, reply, Reply::page("503 Service Unavailable", "The description can't be read"))
-    }),
     ("document-refused", These(&["claude", "claude-code", "goose"]), |r, reply| {
         let is_document = query(r, "client_id").is_some_and(|id| id.ends_with("metadata") || id.ends_with(".json"));
         unless(is_document, reply, Reply::page("400 Bad Request", "invalid_client"))

@@ -191,8 +191,11 @@ fn a_full_disk_is_told_once_by_the_real_binary() {
         assert_eq!(client.refresh(&newest.refresh).status, 503);
     }
     assert_eq!(call(&proxy, &newest.access).status, 200);
+    let is_ready = || proxy.order(&["status"]).unwrap()["health"]["is_ready"] == true;
+    assert!(!is_ready(), "nobody can sign in");
     limit("unlimited:unlimited");
     eventually("it heals", || client.refresh(&newest.refresh).status == 200);
+    assert!(is_ready());
     proxy.has_logged("the state can be written again");
     let log = proxy.log();
     assert_eq!(log.matches("the state can't be read or written").count(), 1, "{log}");
