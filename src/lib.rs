@@ -56,6 +56,8 @@
 //! | When is the proxy ready? | `app::health` |
 //! | What is in a back-up? | `app::backup::format`; how it is put back: `app::backup::restore` |
 //! | How are keys replaced? | `app::control::rotation` |
+//! | What does the doctor look for, and for which client? | `app::doctor::findings`, `app::doctor::clients` |
+//! | What does a page say? | `pages::words` |
 //! | Which keys sign what, and for how long? | `tokens::keys`, `tokens::artefacts` |
 //! | Who is slowed down after wrong passwords? | `login::throttle` |
 //! | Who may sign in? | `rules::provider` |
