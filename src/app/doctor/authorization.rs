@@ -76,7 +76,9 @@ fn look_as(exam: &mut Examination, metadata: &ServerMetadata, client: &'static K
 fn with_other_port(exam: &mut Examination, metadata: &ServerMetadata, client: &KnownClient, id: &str) {
     let Some(redirect_uri) = client.other_port else { return };
     let ask = parameters(exam, id, redirect_uri, true);
-    if let Ok(Outcome::Refused(reply)) = request(exam, &metadata.authorization, &ask, redirect_uri) {
+    if let Ok(Outcome::Refused(reply)) = request(exam, &metadata.authorization, &ask, redirect_uri)
+        && reply.status.is_client_error()
+    {
         let seen = format!("{} with {redirect_uri}: {}", client.title, described(&reply));
         exam.report.found(STEP, &LOOPBACK_PORT, seen);
     }

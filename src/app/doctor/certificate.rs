@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -84,28 +85,29 @@ impl ServerCertVerifier for Recorder {
     }
 }
 
-/// Looks at the certificate of the server at `address`.
-pub(super) fn look(exam: &mut Examination, link: &Link, address: SocketAddr) {
+/// Looks at the certificate of the server at `address`. True if it is trusted.
+pub(super) fn look(exam: &mut Examination, link: &Link, address: SocketAddr) -> bool {
     let shown = match handshake(exam, link, address) {
         Ok(shown) => shown,
         Err(why) => {
             exam.report.found(STEP, &TLS_FAILED, format!("{} does not complete a TLS handshake: {why}", link.origin()));
-            return;
+            return false;
         }
     };
     let leaf = shown.chain.first().and_then(|der| CertificateInfo::of(der));
     if shown.public.is_ok() {
         tell_validity(exam, link, leaf.as_ref(), "by a public authority");
-        return;
+        return true;
     }
     let Err(error) = &shown.own else {
         let seen = "its authority is that of --ca-file (CA_FILE), not a public one";
         exam.report.found(STEP, &CERTIFICATE_OWN_AUTHORITY, seen);
         tell_validity(exam, link, leaf.as_ref(), "by the authority of --ca-file");
-        return;
+        return true;
     };
     let (finding, seen) = fault(link, &shown, leaf.as_ref(), error, exam.now);
     exam.report.found(STEP, finding, seen);
+    false
 }
 
 fn tell_validity(exam: &mut Examination, link: &Link, leaf: Option<&CertificateInfo>, by: &str) {
@@ -174,12 +176,28 @@ fn handshake(exam: &Examination, link: &Link, address: SocketAddr) -> Result<Sho
     let name = ServerName::try_from(link.host().trim_matches(['[', ']']).to_string()).map_err(|e| e.to_string())?;
     let mut connection = ClientConnection::new(config, name).map_err(|e| e.to_string())?;
     let mut socket = TcpStream::connect_timeout(&address, CONNECT_PATIENCE).map_err(|e| e.to_string())?;
-    let patient = socket.set_read_timeout(Some(CONNECT_PATIENCE)).and(socket.set_write_timeout(Some(CONNECT_PATIENCE)));
-    patient.map_err(|e| e.to_string())?;
+    let ends_at = Instant::now() + CONNECT_PATIENCE;
     while connection.is_handshaking() {
-        connection.complete_io(&mut socket).map_err(|e| reason(&e))?;
+        let left = ends_at.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err("it does not answer in time".into());
+        }
+        let patient = socket.set_read_timeout(Some(left)).and(socket.set_write_timeout(Some(left)));
+        patient.map_err(|e| e.to_string())?;
+        step(&mut connection, &mut socket).map_err(|e| reason(&e))?;
     }
     recorder.shown.lock().unpoisoned().clone().ok_or_else(|| "it shows no certificate".into())
+}
+
+/// Sends what there is to send, or else reads once.
+fn step(connection: &mut ClientConnection, socket: &mut TcpStream) -> io::Result<()> {
+    if connection.wants_write() {
+        return connection.write_tls(socket).map(drop);
+    }
+    if connection.read_tls(socket)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    connection.process_new_packets().map(drop).map_err(io::Error::other)
 }
 
 fn reason(error: &io::Error) -> String {

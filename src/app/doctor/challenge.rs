@@ -8,7 +8,8 @@ use super::examination::Examination;
 use super::findings::{
     AGENT_BLOCKED, ANY_TOKEN_ACCEPTED, AUTHORIZATION_TAKEN, CHALLENGE_FORM, CHALLENGE_NOT_BEARER, CHALLENGE_WITH_ERROR,
     CHALLENGE_WITHOUT_FIELD, CHALLENGE_WITHOUT_METADATA, GET_ANSWERED, GET_WITHOUT_CHALLENGE, HEAD_WITHOUT_CHALLENGE,
-    NO_ANSWER, NO_CHALLENGE, NOT_FOUND, OFFLINE_ACCESS_IN_CHALLENGE, OPEN, TOKEN_NOT_NOTICED,
+    NO_ANSWER, NO_CHALLENGE, NOT_FOUND, NOT_MCP, OFFLINE_ACCESS_IN_CHALLENGE, OPEN, REDIRECTED, SIGN_IN_IN_FRONT,
+    TOKEN_NOT_NOTICED,
 };
 use super::in_between::{described, finding};
 use super::link::Link;
@@ -53,12 +54,21 @@ pub(super) fn look(exam: &mut Examination) -> Option<Challenge> {
         exam.url = to;
         return look(exam);
     }
+    if reply.status.is_redirection() && !std::ptr::eq(finding(&reply)?, &SIGN_IN_IN_FRONT) {
+        // Also one that keeps the method, if it leads nowhere, or around.
+        exam.report.found(STEP, &REDIRECTED, format!("POST {url}: {}{}", reply.status, location(&reply)));
+        return None;
+    }
     if let Some(finding) = finding(&reply) {
         exam.report.found(STEP, finding, format!("POST {url}: {}{}", described(&reply), location(&reply)));
         return None;
     }
     match reply.status {
         StatusCode::UNAUTHORIZED => {}
+        status if status.is_success() && !is_initialized(&reply) => {
+            exam.report.found(STEP, &NOT_MCP, format!("POST {url}: {}", described(&reply)));
+            return None;
+        }
         status if status.is_success() => {
             exam.report.found(STEP, &OPEN, format!("POST {url} without a token: {status}"));
             return Some(Challenge { reply, metadata: None });
@@ -77,6 +87,12 @@ pub(super) fn look(exam: &mut Examination) -> Option<Challenge> {
     with_made_up_token(exam, &url);
     by_agents(exam, &url);
     Some(challenge)
+}
+
+/// Is it the result of `initialize`, as JSON or as an event?
+fn is_initialized(reply: &Reply) -> bool {
+    let text = reply.text();
+    text.contains("\"result\"") && text.contains("\"protocolVersion\"")
 }
 
 fn location(reply: &Reply) -> String {
@@ -112,8 +128,7 @@ fn read(exam: &mut Examination, reply: Reply) -> Option<Challenge> {
         exam.report.found(STEP, &CHALLENGE_WITHOUT_FIELD, described(&reply));
         return Some(Challenge { reply, metadata: None });
     }
-    let is_bearer = |field: &&String| field.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer"));
-    let Some(field) = fields.iter().find(is_bearer) else {
+    let Some(field) = fields.iter().find_map(|field| bearer_in(field)) else {
         exam.report.found(STEP, &CHALLENGE_NOT_BEARER, format!("WWW-Authenticate: {}", fields.join(", ")));
         return None;
     };
@@ -134,6 +149,14 @@ fn read(exam: &mut Examination, reply: Reply) -> Option<Challenge> {
         exam.report.found(STEP, &OFFLINE_ACCESS_IN_CHALLENGE, format!("WWW-Authenticate: {field}"));
     }
     Some(Challenge { reply, metadata })
+}
+
+/// The challenge for bearer tokens in a field, which may have others before it.
+fn bearer_in(field: &str) -> Option<&str> {
+    let lower = field.to_ascii_lowercase();
+    let begins = |at: usize| at == 0 || lower[..at].trim_end().ends_with(',');
+    let at = lower.match_indices("bearer").map(|(at, _)| at).find(|at| begins(*at))?;
+    field.get(at..)
 }
 
 /// A parameter of a challenge; in quotation marks or not.
@@ -212,6 +235,13 @@ fn with_made_up_token(exam: &mut Examination, url: &Link) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_bearer_challenge_is_found_behind_others() {
+        assert_eq!(bearer_in("Basic realm=\"bearer\", Bearer x=1"), Some("Bearer x=1"));
+        assert_eq!(bearer_in("bearer"), Some("bearer"));
+        assert_eq!(bearer_in("Basic realm=\"the bearer\""), None);
+    }
 
     #[test]
     fn a_challenge_is_taken_apart() {

@@ -21,6 +21,8 @@ use crate::app::echo;
 const STEP: &str = "events";
 /// Events this much closer than they were sent were held back.
 const LEAST_GAP: Duration = Duration::from_millis(echo::PAUSE.as_millis() as u64 / 2);
+/// Most bytes that are read of the echo, which has a hundred.
+const MAX_ECHO: usize = 4 << 10;
 /// How long the head of a stream may take. The stream itself may be silent.
 const HEAD_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -30,12 +32,17 @@ pub(super) fn ask_echo(exam: &mut Examination, url: &Link) {
     let fields = vec![("accept", "text/event-stream".into()), (AUTHORIZATION.as_str(), "Bearer doctor.made.up".into())];
     let ask = Ask { method: Method::GET, link: &place, fields, body: Vec::new() };
     let Ok((reply, mut body)) = exam.prober.open(&ask) else { return };
+    if reply.status == StatusCode::TOO_MANY_REQUESTS && reply.fields.contains_key("retry-after") {
+        exam.report.good(STEP, "not looked at, since others are looking at the moment");
+    }
     if reply.status != StatusCode::OK || reply.media_type() != "text/event-stream" {
         return;
     }
     body.set_deadline(Instant::now() + echo::PAUSE + HEAD_PATIENCE);
     let (mut text, mut piece, mut first) = (Vec::new(), [0; 4096], None);
-    while let Ok(n @ 1..) = body.read(&mut piece) {
+    while text.len() < MAX_ECHO
+        && let Ok(n @ 1..) = body.read(&mut piece)
+    {
         text.extend_from_slice(&piece[..n]);
         first.get_or_insert_with(Instant::now);
     }
@@ -44,16 +51,17 @@ pub(super) fn ask_echo(exam: &mut Examination, url: &Link) {
     tell_compression(exam, &reply);
     let said = text.lines().find_map(|line| line.strip_prefix("data: "));
     let Some(said) = said.and_then(|said| serde_json::from_str::<Map<String, Value>>(said).ok()) else { return };
+    let Some(has_arrived) = said.get("authorization").and_then(Value::as_bool) else { return };
     exam.is_ours = true;
-    match said.get("authorization").and_then(Value::as_bool) {
-        Some(false) => {
+    match has_arrived {
+        false => {
             exam.report.found(
                 STEP,
                 &AUTHORIZATION_TAKEN,
                 format!("{place} saw no Authorization, although one was sent"),
             );
         }
-        _ => exam.report.good(STEP, "the server is mcp-auth-proxy, and Authorization arrives there"),
+        true => exam.report.good(STEP, "the server is mcp-auth-proxy, and Authorization arrives there"),
     }
     match gap < LEAST_GAP {
         true => {
@@ -76,23 +84,21 @@ fn tell_compression(exam: &mut Examination, reply: &Reply) {
 pub(super) fn with_token(exam: &mut Examination) {
     let Some(token) = exam.token.clone() else { return };
     let url = &exam.url.clone();
+    if url.origin() != exam.typed.origin() || !exam.prober.is_trusted(url) {
+        let seen = format!(
+            "the token is not sent to {}, which is another place or has a certificate that nobody trusts",
+            url.origin()
+        );
+        return exam.report.good("session", seen);
+    }
     let authorization = format!("Bearer {token}");
     let ask = first_request(url).with(AUTHORIZATION.as_str(), authorization.as_str());
+    let failed = |seen: &str| format!("initialize with the token: {seen}");
     let reply = match exam.prober.send(&ask) {
-        Ok(reply) if reply.status.is_success() => reply,
-        Ok(reply) => {
-            exam.report.found("session", &SESSION_FAILS, format!("initialize with the token: {}", described(&reply)));
-            return;
-        }
-        Err(why) => {
-            exam.report.found("session", &SESSION_FAILS, format!("initialize with the token: {why}"));
-            return;
-        }
+        Ok(reply) if reply.status.is_success() && reply.text().contains("\"protocolVersion\"") => reply,
+        Ok(reply) => return exam.report.found("session", &SESSION_FAILS, failed(&described(&reply))),
+        Err(why) => return exam.report.found("session", &SESSION_FAILS, failed(&why)),
     };
-    if !reply.text().contains("\"protocolVersion\"") {
-        exam.report.found("session", &SESSION_FAILS, format!("initialize with the token: {}", described(&reply)));
-        return;
-    }
     tell_compression(exam, &reply);
     exam.report.good("session", "initialize with the token is answered");
     let session = reply.field("mcp-session-id").to_string();

@@ -196,6 +196,9 @@ findings! {
     OPEN: "open", Warning, nobody,
         "The server answers without a token: whoever knows the URL uses it.",
         "If that is not meant, put mcp-auth-proxy in front, and let nothing else reach the server.";
+    NOT_MCP: "not-mcp", Failure, all,
+        "Something answers without asking for a token, but not as an MCP server does.",
+        "Correct the path, or see what else answers there; initialize must be answered with its result, or with 401.";
     NO_CHALLENGE: "no-challenge", Failure, all,
         "Clients begin to sign in only after 401.",
         "Answer requests without a token with 401 and WWW-Authenticate; a proxy in front must not change them.";
@@ -295,7 +298,7 @@ findings! {
     REGISTRATION_REFUSED: "registration-refused", Failure, nobody,
         "The registration that this client sends is refused.",
         "Accept it: several redirect URIs at once, loopback URIs and those of apps, and fields that are not known (mcp-auth-proxy: --registration-redirect-uris).";
-    REGISTRATION_LIMITED: "registration-limited", Note, nobody,
+    REGISTRATION_LIMITED: "registration-limited", Warning, nobody,
         "There were too many registrations for now, so the rest was not looked at.",
         "Try again later, or with --client for one client.";
     REGISTRATION_INCOMPLETE: "registration-incomplete", Failure, nobody,

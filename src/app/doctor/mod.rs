@@ -55,8 +55,9 @@ pub fn run(settings: &Settings, url: &str, options: &OwnOptions) -> Result<u8, S
     crate::net::tls::verifier("--ca-file (CA_FILE)", ca_file.as_deref())?;
     let mut exam = Examination {
         report: Report::new(link.to_string(), clients, options.has("client")),
+        typed: link.clone(),
         url: link,
-        prober: Prober::default(),
+        prober: Prober::new(),
         ca_file,
         now: Clock::system().now(),
         is_public: false,
@@ -65,9 +66,15 @@ pub fn run(settings: &Settings, url: &str, options: &OwnOptions) -> Result<u8, S
         may_register: !options.has("no-registration"),
     };
     look(&mut exam);
+    exam.report.hide(exam.token.as_deref());
     let text = if options.has("json") { format!("{:#}\n", exam.report.json()) } else { exam.report.text() };
-    // A reader such as `head` may close the pipe early.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // A reader such as `head` may close the pipe early.
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            return Err(format!("the report can't be written: {e}"));
+        }
+        _ => {}
+    }
     Ok(exam.report.exit_code(options.has("strict")))
 }
 
@@ -90,6 +97,9 @@ fn look(exam: &mut Examination) {
         authorization::look(exam, &metadata, &registered);
         token::look(exam, &metadata, &registered);
         cors::look(exam, Some(&metadata));
+        if exam.prober.is_over() {
+            exam.report.stop("it took longer than two minutes");
+        }
         registration::take_back(exam, registered);
     } else {
         if challenge.reply.status == StatusCode::UNAUTHORIZED {

@@ -37,8 +37,9 @@ pub(super) fn reach(exam: &mut Examination, link: &Link, is_first: bool) -> bool
         exam.report.found("address", &OTHER_PORT, format!("the port is {}", link.port()));
     }
     let Some(address) = connect(exam, link, &addresses) else { return false };
-    if link.is_secure() {
-        certificate::look(exam, link, address);
+    let is_trusted = if link.is_secure() { certificate::look(exam, link, address) } else { link.is_loopback() };
+    if is_trusted {
+        exam.prober.trust(link);
     }
     match exam.prober.use_address(link, address) {
         Ok(()) => true,

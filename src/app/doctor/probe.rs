@@ -1,6 +1,6 @@
 //! Sends requests as clients do, and keeps the answers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,6 +22,10 @@ use crate::url::UpstreamUrl;
 pub(super) const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// How long an answer may take. Clients give up after 10 to 60 seconds.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long everything may take together.
+const ALL_PATIENCE: Duration = Duration::from_secs(120);
+/// Most redirects on the way to a document.
+const MAX_REDIRECTS: usize = 4;
 /// Most bytes that are read of an answer.
 const MAX_BODY: usize = 256 << 10;
 const AGENT: &str = concat!("mcp-auth-proxy-doctor/", env!("CARGO_PKG_VERSION"));
@@ -45,7 +49,8 @@ impl Reply {
 
     /// The JSON object that it is, if it is one.
     pub(super) fn object(&self) -> Option<Map<String, Value>> {
-        serde_json::from_slice(&self.body).ok()
+        // A mark of the byte order is no error for clients.
+        serde_json::from_slice(self.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.body)).ok()
     }
 
     pub(super) fn text(&self) -> String {
@@ -111,15 +116,57 @@ impl<'a> Ask<'a> {
 }
 
 /// Sends requests to the places that were reached.
-#[derive(Default)]
 pub(super) struct Prober {
     /// By origin.
     places: HashMap<String, Arc<Client>>,
+    /// Origins whose certificate is trusted, or that need none since they are on this machine.
+    trusted: HashSet<String>,
+    /// When everything has to be over.
+    ends_at: Instant,
     /// The slowest answer so far: its URL and time.
     pub(super) slowest: Option<(String, Duration)>,
 }
 
 impl Prober {
+    pub(super) fn new() -> Prober {
+        let ends_at = Instant::now() + ALL_PATIENCE;
+        Prober { places: HashMap::new(), trusted: HashSet::new(), ends_at, slowest: None }
+    }
+
+    /// Has the whole look taken too long?
+    pub(super) fn is_over(&self) -> bool {
+        Instant::now() > self.ends_at
+    }
+
+    /// What was registered may be removed all the same.
+    pub(super) fn allow_more(&mut self) {
+        self.ends_at = self.ends_at.max(Instant::now() + PATIENCE);
+    }
+
+    /// The user's secrets may go there.
+    pub(super) fn trust(&mut self, link: &Link) {
+        self.trusted.insert(link.origin());
+    }
+
+    pub(super) fn is_trusted(&self, link: &Link) -> bool {
+        self.trusted.contains(&link.origin())
+    }
+
+    /// Fetches a document, after a few redirects within its origin: clients don't follow others.
+    pub(super) fn document(&mut self, place: &Link) -> Result<Reply, String> {
+        let mut link = place.clone();
+        for _ in 0..MAX_REDIRECTS {
+            let reply = self.send(&Ask::get(&link).with("mcp-protocol-version", "2025-11-25"))?;
+            let location = reply.field("location");
+            let to = if location.starts_with('/') { Ok(link.at(location)) } else { Link::parse(location) };
+            match to {
+                Ok(to) if reply.status.is_redirection() && to.origin() == link.origin() => link = to,
+                _ => return Ok(reply),
+            }
+        }
+        Err(format!("{place} redirects without an end"))
+    }
+
     /// From now on, requests to the origin of `link` go to `address`. Certificates have been looked at before.
     pub(super) fn use_address(&mut self, link: &Link, address: SocketAddr) -> Result<(), String> {
         let tls = match link.is_secure() {
@@ -163,6 +210,9 @@ impl Prober {
 
     /// Sends a request and reads the head of the answer.
     pub(super) fn open(&mut self, ask: &Ask<'_>) -> Result<(Reply, IncomingBody), String> {
+        if self.is_over() {
+            return Err("the look has taken too long in all".into());
+        }
         let client = self.places.get(&ask.link.origin()).ok_or("no address is known for it")?;
         let mut fields = HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_static(AGENT))]);
         for (name, value) in &ask.fields {

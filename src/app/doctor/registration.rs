@@ -12,7 +12,6 @@ use super::findings::{
 };
 use super::in_between::{described, finding};
 use super::link::Link;
-use super::network;
 use super::probe::{Ask, Reply};
 use super::server::ServerMetadata;
 
@@ -43,10 +42,11 @@ pub(super) fn look(exam: &mut Examination, metadata: &ServerMetadata) -> Vec<Reg
         };
         match reply.status {
             StatusCode::CREATED | StatusCode::OK if reply.object().is_some() => {
-                registered.extend(read(exam, client, &reply))
+                registered.extend(read(exam, place, client, &reply))
             }
             StatusCode::TOO_MANY_REQUESTS => {
                 exam.report.found(STEP, &REGISTRATION_LIMITED, format!("POST {place}: {}", described(&reply)));
+                exam.report.stop("there were too many registrations");
                 break;
             }
             StatusCode::UNAUTHORIZED => {
@@ -75,7 +75,7 @@ pub(super) fn look(exam: &mut Examination, metadata: &ServerMetadata) -> Vec<Reg
     registered
 }
 
-fn read(exam: &mut Examination, client: &'static KnownClient, reply: &Reply) -> Option<Registered> {
+fn read(exam: &mut Examination, place: &Link, client: &'static KnownClient, reply: &Reply) -> Option<Registered> {
     let object = reply.object()?;
     let Some(id) = object.get("client_id").and_then(Value::as_str) else {
         exam.report.found_for(
@@ -86,7 +86,7 @@ fn read(exam: &mut Examination, client: &'static KnownClient, reply: &Reply) -> 
         );
         return None;
     };
-    let management = management(&object);
+    let management = management(&object).filter(|(link, _)| link.origin() == place.origin());
     if management.is_none() {
         exam.report.stays(id);
     }
@@ -116,13 +116,14 @@ fn management(object: &Map<String, Value>) -> Option<(Link, String)> {
 
 /// Removes what was registered (RFC 7592 section 2.3).
 pub(super) fn take_back(exam: &mut Examination, registered: Vec<Registered>) {
+    exam.prober.allow_more();
     let mut removed = 0;
     for Registered { id, management, .. } in registered {
         let Some((link, token)) = management else { continue };
         let fields = vec![(AUTHORIZATION.as_str(), format!("Bearer {token}"))];
         let ask = Ask { method: Method::DELETE, link: &link, fields, body: Vec::new() };
-        match network::reach(exam, &link, false).then(|| exam.prober.send(&ask)) {
-            Some(Ok(reply)) if reply.status.is_success() => removed += 1,
+        match exam.prober.send(&ask) {
+            Ok(reply) if reply.status.is_success() => removed += 1,
             _ => exam.report.stays(&id),
         }
     }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::clients::{KnownClient, Place};
 use super::findings::{Finding, NOT_PUBLIC, Severity};
+use crate::observe::log::is_bidi_control;
 
 /// Longest text of a stranger in a line, in characters.
 const MAX_SHOWN: usize = 200;
@@ -113,6 +114,18 @@ impl Report {
         }
         self.lines.push(Line::Problem(self.problems.len()));
         self.problems.push(Problem { finding, step, seen: plain(&seen), fails, change: None });
+    }
+
+    /// Leaves a secret out of everything that servers have said.
+    pub(super) fn hide(&mut self, secret: Option<&str>) {
+        let Some(secret) = secret else { return };
+        let hide = |text: &mut String| *text = text.replace(secret, "…");
+        self.problems.iter_mut().for_each(|problem| hide(&mut problem.seen));
+        for line in &mut self.lines {
+            if let Line::Good { text, .. } = line {
+                hide(text);
+            }
+        }
     }
 
     /// Has this been found?
@@ -250,8 +263,11 @@ fn push(out: &mut String, word: &str, step: &str, text: &str) {
 
 /// A text that may be a stranger's, for a terminal: one line, not too long.
 fn plain(text: &str) -> String {
-    let is_odd =
-        |c: char| c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) || ('\u{2066}'..='\u{2069}').contains(&c);
+    let is_odd = |c: char| {
+        c.is_control()
+            || is_bidi_control(c)
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}' | '\u{2029}' | '\u{feff}')
+    };
     let one_line: String = text.chars().map(|c| if is_odd(c) { ' ' } else { c }).collect();
     match one_line.char_indices().nth(MAX_SHOWN * 2) {
         Some((end, _)) => format!("{}…", &one_line[..end]),

@@ -91,7 +91,7 @@ fn document(exam: &mut Examination, place: &Link) -> Result<Map<String, Value>, 
     if !network::reach(exam, place, false) {
         return Err(None);
     }
-    let Ok(reply) = exam.prober.send(&Ask::get(place).with("mcp-protocol-version", "2025-11-25")) else {
+    let Ok(reply) = exam.prober.document(place) else {
         return Err(None);
     };
     match reply.object() {

@@ -10,7 +10,6 @@ use super::findings::{
 use super::in_between::described;
 use super::link::Link;
 use super::network;
-use super::probe::Ask;
 
 const STEP: &str = "server";
 
@@ -40,7 +39,7 @@ pub(super) fn look(exam: &mut Examination, issuer: &Link) -> Option<ServerMetada
     }
     let mut seen = Vec::new();
     for place in places {
-        let reply = match exam.prober.send(&Ask::get(&place).with("mcp-protocol-version", "2025-11-25")) {
+        let reply = match exam.prober.document(&place) {
             Ok(reply) => reply,
             Err(why) => {
                 seen.push(format!("{place}: {why}"));

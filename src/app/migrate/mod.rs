@@ -5,13 +5,15 @@
 mod options;
 mod read;
 
-use std::io::{IsTerminal, Write as _};
+use std::io::{IsTerminal, Read, Write as _};
 
 use options::{Fate, OPTIONS, Setting};
 use read::Found;
 
 use crate::url::ExternalUrl;
 
+/// Most bytes that are read of a file.
+const MAX_FILE: u64 = 1 << 20;
 /// Where providers without a rule are.
 const PROVIDERS: [(&str, &str, &[&str]); 3] = [
     ("Google", "GOOGLE_CLIENT_ID", &["GOOGLE_ALLOWED_USERS", "GOOGLE_ALLOWED_WORKSPACES"]),
@@ -34,10 +36,11 @@ struct Translation {
 pub fn run(file: Option<&str>, arguments: &[String]) -> Result<u8, String> {
     let mut found = Found::default();
     if let Some(path) = file {
-        let text = match path {
-            "-" => std::io::read_to_string(std::io::stdin()),
-            path => std::fs::read_to_string(path),
+        let source: std::io::Result<Box<dyn Read>> = match path {
+            "-" => Ok(Box::new(std::io::stdin())),
+            path => std::fs::File::open(path).map(|file| Box::new(file) as Box<dyn Read>),
         };
+        let text = source.and_then(|source| std::io::read_to_string(source.take(MAX_FILE)));
         let text = text.map_err(|e| format!("migrate: {path} can't be read: {e}"))?;
         found.read_file(&text).map_err(|why| format!("migrate: {path}, {why}"))?;
     }
@@ -117,7 +120,10 @@ fn translate(found: &Found, hides_secrets: bool) -> Translation {
         draft.say(&format!("# {name} was neither 1 nor true, which means no there."));
     }
     for (title, id, rules) in PROVIDERS {
-        if found.values.contains_key(id) && !rules.iter().any(|rule| found.values.contains_key(*rule)) {
+        let has_rule = |rule: &&str| {
+            found.values.get(*rule).is_some_and(|list| list.split(',').any(|entry| !entry.trim().is_empty()))
+        };
+        if found.values.contains_key(id) && !rules.iter().any(has_rule) {
             draft.provider(title, rules[0]);
         }
     }
@@ -289,6 +295,19 @@ mod tests {
             "{lines:?}"
         );
         assert!(translation.has_questions);
+    }
+
+    #[test]
+    fn flags_are_read_as_that_program_reads_them() {
+        let text = of("", "sudo -E mcp-auth-proxy --no-auto-tls=t --tls-accept-tos=false -l :80 http://u:1").text;
+        for line in ["NO_AUTO_TLS=true", "TLS_ACCEPT_TOS=false"] {
+            assert!(text.contains(&format!("\n{line}\n")), "{line}: {text}");
+        }
+        assert!(text.contains("# -l is left out") && !text.contains("sudo"), "{text}");
+        assert!(
+            of("GOOGLE_CLIENT_ID=i\nGOOGLE_ALLOWED_USERS=,\nEXTERNAL_URL=https://a.example", "http://u:1")
+                .has_questions
+        );
     }
 
     #[test]

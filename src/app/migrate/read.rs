@@ -102,8 +102,10 @@ impl Found {
         if arguments.first().is_some_and(|word| matches!(word.rsplit('/').next(), Some("docker" | "podman"))) {
             return self.read_docker(arguments);
         }
-        let is_program = |word: &&String| word.rsplit('/').next().is_some_and(|name| name.starts_with(PROGRAM));
-        let mut rest = &arguments[usize::from(arguments.first().as_ref().is_some_and(is_program))..];
+        // What stands before it, such as sudo, is not for the program.
+        let is_program = |word: &String| word.rsplit('/').next().is_some_and(|name| name.starts_with(PROGRAM));
+        let own = arguments.iter().take_while(|word| *word != "--").position(is_program);
+        let mut rest = &arguments[own.map_or(0, |at| at + 1)..];
         while let Some((word, after)) = rest.split_first() {
             rest = after;
             if word == "--" {
@@ -124,6 +126,10 @@ impl Found {
                     (long, Some(word[2..].trim_start_matches('=').to_string()).filter(|v| !v.is_empty()))
                 }
                 // Behind the first word that is no flag, flags of a command can't be told from those of the program.
+                (None, None) if word.starts_with('-') && self.server.is_empty() => {
+                    self.unknown.push(word.clone());
+                    continue;
+                }
                 (None, None) => {
                     self.server.push(word.clone());
                     continue;
@@ -142,7 +148,9 @@ impl Found {
                     value.clone()
                 }
             };
-            self.set(option, &value);
+            // A flag takes more spellings of yes than a variable.
+            let is_yes = option.form == Form::Switch && matches!(value.as_str(), "t" | "T");
+            self.set(option, if is_yes { "true" } else { &value });
         }
         Ok(())
     }

@@ -267,7 +267,13 @@ const BROKEN_CHALLENGES: &[(&str, Fails, Change)] = &[
     ("host-refused", All, |r, reply| challenge(r, reply, |_| Reply::new("421 Misdirected Request", "who?"))),
     ("not-found", All, |r, reply| challenge(r, reply, |_| Reply::new("404 Not Found", ""))),
     ("open", Nobody, |r, reply| {
-        challenge(r, reply, |_| Reply::json("200 OK", json!({"jsonrpc": "2.0", "id": 0, "result": {}})))
+        challenge(r, reply, |_| {
+            Reply::json("200 OK", json!({"jsonrpc": "2.0", "id": 0, "result": {"protocolVersion": "2025-06-18"}}))
+        })
+    }),
+    ("not-mcp", All, |r, reply| challenge(r, reply, |_| Reply::new("202 Accepted", ""))),
+    ("redirected", All, |r, reply| {
+        challenge(r, reply, |_| Reply::new("308 Permanent Redirect", "").with("Location", "/mcp"))
     }),
     ("no-challenge", All, |r, reply| {
         challenge(r, reply, |_| Reply::json("406 Not Acceptable", json!({"error": "no"})))
@@ -735,4 +741,97 @@ fn few_can_look_through_the_echo_at_one_time() {
     assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 2, "{statuses:?}");
     assert_eq!(statuses.iter().filter(|status| **status == 429).count(), 1, "{statuses:?}");
     assert!(answers.iter().all(|answer| !answer.text().contains("of-somebody")), "the token is not given back");
+}
+
+/// Everything that doctor writes.
+fn output(url: &str, args: &[&str]) -> String {
+    let output = command().arg("doctor").args(args).arg(url).output().unwrap();
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn the_token_goes_nowhere_else_and_is_not_printed() {
+    let scratch = Scratch::new();
+    let file = scratch.path("token");
+    std::fs::write(&file, "of-the-user\n").unwrap();
+    let other = start(|_, reply| reply);
+    let port = other.port;
+    let redirects = start(move |request, reply| {
+        let to = format!("http://127.0.0.1:{port}/mcp");
+        challenge(request, reply, |_| Reply::new("307 Temporary Redirect", "").with("Location", &to))
+    });
+    output(&format!("http://127.0.0.1:{}/mcp", redirects.port), &["--token-file", &file]);
+    let carries = |request: &Received| request.headers.iter().any(|(_, value)| value.contains("of-the-user"));
+    assert!(!other.received().is_empty() && !other.received().iter().any(carries), "another origin has the token");
+    // Its own server has it, and says it back.
+    let own = start(|request, reply| match request.header("authorization") {
+        Some(said) => Reply::new("403 Forbidden", format!("no: {said}")),
+        None => reply,
+    });
+    for format in ["--strict", "--json"] {
+        let said = output(&format!("http://127.0.0.1:{}/mcp", own.port), &["--token-file", &file, format]);
+        assert!(said.contains("no: Bearer …") && !said.contains("of-the-user"), "{said}");
+    }
+    assert!(own.received().iter().any(carries), "where the user has sent it");
+    // A certificate that nobody trusts: it could be anybody's server.
+    let (certificate, key) = Authority::new().certificate(&["localhost"]);
+    let heads = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+    let (listener, log) = (TcpListener::bind("127.0.0.1:0").unwrap(), heads.clone());
+    let port = listener.local_addr().unwrap().port();
+    serve_on(listener, &certificate, &key, move |head| {
+        log.lock().unwrap().push_str(head);
+        b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer x=1\r\nContent-Length: 0\r\n\r\n".to_vec()
+    });
+    output(&format!("https://localhost:{port}/mcp"), &["--token-file", &file]);
+    let heads = heads.lock().unwrap();
+    assert!(heads.contains("POST /mcp") && !heads.contains("of-the-user"), "{heads}");
+}
+
+#[test]
+fn what_was_registered_is_removed_at_its_own_server_only() {
+    let other = start(|_, reply| reply);
+    let elsewhere = format!("http://127.0.0.1:{}/register/one", other.port);
+    let server = start(move |request, reply| {
+        if is(request, "POST", "/register") {
+            reply.set("registration_client_uri", elsewhere.clone().into())
+        } else {
+            reply
+        }
+    });
+    let (exit, report) = doctor(&format!("http://127.0.0.1:{}/mcp", server.port), &["--client", "cursor"]);
+    assert_eq!((exit, report["left_registered"].as_array().unwrap().len()), (0, 1), "{report:#}");
+    assert!(other.received().is_empty(), "a server sends doctor elsewhere");
+}
+
+#[test]
+fn a_hostile_server_costs_little() {
+    use std::io::Write;
+    // An echo without an end, a body without an end, and a handshake of single bytes.
+    let endless = FakeUpstream::start(|request, out| {
+        let kind = if path(request) == "/.idp/echo" { "text/event-stream" } else { "application/json" };
+        let _ = write!(out, "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n\r\n");
+        let piece = [b'a'; 64 << 10];
+        while out.write_all(&piece).is_ok() {}
+    });
+    let mut limited = std::process::Command::new("prlimit");
+    limited.args(["--as=600000000", env!("CARGO_BIN_EXE_mcp-auth-proxy"), "doctor", "--json"]);
+    let done = limited.arg(format!("http://127.0.0.1:{}/mcp", endless.port)).output().unwrap();
+    assert_eq!(done.status.code(), Some(2), "{}", String::from_utf8_lossy(&done.stderr));
+    let dripping = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = dripping.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut socket in dripping.incoming().map_while(Result::ok) {
+            // The beginning of a record of a kilobyte, a byte at a time.
+            std::thread::spawn(move || {
+                for byte in [22, 3, 3, 4, 0, 2].into_iter().chain(std::iter::repeat_n(0, 600)) {
+                    if socket.write_all(&[byte]).is_err() {
+                        return;
+                    }
+                    std::thread::sleep(Duration::from_millis(200));
+                }
+            });
+        }
+    });
+    let (_, report) = doctor(&format!("https://localhost:{port}/mcp"), &[]);
+    assert!(codes(&report).contains(&"tls-failed".to_string()), "{report:#}");
 }
