@@ -122,7 +122,7 @@ fn app_card(app: &AppCard, form: &AccountForm) -> Markup {
     let titles: Vec<&str> = app.servers.iter().map(String::as_str).collect();
     html! {
         section .card {
-            h3 { (name) }
+            h2 { (name) }
             dl {
                 div { dt { (words::WHERE) } dd { (app.host.as_deref().unwrap_or(words::YOUR_COMPUTER)) } }
                 @if !titles.is_empty() { div { dt { (words::MAY_USE) } dd { (titles_in_words(&titles)) } } }

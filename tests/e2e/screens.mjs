@@ -49,6 +49,68 @@ async function picture(page, pictures, name, size, colorScheme) {
   await page.screenshot({ path: join(pictures, `${name}-${size}-${colorScheme}.png`), fullPage: true });
   const overflow = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
   assert.ok(!overflow, `${name} is wider than a ${size}`);
+  const focused = await page.evaluateHandle(() => document.activeElement);
+  await isAccessible(page, `${name} on a ${size}, ${colorScheme}`);
+  await focused.evaluate((element) => element?.focus?.());
+}
+
+// What a screen reader and somebody with weak eyes need: one heading that says what the page is, levels that follow each other, a name for every
+// control, and contrast of 4.5 (3 for what is large or off), as WCAG 2.2 AA has it.
+async function isAccessible(page, name) {
+  const problems = await page.evaluate(() => {
+    const problems = [];
+    const isShown = (element) => element.checkVisibility({ checkOpacity: true, checkVisibilityCSS: true });
+    const headings = [...document.querySelectorAll("h1, h2, h3, h4")].filter(isShown).map((heading) => Number(heading.tagName[1]));
+    if (headings.filter((level) => level === 1).length !== 1) problems.push(`headings: ${headings}`);
+    headings.forEach((level, at) => level > (headings[at - 1] ?? 0) + 1 && problems.push(`a heading of level ${level} behind ${headings[at - 1]}`));
+    if (document.documentElement.lang === "" || !document.querySelector("main") || document.title === "") problems.push("language, main part or title");
+    for (const control of document.querySelectorAll("a[href], button, input:not([type=hidden]), summary")) {
+      if (!isShown(control) || control.hidden) continue;
+      const label = control.labels?.[0]?.textContent ?? "";
+      if ((control.textContent + label + (control.getAttribute("aria-label") ?? "")).trim() === "") problems.push(`no name: ${control.outerHTML}`);
+    }
+    const numbers = (color) => (color.match(/[\d.]+/g) ?? []).map(Number);
+    const light = ([r, g, b]) => [r, g, b].map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)).reduce((sum, c, at) => sum + c * [0.2126, 0.7152, 0.0722][at], 0);
+    const behind = (element) => {
+      for (let at = element; at; at = at.parentElement) {
+        const color = numbers(getComputedStyle(at).backgroundColor);
+        if (color.length === 3 || color[3] === 1) return color;
+      }
+      return [255, 255, 255];
+    };
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+      const element = walker.currentNode.parentElement;
+      if (walker.currentNode.data.trim() === "" || !isShown(element) || element.closest("[aria-hidden=true]")) continue;
+      const style = getComputedStyle(element);
+      const [one, other] = [light(numbers(style.color)), light(behind(element))].sort((a, b) => b - a);
+      const isLarge = parseFloat(style.fontSize) >= 24 || (parseFloat(style.fontSize) >= 18.66 && Number(style.fontWeight) >= 700);
+      const contrast = (one + 0.05) / (other + 0.05);
+      if (contrast < (isLarge ? 3 : 4.5)) problems.push(`contrast ${contrast.toFixed(2)}: ${walker.currentNode.data.trim()}`);
+    }
+    return problems;
+  });
+  assert.deepEqual(problems, [], name);
+  // The keyboard comes by every control, and shows where it is.
+  const controls = page.locator("a[href]:visible, button:visible, input:not([type=hidden]):visible, summary:visible");
+  const count = await controls.count();
+  const seen = new Set();
+  await page.evaluate(() => document.activeElement?.blur());
+  for (let i = 0; i <= count; i++) {
+    await page.keyboard.press("Tab");
+    const at = await page.evaluate(() => {
+      const element = document.activeElement;
+      if (!element || element === document.body) return undefined;
+      const style = getComputedStyle(element);
+      return { markup: element.outerHTML, isMarked: style.outlineStyle !== "none" && style.outlineWidth !== "0px" };
+    });
+    if (at) {
+      assert.ok(at.isMarked, `${name}: the focus is not seen at ${at.markup}`);
+      seen.add(at.markup);
+    }
+  }
+  const all = new Set(await controls.evaluateAll((elements) => elements.map((element) => element.outerHTML)));
+  assert.equal(seen.size, all.size, `${name}: the keyboard reaches ${seen.size} of ${all.size} controls`);
 }
 
 // On the smallest phone in use, what there is to decide is seen without scrolling.
@@ -232,7 +294,7 @@ export async function serverScreens({ playwright, origin, name, password, pictur
         assert.ok(width > 0, "the logo is shown");
         // From there, two clicks end an application's access.
         await page.getByRole("link", { name: "Applications with access" }).click();
-        await page.waitForSelector("h3:has-text('Claude')");
+        await page.waitForSelector("h2:has-text('Claude')");
         await take("account");
         await page.getByRole("button", { name: "Disconnect Claude" }).click();
         await page.waitForSelector("[role=status]:has-text('Its next request is refused')");
