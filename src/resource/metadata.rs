@@ -16,7 +16,10 @@ pub fn protected_resource(core: &Core, resources: &ProtectedResources, path: &st
         Some(whole) if path.is_empty() => {
             (core.url(whole.upstream.endpoint().unwrap_or_default()), whole.title.clone())
         }
-        Some(whole) => (core.url(path), whole.title.clone()),
+        Some(whole) => {
+            resources.at(path)?;
+            (core.url(path), whole.title.clone())
+        }
         None => {
             let path = if path.is_empty() { "/mcp" } else { path };
             let target = resources.at(path)?;

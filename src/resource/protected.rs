@@ -149,11 +149,15 @@ impl ProtectedResources {
 
     /// The server that has `path`. Compares the bytes, at the boundaries of segments: another spelling is another path.
     pub fn at(&self, path: &str) -> Option<Target> {
-        let Some(by_base) = &self.by_base else {
-            return self.all.first().map(|resource| Target { resource: resource.clone(), base: 0 });
-        };
         let is_endpoint = |rest: &str| {
             ENDPOINTS.iter().any(|e| rest.strip_prefix(e).is_some_and(|more| more.is_empty() || more.starts_with('/')))
+        };
+        let Some(by_base) = &self.by_base else {
+            // A stdio server has just these paths; that of a server at a URL is its own.
+            let is_there =
+                |resource: &&Arc<ProtectedResource>| resource.upstream.endpoint().is_none() || is_endpoint(path);
+            let resource = self.all.first().filter(is_there)?;
+            return Some(Target { resource: resource.clone(), base: 0 });
         };
         if is_endpoint(path)
             && let Some(resource) = self.legacy()

@@ -8,6 +8,7 @@ use rcgen::{CertificateParams, DnType, Issuer, KeyPair};
 use serde_json::{Value, json};
 
 use crate::support::proxy::{Proxy, Scratch, command};
+use crate::support::stdio::Published;
 use crate::support::tls::{Authority, serve, serve_on};
 use crate::support::upstream::{FakeUpstream, Received, text};
 
@@ -727,6 +728,13 @@ fn a_stranger_s_text_can_t_write_to_the_terminal() {
     let output = command().args(["doctor", &format!("http://127.0.0.1:{}/mcp", server.port)]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("gone") && !text.contains(['\x1b', '\u{202e}', '\u{9b}']), "{text:?}");
+}
+
+#[test]
+fn a_path_at_which_a_stdio_server_does_not_answer_is_found() {
+    let published = Published::start(&[], &[]);
+    let (_, report) = doctor(&format!("http://localhost:{}/notes/mcp", published.proxy.port), &["--no-registration"]);
+    assert_eq!(codes(&report), ["not-found"], "{report:#}");
 }
 
 #[test]

@@ -79,24 +79,17 @@ fn every_status_has_its_cause() {
 #[test]
 fn without_a_token_nothing_is_told_but_where_to_get_one() {
     let published = Published::start(&[], &[]);
-    for (method, target) in [
-        ("POST", "/mcp"),
-        ("GET", "/mcp"),
-        ("DELETE", "/mcp"),
-        ("GET", "/sse"),
-        ("POST", "/sse/messages?sessionId=x"),
-        ("GET", "/other"),
-    ] {
+    for (method, target) in
+        [("POST", "/mcp"), ("GET", "/mcp"), ("DELETE", "/mcp"), ("GET", "/sse"), ("POST", "/sse/messages?sessionId=x")]
+    {
         let reply = published.proxy.send(method, target, &[("Accept", BOTH)], b"");
         assert_eq!(reply.status, 401, "{method} {target}");
     }
-    let reply = published.proxy.send(
-        "GET",
-        "/other",
-        &[("Authorization", &format!("Bearer {}", published.client().token))],
-        b"",
-    );
-    assert_eq!(reply.status, 404);
+    // Nothing is there, with a token or without.
+    let token = format!("Bearer {}", published.client().token);
+    for fields in [&[("Accept", BOTH)], &[("Authorization", token.as_str())]] {
+        assert_eq!(published.proxy.send("GET", "/other", fields, b"").status, 404);
+    }
 }
 
 #[test]
