@@ -38,6 +38,7 @@ use findings::{CLOCK_SKEW, SLOW};
 use link::Link;
 use probe::{Prober, Reply};
 use report::Report;
+use server::ServerMetadata;
 
 /// How much clocks may differ, in seconds.
 const MAX_SKEW: u64 = 60;
@@ -84,30 +85,44 @@ fn look(exam: &mut Examination) {
     if !network::reach(exam, &url, true) {
         return exam.report.stop("there is no connection");
     }
-    events::ask_echo(exam, &url);
-    let Some(challenge) = challenge::look(exam) else {
+    step(exam, |exam| events::ask_echo(exam, &url));
+    let Some(challenge) = step(exam, challenge::look).flatten() else {
         return exam.report.stop("without a challenge, no client goes on");
     };
     tell_clock(exam, &challenge.reply);
-    events::with_token(exam);
-    if let Some(issuer) = resource::look(exam, &challenge)
-        && let Some(metadata) = server::look(exam, &issuer)
-    {
-        let registered = registration::look(exam, &metadata);
-        authorization::look(exam, &metadata, &registered);
-        token::look(exam, &metadata, &registered);
-        cors::look(exam, Some(&metadata));
-        if exam.prober.is_over() {
-            exam.report.stop("it took longer than two minutes");
+    step(exam, events::with_token);
+    let issuer = step(exam, |exam| resource::look(exam, &challenge)).flatten();
+    match issuer.and_then(|issuer| step(exam, |exam| server::look(exam, &issuer)).flatten()) {
+        Some(metadata) => at_authorization_server(exam, &metadata),
+        None => {
+            if challenge.reply.status == StatusCode::UNAUTHORIZED {
+                exam.report.stop("without these documents, no client goes on");
+            }
+            step(exam, |exam| cors::look(exam, None));
         }
-        registration::take_back(exam, registered);
-    } else {
-        if challenge.reply.status == StatusCode::UNAUTHORIZED {
-            exam.report.stop("without these documents, no client goes on");
-        }
-        cors::look(exam, None);
     }
     tell_times(exam);
+}
+
+fn at_authorization_server(exam: &mut Examination, metadata: &ServerMetadata) {
+    let mut registered = Vec::new();
+    step(exam, |exam| registered = registration::look(exam, metadata));
+    step(exam, |exam| authorization::look(exam, metadata, &registered));
+    step(exam, |exam| token::look(exam, metadata, &registered));
+    step(exam, |exam| cors::look(exam, Some(metadata)));
+    registration::take_back(exam, registered);
+}
+
+/// Takes a step, unless the look is over. What a step finds that is cut short is not true.
+fn step<R>(exam: &mut Examination, take: impl FnOnce(&mut Examination) -> R) -> Option<R> {
+    let mark = exam.report.mark();
+    let result = exam.prober.is_over().is_none().then(|| take(exam));
+    if let Some(why) = exam.prober.is_over() {
+        exam.report.forget_since(mark);
+        exam.report.stop(why);
+        return None;
+    }
+    result
 }
 
 fn tell_clock(exam: &mut Examination, reply: &Reply) {

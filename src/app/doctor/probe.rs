@@ -4,12 +4,15 @@ use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use rustls::pki_types::ServerName;
 use serde_json::{Map, Value};
+use signal_hook::consts::SIGINT;
+use signal_hook::flag;
 
 use super::link::Link;
 use crate::http::client::{Client, Incoming, IncomingBody, Outgoing};
@@ -123,24 +126,36 @@ pub(super) struct Prober {
     trusted: HashSet<String>,
     /// When everything has to be over.
     ends_at: Instant,
+    /// The user has pressed Ctrl-C.
+    is_interrupted: Arc<AtomicBool>,
     /// The slowest answer so far: its URL and time.
     pub(super) slowest: Option<(String, Duration)>,
 }
 
 impl Prober {
+    /// A prober that ends early when Ctrl-C is pressed, and the program at once when it is pressed again.
     pub(super) fn new() -> Prober {
+        let is_interrupted = Arc::new(AtomicBool::new(false));
+        // Without a handler, Ctrl-C ends the program as usual.
+        let _ = flag::register_conditional_shutdown(SIGINT, 130, is_interrupted.clone());
+        let _ = flag::register(SIGINT, is_interrupted.clone());
         let ends_at = Instant::now() + ALL_PATIENCE;
-        Prober { places: HashMap::new(), trusted: HashSet::new(), ends_at, slowest: None }
+        Prober { places: HashMap::new(), trusted: HashSet::new(), ends_at, is_interrupted, slowest: None }
     }
 
-    /// Has the whole look taken too long?
-    pub(super) fn is_over(&self) -> bool {
-        Instant::now() > self.ends_at
+    /// Why the look ends before its end, if it does.
+    pub(super) fn is_over(&self) -> Option<&'static str> {
+        match () {
+            () if self.is_interrupted.load(Ordering::Relaxed) => Some("it was interrupted"),
+            () if Instant::now() > self.ends_at => Some("it took longer than two minutes"),
+            () => None,
+        }
     }
 
     /// What was registered may be removed all the same.
     pub(super) fn allow_more(&mut self) {
         self.ends_at = self.ends_at.max(Instant::now() + PATIENCE);
+        self.is_interrupted = Arc::default();
     }
 
     /// The user's secrets may go there.
@@ -210,8 +225,8 @@ impl Prober {
 
     /// Sends a request and reads the head of the answer.
     pub(super) fn open(&mut self, ask: &Ask<'_>) -> Result<(Reply, IncomingBody), String> {
-        if self.is_over() {
-            return Err("the look has taken too long in all".into());
+        if let Some(why) = self.is_over() {
+            return Err(why.into());
         }
         let client = self.places.get(&ask.link.origin()).ok_or("no address is known for it")?;
         let mut fields = HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_static(AGENT))]);

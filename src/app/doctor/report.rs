@@ -55,9 +55,20 @@ impl Report {
         Report { url, clients, lines: Vec::new(), problems: Vec::new(), left: Vec::new(), stopped: None, is_chosen }
     }
 
+    /// How much has been found so far.
+    pub(super) fn mark(&self) -> (usize, usize) {
+        (self.lines.len(), self.problems.len())
+    }
+
+    /// Forgets what was found since: a step that was cut short finds fault with what is right.
+    pub(super) fn forget_since(&mut self, (lines, problems): (usize, usize)) {
+        self.lines.truncate(lines);
+        self.problems.truncate(problems);
+    }
+
     /// Not all steps are taken.
     pub(super) fn stop(&mut self, reason: &'static str) {
-        self.stopped = Some(reason);
+        self.stopped.get_or_insert(reason);
     }
 
     /// Clients that run at their vendor are left out, unless the user has named them.

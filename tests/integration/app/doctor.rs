@@ -843,3 +843,26 @@ fn a_hostile_server_costs_little() {
     let (_, report) = doctor(&format!("https://localhost:{port}/mcp"), &[]);
     assert!(codes(&report).contains(&"tls-failed".to_string()), "{report:#}");
 }
+
+#[test]
+fn interrupted_it_takes_back_what_it_has_registered() {
+    let server = start(|request, reply| {
+        let pause = if path(request) == "/authorize" { Duration::from_millis(500) } else { Duration::ZERO };
+        Reply { pause, ..reply }
+    });
+    let mut running = command();
+    running
+        .args(["doctor", "--json", &format!("http://127.0.0.1:{}/mcp", server.port)])
+        .stdout(std::process::Stdio::piped());
+    let running = running.spawn().unwrap();
+    let count = |method: &str, at: &str| server.received().iter().filter(|request| is(request, method, at)).count();
+    crate::support::eventually("it authorizes", || count("GET", "/authorize") > 0);
+    let pid = running.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let output = running.wait_with_output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["stopped"], "it was interrupted", "{report:#}");
+    assert_eq!(codes(&report), Vec::<String>::new(), "what was cut short says nothing");
+    assert_eq!(count("DELETE", "/register/one"), count("POST", "/register"), "{report:#}");
+    assert!(count("POST", "/register") > 5 && count("GET", "/authorize") < 5);
+}
