@@ -9,6 +9,7 @@ use super::config::servers::Servers;
 use super::config::tls;
 use super::listen::Ports;
 use crate::flags;
+use crate::login::password::Password;
 
 /// The first argument of `command` that is a directory containing the data directory `data`.
 fn published_data(command: &[OsString], data: &Path) -> Option<String> {
@@ -64,6 +65,7 @@ pub(super) fn traps(config: &Config) -> Vec<String> {
             "the MCP server is given a directory that has the data of this proxy in it, {shown}: whoever may use the server may read the key that signs tokens; publish another directory, or keep the data elsewhere with --data-path (DATA_PATH)"
         ));
     }
+    traps.extend(strangers(config));
     let external = &config.external;
     if !external.secure && !external.is_loopback() {
         traps.push(format!(
@@ -72,6 +74,30 @@ pub(super) fn traps(config: &Config) -> Vec<String> {
         ));
     }
     traps
+}
+
+/// Users and groups that rules name, but the files of users and groups don't.
+fn strangers(config: &Config) -> Vec<String> {
+    const METHOD: &str = "htpasswd";
+    let names: Vec<&str> = config.passwords.iter().filter_map(Password::name).collect();
+    let groups: Vec<&str> = config.groups.values().flatten().map(String::as_str).collect();
+    let mut found = Vec::new();
+    for server in &config.servers.all {
+        let Some(rules) = &server.rules else { continue };
+        for name in rules.users_of(METHOD).filter(|name| !names.contains(name)) {
+            found.push(format!(
+                "server '{}' allows '{name}', who is not in --htpasswd-file (HTPASSWD_FILE): a slip, or somebody who has left",
+                server.name
+            ));
+        }
+        for group in rules.groups_of(METHOD).filter(|group| !groups.contains(group)) {
+            found.push(format!(
+                "server '{}' allows the group '{group}', in which --htgroup-file (HTGROUP_FILE) has nobody",
+                server.name
+            ));
+        }
+    }
+    found
 }
 
 /// Logs what is probably wrong in `config`. `is_unsure` is true if the external URL or the listen address was not

@@ -30,6 +30,16 @@ pub enum Password {
     Of(Account),
 }
 
+impl Password {
+    /// The name of its user in the htpasswd file.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Password::Of(account) => Some(&account.name),
+            Password::Plain(_) | Password::Bcrypt(_) => None,
+        }
+    }
+}
+
 /// The configured passwords.
 pub struct Passwords {
     configured: RwLock<Arc<Configured>>,

@@ -108,6 +108,12 @@ impl ServerRules {
             || self.groups.iter().any(is_member)
     }
 
+    /// The names of users of `method` that are allowed.
+    pub fn users_of(&self, method: &str) -> impl Iterator<Item = &str> {
+        let is_of = move |entry: &&Entry| entry.method.as_deref() == Some(method);
+        self.users.iter().filter(is_of).map(|entry| entry.text.as_str())
+    }
+
     /// The groups that users of `method` may be members of.
     pub fn groups_of(&self, method: &str) -> impl Iterator<Item = &str> {
         let is_of = move |entry: &&Entry| entry.method.as_deref() == Some(method);

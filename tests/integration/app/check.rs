@@ -109,3 +109,36 @@ fn a_proxy_that_runs_is_not_a_failure() {
     let (code, lines) = check(&proxy.data, &args);
     assert!(code == 0 && has(&lines, "ok    --listen", "is running"), "{lines:#?}");
 }
+
+#[test]
+fn users_that_a_rule_names_and_no_file_are_told() {
+    let scratch = Scratch::new();
+    let private = |name: &str, text: &str| {
+        std::fs::write(scratch.path(name), text).unwrap();
+        std::fs::set_permissions(scratch.path(name), PermissionsExt::from_mode(0o600)).unwrap();
+    };
+    let hash = "$2b$12$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
+    private("users", &format!("charles:{hash}\nada:{hash}\n"));
+    private("groups", "staff: ada\n");
+    let allow = json!({ "users": ["chales", "htpasswd:ada"], "groups": ["staff", "staf"] });
+    let servers = json!({ "mcpServers": { "script": { "command": "python3", "args": ["-u", SCRIPT], "proxy": { "allow": allow } } } });
+    private("mcp.json", &servers.to_string());
+    let listen = format!("127.0.0.1:{}", free_port());
+    let args = [
+        "--servers",
+        "mcp.json",
+        "--htpasswd-file",
+        "users",
+        "--htgroup-file",
+        "groups",
+        "--listen",
+        &listen,
+        "--data-path",
+        "data",
+    ];
+    let (code, lines) = check(&scratch, &args);
+    assert_eq!(code, 0, "{lines:#?}");
+    let told: Vec<&String> = lines.iter().filter(|line| line.starts_with("warn") && line.contains("allows")).collect();
+    assert_eq!(told.len(), 2, "{lines:#?}");
+    assert!(told[0].contains("'chales'") && told[1].contains("'staf'"), "{told:?}");
+}
