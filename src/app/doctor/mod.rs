@@ -147,7 +147,7 @@ fn tell_times(exam: &mut Examination) {
 /// The clients that `--client` names; all if it was not typed.
 fn chosen(names: &[String]) -> Result<Vec<&'static KnownClient>, String> {
     let find = |name: &String| {
-        let known = CLIENTS.iter().find(|client| client.name == name);
+        let known = CLIENTS.iter().find(|client| client.name.eq_ignore_ascii_case(name));
         let all = || CLIENTS.iter().map(|client| client.name).collect::<Vec<_>>().join(", ");
         known.ok_or_else(|| format!("--client: there is no client '{name}'; known are {}", all()))
     };
