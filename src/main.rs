@@ -55,7 +55,9 @@ fn run(arguments: &[OsString]) -> Result<u8, String> {
         }
         Invocation::Check(settings, is_strict) => return Ok(check::run(*settings, is_strict)),
         Invocation::Doctor(settings, url, options) => return doctor::run(&settings, &url, &options),
-        Invocation::Migrate(file, arguments) => return migrate::run(file.as_deref(), &arguments),
+        Invocation::Migrate { file, service, arguments } => {
+            return migrate::run(file.as_deref(), service.as_deref(), &arguments);
+        }
         Invocation::Control(settings, words, options) => control::command::run(&settings, &words, &options),
         Invocation::ServersSchema => print(&schema::json_schema()),
         Invocation::Print(text) => print(&text),

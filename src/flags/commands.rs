@@ -147,12 +147,13 @@ Options:
         name: "migrate",
         args: "[FILE|-] [-- COMMAND LINE]",
         help: "Read the settings of sigbit/mcp-auth-proxy; print those of this program, with each difference",
-        options: &[],
+        options: &[("service", Some("NAME"))],
         more: "\
-It reads a file with variables, also the environment of a Compose file, and a command line behind --. It prints a file
-for --env-file. The exit code is 1 if something in it has to be decided first. docs/migrating.md has all differences.
+It reads a file with variables, what docker compose config --format json prints (--service NAME, if there are several),
+and a command line behind --. It prints a file for --env-file. The exit code is 1 if something in it has to be decided first. docs/migrating.md has all differences.
 
   mcp-auth-proxy migrate old.env > new.env
+  docker compose config --format json | mcp-auth-proxy migrate - > new.env
   mcp-auth-proxy migrate -- mcp-auth-proxy --external-url https://mcp.example.com --password x http://localhost:8080
 ",
     },

@@ -27,7 +27,14 @@ pub enum Invocation {
     /// Look at the public URL as clients do.
     Doctor(Box<Settings>, String, OwnOptions),
     /// Translate the settings of sigbit/mcp-auth-proxy: those of a file, and those of a command line.
-    Migrate(Option<String>, Vec<String>),
+    Migrate {
+        /// Its path; - is standard input.
+        file: Option<String>,
+        /// The service of a Compose file.
+        service: Option<String>,
+        /// The command line.
+        arguments: Vec<String>,
+    },
     /// Print the JSON Schema of the servers file.
     ServersSchema,
     /// Have the running proxy do something: the words and the options of the command.
@@ -106,21 +113,24 @@ pub fn parse(
     let settings = || apply(&typed, &env_file::behind(&typed, &env, &file)?, &file);
     match words.first().map(String::as_str) {
         // The environment may be that of the other program.
-        Some("migrate") => migrate(&words[1..], command.unwrap_or_default()),
+        Some("migrate") => migrate(&words[1..], own.get("service"), command.unwrap_or_default()),
         Some("check") => check(settings()?, words.split_off(1), command, own.has("strict")),
         _ => dispatch(settings()?, words, command, own),
     }
 }
 
 /// The command `migrate`: perhaps a file, perhaps a command line behind `--`.
-fn migrate(words: &[String], command: Vec<OsString>) -> Result<Invocation, String> {
+fn migrate(words: &[String], service: Option<&str>, command: Vec<OsString>) -> Result<Invocation, String> {
     let arguments =
         command.into_iter().map(|word| word.into_string().map_err(|_| "migrate: an argument is not valid UTF-8"));
     let arguments: Vec<String> = arguments.collect::<Result<_, _>>()?;
     match words {
         [] if arguments.is_empty() => Err("migrate reads a file with the variables of sigbit/mcp-auth-proxy, or its command line behind --: mcp-auth-proxy migrate old.env".into()),
-        [] => Ok(Invocation::Migrate(None, arguments)),
-        [file] => Ok(Invocation::Migrate(Some(file.clone()), arguments)),
+        [] => Ok(Invocation::Migrate { file: None, service: None, arguments }),
+        [file] => {
+            let (file, service) = (Some(file.clone()), service.map(String::from));
+            Ok(Invocation::Migrate { file, service, arguments })
+        }
         [_, extra, ..] => Err(format!("migrate takes one file, but '{extra}' follows it; a command line stands behind --")),
     }
 }

@@ -47,7 +47,7 @@ pub struct GrantView {
 pub fn grants(server: &AuthorizationServer, is_wanted: impl Fn(&Grant) -> bool) -> Result<Vec<GrantView>, StoreError> {
     let mut found = Vec::new();
     server.core.state.scan::<Grant>(|_, grant| {
-        if grant.is_live() && is_wanted(&grant) {
+        if grant.is_live() && server.login.is_current(&grant.user.credential) && is_wanted(&grant) {
             found.push(grant);
         }
     })?;

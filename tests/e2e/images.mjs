@@ -3,7 +3,7 @@
 //   unshare --net --mount node images.mjs PYTHON REPOSITORY CACHE
 import assert from "node:assert/strict";
 import { execFileSync, spawnSync } from "node:child_process";
-import { chmodSync, cpSync, mkdirSync, readFileSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, readFileSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import http from "node:http";
 import { join } from "node:path";
 import { runCases, start, stopEverything } from "./harness.mjs";
@@ -139,7 +139,9 @@ cases["deploy/compose/compose.yaml, with the password in a file"] = async () => 
   mkdirSync(join(folder, "notes"), { recursive: true });
   writeFileSync(join(folder, "notes/greeting.txt"), "hello\n");
   for (const path of [folder, join(folder, "notes")]) chmodSync(path, 0o755);
-  cpSync(join(repository, "deploy/compose/compose.yaml"), join(folder, "compose.yaml"));
+  const released = readFileSync(join(repository, "deploy/compose/compose.yaml"), "utf8");
+  assert.match(released, /image: ghcr\.io\/[^/]+\/mcp-auth-proxy:full/);
+  writeFileSync(join(folder, "compose.yaml"), released.replace(/ghcr\.io\/[^/]+\//, ""));
   writeFileSync(join(folder, "password.txt"), `${PASSWORD}\n`, { mode: 0o600 });
   // What is different here.
   const more = {

@@ -311,6 +311,9 @@ impl Control {
         let state = &self.server.core.state;
         state
             .scan::<Session>(|_, session| {
+                if !self.server.login.is_current(&session.user.credential) {
+                    return;
+                }
                 let known = users.entry(session.user.id).or_default();
                 known.sessions += 1;
                 known.email = session.user.email.or(known.email.take());

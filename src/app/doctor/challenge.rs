@@ -75,6 +75,7 @@ pub(super) fn look(exam: &mut Examination) -> Option<Challenge> {
         }
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::GONE => {
             exam.report.found(STEP, &NOT_FOUND, format!("POST {url}: {}", described(&reply)));
+            advise_resource(exam, &url);
             return None;
         }
         _ => {
@@ -87,6 +88,18 @@ pub(super) fn look(exam: &mut Examination) -> Option<Challenge> {
     with_made_up_token(exam, &url);
     by_agents(exam, &url);
     Some(challenge)
+}
+
+/// The document at the root names the server, where there is one.
+fn advise_resource(exam: &mut Examination, url: &Link) {
+    let root = url.at("/.well-known/oauth-protected-resource");
+    let object = exam.prober.document(&root).ok().and_then(|reply| reply.object());
+    let resource = object.as_ref().and_then(|object| object.get("resource")).and_then(Value::as_str);
+    if let Some(resource) =
+        resource.filter(|resource| Link::parse(resource).is_ok_and(|link| link.origin() == url.origin()))
+    {
+        exam.report.advise(&format!("Correct the path: the server says that it is {resource}."));
+    }
 }
 
 /// Is it the result of `initialize`, as JSON or as an event?

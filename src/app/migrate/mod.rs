@@ -25,30 +25,44 @@ const PROVIDERS: [(&str, &str, &[&str]); 3] = [
     ),
 ];
 
-/// What is printed, and whether somebody has to decide something before it works.
+/// What is printed, and what somebody has to decide before it works.
 struct Translation {
     text: String,
-    has_questions: bool,
+    questions: Vec<String>,
 }
 
-/// Reads `file` (`-` is standard input) and the command line `arguments`, and prints a file for `--env-file`. Returns the exit
-/// code: 0 if it can be used as it is, 1 if something in it has to be decided.
-pub fn run(file: Option<&str>, arguments: &[String]) -> Result<u8, String> {
-    let mut found = Found::default();
-    if let Some(path) = file {
-        let source: std::io::Result<Box<dyn Read>> = match path {
-            "-" => Ok(Box::new(std::io::stdin())),
-            path => std::fs::File::open(path).map(|file| Box::new(file) as Box<dyn Read>),
-        };
-        let text = source.and_then(|source| std::io::read_to_string(source.take(MAX_FILE)));
-        let text = text.map_err(|e| format!("migrate: {path} can't be read: {e}"))?;
-        found.read_file(&text).map_err(|why| format!("migrate: {path}, {why}"))?;
-    }
+/// Reads `file` (`-` is standard input; `service` names the one that is meant of a Compose file) and the command line
+/// `arguments`, and prints a file for `--env-file`. Returns the exit code: 0 if it can be used as it is, 1 if something in it
+/// has to be decided.
+pub fn run(file: Option<&str>, service: Option<&str>, arguments: &[String]) -> Result<u8, String> {
+    let mut found = match file {
+        Some(path) => read(path, service)?,
+        None => Found::default(),
+    };
     found.read_arguments(arguments).map_err(|why| format!("migrate: {why}"))?;
-    let translation = translate(&found, std::io::stdout().is_terminal());
+    for path in std::mem::take(&mut found.files) {
+        found.behind(read(&path, None)?);
+    }
+    let hides_secrets = std::io::stdout().is_terminal();
+    let translation = translate(&found, hides_secrets);
     // A reader such as `head` may close the pipe early.
     let _ = std::io::stdout().write_all(translation.text.as_bytes());
-    Ok(u8::from(translation.has_questions))
+    if !hides_secrets {
+        translation.questions.iter().for_each(|question| eprintln!("still to be decided: {question}"));
+    }
+    Ok(u8::from(!translation.questions.is_empty()))
+}
+
+fn read(path: &str, service: Option<&str>) -> Result<Found, String> {
+    let source: std::io::Result<Box<dyn Read>> = match path {
+        "-" => Ok(Box::new(std::io::stdin())),
+        path => std::fs::File::open(path).map(|file| Box::new(file) as Box<dyn Read>),
+    };
+    let text = source.and_then(|source| std::io::read_to_string(source.take(MAX_FILE)));
+    let text = text.map_err(|e| format!("migrate: {path} can't be read: {e}"))?;
+    let mut found = Found::default();
+    found.read_file(&text, service).map_err(|why| format!("migrate: {path}, {why}"))?;
+    Ok(found)
 }
 
 /// The lines of the file, and what has to be decided before it works.
@@ -116,6 +130,10 @@ fn translate(found: &Found, hides_secrets: bool) -> Translation {
             format!("{name} is left out: its value has line breaks or other control characters, which don't fit here.");
         draft.ask(&comment, format!("what {name} is"));
     }
+    for name in found.passed_on.iter().map(|name| one_line(name)) {
+        let comment = format!("{name} was passed on from the environment of docker, which is not here: set it.");
+        draft.ask(&comment, format!("what {name} is"));
+    }
     for name in &found.odd_switches {
         draft.say(&format!("# {name} was neither 1 nor true, which means no there."));
     }
@@ -132,7 +150,7 @@ fn translate(found: &Found, hides_secrets: bool) -> Translation {
     }
     let has_secrets = OPTIONS.iter().any(|option| option.is_secret && found.values.contains_key(option.env));
     let head = head(&command_line(found), hides_secrets && has_secrets, &draft.questions);
-    Translation { text: head + &draft.lines, has_questions: !draft.questions.is_empty() }
+    Translation { text: head + &draft.lines, questions: draft.questions }
 }
 
 /// How the file is used.
@@ -213,7 +231,7 @@ mod tests {
 
     fn of(variables: &str, arguments: &str) -> Translation {
         let mut found = Found::default();
-        found.read_file(variables).unwrap();
+        found.read_file(variables, None).unwrap();
         found.read_arguments(&words(arguments)).unwrap();
         translate(&found, false)
     }
@@ -236,7 +254,7 @@ mod tests {
                     --github-client-secret s --github-allowed-orgs acme:core --trusted-proxies 10.0.0.0/8 -- npx -y server ./notes --flag";
         let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
         let translation = of("", &line);
-        assert!(!translation.has_questions, "{}", translation.text);
+        assert!(translation.questions.is_empty(), "{}", translation.text);
         assert!(translation.text.contains("--env-file THIS-FILE -- npx -y server ./notes --flag\n"));
         let read = settings(&translation, "-- npx -y server ./notes --flag");
         assert_eq!(read.external_url, "https://mcp.example.com");
@@ -249,7 +267,7 @@ mod tests {
     fn variables_are_read_as_docker_reads_them() {
         let mut found = Found::default();
         let text = "# comment\nexport EXTERNAL_URL='https://a.example'\nTLS_ACCEPT_TOS=True\nNO_AUTO_TLS=yes\nPASSWORD=a=b # c\r\nLISTEN=\n";
-        found.read_file(text).unwrap();
+        found.read_file(text, None).unwrap();
         let values: Vec<_> = found.values.into_iter().collect();
         let wanted = [
             ("EXTERNAL_URL", "https://a.example"),
@@ -259,7 +277,7 @@ mod tests {
         ];
         assert_eq!(values, wanted.map(|(name, value)| (name, value.to_string())));
         assert_eq!(found.odd_switches, ["NO_AUTO_TLS"]);
-        assert!(Found::default().read_file("EXTERNAL_URL=a\nthis is prose\n").unwrap_err().starts_with("line 2"));
+        assert!(Found::default().read_file("EXTERNAL_URL=a\nthis is prose\n", None).unwrap_err().starts_with("line 2"));
     }
 
     #[test]
@@ -267,16 +285,24 @@ mod tests {
         let compose = r#"{"services": {
             "db": {"image": "postgres", "environment": {"PASSWORD": "adminpw"}},
             "mcp": {"image": "ghcr.io/sigbit/mcp-auth-proxy:latest", "command": ["--tls-accept-tos", "--", "npx", "-y", "server", "./"],
-                    "environment": {"EXTERNAL_URL": "https://a.example", "PASSWORD": "p$w", "NO_AUTO_TLS": null}}}}"#;
+                    "environment": {"EXTERNAL_URL": "https://a.example", "PASSWORD": "p$$w", "NO_AUTO_TLS": null}}}}"#;
         let mut found = Found::default();
-        found.read_file(compose).unwrap();
+        found.read_file(compose, None).unwrap();
         let text = translate(&found, false).text;
         assert!(text.contains("\nPASSWORD=p$w\n") && text.contains("\nTLS_ACCEPT_TOS=true\n"), "{text}");
         assert!(text.contains("-- npx -y server ./\n") && !text.contains("adminpw"), "{text}");
+        let two = r#"{"services": {"a": {"image": "mcp-auth-proxy", "environment": {"PASSWORD": "one"}}, "b": {"image": "mcp-auth-proxy", "environment": {"PASSWORD": "two"}}}}"#;
+        assert!(Found::default().read_file(two, None).unwrap_err().contains("--service, of a, b"));
+        let mut found = Found::default();
+        found.read_file(two, Some("b")).unwrap();
+        assert_eq!(found.values["PASSWORD"], "two");
         let yaml = "services:\n  mcp:\n    environment:\n      - PASSWORD=x\n";
-        assert!(Found::default().read_file(yaml).unwrap_err().contains("docker compose config --format json"));
+        assert!(Found::default().read_file(yaml, None).unwrap_err().contains("docker compose config --format json"));
         assert!(
-            Found::default().read_file(r#"{"services": {"db": {"image": "postgres"}}}"#).unwrap_err().contains("db")
+            Found::default()
+                .read_file(r#"{"services": {"db": {"image": "postgres"}}}"#, None)
+                .unwrap_err()
+                .contains("db")
         );
     }
 
@@ -285,7 +311,7 @@ mod tests {
         let compose = serde_json::json!({"services": {"mcp": {"image": "mcp-auth-proxy", "environment": {
             "PASSWORD": "a\nALLOW_ANY_USER=true", "PROXY_BEARER_TOKEN": "\"quoted\"", "OIDC_PROVIDER_NAME": " Corp ", "X\nALLOW_ANY_USER": "true"}}}});
         let mut found = Found::default();
-        found.read_file(&compose.to_string()).unwrap();
+        found.read_file(&compose.to_string(), None).unwrap();
         found.read_arguments(&["npx".into(), "a\nALLOW_ANY_USER=true".into()]).unwrap();
         let translation = translate(&found, false);
         let lines: Vec<&str> = translation.text.lines().filter(|line| !line.starts_with('#')).collect();
@@ -294,7 +320,7 @@ mod tests {
             lines.contains(&"PROXY_BEARER_TOKEN=\"\"quoted\"\"") && lines.contains(&"OIDC_PROVIDER_NAME=\" Corp \""),
             "{lines:?}"
         );
-        assert!(translation.has_questions);
+        assert!(!translation.questions.is_empty());
     }
 
     #[test]
@@ -304,10 +330,19 @@ mod tests {
             assert!(text.contains(&format!("\n{line}\n")), "{line}: {text}");
         }
         assert!(text.contains("# -l is left out") && !text.contains("sudo"), "{text}");
-        assert!(
-            of("GOOGLE_CLIENT_ID=i\nGOOGLE_ALLOWED_USERS=,\nEXTERNAL_URL=https://a.example", "http://u:1")
-                .has_questions
-        );
+        let empty = of("GOOGLE_CLIENT_ID=i\nGOOGLE_ALLOWED_USERS=,\nEXTERNAL_URL=https://a.example", "http://u:1");
+        assert!(!empty.questions.is_empty(), "{}", empty.text);
+        let line =
+            "docker run -e PASSWORD --env-file a.env --env-file=b.env -eTLS_ACCEPT_TOS=1 x/mcp-auth-proxy http://u:1";
+        let mut found = Found::default();
+        found.read_arguments(&words(line)).unwrap();
+        assert_eq!((found.files.join(" "), found.passed_on.join(" ")), ("a.env b.env".into(), "PASSWORD".into()));
+        let mut file = Found::default();
+        file.read_file("TLS_ACCEPT_TOS=0\nEXTERNAL_URL=https://a.example\n", None).unwrap();
+        found.behind(file);
+        let translation = translate(&found, false);
+        assert!(translation.text.contains("\nTLS_ACCEPT_TOS=true\n"), "-e comes before the file: {}", translation.text);
+        assert!(translation.questions.iter().any(|question| question.contains("PASSWORD")), "{}", translation.text);
     }
 
     #[test]
@@ -326,7 +361,7 @@ mod tests {
             assert!(text.contains(&format!("# {name}")) && !text.contains(&format!("\n{name}=")), "{name}: {text}");
         }
         let harmless = of("PROXY_FORWARD_AUTHORIZATION=false\nEXTERNAL_URL=https://a.example", "http://u:1");
-        assert!(!harmless.has_questions && !harmless.text.contains("FORWARD"), "{}", harmless.text);
+        assert!(harmless.questions.is_empty() && !harmless.text.contains("FORWARD"), "{}", harmless.text);
         assert!(!text.contains("u:p@h"), "the secret is not repeated: {text}");
         assert!(text.contains("\nLISTEN=:80\n"), "the default external URL is that of this machine: {text}");
         assert!(!of("EXTERNAL_URL=https://a.example", "http://u:1").text.contains("\nLISTEN="));
@@ -336,13 +371,13 @@ mod tests {
     fn a_provider_without_a_rule_is_a_question() {
         let translation =
             of("GOOGLE_CLIENT_ID=i\nGOOGLE_CLIENT_SECRET=s\nEXTERNAL_URL=https://a.example", "http://u:1");
-        assert!(translation.has_questions && translation.text.contains("DECIDE: who may sign in with Google"));
+        assert!(!translation.questions.is_empty() && translation.text.contains("DECIDE: who may sign in with Google"));
     }
 
     #[test]
     fn secrets_don_t_go_to_a_terminal() {
         let mut found = Found::default();
-        found.read_file("PASSWORD=hunter2\nPROXY_HEADERS=X-Key: hunter3").unwrap();
+        found.read_file("PASSWORD=hunter2\nPROXY_HEADERS=X-Key: hunter3", None).unwrap();
         assert!(!translate(&found, true).text.contains("hunter"));
         assert!(translate(&found, false).text.contains("PASSWORD=hunter2"));
     }

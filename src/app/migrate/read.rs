@@ -18,6 +18,10 @@ pub(super) struct Found {
     pub(super) unknown: Vec<String>,
     /// Variables whose values have line breaks, which a line of a file can't hold.
     pub(super) broken: Vec<&'static str>,
+    /// Variables that Docker passes on from its own environment, which is not here.
+    pub(super) passed_on: Vec<String>,
+    /// Files with variables that the command line names.
+    pub(super) files: Vec<String>,
     /// Switches that were set to something else than yes or no.
     pub(super) odd_switches: Vec<&'static str>,
     /// The URL or the command of the MCP server.
@@ -48,9 +52,9 @@ impl Found {
 
     /// Reads `NAME=value` lines as Docker and systemd do, or what `docker compose config --format json` prints. The error says
     /// what is wrong, and where.
-    pub(super) fn read_file(&mut self, text: &str) -> Result<(), String> {
+    pub(super) fn read_file(&mut self, text: &str, service: Option<&str>) -> Result<(), String> {
         if text.trim_start().starts_with('{') {
-            return self.read_compose(text);
+            return self.read_compose(text, service);
         }
         if text.lines().any(|line| matches!(line.trim_end(), "services:" | "environment:")) {
             return Err("this is a Compose file. Have Compose resolve it: docker compose config --format json | mcp-auth-proxy migrate -".into());
@@ -72,15 +76,20 @@ impl Found {
     }
 
     /// The service of a resolved Compose file whose image is that of the program.
-    fn read_compose(&mut self, text: &str) -> Result<(), String> {
+    fn read_compose(&mut self, text: &str, service: Option<&str>) -> Result<(), String> {
         let file: Value = serde_json::from_str(text).map_err(|e| format!("it is not JSON: {e}"))?;
         let services = file.get("services").and_then(Value::as_object).ok_or("it has no services")?;
-        let is_meant = |service: &&Value| service["image"].as_str().is_some_and(|image| image.contains(PROGRAM));
-        let Some(service) = services.values().find(is_meant) else {
-            let names: Vec<&str> = services.keys().map(String::as_str).collect();
-            return Err(format!("no service has an image that is called {PROGRAM}: {}", names.join(", ")));
+        let is_meant = |name: &str, entry: &Value| match service {
+            Some(wanted) => name == wanted,
+            None => entry["image"].as_str().is_some_and(|image| image.contains(PROGRAM)),
         };
-        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), String::from);
+        let meant: Vec<(&String, &Value)> = services.iter().filter(|(name, entry)| is_meant(name, entry)).collect();
+        let [(_, service)] = meant.as_slice() else {
+            let names: Vec<&str> = services.keys().map(String::as_str).collect();
+            return Err(format!("name the service with --service, of {}", names.join(", ")));
+        };
+        // What Compose prints can be read by it again, so a dollar is written twice.
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), String::from).replace("$$", "$");
         for (name, value) in
             service["environment"].as_object().into_iter().flatten().filter(|(_, value)| !value.is_null())
         {
@@ -161,17 +170,34 @@ impl Found {
         let image = arguments.iter().position(is_image).ok_or_else(|| format!("no image is called {PROGRAM}"))?;
         let mut before = arguments[..image].iter();
         while let Some(word) = before.next() {
-            let variable = match word.as_str() {
-                "-e" | "--env" => before.next().cloned(),
-                word => word
-                    .strip_prefix("--env=")
-                    .or_else(|| word.strip_prefix("-e").filter(|v| v.contains('=')))
-                    .map(String::from),
-            };
-            if let Some((name, value)) = variable.as_deref().and_then(|variable| variable.split_once('=')) {
-                self.set_text(name, value);
+            let named = |option: &str| word.strip_prefix(option).filter(|value| !value.is_empty()).map(String::from);
+            match word.as_str() {
+                "--env-file" => self.files.extend(before.next().cloned()),
+                "-e" | "--env" => self.variable(&before.next().cloned().unwrap_or_default()),
+                _ if word.starts_with("--env-file=") => self.files.extend(named("--env-file=")),
+                _ if word.starts_with("--env=") => self.variable(&named("--env=").unwrap_or_default()),
+                _ if word.starts_with("-e") => self.variable(&named("-e").unwrap_or_default()),
+                _ => {}
             }
         }
         self.read_arguments(&arguments[image + 1..])
+    }
+
+    /// `NAME=value`, or `NAME` alone for what Docker's own environment has.
+    fn variable(&mut self, text: &str) {
+        match text.split_once('=') {
+            Some((name, value)) => self.set_text(name, value),
+            None => self.passed_on.push(text.to_string()),
+        }
+    }
+
+    /// Adds what `other` has set and this has not.
+    pub(super) fn behind(&mut self, other: Found) {
+        for (name, value) in other.values {
+            self.values.entry(name).or_insert(value);
+        }
+        self.unknown.extend(other.unknown);
+        self.broken.extend(other.broken);
+        self.odd_switches.extend(other.odd_switches);
     }
 }

@@ -735,6 +735,10 @@ fn a_path_at_which_a_stdio_server_does_not_answer_is_found() {
     let published = Published::start(&[], &[]);
     let (_, report) = doctor(&format!("http://localhost:{}/notes/mcp", published.proxy.port), &["--no-registration"]);
     assert_eq!(codes(&report), ["not-found"], "{report:#}");
+    assert!(
+        report.to_string().contains(&format!("says that it is http://localhost:{}/mcp", published.proxy.port)),
+        "{report:#}"
+    );
 }
 
 #[test]

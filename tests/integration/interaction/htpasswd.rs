@@ -139,6 +139,10 @@ fn who_is_taken_out_or_changes_the_password_is_signed_out_and_the_others_are_not
     assert_eq!((call(&proxy, &c.access).status, call(&proxy, &a.access).status), (401, 200));
     assert_eq!(client.refresh(&c.refresh).error(), "invalid_grant", "another password is another credential");
     assert!(!client.refresh(&a.refresh).text().contains("error"));
+    // The lists have what can be used, and take the names of the file.
+    let list = |words: &[&str]| proxy.order(words).unwrap().as_array().unwrap().len();
+    assert_eq!((list(&["grants", "list"]), list(&["users", "list"])), (1, 1));
+    assert_eq!((list(&["grants", "list", "--user", "alice"]), list(&["grants", "list", "--user", "carol"])), (1, 0));
     grant("carol", "four");
     // A file with an error changes nothing.
     write(&proxy.data, "users", "alice:{SHA}x\n");
