@@ -6,6 +6,7 @@ import { spawnSync } from "node:child_process";
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
 import http from "node:http";
 import { dirname, join } from "node:path";
+import { commands } from "./commands.mjs";
 import { runCases, start } from "./harness.mjs";
 import { URL_TOP, at, build, stopOthers, tearDown, until } from "./small_internet.mjs";
 import { DEMO, FILESYSTEM, isReady, reaches, stopped } from "./typing.mjs";
@@ -53,18 +54,6 @@ const FAILS = new Map([
   ["mcp-auth-proxy grants revoke --client https://app.example/client.json", { status: [0, 1, 2] }],
   ["mcp-auth-proxy grants revoke --user alice@example.com", { status: [0, 1, 2] }],
 ]);
-
-function commands(text) {
-  const found = [];
-  for (const [, language, fenced, indented] of text.matchAll(/^```(\w*)\n([\s\S]*?)^```|^ {4}(mcp-auth-proxy .*)$/gm)) {
-    if (language) continue;
-    for (const line of (fenced ?? indented).replaceAll(/\\\n\s*/g, "").split("\n").map((line) => line.trim())) {
-      // Blocks of settings, and what is no command.
-      if (line !== "" && !/^[A-Z_]+=/.test(line)) found.push(line);
-    }
-  }
-  return found;
-}
 
 const files = ["README.md", ...readdirSync(join(repository, "docs")).filter((name) => name.endsWith(".md")).map((name) => `docs/${name}`)].sort();
 const documents = files.map((file) => ({ file, text: readFileSync(join(repository, file), "utf8") })).map((document) => ({ ...document, lines: commands(document.text) }));

@@ -6,6 +6,7 @@ import { execFileSync, spawnSync } from "node:child_process";
 import { chmodSync, mkdirSync, readFileSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import http from "node:http";
 import { join } from "node:path";
+import { commands } from "./commands.mjs";
 import { runCases, start, stopEverything } from "./harness.mjs";
 import { URL_TOP, at, build, setName, tearDown, until } from "./small_internet.mjs";
 import { DEMO, FILESYSTEM, reaches } from "./typing.mjs";
@@ -17,21 +18,19 @@ const PASSWORD = "changeme";
 const ENGINE = { DOCKER_HOST: process.env.DOCKER_HOST };
 const docker = (...args) => spawnSync("docker", args, { encoding: "utf8" });
 
-// The commands of the documents that are for an engine, each as it stands there.
-function commands() {
+// The commands of the documents that are for an engine, each as it stands there, with the folders that are made for it.
+function ofEngine() {
   const found = [];
   for (const file of ["README.md", ...readdirSync(join(repository, "docs")).map((name) => `docs/${name}`)]) {
     if (!file.endsWith(".md")) continue;
-    for (const [, block] of readFileSync(join(repository, file), "utf8").matchAll(/^```\n([\s\S]*?)^```/gm)) {
-      const lines = block.replaceAll("\\\n", " ").split("\n").map((line) => line.replaceAll(/ +/g, " ").trim());
-      for (const line of lines) if (line.startsWith("docker run ")) found.push({ file, line, before: lines.filter((other) => /^mkdir /.test(other)) });
-    }
+    const lines = commands(readFileSync(join(repository, file), "utf8"));
+    lines.forEach((line, at) => line.startsWith("docker run ") && found.push({ file, line, before: lines.slice(at - 1, at).filter((other) => /^mkdir /.test(other)) }));
   }
   return found;
 }
 
-const RUN = commands();
-assert.ok(RUN.length >= 2, "no commands were found");
+const RUN = ofEngine();
+assert.ok(RUN.length >= 4, "not all commands were found");
 
 async function engine() {
   execFileSync("ip", ["addr", "add", "10.99.0.1/32", "dev", "lo"]);
