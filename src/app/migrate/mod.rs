@@ -1,6 +1,6 @@
 //! `mcp-auth-proxy migrate`: reads the settings of sigbit/mcp-auth-proxy and prints those of this program, with each difference.
 //!
-//! - [`options`] – every option of that program, and what becomes of it; [`read`] – a file with variables, a command line
+//! - [`options`] – every option of that program, and what becomes of it; [`mod@read`] – a file with variables, a command line
 
 mod options;
 mod read;
