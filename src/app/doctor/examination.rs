@@ -17,7 +17,7 @@ pub(super) struct Examination {
     pub(super) ca_file: Option<PathBuf>,
     /// Seconds since 1970.
     pub(super) now: u64,
-    /// All addresses of the server are on the public internet.
+    /// The server is on the public internet, so its documents may not lead to private addresses.
     pub(super) is_public: bool,
     /// The server is this program.
     pub(super) is_ours: bool,

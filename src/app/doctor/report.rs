@@ -131,7 +131,11 @@ impl Report {
     pub(super) fn hide(&mut self, secret: Option<&str>) {
         let Some(secret) = secret else { return };
         let hide = |text: &mut String| *text = text.replace(secret, "…");
-        self.problems.iter_mut().for_each(|problem| hide(&mut problem.seen));
+        for problem in &mut self.problems {
+            hide(&mut problem.seen);
+            problem.change.iter_mut().for_each(hide);
+        }
+        self.left.iter_mut().for_each(hide);
         for line in &mut self.lines {
             if let Line::Good { text, .. } = line {
                 hide(text);

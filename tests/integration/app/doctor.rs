@@ -778,11 +778,15 @@ fn the_token_goes_nowhere_else_and_is_not_printed() {
     // Its own server has it, and says it back.
     let own = start(|request, reply| match request.header("authorization") {
         Some(said) => Reply::new("403 Forbidden", format!("no: {said}")),
-        None => reply,
+        None => {
+            let other = format!("http://{}/of-the-user", request.header("host").unwrap());
+            member(request, reply, RESOURCE, "resource", other.into())
+        }
     });
     for format in ["--strict", "--json"] {
         let said = output(&format!("http://127.0.0.1:{}/mcp", own.port), &["--token-file", &file, format]);
-        assert!(said.contains("no: Bearer …") && !said.contains("of-the-user"), "{said}");
+        assert!(said.contains("no: Bearer …") && said.contains("Give clients http://127.0.0.1:"), "{said}");
+        assert!(!said.contains("of-the-user"), "{said}");
     }
     assert!(own.received().iter().any(carries), "where the user has sent it");
     // A certificate that nobody trusts: it could be anybody's server.
