@@ -12,13 +12,12 @@ import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Browser } from "./browser.mjs";
-import { answers, runCases, start, stopEverything } from "./harness.mjs";
+import { answers, runCases, sleep, start, stopEverything, until } from "./harness.mjs";
 import { typescriptFlow } from "./typescript_client.mjs";
 
 const HERE = "93.184.216.1";
 const THERE = "93.184.216.34";
 const TOOLS = { echo: "echo", echoArguments: { text: "hello" } };
-const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 if (process.argv[2] === "--internet") await internet(process.argv[3]);
 
@@ -78,14 +77,6 @@ async function internet(world) {
 const [binary, python] = process.argv.slice(2);
 const world = mkdtempSync(join(tmpdir(), "mcp-auth-proxy-clients-"));
 const at = (name) => join(world, name);
-
-async function until(what, holds) {
-  for (let i = 0; i < 300; i++) {
-    if (await holds()) return;
-    await sleep(50);
-  }
-  throw new Error(`it did not come to pass: ${what}`);
-}
 
 function openssl(...args) {
   const done = spawnSync("openssl", args, { encoding: "utf8" });

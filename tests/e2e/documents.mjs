@@ -7,8 +7,8 @@ import { chmodSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, symlinkSy
 import http from "node:http";
 import { dirname, join } from "node:path";
 import { commands } from "./commands.mjs";
-import { runCases, start } from "./harness.mjs";
-import { URL_TOP, at, build, stopOthers, tearDown, until } from "./small_internet.mjs";
+import { runCases, start, until } from "./harness.mjs";
+import { URL_TOP, at, build, stopOthers, tearDown } from "./small_internet.mjs";
 import { DEMO, FILESYSTEM, isReady, reaches, stopped } from "./typing.mjs";
 import { typescriptFlow } from "./typescript_client.mjs";
 

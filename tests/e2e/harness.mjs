@@ -101,6 +101,17 @@ function noSecretIsInAnyLog() {
 }
 
 // Runs each case by its name, and `afterFailure` behind one that fails; the last line counts them. Ends the process.
+export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+// Waits until `holds`, for half a minute at most.
+export async function until(what, holds) {
+  for (let i = 0; i < 600; i++) {
+    if (await holds()) return;
+    await sleep(50);
+  }
+  throw new Error(`it did not come to pass: ${what}`);
+}
+
 export async function runCases(cases, { afterFailure = () => {}, atEnd = () => {} } = {}) {
   let failed = 0;
   for (const [name, run] of Object.entries(cases)) {

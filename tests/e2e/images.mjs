@@ -7,8 +7,8 @@ import { chmodSync, mkdirSync, readFileSync, readdirSync, statSync, writeFileSyn
 import http from "node:http";
 import { join } from "node:path";
 import { commands } from "./commands.mjs";
-import { runCases, start, stopEverything } from "./harness.mjs";
-import { URL_TOP, at, build, setName, tearDown, until } from "./small_internet.mjs";
+import { runCases, start, stopEverything, until } from "./harness.mjs";
+import { URL_TOP, at, build, setName, tearDown } from "./small_internet.mjs";
 import { DEMO, FILESYSTEM, reaches } from "./typing.mjs";
 import { getToken } from "./token.mjs";
 import { typescriptFlow } from "./typescript_client.mjs";

@@ -5,8 +5,8 @@ import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { runCases, start } from "./harness.mjs";
-import { URL_TOP, at, build, certificate, listens, stopOthers, tearDown, until } from "./small_internet.mjs";
+import { runCases, start, until } from "./harness.mjs";
+import { URL_TOP, at, build, certificate, listens, stopOthers, tearDown } from "./small_internet.mjs";
 import { DEMO, isReady, stopped, type } from "./typing.mjs";
 import { typescriptFlow } from "./typescript_client.mjs";
 

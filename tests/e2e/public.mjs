@@ -7,8 +7,8 @@ import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync }
 import http from "node:http";
 import https from "node:https";
 import { dirname, join } from "node:path";
-import { runCases, start } from "./harness.mjs";
-import { URL_TOP, at, build, certificate, issued, listens, setName, stopOthers, tearDown, until } from "./small_internet.mjs";
+import { runCases, start, until } from "./harness.mjs";
+import { URL_TOP, at, build, certificate, issued, listens, setName, stopOthers, tearDown } from "./small_internet.mjs";
 import { DEMO, FILESYSTEM, isReady, reaches, stopped, type, workplace } from "./typing.mjs";
 import { typescriptFlow } from "./typescript_client.mjs";
 
@@ -74,7 +74,9 @@ const cases = {
   "doctor at public addresses: the proxy as it should be, and what is wrong with names, addresses and ports": async () => {
     const PUBLIC = "8.0.0.8";
     execFileSync("ip", ["addr", "add", `${PUBLIC}/32`, "dev", "lo"]);
-    for (const host of ["mcp.example.com.", "twice.example.com."]) await setName("add-a", { host, addresses: [PUBLIC] });
+    await setName("add-a", { host: "mcp.example.com.", addresses: [PUBLIC] });
+    // Whoever has a name can put a private address beside the public one.
+    await setName("add-a", { host: "twice.example.com.", addresses: [PUBLIC, "10.0.0.2"] });
     await setName("add-aaaa", { host: "twice.example.com.", addresses: ["2600::1"] });
     await setName("add-a", { host: "internal.example.com.", addresses: ["10.0.0.1"] });
     const folder = workplace();

@@ -6,22 +6,13 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "no
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import tls from "node:tls";
-import { start, stopEverything } from "./harness.mjs";
+import { start, stopEverything, until } from "./harness.mjs";
 
 const world = mkdtempSync(join(tmpdir(), "mcp-auth-proxy-world-"));
 export const at = (name) => join(world, name);
 export const URL_TOP = "https://mcp.example.com";
-export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const THREE_MONTHS = 7_776_000;
 let authority, names;
-
-export async function until(what, holds) {
-  for (let i = 0; i < 600; i++) {
-    if (await holds()) return;
-    await sleep(50);
-  }
-  throw new Error(`it did not come to pass: ${what}`);
-}
 
 function openssl(...args) {
   const done = spawnSync("openssl", args, { encoding: "utf8" });

@@ -2,8 +2,8 @@
 import assert from "node:assert/strict";
 import { existsSync, mkdirSync, mkdtempSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { start } from "./harness.mjs";
-import { at, until } from "./small_internet.mjs";
+import { start, until } from "./harness.mjs";
+import { at } from "./small_internet.mjs";
 import { getToken } from "./token.mjs";
 
 const here = import.meta.dirname;
